@@ -1,3 +1,9 @@
 import { defineConfig } from "tsup";
 
-export default defineConfig({ entry: ["src/index.ts"], format: ["esm"], target: "es2024", dts: { compilerOptions: { ignoreDeprecations: "6.0" } }, clean: true });
+export default defineConfig({
+  entry: ["src/index.ts"],
+  format: ["esm"],
+  target: "es2024",
+  dts: { compilerOptions: { ignoreDeprecations: "6.0" } },
+  clean: true,
+});

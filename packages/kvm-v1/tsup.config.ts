@@ -1,3 +1,10 @@
 import { defineConfig } from "tsup";
 
-export default defineConfig({ entry: ["src/index.ts"], format: ["esm"], target: "es2024", dts: { compilerOptions: { ignoreDeprecations: "6.0" } }, clean: true, noExternal: ['@mkvm/kvm-core'] });
+export default defineConfig({
+  entry: ["src/index.ts"],
+  format: ["esm"],
+  target: "es2024",
+  dts: { compilerOptions: { ignoreDeprecations: "6.0" } },
+  clean: true,
+  noExternal: ["@mkvm/kvm-core"],
+});

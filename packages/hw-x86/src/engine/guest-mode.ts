@@ -1,0 +1,75 @@
+/**
+ * What guest mode adds to an instruction: the vendor's virtualization extension (vmx/, svm/) implements this interface, and the
+ * engine's system code calls it at the point in the instruction's order of checks that the manual gives. A method that decides
+ * for a VM exit records its exit information and throws `VM_EXIT`; returning means: go on.
+ */
+import type { Gpa, Gva, Hpa } from "../addresses.ts";
+
+/** Thrown through generated code to leave guest mode. RIP is that of the current instruction. */
+export const VM_EXIT = Symbol("VM exit");
+/** Thrown through generated code to deliver the exception recorded in `state.faultVector`. */
+export const GUEST_FAULT = Symbol("guest fault");
+
+/** Result of a second-level translation. */
+export interface SecondLevelPage {
+  hpa: Hpa;
+  /** Bit 0 read, bit 1 write, bit 2 execute, as an EPT entry has them. */
+  rights: number;
+  /** Bytes of the page that maps it: 4096, 2 MiB or 1 GiB. */
+  pageBytes: number;
+}
+
+export interface GuestMode {
+  /** Tag of this guest's translations: changes when VPID, EPTP or an invalidation make old ones unusable. Small integer. */
+  readonly translationTag: number;
+  /** Host offset in the bank of guest physical `gpa`, for `access` (1 read, 2 write, 4 fetch); exits on violation or
+   *  misconfiguration. `linear` is the guest linear address when there is one, and `walk` says the access is to a paging
+   *  structure. Sets accessed and dirty bits of the second level when on. The result object is reused: copy what you keep. */
+  translate(gpa: Gpa, access: number, linear: Gva | undefined, walk: boolean): SecondLevelPage;
+
+  /** Exception about to be delivered; exits if intercepted. `cr2` for #PF, `dr6` for #DB. `software`: INT3/INTO (6), INT n (4), else 3: the VMX interruption type. */
+  exception(vector: number, type: number, errorCode: number | undefined, payload: bigint): void;
+  tripleFault(): void;
+  /** Called while an event is being delivered (true) and after (false): an exit meanwhile records vectoring information. */
+  vectoring(
+    event: { vector: number; type: number; errorCode: number | undefined; instructionLength: number } | undefined,
+  ): void;
+
+  cpuid(): void;
+  hlt(): void;
+  pause(): void;
+  rdtsc(): void;
+  rdtscp(): void;
+  rdpmc(): void;
+  invd(): void;
+  wbinvd(): void;
+  invlpg(linear: Gva): void;
+  invpcid(): void;
+  monitor(): void;
+  mwait(): void;
+  rdrand(): void;
+  xsetbv(): void;
+  /** VMCALL, VMLAUNCH, ... in guest mode: name as the manual's mnemonic. Always exits. */
+  vmxInstruction(mnemonic: string): void;
+  /** MOV from CR: `cr` 0, 3, 4 or 8. Returns what the guest sees. Exits where configured. */
+  readCr(cr: number, gpr: number, value: bigint): bigint;
+  /** MOV to CR. Returns the value to load into the register after masks; exits where configured. */
+  writeCr(cr: number, gpr: number, value: bigint): bigint;
+  clts(): void;
+  /** LMSW; `memory` operand's linear address or undefined. Returns CR0 to load. */
+  lmsw(value: number, memory: Gva | undefined): bigint;
+  moveDr(dr: number, gpr: number, isRead: boolean): void;
+  /** SGDT SIDT SLDT STR LGDT LIDT LLDT LTR, before their memory access. */
+  descriptorTable(mnemonic: string): void;
+  taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt"): void;
+  /** `bytes` 1, 2 or 4. For string forms `linear` is the memory operand's address, `rep` the prefix; INS/OUTS only. */
+  io(port: number, bytes: number, isIn: boolean, immediate: boolean, string?: { linear: Gva; rep: boolean }): void;
+  /** An I/O that was not intercepted goes to the (absent) host bus: reads as all ones. */
+  rdmsr(index: number): void;
+  wrmsr(index: number, value: bigint): void;
+
+  /** TSC as the guest reads it: host TSC with offset and scaling. Wraps at 2^64. */
+  guestTsc(): bigint;
+  /** RFLAGS.IF, interruptibility or activity may have changed: true when `run` must stop after this instruction (window exits). */
+  windowOpened(): boolean;
+}

@@ -1,0 +1,66 @@
+/**
+ * The semantics table's vocabulary. An instruction is a row: its forms as the manual's opcode column writes them, and what it
+ * does, written once against `Emitter`. Decoder, interpreter, translator and test generators are all derived from the rows.
+ *
+ * Opcode column: hex bytes, then any of
+ *   /r       ModRM with register operand            /0 .. /7   ModRM with opcode extension
+ *   ib iw id io  immediate of that size             iz         16 bits for 16-bit operand size, else 32 (sign-extended for 64)
+ *   iv       immediate of operand size (64 too)     cb cz      relative offset, 8 bits / operand size (at most 32)
+ *   +r       register number in the low three bits of the opcode       +cc  condition code in the low four bits
+ *   moffs    memory offset of address size          iw:iz ("ptr16:z")  far pointer
+ *   NP 66 F2 F3   mandatory prefix, written before the opcode (NP: none of them)
+ *   mod=3, mod!=3   restricts ModRM                 m3 suffixes such as "0F 01 C1" are plain bytes
+ *
+ * Operand column, in the order in which the semantics receive them:
+ *   r8 r16 r32 r64 rv (operand size) ry (32, or 64 with REX.W) rz rd64 (64 in 64-bit mode, else 32)   from ModRM.reg, or +r
+ *   r/m8 r/m16 r/m32 r/m64 r/mv r/my ...     from ModRM.rm;   m m8 .. m512 mv: memory only;   rm suffix "reg only": r8=rm, rv=rm ...
+ *   imm8 imm8sx imm16 immz (sign-extended) immv  rel8 relz   ptr16:z  moffs8 moffsv
+ *   AL AX EAX rAX(v) CL DX 1 and the like: fixed registers, constants
+ *   sreg (ModRM.reg), cr, dr (ModRM.reg), xmm, xmm/m128, xmm/m64, xmm/m32, xmm=rm, mm, mm/m64, mm=rm, st(i)
+ *
+ * Attributes (third argument and on):
+ *   "lock"      LOCK allowed when the destination is memory (#UD otherwise, everywhere)
+ *   "default64" operand size is 64 in 64-bit mode, 16 with 66; "force64": always 64 there (near branches)
+ *   "invalid64" #UD in 64-bit mode; "only64": #UD outside it
+ *   "rep"       REP prefixes mean repetition; elsewhere they are ignored unless mandatory
+ *   "noTranslate" for the translator: always call the interpreter
+ */
+import type { Emitter } from "./emitter.ts";
+
+export type Attribute = "lock" | "default64" | "force64" | "invalid64" | "only64" | "rep" | "cold" | "noTranslate";
+
+export interface Form {
+  readonly opcode: string;
+  readonly operands: string;
+  readonly attributes: readonly Attribute[];
+}
+
+/** One operand of a form, as the decoder and the emitters share it. `text` is the operand column's own word. */
+export interface FormOperand {
+  readonly text: string;
+  /** Position in the operand column, from 0. */
+  readonly position: number;
+}
+
+export interface Instruction {
+  readonly mnemonic: string;
+  /** Manual and section title, as "Intel SDM Vol. 2A, ADD - Add". */
+  readonly source: string;
+  readonly forms: readonly Form[];
+  /** "fpu": #NM by CR0.EM or TS, #MF pending; "sse": #UD by CR0.EM or no CR4.OSFXSR, #NM by TS; "cpl0": #GP(0) unless CPL 0. */
+  readonly requires?: readonly ("fpu" | "sse" | "mmx" | "cpl0" | "protected" | "waitFpu")[];
+  readonly semantics: (e: Emitter, operands: readonly FormOperand[]) => void;
+}
+
+export function form(opcode: string, operands: string, ...attributes: Attribute[]): Form {
+  return { opcode, operands, attributes };
+}
+
+export function instruction(mnemonic: string, row: Omit<Instruction, "mnemonic">): Instruction {
+  return { mnemonic, ...row };
+}
+
+/** Source by volume and section title of the Intel SDM. */
+export function sdm(volume: string, title: string): string {
+  return `Intel SDM Vol. ${volume}, ${title}`;
+}

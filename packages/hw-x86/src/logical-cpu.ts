@@ -1,0 +1,83 @@
+/**
+ * What software in root mode (the kernel and its KVM modules) sees of a logical CPU. The class that implements it is made by
+ * `createLogicalCpu` (machine.ts).
+ */
+import type { Hpa } from "./addresses.ts";
+import type { PhysicalMemory } from "./physical-memory.ts";
+
+/** Outcome of a VMX instruction, as RFLAGS tells it on silicon, or the exception it raised. */
+export const VmxStatus = { succeed: 0, failInvalid: 1, failValid: 2, undefinedOpcode: 3, generalProtection: 4 } as const;
+export type VmxStatus = (typeof VmxStatus)[keyof typeof VmxStatus];
+
+/** VMX instructions. Each returns its status; VMfailValid leaves its error number in the VM-instruction error field. */
+export interface VmxInstructions {
+  vmxon(region: Hpa): VmxStatus;
+  vmxoff(): VmxStatus;
+  vmclear(vmcs: Hpa): VmxStatus;
+  vmptrld(vmcs: Hpa): VmxStatus;
+  /** Address of the current VMCS, undefined when there is none. */
+  vmptrst(): Hpa | undefined;
+  /** Field of the current VMCS by its encoding; 0n after a failure, which `status` tells. */
+  vmread(field: number): bigint;
+  /** Low 32 bits as an unsigned number. */
+  vmread32(field: number): number;
+  /** The field as a number: for addresses and other values below 2^53. */
+  vmreadNumber(field: number): number;
+  vmwrite(field: number, value: bigint | number): VmxStatus;
+  /** Enters guest mode and returns after the VM exit (or the failed entry, exit reason bit 31): `succeed` means that exit
+   *  fields are valid. */
+  vmlaunch(): VmxStatus;
+  vmresume(): VmxStatus;
+  invept(type: number, eptp: bigint): VmxStatus;
+  invvpid(type: number, vpid: number, linear: bigint): VmxStatus;
+  /** Status of the last instruction. */
+  readonly status: VmxStatus;
+}
+
+export interface LogicalCpu {
+  readonly id: number;
+  readonly vendor: "intel" | "amd";
+  readonly memory: PhysicalMemory;
+  readonly vmx: VmxInstructions;
+
+  cpuid(leaf: number, subleaf: number): { eax: number; ebx: number; ecx: number; edx: number };
+  /** undefined: #GP(0). */
+  rdmsr(index: number): bigint | undefined;
+  /** false: #GP(0). */
+  wrmsr(index: number, value: bigint): boolean;
+  /** CR4 of root mode; VMXE must be set before VMXON. */
+  cr4: bigint;
+
+  // Registers that VM entry and exit leave alone: whoever runs a guest loads and saves them
+  /** 16 general registers in encoding order; RSP (4) is in the VMCS and ignored here. */
+  loadGprs(from: BigUint64Array): void;
+  saveGprs(to: BigUint64Array): void;
+  /** One general register. */
+  gpr(index: number): bigint;
+  setGpr(index: number, value: bigint): void;
+  cr2: bigint;
+  xcr0: bigint;
+  /** DR0 to DR3 and DR6 (DR7 is in the VMCS). */
+  readDr(index: number): bigint;
+  writeDr(index: number, value: bigint): void;
+  /** 512 bytes, FXSAVE64 layout. */
+  fxsave(to: Uint8Array): void;
+  fxrstor(from: Uint8Array): void;
+
+  // Time
+  /** Time-stamp counter in ticks since power-on: a whole number below 2^53. Under `icount` it advances with retired guest instructions. */
+  rdtsc(): number;
+  readonly tscKhz: number;
+  /** The local APIC timer in TSC-deadline mode: from that TSC on an external interrupt is pending. Infinity: off. */
+  setTimerDeadline(tsc: number): void;
+  /** True when the timer is due or another CPU sent an IPI. A guest then exits with "external interrupt". */
+  interruptPending(): boolean;
+  /** Ends the IPI part of `interruptPending`; the timer's ends by a new deadline. */
+  acknowledgeInterrupt(): void;
+  /** Sends an IPI; may be called on the thread of any CPU. */
+  sendIpi(cpu: number): void;
+  /** HLT in root mode, for `icount` only: the TSC jumps to the timer deadline, if there is one. In `wall` time does nothing. */
+  idle(): void;
+  /** Guest instructions retired on this CPU since power-on. */
+  retiredInstructions(): number;
+}

@@ -1,0 +1,39 @@
+/**
+ * What a program (a VMM) sees of the kernel: system calls, and its own memory. Results below zero are negative errnos.
+ * A program is an ES module that exports `main`. Programs run in a process of their own with one bank of memory; threads of a
+ * process take turns on its logical CPU, giving way wherever they await.
+ */
+import type { Hva } from "./module-contract.ts";
+
+export type Main = (sys: SystemCalls, args: readonly string[]) => Promise<number>;
+
+export interface SystemCalls {
+  /** The process's memory. Only what `mmap` returned is mapped; addresses index the views directly. */
+  readonly memory: { readonly u8: Uint8Array; readonly view: DataView };
+  readonly pid: number;
+
+  /** Device nodes under /dev in the process's mount namespace; other paths are files of the machine, opened read-only. */
+  open(path: string): number;
+  close(fd: number): number;
+  ioctl(fd: number, request: number, argument: number): number | Promise<number>;
+  /** fd -1: anonymous memory, zeroed. Returns the address, page aligned (2 MiB aligned from 2 MiB on). */
+  mmap(lengthBytes: number, fd: number, offsetBytes: number): Hva;
+  munmap(address: Hva, lengthBytes: number): number;
+  /** Reads into memory at `address`; 0 at the end of the file. Descriptor 0 waits for input. */
+  read(fd: number, address: Hva, lengthBytes: number): number | Promise<number>;
+  /** As pread, from regular files. */
+  pread(fd: number, address: Hva, lengthBytes: number, offsetBytes: number): number;
+  /** Descriptors 1 and 2: the console of the process. */
+  write(fd: number, address: Hva, lengthBytes: number): number;
+  /** Size of a regular file in bytes. */
+  fstatSize(fd: number): number;
+  clockMonotonicNs(): number;
+  clockRealtimeNs(): bigint;
+  /** A thread of this process with system calls of its own. Its result is what `body` returns. */
+  spawnThread(name: string, body: (sys: SystemCalls) => Promise<number>): { tid: number; finished: Promise<number> };
+  /** Sends the thread a signal: a KVM_RUN of its returns -EINTR. */
+  signalThread(tid: number): number;
+  sleepNs(durationNs: number): Promise<void>;
+  /** Reads from descriptor 0 that wait end with 0; nothing more is read. For a program that is about to end. */
+  closeInput(): void;
+}
