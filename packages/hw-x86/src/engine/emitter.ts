@@ -70,8 +70,10 @@ export interface Emitter {
   /** `segment`: one of ES CS SS DS FS GS; `offset` is wrapped by the caller. */
   load(segment: number, offset: Int, size: Size): Int;
   store(segment: number, offset: Int, size: Size, value: Int): void;
-  /** Loads through the operation's own segment (DS or an override), for string instructions. */
+  /** Loads through the operation's own segment (DS or an override; that of the memory operand if there is one), for strings. */
   loadDefault(offset: Int, size: Size): Int;
+  /** Stores through the operation's own segment: MOV to moffs, bit strings. */
+  storeDefault(offset: Int, size: Size, value: Int): void;
   /** Raises the fault that a store there would raise, and does nothing else. */
   probeStore(segment: number, offset: Int, size: Size): void;
   /** Mask of the operation's address size: 0xffff, 0xffffffff or all ones. */

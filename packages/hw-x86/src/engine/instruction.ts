@@ -8,26 +8,47 @@
  *   iv       immediate of operand size (64 too)     cb cz      relative offset, 8 bits / operand size (at most 32)
  *   +r       register number in the low three bits of the opcode       +cc  condition code in the low four bits
  *   moffs    memory offset of address size          iw:iz ("ptr16:z")  far pointer
- *   NP 66 F2 F3   mandatory prefix, written before the opcode (NP: none of them)
- *   mod=3, mod!=3   restricts ModRM                 m3 suffixes such as "0F 01 C1" are plain bytes
+ *   NP 66 F2 F3   mandatory prefix, written before the opcode (NP: none of them; NFx: neither F2 nor F3). A form without one
+ *                 takes what no form with the prefix at hand claims, and 66 is then its operand size
+ *   REX.W       before the opcode: only with REX.W; wins over the same form without it, which otherwise takes both
+ *   mod=3, mod!=3   restricts ModRM                 a byte after the opcode, as in "0F 01 C1", is the whole ModRM byte
+ *   D8 C0+i     ModRM bytes C0 to C7: the register number st(i) is in the low three bits
  *
  * Operand column, in the order in which the semantics receive them:
  *   r8 r16 r32 r64 rv (operand size) ry (32, or 64 with REX.W) rz rd64 (64 in 64-bit mode, else 32)   from ModRM.reg, or +r
  *   r/m8 r/m16 r/m32 r/m64 r/mv r/my ...     from ModRM.rm;   m m8 .. m512 mv: memory only;   rm suffix "reg only": r8=rm, rv=rm ...
- *   imm8 imm8sx imm16 immz (sign-extended) immv  rel8 relz   ptr16:z  moffs8 moffsv
- *   AL AX EAX rAX(v) CL DX 1 and the like: fixed registers, constants
+ *   r32/m8 rv/m16 ...   register and memory of different sizes
+ *   m16:v       far pointer in memory: offset of operand size, then the selector;  m16&32 and the like: memory without a size
+ *   imm8 (zero-extended) imm8sx imm16 imm32 immz (sign-extended) immv  rel8 relz   ptr16:z  moffs8 moffsv (see below)
+ *   imm16:8     for "iw ib" (ENTER): imm16 in bits 0-15, imm8 in bits 16-23 of one immediate
+ *   AL AX EAX rAX(v) CL DX 1 and the like: fixed registers, constants; ES CS SS DS FS GS: their numbers as constants
  *   sreg (ModRM.reg), cr, dr (ModRM.reg), xmm, xmm/m128, xmm/m64, xmm/m32, xmm=rm, mm, mm/m64, mm=rm, st(i)
  *
  * Attributes (third argument and on):
  *   "lock"      LOCK allowed when the destination is memory (#UD otherwise, everywhere)
  *   "default64" operand size is 64 in 64-bit mode, 16 with 66; "force64": always 64 there (near branches)
  *   "invalid64" #UD in 64-bit mode; "only64": #UD outside it
- *   "rep"       REP prefixes mean repetition; elsewhere they are ignored unless mandatory
+ *   "sized"     has an operand size (16, 32, 64) though no operand names it: CBW, PUSHA, MOVSD, far RET. default64 and force64
+ *               imply it. Without any of these, a form with a byte operand has size 8, else that of its first operand, else 32
+ *   "byte"      has size 8 though no operand names it: MOVSB
+ *   "rep"       REP prefixes mean repetition; elsewhere they are ignored unless mandatory. Repeated forms are rows of their own
+ *               with the prefix written: "F3 A4"
+ * moffs: the address is in `e.immediate()`, all 64 bits of it; the semantics use loadDefault and storeDefault.
  *   "noTranslate" for the translator: always call the interpreter
  */
 import type { Emitter } from "./emitter.ts";
 
-export type Attribute = "lock" | "default64" | "force64" | "invalid64" | "only64" | "rep" | "cold" | "noTranslate";
+export type Attribute =
+  | "lock"
+  | "default64"
+  | "force64"
+  | "invalid64"
+  | "only64"
+  | "sized"
+  | "byte"
+  | "rep"
+  | "cold"
+  | "noTranslate";
 
 export interface Form {
   readonly opcode: string;
