@@ -1,4 +1,27 @@
 export { Errno, errnoName } from "./errno.ts";
+export {
+  array,
+  bytes,
+  type Field,
+  type Fields,
+  type FieldValue,
+  i32,
+  i64,
+  type NestedField,
+  nested,
+  type Struct,
+  type StructInput,
+  type StructValue,
+  struct,
+  structs,
+  type Tail,
+  type UnionField,
+  u8,
+  u16,
+  u32,
+  u64,
+  union,
+} from "./layout.ts";
 export type {
   Clock,
   File,
@@ -21,3 +44,95 @@ export type {
 } from "./module-contract.ts";
 export type { Main, SystemCalls } from "./system-calls.ts";
 export type { FileRole, IncomingVm, Section, SectionSupport, Transfer, VmDescription } from "./transfer.ts";
+export { Capability } from "./uapi/capabilities.ts";
+export { ClockFlag, KvmClockData } from "./uapi/clock.ts";
+export { CpuidFlag, KvmCpuid, KvmCpuid2, KvmCpuidEntry, KvmCpuidEntry2 } from "./uapi/cpuid.ts";
+export { IoeventfdFlag, IrqfdFlag, KvmIoeventfd, KvmIrqfd } from "./uapi/eventfd.ts";
+export { ExitReason, exitReasonName, InternalError, SystemEvent } from "./uapi/exit-reasons.ts";
+export {
+  IrqchipId,
+  IrqRoutingType,
+  KVM_APIC_REG_SIZE,
+  KVM_IOAPIC_NUM_PINS,
+  KvmInterrupt,
+  KvmIoapicState,
+  KvmIrqchip,
+  KvmIrqLevel,
+  KvmIrqRouting,
+  KvmIrqRoutingEntry,
+  KvmIrqRoutingIrqchip,
+  KvmIrqRoutingMsi,
+  KvmLapicState,
+  KvmMsi,
+  KvmPicState,
+  KvmPitChannelState,
+  KvmPitConfig,
+  KvmPitState,
+  KvmPitState2,
+  KvmReinjectControl,
+  KvmTprAccessCtl,
+  KvmVapicAddr,
+  MsiFlag,
+  PitConfigFlag,
+  PitFlag,
+  X2apicApiFlag,
+} from "./uapi/interrupts.ts";
+export { Ioctl, ioctlName, KVM_API_VERSION } from "./uapi/ioctls.ts";
+export {
+  DirtyGfnFlag,
+  DirtyLogFlag,
+  KvmClearDirtyLog,
+  KvmCoalescedMmio,
+  KvmCoalescedMmioRing,
+  KvmCoalescedMmioZone,
+  KvmDirtyGfn,
+  KvmDirtyLog,
+  KvmUserspaceMemoryRegion,
+  KvmUserspaceMemoryRegion2,
+  MemoryFlag,
+  VcpuMapping,
+} from "./uapi/memory.ts";
+export {
+  KVM_MSR_FILTER_MAX_RANGES,
+  KvmMsrEntry,
+  KvmMsrFilter,
+  KvmMsrFilterRange,
+  KvmMsrList,
+  KvmMsrs,
+  KvmX86Mce,
+  MsrExitReason,
+  MsrFilterFlag,
+} from "./uapi/msrs.ts";
+export {
+  KVM_MAX_XCRS,
+  KvmDebugregs,
+  KvmDtable,
+  KvmFpu,
+  KvmRegs,
+  KvmSegment,
+  KvmSregs,
+  KvmSregs2,
+  KvmTranslation,
+  KvmXcr,
+  KvmXcrs,
+  KvmXsave,
+  Sregs2Flag,
+} from "./uapi/registers.ts";
+export { IoDirection, KvmDebugExitArch, KvmRun, KvmSyncRegs, RunFlag, SyncRegsFlag, VCPU_MMAP_SIZE_BYTES } from "./uapi/run.ts";
+export {
+  DeviceAttrGroup,
+  DisableExits,
+  GuestDebugFlag,
+  InterruptShadow,
+  KvmCreateDevice,
+  KvmDeviceAttr,
+  KvmEnableCap,
+  KvmGuestDebug,
+  KvmGuestDebugArch,
+  KvmMpState,
+  KvmSignalMask,
+  KvmVcpuEvents,
+  MpState,
+  Quirk,
+  VcpuEventFlag,
+} from "./uapi/vcpu.ts";

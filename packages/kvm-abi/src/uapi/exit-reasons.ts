@@ -1,0 +1,51 @@
+/** Why KVM_RUN came back: `kvm_run.exit_reason`. */
+export const ExitReason = {
+  KVM_EXIT_UNKNOWN: 0,
+  KVM_EXIT_EXCEPTION: 1,
+  KVM_EXIT_IO: 2,
+  KVM_EXIT_HYPERCALL: 3,
+  KVM_EXIT_DEBUG: 4,
+  KVM_EXIT_HLT: 5,
+  KVM_EXIT_MMIO: 6,
+  KVM_EXIT_IRQ_WINDOW_OPEN: 7,
+  KVM_EXIT_SHUTDOWN: 8,
+  KVM_EXIT_FAIL_ENTRY: 9,
+  KVM_EXIT_INTR: 10,
+  KVM_EXIT_SET_TPR: 11,
+  KVM_EXIT_TPR_ACCESS: 12,
+  KVM_EXIT_NMI: 16,
+  KVM_EXIT_INTERNAL_ERROR: 17,
+  KVM_EXIT_SYSTEM_EVENT: 24,
+  KVM_EXIT_IOAPIC_EOI: 26,
+  KVM_EXIT_HYPERV: 27,
+  KVM_EXIT_X86_RDMSR: 29,
+  KVM_EXIT_X86_WRMSR: 30,
+  KVM_EXIT_DIRTY_RING_FULL: 31,
+  KVM_EXIT_AP_RESET_HOLD: 32,
+  KVM_EXIT_X86_BUS_LOCK: 33,
+  KVM_EXIT_XEN: 34,
+  KVM_EXIT_NOTIFY: 37,
+  KVM_EXIT_MEMORY_FAULT: 39,
+} as const;
+
+export const InternalError = {
+  KVM_INTERNAL_ERROR_EMULATION: 1,
+  KVM_INTERNAL_ERROR_SIMUL_EX: 2,
+  KVM_INTERNAL_ERROR_DELIVERY_EV: 3,
+  KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON: 4,
+  KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES: 1,
+} as const;
+
+export const SystemEvent = {
+  KVM_SYSTEM_EVENT_SHUTDOWN: 1,
+  KVM_SYSTEM_EVENT_RESET: 2,
+  KVM_SYSTEM_EVENT_CRASH: 3,
+  KVM_SYSTEM_EVENT_WAKEUP: 4,
+  KVM_SYSTEM_EVENT_SUSPEND: 5,
+  KVM_SYSTEM_EVENT_SEV_TERM: 6,
+} as const;
+
+/** Name of an exit reason, as "KVM_EXIT_IO". */
+export function exitReasonName(reason: number): string {
+  return Object.entries(ExitReason).find(([, value]) => value === reason)?.[0] ?? `exit reason ${reason}`;
+}
