@@ -1,1 +1,2 @@
-export const placeholder = 1;
+export { main } from "./main.ts";
+export { ExitStatus } from "./vmm-error.ts";

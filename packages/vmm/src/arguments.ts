@@ -1,0 +1,72 @@
+import { parseArgs } from "node:util";
+import { type FlatFormat, flatFormats } from "./loaders/flat.ts";
+import { HIGH_MEMORY } from "./memory-layout.ts";
+import { VmmError } from "./vmm-error.ts";
+
+export interface VmmArguments {
+  kernel: string;
+  initrd: string | undefined;
+  commandLine: string;
+  memoryBytes: number;
+  device: string;
+  cpus: number;
+  format: FlatFormat | undefined;
+}
+
+const MIB = 1 << 20;
+const LEAST_MEMORY = 2 * MIB;
+const DEFAULT_MEMORY = 256 * MIB;
+const MOST_CPUS = 16;
+
+/** Reads the VMM's own arguments. Throws VmmError for anything that is not right. */
+export function parseArguments(args: readonly string[]): VmmArguments {
+  let values: Record<string, string | undefined>;
+  try {
+    const option = { type: "string" } as const;
+    const options = {
+      kernel: option,
+      initrd: option,
+      append: option,
+      memory: option,
+      device: option,
+      cpus: option,
+      format: option,
+    };
+    values = parseArgs({ args: [...args], options, strict: true }).values;
+  } catch (error) {
+    throw new VmmError(`${(error as Error).message.split(". ")[0]}; see mkvm run --help`);
+  }
+  if (!values.kernel) throw new VmmError("no kernel given; add --kernel IMAGE");
+  const format = values.format as FlatFormat | undefined;
+  if (format && !flatFormats.includes(format)) throw new VmmError(`unknown format ${format}; one of ${flatFormats.join(", ")}`);
+  return {
+    kernel: values.kernel,
+    initrd: values.initrd,
+    commandLine: values.append ?? "",
+    memoryBytes: values.memory === undefined ? DEFAULT_MEMORY : memoryBytes(values.memory),
+    device: values.device ?? "/dev/kvm",
+    cpus: values.cpus === undefined ? 1 : wholeNumber(values.cpus, "--cpus", 1, MOST_CPUS),
+    format,
+  };
+}
+
+/** Bytes of guest RAM: a number of bytes, or with the suffix K, M or G. A multiple of 4 KiB, at least 2 MiB. */
+export function memoryBytes(text: string): number {
+  const match = /^(\d+)([KMG]?)$/i.exec(text);
+  if (!match) throw new VmmError(`--memory ${text} is no size; give a number with K, M or G, as 256M`);
+  const unit = { "": 1, K: 1 << 10, M: MIB, G: 1 << 30 }[match[2].toUpperCase() as "" | "K" | "M" | "G"];
+  const bytes = Number(match[1]) * unit;
+  if (bytes % 4096 !== 0) throw new VmmError(`--memory ${text} is not a multiple of 4 KiB`);
+  if (bytes < LEAST_MEMORY)
+    throw new VmmError(
+      `--memory ${text} is too little: a guest needs at least ${LEAST_MEMORY / MIB}M, and RAM above ${HIGH_MEMORY / MIB} MiB to load into`,
+    );
+  return bytes;
+}
+
+function wholeNumber(text: string, name: string, least: number, most: number): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < least || value > most)
+    throw new VmmError(`${name} ${text} is out of range; give ${least} to ${most}`);
+  return value;
+}

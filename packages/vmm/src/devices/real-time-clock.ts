@@ -1,0 +1,77 @@
+import type { PortDevice } from "./port-bus.ts";
+
+export const RTC_INDEX_PORT = 0x70;
+
+const SECONDS = 0,
+  MINUTES = 2,
+  HOURS = 4,
+  WEEKDAY = 6,
+  DAY = 7,
+  MONTH = 8,
+  YEAR = 9,
+  STATUS_A = 10,
+  STATUS_B = 11,
+  STATUS_C = 12,
+  STATUS_D = 13,
+  CENTURY = 0x32;
+/** 32.768 kHz time base, 1024 Hz rate. */
+const STATUS_A_VALUE = 0x26;
+const STATUS_B_24_HOURS = 2;
+const STATUS_D_VALID = 0x80;
+
+/** The time of day of an MC146818 with its battery-backed memory: 24 hours, BCD, never updating while read. */
+export class RealTimeClock implements PortDevice {
+  readonly #nowNs: () => bigint;
+  readonly #memory = new Uint8Array(128);
+  #index = 0;
+
+  /** `nowNs`: nanoseconds since the epoch, UTC. */
+  constructor(nowNs: () => bigint) {
+    this.#nowNs = nowNs;
+  }
+
+  read(port: number): number {
+    return port === RTC_INDEX_PORT ? 0xff : this.#register();
+  }
+
+  write(port: number, _size: number, value: number): void {
+    if (port === RTC_INDEX_PORT) this.#index = value & 0x7f;
+    else if (this.#index > STATUS_D) this.#memory[this.#index] = value;
+  }
+
+  #register(): number {
+    const now = new Date(Number(this.#nowNs() / 1_000_000n));
+    switch (this.#index) {
+      case SECONDS:
+        return bcd(now.getUTCSeconds());
+      case MINUTES:
+        return bcd(now.getUTCMinutes());
+      case HOURS:
+        return bcd(now.getUTCHours());
+      case WEEKDAY:
+        return now.getUTCDay() + 1;
+      case DAY:
+        return bcd(now.getUTCDate());
+      case MONTH:
+        return bcd(now.getUTCMonth() + 1);
+      case YEAR:
+        return bcd(now.getUTCFullYear() % 100);
+      case CENTURY:
+        return bcd(Math.floor(now.getUTCFullYear() / 100));
+      case STATUS_A:
+        return STATUS_A_VALUE;
+      case STATUS_B:
+        return STATUS_B_24_HOURS;
+      case STATUS_C:
+        return 0;
+      case STATUS_D:
+        return STATUS_D_VALID;
+      default:
+        return this.#memory[this.#index];
+    }
+  }
+}
+
+function bcd(value: number): number {
+  return (Math.floor(value / 10) << 4) | (value % 10);
+}

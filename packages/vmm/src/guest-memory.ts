@@ -1,0 +1,56 @@
+import { DEVICE_HOLE, FOUR_GIB } from "./memory-layout.ts";
+
+/** Guest RAM as the VMM sees it: one block of its own memory, split around the device hole. */
+export class GuestMemory {
+  /** Size of guest RAM in bytes. */
+  readonly bytes: number;
+  /** Address of the block in the process. */
+  readonly address: number;
+  readonly #u8: Uint8Array;
+  readonly #view: DataView;
+
+  constructor(memory: { u8: Uint8Array; view: DataView }, address: number, bytes: number) {
+    this.#u8 = memory.u8;
+    this.#view = memory.view;
+    this.address = address;
+    this.bytes = bytes;
+  }
+
+  /** Bytes of RAM below the device hole. */
+  get lowBytes(): number {
+    return Math.min(this.bytes, DEVICE_HOLE);
+  }
+
+  /** Process address of guest physical `gpa`, for `length` bytes that lie in RAM. Throws RangeError otherwise. */
+  at(gpa: number, length: number): number {
+    if (gpa >= 0 && gpa + length <= this.lowBytes) return this.address + gpa;
+    const high = gpa - FOUR_GIB;
+    if (high >= 0 && high + length <= this.bytes - this.lowBytes) return this.address + this.lowBytes + high;
+    throw new RangeError(`guest memory has no ${length} bytes at 0x${gpa.toString(16)}`);
+  }
+
+  write(gpa: number, bytes: Uint8Array): void {
+    this.#u8.set(bytes, this.at(gpa, bytes.length));
+  }
+
+  fill(gpa: number, length: number): void {
+    const start = this.at(gpa, length);
+    this.#u8.fill(0, start, start + length);
+  }
+
+  setU8(gpa: number, value: number): void {
+    this.#u8[this.at(gpa, 1)] = value;
+  }
+
+  setU16(gpa: number, value: number): void {
+    this.#view.setUint16(this.at(gpa, 2), value, true);
+  }
+
+  setU32(gpa: number, value: number): void {
+    this.#view.setUint32(this.at(gpa, 4), value, true);
+  }
+
+  setU64(gpa: number, value: number | bigint): void {
+    this.#view.setBigUint64(this.at(gpa, 8), BigInt(value), true);
+  }
+}

@@ -1,0 +1,23 @@
+import type { Main } from "@mkvm/kvm-abi";
+import { parseArguments } from "./arguments.ts";
+import { report } from "./console.ts";
+import { KvmCallError } from "./kvm-calls.ts";
+import { VirtualMachine } from "./virtual-machine.ts";
+import { ExitStatus, VmmError } from "./vmm-error.ts";
+
+/**
+ * The program: makes one VM as the arguments say, runs it to its end, and returns the exit status (see ExitStatus). Arguments:
+ * --kernel IMAGE [--initrd FILE] [--append TEXT] [--memory SIZE] [--cpus N] [--format flat16|flat32|flat64] [--device PATH]
+ */
+export const main: Main = async (sys, args) => {
+  try {
+    const vm = await VirtualMachine.create(sys, parseArguments(args));
+    const end = await vm.run();
+    if (end.message) report(sys, end.message);
+    return end.status;
+  } catch (error) {
+    if (!(error instanceof VmmError)) throw error;
+    report(sys, error.message);
+    return error instanceof KvmCallError ? error.exitStatus : ExitStatus.usage;
+  }
+};

@@ -1,0 +1,198 @@
+import {
+  Capability,
+  Errno,
+  errnoName,
+  Ioctl,
+  KVM_API_VERSION,
+  KvmIrqLevel,
+  KvmPitConfig,
+  KvmUserspaceMemoryRegion,
+  type SystemCalls,
+} from "@mkvm/kvm-abi";
+import type { VmmArguments } from "./arguments.ts";
+import { setBootRegisters } from "./boot/boot-registers.ts";
+import { ConsoleOutput } from "./console.ts";
+import { setCpuid } from "./cpuid.ts";
+import { DEBUG_EXIT_PORT, DebugExit } from "./devices/debug-exit.ts";
+import { KEYBOARD_COMMAND_PORT, KEYBOARD_DATA_PORT, KeyboardController } from "./devices/keyboard-controller.ts";
+import { PortBus } from "./devices/port-bus.ts";
+import { AcpiPower, PM1_EVENT_PORT } from "./devices/power.ts";
+import { RealTimeClock, RTC_INDEX_PORT } from "./devices/real-time-clock.ts";
+import { Serial16550 } from "./devices/serial-16550.ts";
+import { GuestMemory } from "./guest-memory.ts";
+import { ImageFile } from "./image-file.ts";
+import { KvmCalls } from "./kvm-calls.ts";
+import type { EntryPoint } from "./loaders/guest-image.ts";
+import { loadImage } from "./loaders/load-image.ts";
+import { FOUR_GIB, TSS_ADDRESS } from "./memory-layout.ts";
+import { runVcpu, type VcpuEnd } from "./vcpu-loop.ts";
+import { ExitStatus, VmmError } from "./vmm-error.ts";
+
+const SERIAL_PORT = 0x3f8,
+  SERIAL_PORTS = 8,
+  SERIAL_INTERRUPT = 4;
+const INPUT_BYTES = 256;
+const HEAD_BYTES = 1 << 16;
+
+interface Vcpu {
+  id: number;
+  fd: number;
+  run: number;
+}
+
+/** One VM: its descriptors, memory, devices and vCPUs. */
+export class VirtualMachine {
+  readonly #sys: SystemCalls;
+  readonly #kvm: KvmCalls;
+  /** Calls of the devices, which come in the middle of others and so need arguments of their own. */
+  readonly #deviceCalls: KvmCalls;
+  readonly #systemFd: number;
+  readonly #vmFd: number;
+  readonly #memory: GuestMemory;
+  readonly #ports = new PortBus();
+  readonly #console: ConsoleOutput;
+  readonly #serial: Serial16550;
+  readonly #vcpus: Vcpu[] = [];
+  #end: VcpuEnd | undefined;
+
+  /** Opens the device, makes the VM and loads the image. Throws VmmError; nothing runs yet. */
+  static async create(sys: SystemCalls, args: VmmArguments): Promise<VirtualMachine> {
+    const kvm = new KvmCalls(sys);
+    const systemFd = sys.open(args.device);
+    if (systemFd < 0) {
+      const cure = systemFd === -Errno.ENOENT ? "load a module with mkvm insmod, and link it with mkvm ln" : "see mkvm dmesg";
+      throw new VmmError(`cannot open ${args.device}: ${errnoName(-systemFd)}; ${cure}`);
+    }
+    const version = await kvm.number(systemFd, Ioctl.KVM_GET_API_VERSION);
+    if (version !== KVM_API_VERSION)
+      throw new VmmError(`${args.device} speaks KVM API ${version}; this VMM speaks ${KVM_API_VERSION}`);
+    for (const name of ["KVM_CAP_IRQCHIP", "KVM_CAP_PIT2", "KVM_CAP_USER_MEMORY", "KVM_CAP_EXT_CPUID"] as const) {
+      if (!(await kvm.has(systemFd, Capability[name])))
+        throw new VmmError(`${args.device} lacks ${name}, which this VMM needs; link another module`);
+    }
+    const address = sys.mmap(args.memoryBytes, -1, 0);
+    if (address < 0)
+      throw new VmmError(`cannot get ${args.memoryBytes >> 20} MiB of guest memory: ${errnoName(-address)}; lower --memory`);
+    const memory = new GuestMemory(sys.memory, address, args.memoryBytes);
+    const entry = loadGuest(sys, memory, args);
+    const vmFd = await kvm.number(systemFd, Ioctl.KVM_CREATE_VM);
+    const vm = new VirtualMachine(sys, kvm, systemFd, vmFd, memory);
+    await vm.#build(args.cpus, entry);
+    return vm;
+  }
+
+  private constructor(sys: SystemCalls, kvm: KvmCalls, systemFd: number, vmFd: number, memory: GuestMemory) {
+    this.#sys = sys;
+    this.#kvm = kvm;
+    this.#deviceCalls = new KvmCalls(sys);
+    this.#systemFd = systemFd;
+    this.#vmFd = vmFd;
+    this.#memory = memory;
+    this.#console = new ConsoleOutput(sys);
+    this.#serial = new Serial16550(SERIAL_PORT, {
+      transmit: (byte) => this.#console.put(byte),
+      interrupt: (level) => this.#setInterrupt(SERIAL_INTERRUPT, level),
+    });
+    const end = (status: number, message?: string) => this.#finish(message === undefined ? { status } : { status, message });
+    this.#ports.attach(this.#serial, SERIAL_PORT, SERIAL_PORTS);
+    const keyboard = new KeyboardController(() => end(ExitStatus.reset, "the guest asked for a reset"));
+    this.#ports.attach(keyboard, KEYBOARD_DATA_PORT, 1);
+    this.#ports.attach(keyboard, KEYBOARD_COMMAND_PORT, 1);
+    this.#ports.attach(new RealTimeClock(() => sys.clockRealtimeNs()), RTC_INDEX_PORT, 2);
+    this.#ports.attach(new DebugExit((status) => end(status)), DEBUG_EXIT_PORT, 4);
+    this.#ports.attach(new AcpiPower(() => end(ExitStatus.powerOff)), PM1_EVENT_PORT, 8);
+  }
+
+  async #build(cpus: number, entry: EntryPoint): Promise<void> {
+    const kvm = this.#kvm;
+    await kvm.number(this.#vmFd, Ioctl.KVM_SET_TSS_ADDR, TSS_ADDRESS);
+    await kvm.number(this.#vmFd, Ioctl.KVM_CREATE_IRQCHIP);
+    await kvm.set(this.#vmFd, Ioctl.KVM_CREATE_PIT2, KvmPitConfig, { flags: 0 });
+    const low = this.#memory.lowBytes;
+    await this.#addRegion(0, 0, low, this.#memory.address);
+    if (this.#memory.bytes > low) await this.#addRegion(1, FOUR_GIB, this.#memory.bytes - low, this.#memory.address + low);
+    const runBytes = await kvm.number(this.#systemFd, Ioctl.KVM_GET_VCPU_MMAP_SIZE);
+    for (let id = 0; id < cpus; id++) {
+      const fd = await kvm.number(this.#vmFd, Ioctl.KVM_CREATE_VCPU, id);
+      const run = this.#sys.mmap(runBytes, fd, 0);
+      if (run < 0) throw new VmmError(`cannot map kvm_run of vCPU ${id}: ${errnoName(-run)}`);
+      await setCpuid(kvm, this.#systemFd, fd, id, cpus);
+      this.#vcpus.push({ id, fd, run });
+    }
+    await setBootRegisters(kvm, this.#vcpus[0].fd, this.#memory, entry);
+  }
+
+  #addRegion(slot: number, start: number, bytes: number, address: number): Promise<number> {
+    const region = {
+      slot,
+      flags: 0,
+      guest_phys_addr: BigInt(start),
+      memory_size: BigInt(bytes),
+      userspace_addr: BigInt(address),
+    };
+    return this.#kvm.set(this.#vmFd, Ioctl.KVM_SET_USER_MEMORY_REGION, KvmUserspaceMemoryRegion, region);
+  }
+
+  /** Runs to the end of the VM: every vCPU on a thread of its own, and one that feeds the serial line. */
+  async run(): Promise<VcpuEnd> {
+    const threads = this.#vcpus.map((vcpu) =>
+      this.#sys.spawnThread(`vcpu${vcpu.id}`, async (sys) => {
+        const end = await runVcpu({
+          sys,
+          kvm: new KvmCalls(sys),
+          vcpuFd: vcpu.fd,
+          vcpuId: vcpu.id,
+          run: vcpu.run,
+          ports: this.#ports,
+          console: this.#console,
+          ended: () => this.#end,
+        });
+        this.#finish(end);
+        return 0;
+      }),
+    );
+    this.#kick = () => {
+      for (const thread of threads) this.#sys.signalThread(thread.tid);
+    };
+    const input = this.#sys.spawnThread("input", (sys) => this.#feedInput(sys));
+    await Promise.all(threads.map((thread) => thread.finished));
+    this.#sys.closeInput();
+    this.#console.flush();
+    await input.finished;
+    return this.#end!;
+  }
+
+  #kick = (): void => {};
+
+  #finish(end: VcpuEnd): void {
+    if (this.#end) return;
+    this.#end = end;
+    this.#kick();
+  }
+
+  #setInterrupt(irq: number, level: boolean): void {
+    const bytes = KvmIrqLevel.encode({ irq, level: level ? 1 : 0 });
+    // The call does not wait, so its result is there at once; an edge that cannot be delivered is the guest's own loss.
+    void this.#deviceCalls.setBytes(this.#vmFd, Ioctl.KVM_IRQ_LINE, bytes);
+  }
+
+  async #feedInput(sys: SystemCalls): Promise<number> {
+    const buffer = sys.mmap(INPUT_BYTES, -1, 0);
+    while (!this.#end) {
+      const count = await sys.read(0, buffer, INPUT_BYTES);
+      if (count <= 0) break;
+      this.#serial.receive(sys.memory.u8.subarray(buffer, buffer + count));
+    }
+    return 0;
+  }
+}
+
+function loadGuest(sys: SystemCalls, memory: GuestMemory, args: VmmArguments): EntryPoint {
+  const image = ImageFile.open(sys, args.kernel, "kernel image");
+  const initrd = args.initrd ? ImageFile.open(sys, args.initrd, "initrd") : undefined;
+  const head = image.read(0, HEAD_BYTES);
+  const entry = loadImage({ image, head, memory, commandLine: args.commandLine, cpus: args.cpus, initrd }, args.format);
+  image.close();
+  initrd?.close();
+  return entry;
+}
