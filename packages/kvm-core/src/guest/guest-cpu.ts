@@ -1,0 +1,172 @@
+/**
+ * The registers and events of a vCPU, as code that no version has changed reaches them. Where and how a version keeps them (in
+ * the VMCS, in a cache, ...) is its own affair. All methods are for a vCPU that is not in guest mode.
+ */
+
+/** Segment registers by the numbers that instructions use, then LDTR and TR. */
+export const SegmentRegister = { es: 0, cs: 1, ss: 2, ds: 3, fs: 4, gs: 5, ldtr: 6, tr: 7 } as const;
+
+export interface SegmentState {
+  selector: number;
+  base: bigint;
+  /** Bytes, granularity applied. */
+  limit: number;
+  /** Access rights in the VMX format: type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14, G 15, unusable 16. */
+  access: number;
+}
+export interface DescriptorTableState {
+  base: bigint;
+  limit: number;
+}
+
+export interface ExceptionEvent {
+  vector: number;
+  /** undefined: the exception has none. */
+  errorCode: number | undefined;
+  /** CR2 for #PF, DR6 bits for #DB, when they are not yet in the register. */
+  payload: bigint | undefined;
+  /** Its delivery began and did not finish: an injection again, not a new exception. */
+  injected: boolean;
+  /** INT3, INTO, INT1: delivered with an instruction length. */
+  software: boolean;
+}
+
+/** Events on their way to the guest. */
+export interface EventState {
+  exception: ExceptionEvent | undefined;
+  /** External interrupt (or INT n, `software`) whose delivery began and did not finish, or that user space queued. */
+  interrupt: { vector: number; software: boolean } | undefined;
+  nmiInjected: boolean;
+  /** 0 to 2. */
+  nmiPending: number;
+  /** Of the instruction behind a software event. */
+  instructionLength: number;
+}
+
+/** Interrupt shadow: bit 0 MOV SS, bit 1 STI (KVM_X86_SHADOW_INT_*). */
+export type InterruptShadowBits = number;
+
+export interface GuestCpu {
+  readonly id: number;
+  /** General register in encoding order, RSP included. */
+  gpr(index: number): bigint;
+  setGpr(index: number, value: bigint): void;
+  rip: bigint;
+  rflags: bigint;
+  segment(register: number): SegmentState;
+  setSegment(register: number, state: SegmentState): void;
+  gdtr: DescriptorTableState;
+  idtr: DescriptorTableState;
+
+  /** CR0 and CR4 as the guest sees them. Setting installs the value without architectural checks. */
+  cr0: bigint;
+  cr2: bigint;
+  cr3: bigint;
+  cr4: bigint;
+  /** Setting keeps the vendor's notion of long mode in step with LMA. */
+  efer: bigint;
+  xcr0: bigint;
+  /** PDPTEs that the processor has loaded; of use in PAE paging only. */
+  pdptrs: readonly bigint[];
+  /** 0 to 3, 6, 7. */
+  debugRegister(index: number): bigint;
+  setDebugRegister(index: number, value: bigint): void;
+  /** 512 bytes, FXSAVE64 layout; a copy. */
+  fxsave(): Uint8Array;
+  fxrstor(image: Uint8Array): void;
+
+  /** MSRs that the hardware or VAC holds for the guest: SYSENTER_*, FS/GS/KERNEL_GS_BASE, STAR, LSTAR, CSTAR, FMASK, TSC_AUX, PAT, DEBUGCTL. */
+  hardwareMsr(index: number): bigint | undefined;
+  /** false: the hardware refuses the value. */
+  setHardwareMsr(index: number, value: bigint): boolean;
+
+  /** Guest TSC minus host TSC, modulo 2^64. */
+  tscOffset: bigint;
+
+  interruptShadow: InterruptShadowBits;
+  nmiMasked: boolean;
+  /** DR6 bits of debug exceptions that the hardware owes the guest. */
+  pendingDebug: bigint;
+  events(): EventState;
+  setEvents(state: EventState): void;
+  /** Queues an exception; a second one becomes #DF or a triple fault as the manual's table says. */
+  queueException(vector: number, errorCode?: number, payload?: bigint): void;
+}
+
+export const GPR = { rax: 0, rcx: 1, rdx: 2, rbx: 3, rsp: 4, rbp: 5, rsi: 6, rdi: 7 } as const;
+
+export const Exception = {
+  DE: 0,
+  DB: 1,
+  NMI: 2,
+  BP: 3,
+  UD: 6,
+  NM: 7,
+  DF: 8,
+  TS: 10,
+  NP: 11,
+  SS: 12,
+  GP: 13,
+  PF: 14,
+  AC: 17,
+  MC: 18,
+} as const;
+/** Exceptions that push an error code outside real mode. */
+export function exceptionHasErrorCode(vector: number): boolean {
+  return vector === 8 || (vector >= 10 && vector <= 14) || vector === 17 || vector === 21;
+}
+
+/** What two exceptions in a row become (SDM 3A, "Interrupt 8 - Double Fault Exception (#DF)"). */
+export function combineExceptions(first: number, second: number): "second" | "double" | "triple" {
+  const contributory = (vector: number): boolean => vector === 0 || (vector >= 10 && vector <= 13);
+  if (first === Exception.DF) return contributory(second) || second === Exception.PF ? "triple" : "second";
+  if (contributory(first) && contributory(second)) return "double";
+  if (first === Exception.PF && (contributory(second) || second === Exception.PF)) return "double";
+  return "second";
+}
+
+export const Cr0 = {
+  PE: 1n,
+  MP: 2n,
+  EM: 4n,
+  TS: 8n,
+  ET: 0x10n,
+  NE: 0x20n,
+  WP: 0x1_0000n,
+  AM: 0x4_0000n,
+  NW: 0x2000_0000n,
+  CD: 0x4000_0000n,
+  PG: 0x8000_0000n,
+} as const;
+export const Cr4 = {
+  VME: 1n,
+  PVI: 2n,
+  TSD: 4n,
+  DE: 8n,
+  PSE: 0x10n,
+  PAE: 0x20n,
+  MCE: 0x40n,
+  PGE: 0x80n,
+  PCE: 0x100n,
+  OSFXSR: 0x200n,
+  OSXMMEXCPT: 0x400n,
+  UMIP: 0x800n,
+  LA57: 0x1000n,
+  VMXE: 0x2000n,
+  SMXE: 0x4000n,
+  FSGSBASE: 0x1_0000n,
+  PCIDE: 0x2_0000n,
+  OSXSAVE: 0x4_0000n,
+  SMEP: 0x10_0000n,
+  SMAP: 0x20_0000n,
+  PKE: 0x40_0000n,
+} as const;
+export const Efer = { SCE: 1n, LME: 0x100n, LMA: 0x400n, NXE: 0x800n } as const;
+export const Rflags = { CF: 1n, FIXED: 2n, TF: 0x100n, IF: 0x200n, DF: 0x400n, RF: 0x1_0000n, VM: 0x2_0000n } as const;
+
+export function cpl(cpu: GuestCpu): number {
+  return (cpu.segment(SegmentRegister.ss).access >> 5) & 3;
+}
+export function in64BitMode(cpu: GuestCpu): boolean {
+  return (cpu.efer & Efer.LMA) !== 0n && (cpu.segment(SegmentRegister.cs).access & 0x2000) !== 0;
+}
