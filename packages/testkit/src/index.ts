@@ -1,1 +1,5 @@
-export const placeholder = 1;
+export { Assembler, type Label, type Mem, mem, type Operand, type Reg } from "./assembler/assembler.ts";
+export { checkGuest } from "./guests/check-guest.ts";
+export { type CheckReport, CheckWorkload } from "./linux-guest/check-workload.ts";
+export { findLinuxGuest, guestCache, type LinuxGuest } from "./linux-guest/find-linux-guest.ts";
+export { buildInitramfs } from "./linux-guest/initramfs.ts";

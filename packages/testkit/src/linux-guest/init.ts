@@ -27,7 +27,7 @@ poweroff -f
 `;
 
 /**
- * The workload. Each round: a counter, a running checksum of all rounds, a line appended to a file in memory whose MD5 is taken
+ * The workload. Commands come over the console: "mark" forgets the kernel log so far, "stop" ends. Each round: a counter, a running checksum of all rounds, a line appended to a file in memory whose MD5 is taken
  * every eighth round, time and timer interrupts as the guest counts them, and a wait for the timer. The same rules stand in
  * check-workload.ts, which predicts every line.
  */
@@ -54,6 +54,7 @@ while [ "$command" != stop ]; do
   echo "mkvm-check n=$n sum=$sum up=$up ticks=$count md5=$digest"
   command=
   read -r -t 0.1 command
+  [ "$command" = mark ] && dmesg -c > /dev/null && echo "mkvm-check-mark n=$n"
 done
 dmesg > /tmp/log
 while read -r line; do echo "mkvm-log $line"; done < /tmp/log

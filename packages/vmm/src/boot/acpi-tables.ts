@@ -58,7 +58,7 @@ function checksum(bytes: Uint8Array): number {
 function u64s(...values: number[]): Uint8Array {
   const bytes = new Uint8Array(values.length * 8);
   const view = new DataView(bytes.buffer);
-  values.forEach((value, index) => view.setBigUint64(index * 8, BigInt(value), true));
+  for (const [index, value] of values.entries()) view.setBigUint64(index * 8, BigInt(value), true);
   return bytes;
 }
 
