@@ -14,7 +14,7 @@ const encoder = new TextEncoder();
 /** The archive; inode numbers count from 1, owner is root, times are the epoch, so that equal entries give equal bytes. */
 export function cpioArchive(entries: readonly CpioEntry[]): Uint8Array {
   const parts: Uint8Array[] = [];
-  entries.forEach((entry, index) => parts.push(...record(entry, index + 1)));
+  for (const [index, entry] of entries.entries()) parts.push(...record(entry, index + 1));
   parts.push(...record({ path: "TRAILER!!!", type: "file", mode: 0, content: new Uint8Array(0) }, 0));
   return Buffer.concat(parts);
 }
