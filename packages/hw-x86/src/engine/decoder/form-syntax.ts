@@ -1,0 +1,338 @@
+/**
+ * Reads the opcode and operand columns of a form (instruction.ts documents the syntax) into what the decoder's tables and the
+ * variants are made of. A column that it does not understand is a mistake in the row and throws with the form's text.
+ */
+import type { Form } from "../instruction.ts";
+
+export type OperandSize = 8 | 16 | 32 | 64;
+/** A size as a form names it: bits, or v (operand size), y (32, or 64 with REX.W), z (16 or 32), d64 (64 in 64-bit mode, else 32). */
+export type SizeName = number | "v" | "y" | "z" | "d64";
+
+/** Where the number of a register operand is encoded. */
+export type RegisterSource = "reg" | "rm" | "opcode";
+export type RegisterClass = "gpr" | "xmm" | "mm" | "segmentRegister" | "controlRegister" | "debugRegister" | "stackIndex";
+
+export interface ParsedOperand {
+  readonly text: string;
+  /** Present when the operand can be a register that the instruction encodes. */
+  readonly register?: { readonly source: RegisterSource; readonly class: RegisterClass; readonly size: SizeName };
+  /** Present when it can be in memory: its size there, in bits. */
+  readonly memory?: {
+    readonly size: SizeName /** Bits after the part of that size: selectors of far pointers. */;
+    readonly extra: number;
+  };
+  /** Present when it is something else. */
+  readonly other?:
+    | { readonly kind: "fixedGpr"; readonly register: number; readonly size: SizeName }
+    | { readonly kind: "immediate"; readonly size: SizeName }
+    | { readonly kind: "constant"; readonly value: number }
+    | { readonly kind: "relative" }
+    | { readonly kind: "farPointer" };
+}
+
+export type ImmediateKind =
+  | "none"
+  | "byte"
+  | "byteSigned"
+  | "word"
+  | "dword"
+  | "qword"
+  | "z"
+  | "v"
+  | "relative8"
+  | "relativeZ"
+  | "moffs"
+  | "far"
+  | "wordByte";
+
+export type PrefixRule = "any" | "NP" | "NFx" | "66" | "F3" | "F2";
+
+export interface ParsedForm {
+  readonly form: Form;
+  /** 0 one-byte opcodes, 1 after 0F, 2 after 0F 38, 3 after 0F 3A. */
+  readonly map: 0 | 1 | 2 | 3;
+  readonly opcode: number;
+  /** Opcodes from `opcode` on that belong to the form: up to the last register (8 or less) for +r, 16 for +cc, else 1. */
+  readonly opcodeCount: number;
+  readonly isConditional: boolean;
+  readonly prefix: PrefixRule;
+  readonly wide: boolean;
+  readonly hasModrm: boolean;
+  readonly digit: number | undefined;
+  readonly modrmByte: number | undefined;
+  readonly modrmCount: 1 | 8;
+  readonly mod: "any" | "register" | "memory";
+  readonly immediate: ImmediateKind;
+  readonly operands: readonly ParsedOperand[];
+  /** Operand sizes that the form has variants for, ascending. */
+  readonly sizes: readonly OperandSize[];
+  /** True when the size follows the mode only (MOV to and from control registers). */
+  readonly sizeByMode: boolean;
+}
+
+const FIXED_GPRS: Readonly<Record<string, readonly [number, SizeName]>> = {
+  AL: [0, 8],
+  CL: [1, 8],
+  DL: [2, 8],
+  BL: [3, 8],
+  AX: [0, 16],
+  CX: [1, 16],
+  DX: [2, 16],
+  BX: [3, 16],
+  EAX: [0, 32],
+  ECX: [1, 32],
+  EDX: [2, 32],
+  EBX: [3, 32],
+  RAX: [0, 64],
+  RCX: [1, 64],
+  RDX: [2, 64],
+  RBX: [3, 64],
+  rAX: [0, "v"],
+  rCX: [1, "v"],
+  rDX: [2, "v"],
+  eAX: [0, "z"],
+};
+const SEGMENTS = ["ES", "CS", "SS", "DS", "FS", "GS"];
+const GPR = /^r(8|16|32|64|v|y|z|d64)$/;
+const GPR_OR_MEMORY = /^r(8|16|32|64|v|y|z|d64)?\/m(8|16|32|64|v|y|z|d64)$/;
+const VECTOR_OR_MEMORY = /^(xmm|mm)\/m(\d+)$/;
+const MEMORY = /^m(\d+|v|y|z)?$/;
+const IMMEDIATES: Readonly<Record<string, SizeName>> = {
+  imm8: 8,
+  imm8sx: "v",
+  imm16: 16,
+  imm32: 32,
+  immz: "v",
+  immv: "v",
+  "imm16:8": 32,
+  moffs8: 64,
+  moffsv: 64,
+};
+
+function sizeName(text: string): SizeName {
+  return /^\d+$/.test(text) ? Number(text) : (text as SizeName);
+}
+
+function parseOperand(text: string, registerSource: RegisterSource): ParsedOperand {
+  const [word, place] = text.split("=");
+  if (place !== undefined && place !== "rm") throw new SyntaxError(`operand "${text}"`);
+  const source: RegisterSource = place === "rm" ? "rm" : registerSource;
+  let match = GPR.exec(word);
+  if (match) return { text, register: { source, class: "gpr", size: sizeName(match[1]) } };
+  match = GPR_OR_MEMORY.exec(word);
+  if (match) {
+    const size = sizeName(match[1] ?? match[2]);
+    return { text, register: { source: "rm", class: "gpr", size }, memory: { size: sizeName(match[2]), extra: 0 } };
+  }
+  match = VECTOR_OR_MEMORY.exec(word);
+  if (match) {
+    const size = Number(match[2]);
+    const registerBits = match[1] === "xmm" ? 128 : 64;
+    return {
+      text,
+      register: { source: "rm", class: match[1] as "xmm" | "mm", size: registerBits },
+      memory: { size, extra: 0 },
+    };
+  }
+  if (word === "xmm") return { text, register: { source, class: "xmm", size: 128 } };
+  if (word === "mm") return { text, register: { source, class: "mm", size: 64 } };
+  if (word === "sreg") return { text, register: { source: "reg", class: "segmentRegister", size: 16 } };
+  if (word === "cr") return { text, register: { source: "reg", class: "controlRegister", size: 64 } };
+  if (word === "dr") return { text, register: { source: "reg", class: "debugRegister", size: 64 } };
+  if (/^st\(i\)$/i.test(word)) return { text, register: { source: "rm", class: "stackIndex", size: 80 } };
+  if (/^st(0|\(0\))?$/i.test(word)) return { text, other: { kind: "constant", value: 0 } };
+  match = MEMORY.exec(word);
+  if (match) return { text, memory: { size: match[1] === undefined ? 0 : sizeName(match[1]), extra: 0 } };
+  match = /^m16:(16|32|64|v|z)$/.exec(word);
+  if (match) return { text, memory: { size: sizeName(match[1]), extra: 16 } };
+  if (/^m\d+[&/]\d+$/.test(word)) return { text, memory: { size: 0, extra: 0 } };
+  if (word in IMMEDIATES) return { text, other: { kind: "immediate", size: IMMEDIATES[word] } };
+  if (word === "rel8" || word === "relz") return { text, other: { kind: "relative" } };
+  if (word === "ptr16:z") return { text, other: { kind: "farPointer" } };
+  if (word in FIXED_GPRS) {
+    const [register, size] = FIXED_GPRS[word];
+    return { text, other: { kind: "fixedGpr", register, size } };
+  }
+  if (SEGMENTS.includes(word)) return { text, other: { kind: "constant", value: SEGMENTS.indexOf(word) } };
+  if (/^\d+$/.test(word)) return { text, other: { kind: "constant", value: Number(word) } };
+  throw new SyntaxError(`operand "${text}"`);
+}
+
+function immediateKind(tokens: readonly string[], operands: readonly string[]): ImmediateKind {
+  const joined = tokens.join(" ");
+  switch (joined) {
+    case "":
+      return "none";
+    case "ib":
+      return operands.includes("imm8sx") ? "byteSigned" : "byte";
+    case "iw":
+      return "word";
+    case "id":
+      return "dword";
+    case "io":
+      return "qword";
+    case "iz":
+      return "z";
+    case "iv":
+      return "v";
+    case "cb":
+      return "relative8";
+    case "cz":
+      return "relativeZ";
+    case "moffs":
+      return "moffs";
+    case "iw:iz":
+    case "iz:iw":
+      return "far";
+    case "iw ib":
+      return "wordByte";
+    default:
+      throw new SyntaxError(`immediate "${joined}"`);
+  }
+}
+
+const IMMEDIATE_TOKENS = ["ib", "iw", "id", "io", "iz", "iv", "cb", "cz", "moffs", "iw:iz", "iz:iw"];
+
+function sizeNames(operand: ParsedOperand): SizeName[] {
+  const names: SizeName[] = [];
+  if (operand.register?.class === "gpr") names.push(operand.register.size);
+  if (operand.memory !== undefined && operand.register?.class !== "xmm" && operand.register?.class !== "mm") {
+    names.push(operand.memory.size);
+  }
+  if (operand.other?.kind === "fixedGpr") names.push(operand.other.size);
+  if (operand.other?.kind === "immediate" && typeof operand.other.size === "string") names.push(operand.other.size);
+  if (operand.other?.kind === "farPointer") names.push("z");
+  return names;
+}
+
+function formSizes(form: Form, operands: readonly ParsedOperand[], wide: boolean): OperandSize[] {
+  if (wide) return [64];
+  const has = (attribute: Form["attributes"][number]): boolean => form.attributes.includes(attribute);
+  const names = operands.flatMap(sizeNames);
+  let sizes: OperandSize[];
+  if (names.includes("v") || has("sized") || has("default64") || has("force64")) sizes = [16, 32, 64];
+  else if (names.includes("y")) sizes = names.includes("z") ? [16, 32, 64] : [32, 64];
+  else if (names.includes("z")) sizes = [16, 32];
+  else if (names.includes("d64")) sizes = [32, 64];
+  else if (has("byte") || names.includes(8)) return [8];
+  else {
+    const first = names.find((name): name is OperandSize => name === 16 || name === 32 || name === 64);
+    return [first ?? 32];
+  }
+  return has("invalid64") ? sizes.filter((size) => size !== 64) : sizes;
+}
+
+function parse(form: Form): ParsedForm {
+  const tokens = form.opcode.split(/\s+/).filter((token) => token !== "");
+  const words = form.operands
+    .split(",")
+    .map((word) => word.trim())
+    .filter((word) => word !== "");
+  let at = 0;
+  let prefix: PrefixRule = "any";
+  let wide = false;
+  const prefixes: readonly string[] = ["NP", "NFx", "66", "F3", "F2"];
+  for (; prefixes.includes(tokens[at]) || tokens[at] === "REX.W"; at++) {
+    if (tokens[at] === "REX.W") wide = true;
+    else if (prefix === "any") prefix = tokens[at] as PrefixRule;
+    else throw new SyntaxError("two mandatory prefixes");
+  }
+
+  const bytes: number[] = [];
+  let plus = "";
+  for (; at < tokens.length; at++) {
+    const match = /^([0-9A-F]{2})(?:\+(r|cc|i))?$/.exec(tokens[at]);
+    if (!match) break;
+    bytes.push(Number.parseInt(match[1], 16));
+    if (match[2] !== undefined) plus = match[2];
+    else if (tokens[at + 1] === "+r" || tokens[at + 1] === "+cc" || tokens[at + 1] === "+i") plus = tokens[++at].slice(1);
+  }
+  let map: 0 | 1 | 2 | 3 = 0;
+  if (bytes.length > 1 && bytes[0] === 0x0f) {
+    map = bytes[1] === 0x38 ? 2 : bytes[1] === 0x3a ? 3 : 1;
+    bytes.splice(0, map === 1 ? 1 : 2);
+  }
+  if (bytes.length < 1 || bytes.length > 2) throw new SyntaxError("opcode bytes");
+  const [opcode, modrmByte] = bytes as [number, number | undefined];
+  if (modrmByte !== undefined && plus !== "" && plus !== "i") throw new SyntaxError("+r or +cc on a ModRM byte");
+
+  let hasModrm = modrmByte !== undefined;
+  let digit: number | undefined;
+  let mod: "any" | "register" | "memory" = modrmByte === undefined ? "any" : modrmByte >= 0xc0 ? "register" : "memory";
+  const immediates: string[] = [];
+  for (; at < tokens.length; at++) {
+    const token = tokens[at];
+    if (token === "/r") hasModrm = true;
+    else if (/^\/[0-7]$/.test(token)) {
+      hasModrm = true;
+      digit = Number(token[1]);
+    } else if (token === "mod=3") mod = "register";
+    else if (token === "mod!=3") mod = "memory";
+    else if (IMMEDIATE_TOKENS.includes(token)) immediates.push(token);
+    else throw new SyntaxError(`"${token}"`);
+  }
+
+  const registerSource: RegisterSource = plus === "r" ? "opcode" : "reg";
+  const operands = words.map((word) => parseOperand(word, registerSource));
+  const needsModrm = operands.some((operand) => operand.memory !== undefined || operand.register?.source === "rm");
+  if (needsModrm && !hasModrm) throw new SyntaxError("an operand needs ModRM");
+  const usesReg = operands.some((operand) => operand.register?.source === "reg");
+  if (usesReg && (!hasModrm || digit !== undefined)) throw new SyntaxError("an operand needs ModRM.reg");
+  for (const operand of operands) {
+    const restriction = operand.memory === undefined ? "register" : operand.register === undefined ? "memory" : "any";
+    if (operand.register?.source !== "rm" && operand.memory === undefined) continue;
+    if (restriction === "any") continue;
+    if (mod !== "any" && mod !== restriction) throw new SyntaxError("mod contradicts the operands");
+    mod = restriction;
+  }
+  const sizes = formSizes(form, operands, wide);
+  return {
+    form,
+    map,
+    opcode,
+    opcodeCount: plus === "r" ? 8 - (opcode & 7) : plus === "cc" ? 16 : 1,
+    isConditional: plus === "cc",
+    prefix,
+    wide,
+    hasModrm,
+    digit,
+    modrmByte,
+    modrmCount: plus === "i" ? 8 : 1,
+    mod,
+    immediate: immediateKind(immediates, words),
+    operands,
+    sizes,
+    sizeByMode: operands.some((operand) => operand.register?.size === "d64"),
+  };
+}
+
+const parsedForms = new WeakMap<Form, ParsedForm>();
+
+/** Throws SyntaxError naming the form when a column is malformed. */
+export function parseForm(form: Form): ParsedForm {
+  let parsed = parsedForms.get(form);
+  if (parsed === undefined) {
+    try {
+      parsed = parse(form);
+    } catch (error) {
+      throw new SyntaxError(`form "${form.opcode}" "${form.operands}": ${(error as Error).message}`, { cause: error });
+    }
+    parsedForms.set(form, parsed);
+  }
+  return parsed;
+}
+
+/** The size in bits that `name` means at operand size `size`; `d64` goes by the operand size that the mode gave. */
+export function sizeOfName(name: SizeName, size: number): number {
+  switch (name) {
+    case "v":
+    case "d64":
+      return size;
+    case "y":
+      return size === 64 ? 64 : 32;
+    case "z":
+      return size === 16 ? 16 : 32;
+    default:
+      return name;
+  }
+}
