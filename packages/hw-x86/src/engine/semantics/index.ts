@@ -1,7 +1,25 @@
 /** The semantics table: every row that the engine knows, in the order that numbers its handlers. */
 import type { Instruction } from "../instruction.ts";
 import { arithmetic } from "./arithmetic.ts";
+import { bits } from "./bits.ts";
+import { control } from "./control.ts";
+import { decimal } from "./decimal.ts";
+import { flagControl } from "./flag-control.ts";
 import { logic } from "./logic.ts";
 import { moves } from "./moves.ts";
+import { shifts } from "./shifts.ts";
+import { stack } from "./stack.ts";
+import { strings } from "./strings.ts";
 
-export const instructions: readonly Instruction[] = [...arithmetic, ...logic, ...moves];
+export const instructions: readonly Instruction[] = [
+  ...arithmetic,
+  ...logic,
+  ...shifts,
+  ...bits,
+  ...moves,
+  ...stack,
+  ...control,
+  ...strings,
+  ...flagControl,
+  ...decimal,
+];

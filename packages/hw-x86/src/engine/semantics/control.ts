@@ -1,0 +1,151 @@
+/** Near jumps, calls and returns. In 64-bit mode their operand size is always 64. */
+import { RCX } from "../cpu-state.ts";
+import type { Bool, Emitter, Int } from "../emitter.ts";
+import { type Form, form, type Instruction, instruction, sdm } from "../instruction.ts";
+import { setCounter } from "./counters.ts";
+import { pop, push } from "./stack-access.ts";
+
+/** Silicon refuses a target that is not canonical at the branch, before anything has changed. */
+function checkCanonical(e: Emitter, target: Int): void {
+  if (e.size !== 64) return;
+  const extended = e.sar(e.shl(target, e.int(16), 64), e.int(16), 64);
+  e.raiseIf(e.ne(extended, target), "#GP", 0);
+}
+
+export const JMP = instruction("JMP", {
+  source: sdm("2A", "JMP - Jump"),
+  forms: [form("EB cb", "rel8", "force64"), form("E9 cz", "relz", "force64")],
+  semantics(e) {
+    e.jumpRelative();
+  },
+});
+
+export const JMP_INDIRECT = instruction("JMP", {
+  source: sdm("2A", "JMP - Jump"),
+  forms: [form("FF /4", "r/mv", "force64")],
+  semantics(e, [operand]) {
+    const target = e.read(operand);
+    checkCanonical(e, target);
+    e.jump(target);
+  },
+});
+
+export const JCC = instruction("Jcc", {
+  source: sdm("2A", "Jcc - Jump if Condition Is Met"),
+  forms: [form("70+cc cb", "rel8", "force64"), form("0F 80+cc cz", "relz", "force64")],
+  semantics(e) {
+    e.branchRelative(e.formCondition());
+  },
+});
+
+export const CALL = instruction("CALL", {
+  source: sdm("2A", "CALL - Call Procedure"),
+  forms: [form("E8 cz", "relz", "force64")],
+  semantics(e) {
+    push(e, e.truncate(e.nextRip(), e.size));
+    e.jumpRelative();
+  },
+});
+
+export const CALL_INDIRECT = instruction("CALL", {
+  source: sdm("2A", "CALL - Call Procedure"),
+  forms: [form("FF /2", "r/mv", "force64")],
+  semantics(e, [operand]) {
+    const target = e.read(operand);
+    checkCanonical(e, target);
+    push(e, e.truncate(e.nextRip(), e.size));
+    e.jump(target);
+  },
+});
+
+export const RET = instruction("RET", {
+  source: sdm("2B", "RET - Return From Procedure"),
+  forms: [form("C3", "", "force64"), form("C2 iw", "imm16", "force64")],
+  semantics(e, operands) {
+    const { value, release } = pop(e, operands.length === 0 ? undefined : e.read(operands[0]));
+    checkCanonical(e, value);
+    release();
+    e.jump(value);
+  },
+});
+
+/** Counts rCX (by address size) down and branches while it is not zero and `condition` holds. */
+function loop(e: Emitter, condition: Bool | undefined): void {
+  const mask = e.addressMask();
+  const count = e.and(e.sub(e.reg(RCX, 64), e.int(1), 64), mask);
+  setCounter(e, RCX, count);
+  const goesOn = e.ne(count, e.int(0));
+  e.branchRelative(condition === undefined ? goesOn : e.and1(goesOn, condition));
+}
+
+const loopForms = (opcode: string): Form[] => [form(`${opcode} cb`, "rel8", "force64")];
+const LOOP_SOURCE = sdm("2A", "LOOP/LOOPcc - Loop According to ECX Counter");
+
+export const LOOPNE = instruction("LOOPNE", {
+  source: LOOP_SOURCE,
+  forms: loopForms("E0"),
+  semantics(e) {
+    loop(e, e.not1(e.flag("ZF")));
+  },
+});
+
+export const LOOPE = instruction("LOOPE", {
+  source: LOOP_SOURCE,
+  forms: loopForms("E1"),
+  semantics(e) {
+    loop(e, e.flag("ZF"));
+  },
+});
+
+export const LOOP = instruction("LOOP", {
+  source: LOOP_SOURCE,
+  forms: loopForms("E2"),
+  semantics(e) {
+    loop(e, undefined);
+  },
+});
+
+export const JRCXZ = instruction("JRCXZ", {
+  source: sdm("2A", "Jcc - Jump if Condition Is Met"),
+  forms: [form("E3 cb", "rel8", "force64")],
+  semantics(e) {
+    e.branchRelative(e.isZero(e.and(e.reg(RCX, 64), e.addressMask())));
+  },
+});
+
+export const UD = instruction("UD", {
+  source: sdm("2B", "UD - Undefined Instruction"),
+  forms: [form("0F 0B", ""), form("0F B9 /r", "rz, r/mz"), form("0F FF /r", "rz, r/mz")],
+  semantics(e) {
+    e.raise("#UD");
+  },
+});
+
+export const BOUND = instruction("BOUND", {
+  source: sdm("2A", "BOUND - Check Array Index Against Bounds"),
+  forms: [form("62 /r", "rv, mv", "invalid64")],
+  semantics(e, [operand, bounds]) {
+    const { size } = e;
+    const index = e.signExtend(e.read(operand), size);
+    const offset = e.address(bounds);
+    const lower = e.signExtend(e.loadDefault(offset, size), size);
+    const above = e.and(e.add(offset, e.int(size / 8), 64), e.addressMask());
+    const upper = e.signExtend(e.loadDefault(above, size), size);
+    e.raiseIf(e.or1(e.lts(index, lower), e.lts(upper, index)), "#BR");
+  },
+});
+
+export const control: readonly Instruction[] = [
+  JMP,
+  JMP_INDIRECT,
+  JCC,
+  CALL,
+  CALL_INDIRECT,
+  RET,
+  LOOPNE,
+  LOOPE,
+  LOOP,
+  JRCXZ,
+  UD,
+  BOUND,
+];
