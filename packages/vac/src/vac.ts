@@ -1,5 +1,5 @@
 /**
- * VAC as modules and the kernel see it, on one logical CPU. `attachVac(machine, cpu, pages...)` (attach.ts) makes one for each
+ * VAC as modules and the kernel see it, on one logical CPU. `attachVac(shared, cpu, vmxonRegion)` (attach.ts) makes one for each
  * CPU's thread over the same SharedArrayBuffer. Errors are negative errnos. Append-only: nothing here changes meaning or goes away.
  */
 import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
