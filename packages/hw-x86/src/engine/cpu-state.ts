@@ -128,6 +128,8 @@ export const state = {
   pat: at(8),
   apicBase: at(8),
   miscEnable: at(8),
+  /** 4 x 8 bytes: the PDPTE registers of PAE paging; VM entry loads them from the VMCS, MOV to CR3 from memory. */
+  pdpte: at(32, 8),
   gdtrBase: at(8),
   idtrBase: at(8),
   gdtrLimit: at(4),
@@ -163,6 +165,14 @@ export const state = {
   faultVector: at(4),
   faultError: at(4),
   faultHasError: at(4),
+  /** 4 bytes: bank offset of the record of the running operation; written before every call out of generated code. */
+  operation: at(4),
+  /** 8 bytes: where execution goes on after a helper that ends its block. */
+  nextRip: at(8),
+  /** 8 bytes: what is added to RIP to find its block: effective base of CS, and bit 40 where segments are flat outside 64-bit mode. */
+  lookupBase: at(8),
+  /** 8 bytes: mask of effective addresses in blocks decoded for flat segments: all ones in 64-bit mode, else 32 bits. */
+  flatMask: at(8),
 } as const;
 
 if (next > CPU_STATE + CPU_STATE_BYTES) throw new Error("CPU state does not fit its block");

@@ -1,0 +1,37 @@
+/** The inline part of guest memory accesses: the probe of the data TLB that cpu-state.ts describes. */
+import { state, TLB, TLB_ADDEND, TLB_ENTRIES, TLB_ENTRY_BYTES, TLB_READ_TAG, TLB_WRITE_TAG } from "../cpu-state.ts";
+import type { Code } from "../wasm/code.ts";
+import type { FunctionBuilder } from "../wasm/module-builder.ts";
+
+const ENTRY_SHIFT = 12 - Math.log2(TLB_ENTRY_BYTES);
+const ENTRY_MASK = (TLB_ENTRIES - 1) * TLB_ENTRY_BYTES;
+
+/**
+ * Opens `if (result i32)` on a hit and leaves the bank offset; the caller adds `else`, the slow path's i32, and `end`. `linear` is
+ * a local; the number of bytes is a constant, or `lastByte` pushes bytes - 1 as an i64.
+ */
+export function emitProbe(
+  c: Code,
+  f: FunctionBuilder,
+  linear: number,
+  isWrite: boolean,
+  lastByte: (() => void) | undefined,
+  bytes: number | undefined,
+): void {
+  const entry = f.allocate("i32");
+  c.get(linear).i64(BigInt(ENTRY_SHIFT)).op("i64.shr_u").op("i32.wrap_i64").i32(ENTRY_MASK).op("i32.and").tee(entry);
+  c.memory("i64.load", TLB + (isWrite ? TLB_WRITE_TAG : TLB_READ_TAG));
+  c.get(linear);
+  if (lastByte !== undefined) {
+    lastByte();
+    c.op("i64.add");
+  } else if (bytes !== undefined && bytes > 1) c.i64(BigInt(bytes - 1)).op("i64.add");
+  c.i64(-4096n).op("i64.and").loadAt("i64.load", state.tlbTag).op("i64.or").op("i64.eq");
+  c.if("i32");
+  c.get(linear)
+    .op("i32.wrap_i64")
+    .get(entry)
+    .memory("i32.load", TLB + TLB_ADDEND)
+    .op("i32.add");
+  f.release("i32", entry);
+}

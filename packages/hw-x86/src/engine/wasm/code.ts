@@ -1,0 +1,150 @@
+/**
+ * A body of WebAssembly code under construction: instructions by name, with the nesting of blocks tracked so that a branch names
+ * its target by a label and not by a relative depth.
+ */
+import { OPCODES, VALUE_TYPE_CODES, type ValueType } from "./opcodes.ts";
+
+/** A block, loop or if that is open; branches to it are by identity. */
+export interface Label {
+  readonly depth: number;
+}
+
+/** Appends an unsigned LEB128 number, below 2^53. */
+export function pushUnsigned(bytes: number[], value: number): void {
+  if (value < 0 || !Number.isSafeInteger(value)) throw new Error(`not an unsigned integer: ${value}`);
+  let rest = value;
+  while (rest >= 128) {
+    bytes.push((rest % 128) + 128);
+    rest = Math.floor(rest / 128);
+  }
+  bytes.push(rest);
+}
+
+/** Appends a signed LEB128 number. */
+export function pushSigned(bytes: number[], value: bigint): void {
+  let rest = value;
+  for (;;) {
+    const low = Number(rest & 0x7fn);
+    rest >>= 7n;
+    const done = (rest === 0n && (low & 0x40) === 0) || (rest === -1n && (low & 0x40) !== 0);
+    bytes.push(done ? low : low | 0x80);
+    if (done) return;
+  }
+}
+
+export class Code {
+  readonly bytes: number[] = [];
+  #depth = 0;
+
+  /** Plain instruction without immediates, by its name in the specification. */
+  op(name: string): this {
+    const encoding = OPCODES.get(name);
+    if (encoding === undefined) throw new Error(`no WebAssembly instruction is called ${name}`);
+    this.bytes.push(encoding[0] as number);
+    if (encoding.length > 1) pushUnsigned(this.bytes, encoding[1] as number);
+    return this;
+  }
+  i32(value: number): this {
+    this.bytes.push(0x41);
+    pushSigned(this.bytes, BigInt(value | 0));
+    return this;
+  }
+  i64(value: bigint): this {
+    this.bytes.push(0x42);
+    pushSigned(this.bytes, BigInt.asIntN(64, value));
+    return this;
+  }
+  v128(lanes: readonly number[]): this {
+    if (lanes.length !== 16) throw new Error("a v128 constant has 16 bytes");
+    this.op("v128.const").bytes.push(...lanes);
+    return this;
+  }
+  shuffle(lanes: readonly number[]): this {
+    if (lanes.length !== 16) throw new Error("a shuffle has 16 lanes");
+    this.op("i8x16.shuffle").bytes.push(...lanes);
+    return this;
+  }
+  lane(name: string, index: number): this {
+    this.op(name).bytes.push(index);
+    return this;
+  }
+  get(local: number): this {
+    this.bytes.push(0x20);
+    pushUnsigned(this.bytes, local);
+    return this;
+  }
+  set(local: number): this {
+    this.bytes.push(0x21);
+    pushUnsigned(this.bytes, local);
+    return this;
+  }
+  tee(local: number): this {
+    this.bytes.push(0x22);
+    pushUnsigned(this.bytes, local);
+    return this;
+  }
+  /** Load or store; alignment is declared as 1 byte, which costs nothing on the machines we run on. */
+  memory(name: string, offset: number): this {
+    this.op(name).bytes.push(0);
+    pushUnsigned(this.bytes, offset);
+    return this;
+  }
+  /** Load from a constant address. */
+  loadAt(name: string, address: number): this {
+    return this.i32(0).memory(name, address);
+  }
+  call(functionIndex: number): this {
+    this.bytes.push(0x10);
+    pushUnsigned(this.bytes, functionIndex);
+    return this;
+  }
+  callIndirect(typeIndex: number): this {
+    this.bytes.push(0x11);
+    pushUnsigned(this.bytes, typeIndex);
+    this.bytes.push(0);
+    return this;
+  }
+  return(): this {
+    this.bytes.push(0x0f);
+    return this;
+  }
+  block(): Label {
+    return this.#open(0x02);
+  }
+  loop(): Label {
+    return this.#open(0x03);
+  }
+  if(result?: ValueType): Label {
+    return this.#open(0x04, result);
+  }
+  else(): this {
+    this.bytes.push(0x05);
+    return this;
+  }
+  end(): this {
+    this.#depth--;
+    this.bytes.push(0x0b);
+    return this;
+  }
+  br(label: Label): this {
+    this.bytes.push(0x0c);
+    pushUnsigned(this.bytes, this.#depth - label.depth);
+    return this;
+  }
+  brIf(label: Label): this {
+    this.bytes.push(0x0d);
+    pushUnsigned(this.bytes, this.#depth - label.depth);
+    return this;
+  }
+  brTable(labels: readonly Label[], fallback: Label): this {
+    this.bytes.push(0x0e);
+    pushUnsigned(this.bytes, labels.length);
+    for (const label of labels) pushUnsigned(this.bytes, this.#depth - label.depth);
+    pushUnsigned(this.bytes, this.#depth - fallback.depth);
+    return this;
+  }
+  #open(opcode: number, result?: ValueType): Label {
+    this.bytes.push(opcode, result === undefined ? 0x40 : VALUE_TYPE_CODES[result]);
+    return { depth: ++this.#depth };
+  }
+}
