@@ -46,6 +46,7 @@ export interface Emitter {
   variable(type: "v128", initial: Vec): Variable<Vec>;
 
   // Operands, as the form lists them. Memory operands compute their address once.
+  /** Of a segment, control or debug register operand and of st(i) the value is the register's number. */
   read(operand: FormOperand): Int;
   /** Reads an operand that the same instruction writes after: faults as the write would. */
   readForWrite(operand: FormOperand): Int;

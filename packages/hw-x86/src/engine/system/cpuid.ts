@@ -1,0 +1,113 @@
+/** CPUID of the machine itself: what works, and only that (Intel SDM Vol. 2A, CPUID - CPU Identification). */
+import type { CpuModel } from "../cpu.ts";
+import { Cr0, Cr4, Efer } from "./bits.ts";
+
+interface CpuidResult {
+  eax: number;
+  ebx: number;
+  ecx: number;
+  edx: number;
+}
+
+const bits = (...numbers: number[]): number => numbers.reduce((all, bit) => all | (1 << bit), 0) >>> 0;
+
+/** Family 6, model 44, stepping 2: a 64-bit Intel core from before AVX. */
+const SIGNATURE = 0x0002_06c2;
+const CLFLUSH_8_QUADWORDS = 0x800;
+const ONE_LOGICAL_PROCESSOR = 1 << 16;
+/** MONITOR VMX CX16 POPCNT. */
+const LEAF_1_ECX = bits(3, 5, 13, 23);
+/** FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
+const LEAF_1_EDX = bits(0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26);
+/** ARCH_CAPABILITIES. */
+const LEAF_7_EDX = bits(29);
+/** LAHF in 64-bit mode. */
+const EXTENDED_1_ECX = bits(0);
+/** SYSCALL NX 1-GiB pages RDTSCP LM. */
+const EXTENDED_1_EDX = bits(11, 20, 26, 27, 29);
+const INVARIANT_TSC = bits(8);
+const ARAT = bits(2);
+const PHYSICAL_ADDRESS_BITS = 52;
+const LINEAR_ADDRESS_BITS = 48;
+const BRAND = "mkvm software processor";
+const LAST_BASIC = 0xb;
+const LAST_EXTENDED = 0x8000_0008;
+
+function result(eax = 0, ebx = 0, ecx = 0, edx = 0): CpuidResult {
+  return { eax: eax >>> 0, ebx: ebx >>> 0, ecx: ecx >>> 0, edx: edx >>> 0 };
+}
+
+function text(source: string, start: number): CpuidResult {
+  const word = (at: number): number => [0, 1, 2, 3].reduce((all, byte) => all | ((source.charCodeAt(at + byte) || 0) << (byte * 8)), 0);
+  return result(word(start), word(start + 4), word(start + 8), word(start + 12));
+}
+
+/** Deterministic cache parameters: L1 data, L1 code, L2. Ways, sets, with lines of 64 bytes. */
+function cacheLeaf(subleaf: number): CpuidResult {
+  const caches = [
+    { type: 1, level: 1, ways: 8, sets: 64 },
+    { type: 2, level: 1, ways: 4, sets: 128 },
+    { type: 3, level: 2, ways: 8, sets: 512 },
+  ];
+  const cache = caches[subleaf];
+  if (cache === undefined) return result();
+  return result(cache.type | (cache.level << 5) | 0x100, ((cache.ways - 1) << 22) | 63, cache.sets - 1);
+}
+
+function intelCpuid(leaf: number, subleaf: number): CpuidResult {
+  switch (leaf) {
+    case 0:
+      return result(LAST_BASIC, 0x756e_6547, 0x6c65_746e, 0x4965_6e69);
+    case 1:
+      return result(SIGNATURE, CLFLUSH_8_QUADWORDS | ONE_LOGICAL_PROCESSOR, LEAF_1_ECX, LEAF_1_EDX);
+    case 2:
+      // 0xff: see leaf 4.
+      return result(0x0000_ff01);
+    case 4:
+      return cacheLeaf(subleaf);
+    case 5:
+      return result(64, 64, 3);
+    case 6:
+      return result(ARAT);
+    case 7:
+      return subleaf === 0 ? result(0, 0, 0, LEAF_7_EDX) : result();
+    case 0x8000_0000:
+      return result(LAST_EXTENDED);
+    case 0x8000_0001:
+      return result(0, 0, EXTENDED_1_ECX, EXTENDED_1_EDX);
+    case 0x8000_0002:
+    case 0x8000_0003:
+    case 0x8000_0004:
+      return text(BRAND, (leaf - 0x8000_0002) * 16);
+    case 0x8000_0006:
+      // 256 KiB, 8 ways, lines of 64 bytes.
+      return result(0, 0, 0x0100_6040);
+    case 0x8000_0007:
+      return result(0, 0, 0, INVARIANT_TSC);
+    case 0x8000_0008:
+      return result(PHYSICAL_ADDRESS_BITS | (LINEAR_ADDRESS_BITS << 8));
+    default:
+      return result();
+  }
+}
+
+/** The Intel-type machine: 64-bit, SSE2, VMX. */
+export function createIntelModel(): CpuModel {
+  return {
+    vendor: "intel",
+    cpuid(leaf, subleaf) {
+      const index = leaf >>> 0;
+      // Leaves past the last one read as the last basic leaf.
+      const isKnown = index <= LAST_BASIC || (index >= 0x8000_0000 && index <= LAST_EXTENDED);
+      return intelCpuid(isKnown ? index : LAST_BASIC, subleaf >>> 0);
+    },
+    cr0Allowed: BigInt(
+      (Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG) >>> 0,
+    ),
+    cr4Allowed: BigInt(
+      Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.VMXE,
+    ),
+    eferAllowed: BigInt(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE),
+    physicalAddressBits: PHYSICAL_ADDRESS_BITS,
+  };
+}

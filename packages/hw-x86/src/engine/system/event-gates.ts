@@ -1,0 +1,177 @@
+/** The three ways through the interrupt table: real-mode vectors, protected-mode gates and long-mode gates. */
+import type { Gva } from "../../addresses.ts";
+import type { Cpu } from "../cpu.ts";
+import { CS, DS, ES, FS, GS, RSP, SS, state } from "../cpu-state.ts";
+import type { GuestEvent } from "../system-interface.ts";
+import { Access, Flag, Vector } from "./bits.ts";
+import { checkCode, checkTarget, loadCode } from "./code-segment.ts";
+import {
+  type Descriptor,
+  descriptorAt,
+  dplOf,
+  gateOffset,
+  gateSelector,
+  isApplication,
+  isBig,
+  isCode,
+  isConforming,
+  isLongCode,
+  isNull,
+  isPresent,
+  readDescriptor,
+  SystemType,
+  segmentLimit,
+  selectorOf,
+  typeOf,
+  writeSegment,
+} from "./descriptors.ts";
+import { cplOf, is64Bit, isCanonical, isVirtual8086 } from "./processor-mode.ts";
+import { loadDescriptor, loadNull, updateSegments } from "./segmentation.ts";
+import { currentStack, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
+import { innerRsp, innerStack, interruptRsp } from "./task-state.ts";
+import { switchTags } from "./translation-caches.ts";
+
+/** EXT bit of error codes of faults met in delivery: the event did not come from INT n, INT3 or INTO. */
+const externalBit = (event: GuestEvent): number => (event.type === 4 || event.type === 6 ? 0 : 1);
+
+/** Where execution goes on after the handler: behind the instruction for software events. */
+function returnRip(cpu: Cpu, event: GuestEvent): bigint {
+  const rip = cpu.get64(state.rip);
+  if (event.type !== 4 && event.type !== 5 && event.type !== 6) return rip;
+  const next = rip + BigInt(event.instructionLength);
+  if (is64Bit(cpu)) return BigInt.asUintN(64, next);
+  return BigInt.asUintN(cpu.u32[state.codeSize >>> 2] === 16 ? 16 : 32, next);
+}
+
+/** RFLAGS as pushed: RF is set for faults, so that an instruction breakpoint does not hit again on return. */
+function savedFlags(cpu: Cpu, event: GuestEvent): number {
+  const flags = cpu.readFlags();
+  return event.type === 3 && event.vector !== Vector.DB ? flags | Flag.RF : flags;
+}
+
+const CLEARED = Flag.TF | Flag.NT | Flag.RF | Flag.VM;
+
+export function deliverReal(cpu: Cpu, event: GuestEvent): void {
+  const entry = event.vector * 4;
+  if (entry + 3 > cpu.u32[state.idtrLimit >>> 2]) cpu.raise(Vector.GP, event.vector * 8 + 2 + externalBit(event));
+  const target = Number(cpu.readLinear((cpu.get64(state.idtrBase) + BigInt(entry)) as Gva, 4, true));
+  const flags = cpu.readFlags();
+  const rsp = pushed(cpu, 2, [BigInt(flags), BigInt(selectorOf(cpu, CS)), returnRip(cpu, event)]);
+  const selector = target >>> 16;
+  cpu.setReg(RSP, rsp);
+  cpu.set64(state.rip, BigInt(target & 0xffff));
+  writeSegment(cpu, CS, selector, selector << 4, segmentLimit(cpu, CS), 0x9b);
+  updateSegments(cpu);
+  cpu.setFlags(flags & ~(Flag.IF | Flag.TF | Flag.RF | Flag.AC));
+}
+
+/** The gate for the event, checked; `bytes` is the size of an IDT entry. */
+function readGate(cpu: Cpu, event: GuestEvent, bytes: 8 | 16): Descriptor {
+  const external = externalBit(event);
+  const error = event.vector * 8 + 2 + external;
+  if (event.vector * bytes + bytes - 1 > cpu.u32[state.idtrLimit >>> 2]) cpu.raise(Vector.GP, error);
+  const address = BigInt.asUintN(64, cpu.get64(state.idtrBase) + BigInt(event.vector * bytes)) as Gva;
+  const gate = descriptorAt(cpu, address);
+  const type = typeOf(gate);
+  const isGate = type === SystemType.interruptGate || type === SystemType.trapGate;
+  const isLegacy = type === SystemType.interruptGate16 || type === SystemType.trapGate16 || type === SystemType.taskGate;
+  if (isApplication(gate) || !(isGate || (bytes === 8 && isLegacy))) cpu.raise(Vector.GP, error);
+  if ((event.type === 4 || event.type === 6) && dplOf(gate) < cplOf(cpu)) cpu.raise(Vector.GP, error);
+  if (!isPresent(gate)) cpu.raise(Vector.NP, error);
+  if (bytes === 16) gate.upper = Number(cpu.readLinear(BigInt.asUintN(64, address + 8n) as Gva, 4, true));
+  return gate;
+}
+
+/** The handler's code segment, and its privilege level. */
+function readHandler(cpu: Cpu, selector: number, external: number): Descriptor {
+  if (isNull(selector)) cpu.raise(Vector.GP, external);
+  const error = (selector & 0xfffc) | external;
+  const descriptor = readDescriptor(cpu, selector);
+  if (descriptor === undefined || !isCode(descriptor) || dplOf(descriptor) > cplOf(cpu)) return cpu.raise(Vector.GP, error);
+  checkCode(cpu, descriptor, error);
+  return descriptor;
+}
+
+export function deliverLong(cpu: Cpu, event: GuestEvent): void {
+  const external = externalBit(event);
+  const gate = readGate(cpu, event, 16);
+  const selector = gateSelector(gate);
+  const code = readHandler(cpu, selector, external);
+  if (!isLongCode(code) || isBig(code)) cpu.raise(Vector.GP, (selector & 0xfffc) | external);
+  const cpl = cplOf(cpu);
+  const newCpl = isConforming(code) ? cpl : dplOf(code);
+  const ist = gate.high & 7;
+  let stack: bigint;
+  if (ist !== 0) stack = interruptRsp(cpu, ist, external);
+  else if (newCpl < cpl) stack = innerRsp(cpu, newCpl, external);
+  else stack = cpu.reg(RSP);
+  const target = BigInt(gateOffset(gate)) | (BigInt(gate.upper) << 32n);
+  if (!isCanonical(target)) cpu.raise(Vector.GP, external);
+  const flags = savedFlags(cpu, event);
+  const frame = [
+    BigInt(selectorOf(cpu, SS)),
+    cpu.reg(RSP),
+    BigInt(flags >>> 0),
+    BigInt(selectorOf(cpu, CS)),
+    returnRip(cpu, event),
+  ];
+  if (event.errorCode !== undefined) frame.push(BigInt(event.errorCode));
+  const rsp = pushLong(cpu, stack & ~15n, frame, newCpl < 3, external);
+
+  const was64 = is64Bit(cpu);
+  if (newCpl < cpl) loadNull(cpu, SS, newCpl, newCpl);
+  loadCode(cpu, selector, code, newCpl);
+  cpu.setReg(RSP, rsp);
+  cpu.set64(state.rip, target);
+  if (was64) {
+    // Tops, bases and stack size are the same for all 64-bit code: only the privilege changes.
+    cpu.u32[state.cpl >>> 2] = newCpl;
+    switchTags(cpu);
+  } else updateSegments(cpu);
+  cpu.setFlags(flags & ~(CLEARED | ((gate.high & 0x100) === 0 ? Flag.IF : 0)));
+}
+
+export function deliverProtected(cpu: Cpu, event: GuestEvent): void {
+  const external = externalBit(event);
+  const gate = readGate(cpu, event, 8);
+  const selector = gateSelector(gate);
+  const type = typeOf(gate);
+  if (type === SystemType.taskGate) {
+    cpu.guest.taskSwitch(selector, "interrupt");
+    throw new Error("hardware task switch through a task gate: only a hypervisor carries it out");
+  }
+  const bytes = type >= SystemType.interruptGate ? 4 : 2;
+  const code = readHandler(cpu, selector, external);
+  const cpl = cplOf(cpu);
+  const newCpl = isConforming(code) ? cpl : dplOf(code);
+  const wasVirtual = isVirtual8086(cpu);
+  if (wasVirtual && newCpl !== 0) cpu.raise(Vector.GP, (selector & 0xfffc) | external);
+  const target = BigInt(bytes === 2 ? gateOffset(gate) & 0xffff : gateOffset(gate));
+  const flags = savedFlags(cpu, event);
+  const tail = [flags, selectorOf(cpu, CS), Number(BigInt.asUintN(32, returnRip(cpu, event)))];
+  if (event.errorCode !== undefined) tail.push(event.errorCode);
+  const oldPointer = Number(BigInt.asUintN(32, cpu.reg(RSP)));
+  let pointer: number;
+  if (newCpl < cpl) {
+    const inner = innerStack(cpu, newCpl, external);
+    const stack = stackOf(inner.descriptor, (inner.selector & 0xfffc) | external);
+    const frame = wasVirtual ? [GS, FS, DS, ES].map((segment) => selectorOf(cpu, segment)) : [];
+    frame.push(selectorOf(cpu, SS), oldPointer, ...tail);
+    checkTarget(cpu, code, target, external);
+    pointer = pushLegacy(cpu, stack, inner.pointer, bytes, frame, true);
+    if (wasVirtual) for (const segment of [GS, FS, DS, ES]) loadNull(cpu, segment, 0, 0);
+    loadDescriptor(cpu, SS, inner.selector, inner.descriptor);
+  } else {
+    checkTarget(cpu, code, target, external);
+    pointer = pushLegacy(cpu, { ...currentStack(cpu), error: external }, oldPointer, bytes, tail, newCpl < 3);
+  }
+  loadCode(cpu, selector, code, newCpl);
+  cpu.setReg(RSP, BigInt(pointer));
+  cpu.set64(state.rip, target);
+  cpu.set32(state.systemFlags, cpu.get32(state.systemFlags) & ~Flag.VM);
+  updateSegments(cpu);
+  cpu.setFlags(flags & ~(CLEARED | ((type & 1) === 0 ? Flag.IF : 0)));
+}
+
+/** Access rights that virtual-8086 mode gives every segment. */
+export const VIRTUAL_8086_ACCESS = Access.present | (3 << Access.dplShift) | Access.application | 3;

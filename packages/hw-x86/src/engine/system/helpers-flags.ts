@@ -1,0 +1,34 @@
+/** RFLAGS where privilege decides: CLI, STI, PUSHF, POPF. */
+import type { HelperTable } from "../helpers.ts";
+import { state } from "../cpu-state.ts";
+import { Flag, Vector } from "./bits.ts";
+import { mergedFlags } from "./interrupt-return.ts";
+import type { TransferBytes } from "./far-transfers.ts";
+import { changeFlags, cplOf, ioplOf, isProtected, isVirtual8086 } from "./processor-mode.ts";
+
+export const flagHelpers: HelperTable = {
+  /** CLI where CPL is above 0. */
+  clearInterruptFlag(cpu) {
+    if (isProtected(cpu) && cplOf(cpu) > ioplOf(cpu)) cpu.raise(Vector.GP, 0);
+    changeFlags(cpu, cpu.readFlags() & ~Flag.IF);
+  },
+  /** Interrupts stay blocked for one more instruction if STI found them disabled. */
+  setInterruptFlag(cpu) {
+    if (isProtected(cpu) && cplOf(cpu) > ioplOf(cpu)) cpu.raise(Vector.GP, 0);
+    const flags = cpu.readFlags();
+    if ((flags & Flag.IF) !== 0) return;
+    cpu.set32(state.interruptibility, cpu.get32(state.interruptibility) | 1);
+    changeFlags(cpu, flags | Flag.IF);
+  },
+  /** PUSHF and POPF in virtual-8086 mode need IOPL 3. */
+  checkFlagAccess(cpu) {
+    if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
+  },
+  /** POPF: low 32 bits of the popped value, operand bytes. */
+  loadFlags(cpu, popped, bytes) {
+    if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
+    const cpl = isVirtual8086(cpu) ? 3 : cplOf(cpu);
+    // RF is cleared, VM keeps its value.
+    changeFlags(cpu, mergedFlags(cpu, popped, bytes as TransferBytes, cpl) & ~Flag.RF);
+  },
+};

@@ -1,0 +1,213 @@
+/** Control and debug registers, MSRs, CPUID, time-stamp counter, and other state of the CPU as instructions reach it. */
+import type { Gva } from "../../addresses.ts";
+import type { Cpu } from "../cpu.ts";
+import { RAX, RBX, RCX, RDX, state } from "../cpu-state.ts";
+import type { HelperTable } from "../helpers.ts";
+import { Cr0, Cr4, Vector } from "./bits.ts";
+import { argument, operandAddress, operandSegment, setResult } from "./helper-operands.ts";
+import { readMsr, writeMsr } from "./msrs.ts";
+import { cplOf, is64Bit, isCanonical, isProtected } from "./processor-mode.ts";
+import { writeCr0, writeCr3, writeCr4, writeCr8 } from "./registers.ts";
+import { linear } from "./segmentation.ts";
+
+const low32 = (value: bigint): number => Number(value & 0xffff_ffffn);
+const cr4Has = (cpu: Cpu, bit: number): boolean => (cpu.u32[state.cr4 >>> 2] & bit) !== 0;
+
+function requireSupervisor(cpu: Cpu): void {
+  if (cplOf(cpu) !== 0) cpu.raise(Vector.GP, 0);
+}
+
+/** EDX:EAX, the upper halves of both cleared. */
+function setPair(cpu: Cpu, value: bigint): void {
+  cpu.setReg(RAX, BigInt.asUintN(32, value));
+  cpu.setReg(RDX, BigInt.asUintN(64, value) >> 32n);
+}
+
+const controlRegisters: Readonly<Record<number, number>> = { 0: state.cr0, 2: state.cr2, 3: state.cr3, 4: state.cr4, 8: state.cr8 };
+
+function checkControlRegister(cpu: Cpu, cr: number): number {
+  const offset = controlRegisters[cr];
+  if (offset === undefined || (cr === 8 && !is64Bit(cpu))) return cpu.raise(Vector.UD);
+  requireSupervisor(cpu);
+  return offset;
+}
+
+/** Number of the debug register after the CR4.DE, privilege and general-detect checks. */
+function checkDebugRegister(cpu: Cpu, dr: number): number {
+  if (dr > 7 || ((dr === 4 || dr === 5) && cr4Has(cpu, Cr4.DE))) cpu.raise(Vector.UD);
+  requireSupervisor(cpu);
+  return dr === 4 || dr === 5 ? dr + 2 : dr;
+}
+
+const DR7_GD = 0x2000n;
+const DR6_BD = 0x2000n;
+function checkGeneralDetect(cpu: Cpu): void {
+  if ((cpu.get64(state.dr + 56) & DR7_GD) !== 0n) cpu.raise(Vector.DB, undefined, DR6_BD);
+}
+
+const DR6_WRITABLE = 0xe00fn;
+const DR6_FIXED = 0xffff_0ff0n;
+const DR7_FIXED_CLEAR = 0xd000n;
+
+function readTsc(cpu: Cpu): void {
+  if (cr4Has(cpu, Cr4.TSD)) requireSupervisor(cpu);
+}
+
+export const registerHelpers: HelperTable = {
+  /** Result 0: the value. */
+  readControl(cpu, cr, gpr) {
+    const offset = checkControlRegister(cpu, cr);
+    const value = cpu.get64(offset);
+    setResult(cpu, cr === 2 ? value : cpu.guest.readCr(cr, gpr, value));
+  },
+  writeControl(cpu, cr, gpr) {
+    const offset = checkControlRegister(cpu, cr);
+    const given = is64Bit(cpu) ? argument(cpu) : BigInt.asUintN(32, argument(cpu));
+    if (cr === 2) {
+      cpu.set64(offset, given);
+      return;
+    }
+    const value = cpu.guest.writeCr(cr, gpr, given);
+    if (cr === 0) writeCr0(cpu, value);
+    else if (cr === 3) writeCr3(cpu, value);
+    else if (cr === 4) writeCr4(cpu, value);
+    else writeCr8(cpu, value);
+  },
+  readDebug(cpu, dr, gpr) {
+    const index = checkDebugRegister(cpu, dr);
+    cpu.guest.moveDr(dr, gpr, true);
+    checkGeneralDetect(cpu);
+    setResult(cpu, cpu.get64(state.dr + index * 8));
+  },
+  writeDebug(cpu, dr, gpr) {
+    const index = checkDebugRegister(cpu, dr);
+    cpu.guest.moveDr(dr, gpr, false);
+    checkGeneralDetect(cpu);
+    let value = is64Bit(cpu) ? argument(cpu) : BigInt.asUintN(32, argument(cpu));
+    if (index >= 6 && value >> 32n !== 0n) cpu.raise(Vector.GP, 0);
+    if (index === 6) value = (value & DR6_WRITABLE) | DR6_FIXED;
+    else if (index === 7) value = (value & ~DR7_FIXED_CLEAR) | 0x400n;
+    cpu.set64(state.dr + index * 8, value);
+  },
+  clearTaskSwitched(cpu) {
+    requireSupervisor(cpu);
+    cpu.guest.clts();
+    cpu.set32(state.cr0, cpu.get32(state.cr0) & ~Cr0.TS);
+  },
+  /** LMSW: value, and whether the operand is in memory (its effective address in argument 0). */
+  loadMachineStatus(cpu, value, inMemory) {
+    requireSupervisor(cpu);
+    const address = inMemory !== 0 ? linear(cpu, operandSegment(cpu), argument(cpu), 2, false) : undefined;
+    writeCr0(cpu, cpu.guest.lmsw(value & 0xffff, address));
+  },
+  /** SMSW; result 0: CR0 as the guest reads it. It has no privilege check and no exit. */
+  storeMachineStatus(cpu) {
+    setResult(cpu, cpu.guest.readCr(0, 0, cpu.get64(state.cr0)));
+  },
+
+  invalidatePage(cpu) {
+    requireSupervisor(cpu);
+    const offset = argument(cpu);
+    const segment = operandSegment(cpu);
+    // INVLPG checks neither limit nor canonical form: an address that cannot be mapped has no translation to drop.
+    const base = cpu.get64(state.segments + segment * 64);
+    const isBased = !is64Bit(cpu) || segment >= 4;
+    const address = (is64Bit(cpu)
+      ? BigInt.asUintN(64, offset + (isBased ? base : 0n))
+      : BigInt.asUintN(32, offset + base)) as Gva;
+    cpu.guest.invlpg(address);
+    if (isCanonical(address)) cpu.flushPage(address);
+  },
+  invalidateCaches(cpu, writeBack) {
+    requireSupervisor(cpu);
+    if (writeBack !== 0) cpu.guest.wbinvd();
+    else cpu.guest.invd();
+  },
+
+  readMsr(cpu) {
+    requireSupervisor(cpu);
+    const index = low32(cpu.reg(RCX));
+    cpu.guest.rdmsr(index);
+    const value = readMsr(cpu, index);
+    if (value === undefined) return cpu.raise(Vector.GP, 0);
+    setPair(cpu, value);
+  },
+  writeMsr(cpu) {
+    requireSupervisor(cpu);
+    const index = low32(cpu.reg(RCX));
+    const value = (BigInt(low32(cpu.reg(RDX))) << 32n) | BigInt(low32(cpu.reg(RAX)));
+    cpu.guest.wrmsr(index, value);
+    if (!writeMsr(cpu, index, value)) cpu.raise(Vector.GP, 0);
+  },
+  cpuid(cpu) {
+    cpu.guest.cpuid();
+    const { eax, ebx, ecx, edx } = cpu.model.cpuid(low32(cpu.reg(RAX)), low32(cpu.reg(RCX)));
+    cpu.setReg(RAX, BigInt(eax >>> 0));
+    cpu.setReg(RBX, BigInt(ebx >>> 0));
+    cpu.setReg(RCX, BigInt(ecx >>> 0));
+    cpu.setReg(RDX, BigInt(edx >>> 0));
+  },
+  readTsc(cpu) {
+    readTsc(cpu);
+    cpu.guest.rdtsc();
+    setPair(cpu, cpu.guest.guestTsc());
+  },
+  readTscAndAux(cpu) {
+    readTsc(cpu);
+    cpu.guest.rdtscp();
+    setPair(cpu, cpu.guest.guestTsc());
+    cpu.setReg(RCX, BigInt(low32(cpu.get64(state.tscAux))));
+  },
+  /** No counter exists, so that every index is a wrong one. */
+  readPerformanceCounter(cpu) {
+    if (isProtected(cpu) && !cr4Has(cpu, Cr4.PCE)) requireSupervisor(cpu);
+    cpu.guest.rdpmc();
+    cpu.raise(Vector.GP, 0);
+  },
+  halt(cpu) {
+    requireSupervisor(cpu);
+    cpu.guest.hlt();
+    cpu.set32(state.activity, 1);
+    cpu.requestStop();
+  },
+  pause(cpu) {
+    cpu.guest.pause();
+  },
+  /** MONITOR arms nothing: MWAIT may return at once, and here it does. */
+  monitor(cpu) {
+    if (cplOf(cpu) !== 0) cpu.raise(Vector.UD);
+    if (low32(cpu.reg(RCX)) !== 0) cpu.raise(Vector.GP, 0);
+    const segment = operandSegment(cpu);
+    const mask = is64Bit(cpu) ? 0xffff_ffff_ffff_ffffn : 0xffff_ffffn;
+    cpu.readLinear(linear(cpu, segment, cpu.reg(RAX) & mask, 1, false), 1);
+    cpu.guest.monitor();
+  },
+  mwait(cpu) {
+    if (cplOf(cpu) !== 0) cpu.raise(Vector.UD);
+    if ((low32(cpu.reg(RCX)) & ~1) !== 0) cpu.raise(Vector.GP, 0);
+    cpu.guest.mwait();
+  },
+  /** LGDT (0), LIDT (1): bytes of the base 4 or 8 (3: 16-bit operand, 24 bits of base); effective address in argument 0. */
+  loadTable(cpu, isIdt, baseBytes) {
+    requireSupervisor(cpu);
+    cpu.guest.descriptorTable(isIdt !== 0 ? "LIDT" : "LGDT");
+    const limit = Number(cpu.readLinear(operandAddress(cpu, 0, 2, false), 2));
+    const wide = baseBytes === 8;
+    let base = cpu.readLinear(operandAddress(cpu, 2, wide ? 8 : 4, false), wide ? 8 : 4);
+    if (baseBytes === 3) base &= 0xff_ffffn;
+    if (wide && !isCanonical(base)) cpu.raise(Vector.GP, 0);
+    cpu.set64(isIdt !== 0 ? state.idtrBase : state.gdtrBase, base);
+    cpu.set32(isIdt !== 0 ? state.idtrLimit : state.gdtrLimit, limit);
+  },
+  /** SGDT (0), SIDT (1): bytes of the base 4 or 8. */
+  storeTable(cpu, isIdt, baseBytes) {
+    cpu.guest.descriptorTable(isIdt !== 0 ? "SIDT" : "SGDT");
+    const bytes = baseBytes === 8 ? 8 : 4;
+    const limitAddress = operandAddress(cpu, 0, 2, true);
+    const baseAddress = operandAddress(cpu, 2, bytes, true);
+    cpu.probeWrite(limitAddress, 2);
+    cpu.probeWrite(baseAddress, bytes);
+    cpu.writeLinear(limitAddress, 2, BigInt(cpu.u32[(isIdt !== 0 ? state.idtrLimit : state.gdtrLimit) >>> 2] & 0xffff));
+    cpu.writeLinear(baseAddress, bytes, cpu.get64(isIdt !== 0 ? state.idtrBase : state.gdtrBase));
+  },
+};

@@ -1,0 +1,61 @@
+/** Far transfers, software interrupts and returns. */
+import type { Cpu } from "../cpu.ts";
+import { state } from "../cpu-state.ts";
+import type { HelperTable } from "../helpers.ts";
+import { Vector } from "./bits.ts";
+import { deliverEvent } from "./events.ts";
+import { jumpOrCallFar, returnFar, type TransferBytes } from "./far-transfers.ts";
+import { syscall, sysenter, sysexit, sysret } from "./fast-calls.ts";
+import { argument, operandAddress } from "./helper-operands.ts";
+import { interruptReturn } from "./interrupt-return.ts";
+import { ioplOf, is64Bit, isVirtual8086 } from "./processor-mode.ts";
+
+/** ptr16:z in argument 0: offset in bits 0-31, selector in 32-47. */
+function direct(cpu: Cpu, bytes: TransferBytes, isCall: boolean): void {
+  const pointer = argument(cpu);
+  const offset = pointer & (bytes === 2 ? 0xffffn : 0xffff_ffffn);
+  jumpOrCallFar(cpu, Number((pointer >> 32n) & 0xffffn), offset, bytes, isCall);
+}
+
+/** m16:v at the effective address in argument 0. */
+function indirect(cpu: Cpu, bytes: TransferBytes, isCall: boolean): void {
+  const offset = cpu.readLinear(operandAddress(cpu, 0, bytes, false), bytes);
+  const selector = Number(cpu.readLinear(operandAddress(cpu, bytes, 2, false), 2));
+  jumpOrCallFar(cpu, selector, offset, bytes, isCall);
+}
+
+function softwareEvent(cpu: Cpu, vector: number, type: 4 | 5 | 6): void {
+  deliverEvent(cpu, {
+    vector,
+    type,
+    errorCode: undefined,
+    instructionLength: cpu.instructionLength(),
+    payload: 0n,
+    injected: false,
+  });
+  cpu.setNextRip(cpu.get64(state.rip));
+}
+
+export const transferHelpers: HelperTable = {
+  jumpFarDirect: (cpu, bytes) => direct(cpu, bytes as TransferBytes, false),
+  callFarDirect: (cpu, bytes) => direct(cpu, bytes as TransferBytes, true),
+  jumpFarIndirect: (cpu, bytes) => indirect(cpu, bytes as TransferBytes, false),
+  callFarIndirect: (cpu, bytes) => indirect(cpu, bytes as TransferBytes, true),
+  returnFar: (cpu, bytes, release) => returnFar(cpu, bytes as TransferBytes, release & 0xffff),
+  interruptReturn: (cpu, bytes) => interruptReturn(cpu, bytes as TransferBytes),
+  interrupt(cpu, vector) {
+    if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
+    softwareEvent(cpu, vector & 0xff, 4);
+  },
+  interrupt3: (cpu) => softwareEvent(cpu, Vector.BP, 6),
+  interrupt1: (cpu) => softwareEvent(cpu, Vector.DB, 5),
+  /** INTO; the row has found OF set. */
+  interruptOnOverflow: (cpu) => softwareEvent(cpu, Vector.OF, 6),
+  syscall: (cpu) => syscall(cpu),
+  sysret: (cpu, toLong) => sysret(cpu, toLong !== 0),
+  sysenter: (cpu) => sysenter(cpu),
+  sysexit: (cpu, toLong) => {
+    if (toLong !== 0 && !is64Bit(cpu)) cpu.raise(Vector.UD);
+    sysexit(cpu, toLong !== 0);
+  },
+};

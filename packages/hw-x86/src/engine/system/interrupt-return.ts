@@ -1,0 +1,112 @@
+/** IRET, IRETD and IRETQ in every mode (Intel SDM Vol. 2A, IRET/IRETD/IRETQ - Interrupt Return). */
+import type { Gva } from "../../addresses.ts";
+import type { Cpu } from "../cpu.ts";
+import { CS, DS, ES, FS, GS, RSP, SS, state, TR } from "../cpu-state.ts";
+import { Flag, FLAGS_DEFINED, FLAGS_FIXED, Vector } from "./bits.ts";
+import { checkTarget, loadCode } from "./code-segment.ts";
+import { isLongCode, segmentBase64, segmentLimit, writeSegment } from "./descriptors.ts";
+import { VIRTUAL_8086_ACCESS } from "./event-gates.ts";
+import {
+  dropInnerSegments,
+  loadParagraphCode,
+  loadReturnStack,
+  outerPointer,
+  returnCode,
+  returnStack,
+  type TransferBytes,
+} from "./far-transfers.ts";
+import { changeFlags, cplOf, hasParagraphSegments, ioplOf, is64Bit, isLongMode, isProtected, isVirtual8086 } from "./processor-mode.ts";
+import { updateSegments } from "./segmentation.ts";
+import { movedStackPointer, peek } from "./stack-frame.ts";
+
+/**
+ * RFLAGS after POPF or IRET of `popped` at privilege `cpl`: IOPL changes at CPL 0 only, IF where CPL <= IOPL; 16-bit forms
+ * leave the upper half. VM and RF are the caller's.
+ */
+export function mergedFlags(cpu: Cpu, popped: number, bytes: TransferBytes, cpl: number): number {
+  let writable = FLAGS_DEFINED & ~(Flag.VM | Flag.RF | Flag.VIF | Flag.VIP | Flag.IOPL | Flag.IF);
+  if (cpl === 0) writable |= Flag.IOPL | Flag.VIF | Flag.VIP;
+  if (cpl <= ioplOf(cpu)) writable |= Flag.IF;
+  if (bytes === 2) writable &= 0xffff;
+  return (cpu.readFlags() & ~writable) | (popped & writable) | FLAGS_FIXED;
+}
+
+/** IRET ends blocking by NMI, also when it faults; virtual NMIs are the vendor's. */
+function unblockNmis(cpu: Cpu): void {
+  cpu.set32(state.interruptibility, cpu.get32(state.interruptibility) & ~8);
+}
+
+function returnToVirtual8086(cpu: Cpu, rip: bigint, selector: number, flags: number): void {
+  const rsp = peek(cpu, 3, 4);
+  const order = [SS, ES, DS, FS, GS];
+  const selectors = order.map((_, i) => Number(peek(cpu, 4 + i, 4)) & 0xffff);
+  if (rip > 0xffffn) cpu.raise(Vector.GP, 0);
+  for (let i = 0; i < order.length; i++) writeSegment(cpu, order[i], selectors[i], selectors[i] << 4, 0xffff, VIRTUAL_8086_ACCESS);
+  writeSegment(cpu, CS, selector, selector << 4, 0xffff, VIRTUAL_8086_ACCESS);
+  cpu.setReg(RSP, rsp);
+  cpu.set32(state.systemFlags, cpu.get32(state.systemFlags) | Flag.VM);
+  cpu.setNextRip(rip);
+  updateSegments(cpu);
+  changeFlags(cpu, (flags & FLAGS_DEFINED) | FLAGS_FIXED | Flag.VM);
+}
+
+function returnFromParagraph(cpu: Cpu, bytes: TransferBytes, rip: bigint, selector: number, popped: number): void {
+  if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
+  if (rip > BigInt(segmentLimit(cpu, CS))) cpu.raise(Vector.GP, 0);
+  // In virtual-8086 mode IOPL keeps its value, though IF changes.
+  let flags = mergedFlags(cpu, popped, bytes, isVirtual8086(cpu) ? 3 : 0);
+  if (bytes === 4) flags = (flags & ~Flag.RF) | (popped & Flag.RF);
+  cpu.setReg(RSP, movedStackPointer(cpu, bytes * 3));
+  loadParagraphCode(cpu, selector, rip);
+  changeFlags(cpu, flags);
+}
+
+/** With NT set IRET returns to the task in the back link. */
+function returnToTask(cpu: Cpu): never {
+  if (isLongMode(cpu)) cpu.raise(Vector.GP, 0);
+  const link = Number(cpu.readLinear(segmentBase64(cpu, TR) as Gva, 2, true));
+  cpu.guest.taskSwitch(link, "iret");
+  throw new Error("hardware task switch by IRET: only a hypervisor carries it out");
+}
+
+export function interruptReturn(cpu: Cpu, bytes: TransferBytes): void {
+  const inParagraphs = hasParagraphSegments(cpu);
+  if (isProtected(cpu) && !isVirtual8086(cpu) && (cpu.readFlags() & Flag.NT) !== 0) returnToTask(cpu);
+  const rip = peek(cpu, 0, bytes);
+  const selector = Number(peek(cpu, 1, bytes)) & 0xffff;
+  const popped = Number(peek(cpu, 2, bytes) & 0xffff_ffffn);
+  if (inParagraphs) {
+    returnFromParagraph(cpu, bytes, rip, selector, popped);
+    unblockNmis(cpu);
+    return;
+  }
+  const oldCpl = cplOf(cpu);
+  if (!isLongMode(cpu) && oldCpl === 0 && bytes === 4 && (popped & Flag.VM) !== 0) {
+    returnToVirtual8086(cpu, rip, selector, popped);
+    unblockNmis(cpu);
+    return;
+  }
+  const code = returnCode(cpu, selector);
+  checkTarget(cpu, code, rip);
+  const cpl = selector & 3;
+  const was64 = is64Bit(cpu);
+  let flags = mergedFlags(cpu, popped, bytes, oldCpl);
+  if (bytes !== 2) flags = (flags & ~Flag.RF) | (popped & Flag.RF);
+  if (cpl === oldCpl && !was64) {
+    cpu.setReg(RSP, movedStackPointer(cpu, bytes * 3));
+    loadCode(cpu, selector, code, cpl);
+  } else {
+    const rsp = peek(cpu, 3, bytes);
+    const stackSelector = Number(peek(cpu, 4, bytes)) & 0xffff;
+    const toLong = isLongMode(cpu) && isLongCode(code);
+    const stack = returnStack(cpu, stackSelector, cpl, toLong);
+    loadCode(cpu, selector, code, cpl);
+    loadReturnStack(cpu, stackSelector, stack, cpl);
+    cpu.setReg(RSP, outerPointer(cpu, rsp, stack, was64));
+    if (cpl > oldCpl) dropInnerSegments(cpu, cpl);
+  }
+  cpu.setNextRip(rip);
+  updateSegments(cpu);
+  changeFlags(cpu, flags);
+  unblockNmis(cpu);
+}

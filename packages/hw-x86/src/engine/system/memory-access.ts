@@ -1,0 +1,215 @@
+/**
+ * Accesses by linear address that the inline TLB probe of generated code cannot serve: first touches, accesses across a page,
+ * stores to pages that hold code; and every access that helpers and system code make.
+ */
+import type { Gva } from "../../addresses.ts";
+import type { Cpu } from "../cpu.ts";
+import { SCRATCH, segmentOffset, SS, state } from "../cpu-state.ts";
+import { op } from "../operation.ts";
+import { Vector } from "./bits.ts";
+import { READ, translate, WRITE } from "./paging.ts";
+import { isCanonicalHigh } from "./processor-mode.ts";
+
+/** Upper half of the effective base that `updateSegments` gives unusable segments outside 64-bit mode, so that no access hits. */
+export const UNUSABLE_BASE_HIGH = 0x8000_0000 | 0;
+
+/** The address faults before paging: #SS for the stack segment, #GP for the rest. */
+function raiseAddress(cpu: Cpu): never {
+  const isStack = cpu.u16[(cpu.operation + op.segment) >>> 1] === segmentOffset(SS);
+  return cpu.raise(isStack ? Vector.SS : Vector.GP, 0);
+}
+
+/** Upper half of a linear address computed by generated code: checked in 64-bit mode, dropped elsewhere, where addresses wrap. */
+function checkedHigh(cpu: Cpu, hi: number): number {
+  if (cpu.u32[state.codeSize >>> 2] === 64) {
+    if (!isCanonicalHigh(hi)) raiseAddress(cpu);
+    return hi;
+  }
+  if (hi < 0) raiseAddress(cpu);
+  return 0;
+}
+
+// The second page of an access across two: halves of its address. Set by `nextPage`.
+let nextLow = 0;
+let nextHigh = 0;
+function nextPage(cpu: Cpu, lo: number, hi: number): void {
+  nextLow = ((lo & ~0xfff) + 4096) | 0;
+  nextHigh = nextLow !== 0 ? hi : cpu.u32[state.codeSize >>> 2] === 64 ? checkedHigh(cpu, (hi + 1) | 0) : 0;
+}
+
+const isUser = (cpu: Cpu): boolean => cpu.u32[state.cpl >>> 2] === 3;
+
+function copy(cpu: Cpu, from: number, to: number, bytes: number): void {
+  const u8 = cpu.u8;
+  for (let i = 0; i < bytes; i++) u8[to + i] = u8[from + i];
+}
+
+/** Copies to guest memory in one page and reports the store if decoded code lies there. */
+function store(cpu: Cpu, from: number, to: number, bytes: number): void {
+  copy(cpu, from, to, bytes);
+  if (cpu.holdsCode((to & ~0xfff) >>> 0)) cpu.codeWritten(to, bytes);
+}
+
+/** Bank offset from which a value of `bytes` (1 to 16) can be read. Faults or exits by throwing. */
+export function readSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number {
+  hi = checkedHigh(cpu, hi);
+  const inPage = 4096 - (lo & 0xfff);
+  const user = isUser(cpu);
+  const first = translate(cpu, lo, hi, READ, user);
+  if (bytes <= inPage) return first;
+  nextPage(cpu, lo, hi);
+  const second = translate(cpu, nextLow, nextHigh, READ, user);
+  copy(cpu, first, SCRATCH, inPage);
+  copy(cpu, second, SCRATCH + inPage, bytes - inPage);
+  return SCRATCH;
+}
+
+/** Stores `bytes` (1 to 16) of `state.storeValue`, whole, or throws with nothing written. */
+export function writeSlow(cpu: Cpu, lo: number, hi: number, bytes: number): void {
+  hi = checkedHigh(cpu, hi);
+  const inPage = 4096 - (lo & 0xfff);
+  const user = isUser(cpu);
+  const first = translate(cpu, lo, hi, WRITE, user);
+  if (bytes <= inPage) {
+    store(cpu, state.storeValue, first, bytes);
+    return;
+  }
+  nextPage(cpu, lo, hi);
+  const second = translate(cpu, nextLow, nextHigh, WRITE, user);
+  store(cpu, state.storeValue, first, inPage);
+  store(cpu, state.storeValue + inPage, second, bytes - inPage);
+}
+
+// The read-modify-write in flight through SCRATCH. One instruction has at most one, and nothing runs between its halves.
+let pendingFirst = 0;
+let pendingFirstBytes = 0;
+let pendingSecond = 0;
+let pendingSecondBytes = 0;
+
+/** Checks read and write of `bytes` (1 to 16); bank offset to read from and store to, in SCRATCH where `rmwFinish` must follow. */
+export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number {
+  hi = checkedHigh(cpu, hi);
+  const inPage = 4096 - (lo & 0xfff);
+  const user = isUser(cpu);
+  const first = translate(cpu, lo, hi, WRITE, user);
+  if (bytes <= inPage) {
+    if (!cpu.holdsCode((first & ~0xfff) >>> 0)) return first;
+    pendingFirstBytes = bytes;
+    pendingSecondBytes = 0;
+  } else {
+    nextPage(cpu, lo, hi);
+    pendingSecond = translate(cpu, nextLow, nextHigh, WRITE, user);
+    pendingFirstBytes = inPage;
+    pendingSecondBytes = bytes - inPage;
+    copy(cpu, pendingSecond, SCRATCH + inPage, pendingSecondBytes);
+  }
+  pendingFirst = first;
+  copy(cpu, first, SCRATCH, pendingFirstBytes);
+  return SCRATCH;
+}
+
+/** The value in SCRATCH was stored: writes it to its place. */
+export function rmwFinish(cpu: Cpu): void {
+  store(cpu, SCRATCH, pendingFirst, pendingFirstBytes);
+  if (pendingSecondBytes > 0) store(cpu, SCRATCH + pendingFirstBytes, pendingSecond, pendingSecondBytes);
+}
+
+const lowOf = (address: bigint): number => Number(BigInt.asIntN(32, address));
+
+/** Upper half of an address that system code computed; a 64-bit one must be canonical. */
+function highOf(cpu: Cpu, address: bigint): number {
+  const hi = Number(BigInt.asIntN(32, address >> 32n));
+  if (hi === 0 || isCanonicalHigh(hi)) return hi;
+  return cpu.raise(Vector.GP, 0);
+}
+
+function advance(address: bigint, bytes: number): bigint {
+  return BigInt.asUintN(64, address + BigInt(bytes));
+}
+
+/** Calls `piece` with bank offset, position and length of each part of the range that lies in one page. */
+function forEachPage(
+  cpu: Cpu,
+  address: bigint,
+  bytes: number,
+  access: number,
+  user: boolean,
+  piece: (offset: number, position: number, length: number) => void,
+): void {
+  for (let position = 0; position < bytes; ) {
+    const here = advance(address, position);
+    const low = lowOf(here);
+    const length = Math.min(bytes - position, 4096 - (low & 0xfff));
+    piece(translate(cpu, low, highOf(cpu, here), access, user), position, length);
+    position += length;
+  }
+}
+
+export function readLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, supervisor = !isUser(cpu)): bigint {
+  const low = lowOf(address);
+  const high = highOf(cpu, address);
+  let at = SCRATCH;
+  if ((low & 0xfff) + bytes <= 4096) at = translate(cpu, low, high, READ, !supervisor);
+  else {
+    forEachPage(cpu, address, bytes, READ, !supervisor, (offset, position, length) => {
+      copy(cpu, offset, SCRATCH + position, length);
+    });
+  }
+  switch (bytes) {
+    case 1:
+      return BigInt(cpu.u8[at]);
+    case 2:
+      return BigInt(cpu.view.getUint16(at, true));
+    case 4:
+      return BigInt(cpu.view.getUint32(at, true));
+    default:
+      return cpu.view.getBigUint64(at, true);
+  }
+}
+
+/** Faults as a write of `bytes` there would. */
+export function probeWrite(cpu: Cpu, address: Gva, bytes: number, supervisor = !isUser(cpu)): void {
+  forEachPage(cpu, address, bytes, WRITE, !supervisor, () => {});
+}
+
+export function writeLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, value: bigint, supervisor = !isUser(cpu)): void {
+  const low = lowOf(address);
+  const high = highOf(cpu, address);
+  if ((low & 0xfff) + bytes > 4096) {
+    probeWrite(cpu, address, bytes, supervisor);
+    cpu.view.setBigUint64(SCRATCH, BigInt.asUintN(64, value), true);
+    forEachPage(cpu, address, bytes, WRITE, !supervisor, (offset, position, length) => {
+      store(cpu, SCRATCH + position, offset, length);
+    });
+    return;
+  }
+  const at = translate(cpu, low, high, WRITE, !supervisor);
+  switch (bytes) {
+    case 1:
+      cpu.u8[at] = lowOf(value);
+      break;
+    case 2:
+      cpu.view.setUint16(at, lowOf(value) & 0xffff, true);
+      break;
+    case 4:
+      cpu.view.setUint32(at, lowOf(value) >>> 0, true);
+      break;
+    default:
+      cpu.view.setBigUint64(at, BigInt.asUintN(64, value), true);
+  }
+  if (cpu.holdsCode((at & ~0xfff) >>> 0)) cpu.codeWritten(at, bytes);
+}
+
+export function readLinearBytes(cpu: Cpu, address: Gva, target: Uint8Array, supervisor = !isUser(cpu)): void {
+  forEachPage(cpu, address, target.length, READ, !supervisor, (offset, position, length) => {
+    target.set(cpu.u8.subarray(offset, offset + length), position);
+  });
+}
+
+export function writeLinearBytes(cpu: Cpu, address: Gva, source: Uint8Array, supervisor = !isUser(cpu)): void {
+  probeWrite(cpu, address, source.length, supervisor);
+  forEachPage(cpu, address, source.length, WRITE, !supervisor, (offset, position, length) => {
+    cpu.u8.set(source.subarray(position, position + length), offset);
+    if (cpu.holdsCode((offset & ~0xfff) >>> 0)) cpu.codeWritten(offset, length);
+  });
+}

@@ -1,0 +1,125 @@
+/**
+ * The model-specific registers that the CPU itself holds (Intel SDM Vol. 4, Model-Specific Registers). What guests read and
+ * write is mostly decided by their hypervisor; this is what lies underneath, and what entry and exit lists load and store.
+ */
+import type { Cpu } from "../cpu.ts";
+import { FS, GS, segmentOffset, state } from "../cpu-state.ts";
+import { isCanonical } from "./processor-mode.ts";
+import { writeEfer } from "./registers.ts";
+import { updateSegment } from "./segmentation.ts";
+
+export const Msr = {
+  TSC: 0x10,
+  APIC_BASE: 0x1b,
+  FEATURE_CONTROL: 0x3a,
+  BIOS_SIGN_ID: 0x8b,
+  MTRRCAP: 0xfe,
+  ARCH_CAPABILITIES: 0x10a,
+  SYSENTER_CS: 0x174,
+  SYSENTER_ESP: 0x175,
+  SYSENTER_EIP: 0x176,
+  MCG_CAP: 0x179,
+  MCG_STATUS: 0x17a,
+  MISC_ENABLE: 0x1a0,
+  DEBUGCTL: 0x1d9,
+  PAT: 0x277,
+  MTRR_DEF_TYPE: 0x2ff,
+  EFER: 0xc000_0080,
+  STAR: 0xc000_0081,
+  LSTAR: 0xc000_0082,
+  CSTAR: 0xc000_0083,
+  FMASK: 0xc000_0084,
+  FS_BASE: 0xc000_0100,
+  GS_BASE: 0xc000_0101,
+  KERNEL_GS_BASE: 0xc000_0102,
+  TSC_AUX: 0xc000_0103,
+} as const;
+
+/** Registers that are a field of the state block and nothing more: field, and what may be written. */
+const fields = new Map<number, { offset: number; accepts: (value: bigint) => boolean }>();
+const anyValue = (): boolean => true;
+const upTo32Bits = (value: bigint): boolean => value >> 32n === 0n;
+/** Memory types UC, WC, WT, WP, WB and UC- in each of eight bytes. */
+function isPat(value: bigint): boolean {
+  for (let byte = 0n; byte < 64n; byte += 8n) {
+    if (![0n, 1n, 4n, 5n, 6n, 7n].includes((value >> byte) & 0xffn)) return false;
+  }
+  return true;
+}
+fields.set(Msr.APIC_BASE, { offset: state.apicBase, accepts: (value) => (value & ~0xf_ffff_ffff_fd00n) === 0n });
+fields.set(Msr.SYSENTER_CS, { offset: state.sysenterCs, accepts: upTo32Bits });
+fields.set(Msr.SYSENTER_ESP, { offset: state.sysenterEsp, accepts: isCanonical });
+fields.set(Msr.SYSENTER_EIP, { offset: state.sysenterEip, accepts: isCanonical });
+fields.set(Msr.MISC_ENABLE, { offset: state.miscEnable, accepts: anyValue });
+fields.set(Msr.PAT, { offset: state.pat, accepts: isPat });
+fields.set(Msr.STAR, { offset: state.star, accepts: anyValue });
+fields.set(Msr.LSTAR, { offset: state.lstar, accepts: isCanonical });
+fields.set(Msr.CSTAR, { offset: state.cstar, accepts: isCanonical });
+fields.set(Msr.FMASK, { offset: state.fmask, accepts: upTo32Bits });
+fields.set(Msr.KERNEL_GS_BASE, { offset: state.kernelGsBase, accepts: isCanonical });
+fields.set(Msr.TSC_AUX, { offset: state.tscAux, accepts: upTo32Bits });
+
+/** Locked, VMX outside SMX. */
+const FEATURE_CONTROL_VALUE = 5n;
+/** Enabled, write-back everywhere: there are no ranges to set. */
+const MTRR_DEF_TYPE_VALUE = 0x806n;
+/**
+ * The side channels that this machine has not: RDCL_NO, IBRS_ALL off, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO,
+ * SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO.
+ */
+export const ARCH_CAPABILITIES_VALUE = [0, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27].reduce((all, bit) => all | (1n << BigInt(bit)), 0n);
+
+/** Registers that always read the same; writing the same value is allowed, nothing else. */
+const constants = new Map<number, bigint>([
+  [Msr.FEATURE_CONTROL, FEATURE_CONTROL_VALUE],
+  [Msr.BIOS_SIGN_ID, 0x1n << 32n],
+  [Msr.MTRRCAP, 0n],
+  [Msr.MTRR_DEF_TYPE, MTRR_DEF_TYPE_VALUE],
+  [Msr.ARCH_CAPABILITIES, ARCH_CAPABILITIES_VALUE],
+  [Msr.MCG_CAP, 0n],
+  [Msr.MCG_STATUS, 0n],
+  [Msr.DEBUGCTL, 0n],
+]);
+const writableConstants: readonly number[] = [Msr.BIOS_SIGN_ID, Msr.MTRR_DEF_TYPE, Msr.MCG_STATUS, Msr.DEBUGCTL];
+
+/** undefined: #GP(0). */
+export function readMsr(cpu: Cpu, index: number): bigint | undefined {
+  const field = fields.get(index);
+  if (field !== undefined) return cpu.get64(field.offset);
+  switch (index) {
+    case Msr.TSC:
+      return cpu.guest.guestTsc();
+    case Msr.EFER:
+      return cpu.get64(state.efer);
+    case Msr.FS_BASE:
+      return cpu.get64(segmentOffset(FS));
+    case Msr.GS_BASE:
+      return cpu.get64(segmentOffset(GS));
+    default:
+      return constants.get(index);
+  }
+}
+
+/** False: #GP(0). */
+export function writeMsr(cpu: Cpu, index: number, value: bigint): boolean {
+  const field = fields.get(index);
+  if (field !== undefined) {
+    if (!field.accepts(value)) return false;
+    cpu.set64(field.offset, value);
+    return true;
+  }
+  switch (index) {
+    case Msr.EFER:
+      return writeEfer(cpu, value);
+    case Msr.FS_BASE:
+    case Msr.GS_BASE: {
+      if (!isCanonical(value)) return false;
+      const segment = index === Msr.FS_BASE ? FS : GS;
+      cpu.set64(segmentOffset(segment), value);
+      updateSegment(cpu, segment);
+      return true;
+    }
+    default:
+      return writableConstants.includes(index) && (constants.get(index) === value || value === 0n);
+  }
+}

@@ -1,0 +1,212 @@
+/**
+ * What the system layer remembers of address translation beside the data TLB in the bank: TLB tags, a second-level TLB that
+ * spans privilege levels, and the places of guest physical pages. One for each engine (bank); all of it can be dropped at any
+ * time without harm.
+ *
+ * Tags. A tag of the data TLB (12 bits) stands for one generation of one address space at one privilege. A flush takes new
+ * tags instead of clearing; when they run out the TLB memory is cleared. 0 and 0xfff are never used, so that zeroed memory
+ * and "all ones" cannot match.
+ *
+ * Generations. An entry of the second-level TLB is valid when its generation is the current one: `globalGeneration` for pages
+ * with G set, which MOV to CR3 leaves alone, `generation` for the rest.
+ */
+import type { Cpu } from "../cpu.ts";
+import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
+import { Cr0, Cr4, Efer } from "./bits.ts";
+
+export const PAGE_ENTRIES = 8192;
+export const FRAME_ENTRIES = 2048;
+const STAMPS = 4096;
+const LAST_TAG = 0xffe;
+const LAST_GENERATION = 0x7fff_0000;
+const LAST_BLOCK_EPOCH = 0x1fff_fff0;
+const CR0_MODE = Cr0.PE | Cr0.WP | Cr0.PG;
+const CR4_MODE = Cr4.PSE | Cr4.PAE | Cr4.PGE;
+const EFER_MODE = Efer.LME | Efer.LMA | Efer.NXE;
+
+export class TranslationCaches {
+  generation = 1;
+  globalGeneration = 1;
+  lastGeneration = 1;
+  supervisorTag = 1;
+  userTag = 2;
+  blockEpoch = 1;
+  translationTag = -1;
+  cr0 = 0;
+  cr3Low = 0;
+  cr3High = 0;
+  cr4 = 0;
+  efer = 0;
+
+  /** Second-level TLB by linear page number modulo PAGE_ENTRIES: halves of the page's address, generation, bank offset, PageFlag. */
+  readonly pageLow = new Int32Array(PAGE_ENTRIES);
+  readonly pageHigh = new Int32Array(PAGE_ENTRIES);
+  readonly pageGeneration = new Int32Array(PAGE_ENTRIES);
+  readonly pageOffset = new Uint32Array(PAGE_ENTRIES);
+  readonly pageFlags = new Uint8Array(PAGE_ENTRIES);
+
+  /** Guest physical pages by frame number modulo FRAME_ENTRIES: frame (-1: none), bank offset, rights (1 read, 2 write, 4 fetch). */
+  readonly frame = new Float64Array(FRAME_ENTRIES).fill(-1);
+  readonly frameOffset = new Uint32Array(FRAME_ENTRIES);
+  readonly frameRights = new Uint8Array(FRAME_ENTRIES);
+
+  /** Block epoch in which code was last fetched from a page, and page generation in which a large page was used, both hashed. */
+  readonly fetchStamp = new Int32Array(STAMPS);
+  readonly largeStamp = new Int32Array(STAMPS);
+  hugeStamp = 0;
+
+  /** Linear address of the last page fault raised here. */
+  faultAddress = 0n;
+
+  /** Hash of a linear page (or 2 MiB region) number's halves into the stamps. */
+  static stampIndex(low: number, high: number): number {
+    return (low ^ (low >>> 12) ^ (high * 0x9e5)) & (STAMPS - 1);
+  }
+}
+
+const known = new WeakMap<Cpu, TranslationCaches>();
+let lastCpu: Cpu | undefined;
+let lastCaches: TranslationCaches | undefined;
+
+export function cachesOf(cpu: Cpu): TranslationCaches {
+  if (cpu === lastCpu && lastCaches !== undefined) return lastCaches;
+  let caches = known.get(cpu);
+  if (caches === undefined) {
+    caches = new TranslationCaches();
+    known.set(cpu, caches);
+  }
+  lastCpu = cpu;
+  lastCaches = caches;
+  return caches;
+}
+
+function clearTlb(cpu: Cpu): void {
+  cpu.u8.fill(0xff, TLB, TLB + TLB_ENTRIES * TLB_ENTRY_BYTES);
+}
+
+/** Writes the tags of the current privilege and code size to the state block. */
+export function publishTags(cpu: Cpu, caches: TranslationCaches): void {
+  const isUser = cpu.u32[state.cpl >>> 2] === 3;
+  cpu.u32[state.tlbTag >>> 2] = isUser ? caches.userTag : caches.supervisorTag;
+  cpu.u32[(state.tlbTag >>> 2) + 1] = 0;
+  // 16, 32, 64 >>> 5 are 0, 1, 2.
+  cpu.u32[state.blockTag >>> 2] = caches.blockEpoch * 8 + (cpu.u32[state.codeSize >>> 2] >>> 5) * 2 + (isUser ? 1 : 0);
+}
+
+/** Makes every block lookup miss once. */
+export function renewBlocks(cpu: Cpu, caches: TranslationCaches): void {
+  if (++caches.blockEpoch > LAST_BLOCK_EPOCH) throw new RangeError("block epochs are used up");
+  publishTags(cpu, caches);
+}
+
+function noteMode(cpu: Cpu, caches: TranslationCaches): void {
+  caches.cr0 = cpu.i32[state.cr0 >>> 2] & CR0_MODE;
+  caches.cr3Low = cpu.i32[state.cr3 >>> 2];
+  caches.cr3High = cpu.i32[(state.cr3 >>> 2) + 1];
+  caches.cr4 = cpu.i32[state.cr4 >>> 2] & CR4_MODE;
+  caches.efer = cpu.i32[state.efer >>> 2] & EFER_MODE;
+}
+
+function modeChanged(cpu: Cpu, caches: TranslationCaches): boolean {
+  return (
+    (cpu.i32[state.cr0 >>> 2] & CR0_MODE) !== caches.cr0 ||
+    cpu.i32[state.cr3 >>> 2] !== caches.cr3Low ||
+    cpu.i32[(state.cr3 >>> 2) + 1] !== caches.cr3High ||
+    (cpu.i32[state.cr4 >>> 2] & CR4_MODE) !== caches.cr4 ||
+    (cpu.i32[state.efer >>> 2] & EFER_MODE) !== caches.efer
+  );
+}
+
+export function flushTlb(cpu: Cpu, keepGlobal: boolean): void {
+  const caches = cachesOf(cpu);
+  if (caches.lastGeneration >= LAST_GENERATION) {
+    caches.pageGeneration.fill(0);
+    caches.largeStamp.fill(0);
+    caches.hugeStamp = 0;
+    caches.lastGeneration = 0;
+    caches.globalGeneration = 0;
+    keepGlobal = false;
+  }
+  caches.generation = ++caches.lastGeneration;
+  if (!keepGlobal) caches.globalGeneration = caches.generation;
+  if (caches.userTag + 2 > LAST_TAG) {
+    clearTlb(cpu);
+    caches.supervisorTag = 1;
+    caches.userTag = 2;
+  } else {
+    caches.supervisorTag += 2;
+    caches.userTag += 2;
+  }
+  noteMode(cpu, caches);
+  renewBlocks(cpu, caches);
+}
+
+/** Privilege, code size, paging mode or second-level translation may have changed: makes `tlbTag` and `blockTag` right. */
+export function updateTags(cpu: Cpu): void {
+  const caches = cachesOf(cpu);
+  if (cpu.guest.translationTag !== caches.translationTag) {
+    caches.translationTag = cpu.guest.translationTag;
+    caches.frame.fill(-1);
+    flushTlb(cpu, false);
+  } else if (modeChanged(cpu, caches)) {
+    flushTlb(cpu, false);
+  } else publishTags(cpu, caches);
+}
+
+/** Privilege or code size changed and nothing else: the cheap half of `updateTags`. */
+export function switchTags(cpu: Cpu): void {
+  publishTags(cpu, cachesOf(cpu));
+}
+
+function dropEntry(cpu: Cpu, caches: TranslationCaches, low: number, high: number): void {
+  const page = low & ~0xfff;
+  const entry = (TLB + ((low >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;
+  const i32 = cpu.i32;
+  if ((i32[entry] & ~0xfff) === page && i32[entry + 1] === high) {
+    i32[entry] = i32[entry + 1] = i32[entry + 2] = i32[entry + 3] = -1;
+  }
+  const index = (low >>> 12) & (PAGE_ENTRIES - 1);
+  if (caches.pageLow[index] === page && caches.pageHigh[index] === high) caches.pageGeneration[index] = 0;
+  const stamp = TranslationCaches.stampIndex(low >>> 12, high);
+  if (caches.fetchStamp[stamp] === caches.blockEpoch) renewBlocks(cpu, caches);
+}
+
+/** INVLPG: drops the translation of the page at a linear address, whatever its size. Halves as signed 32-bit numbers. */
+export function flushPageHalves(cpu: Cpu, low: number, high: number): void {
+  const caches = cachesOf(cpu);
+  if (caches.hugeStamp >= caches.globalGeneration) {
+    flushTlb(cpu, false);
+    return;
+  }
+  const region = TranslationCaches.stampIndex(low >>> 21, high);
+  if (caches.largeStamp[region] < caches.globalGeneration) {
+    dropEntry(cpu, caches, low, high);
+    return;
+  }
+  const start = low & ~0x1f_ffff;
+  for (let page = 0; page < 512; page++) dropEntry(cpu, caches, start + page * 4096, high);
+  // 4 MiB pages of 32-bit paging cover a pair of regions.
+  if ((cpu.u32[state.cr4 >>> 2] & Cr4.PAE) === 0) {
+    const other = start ^ 0x20_0000;
+    for (let page = 0; page < 512; page++) dropEntry(cpu, caches, other + page * 4096, high);
+  }
+}
+
+export function flushPage(cpu: Cpu, address: bigint): void {
+  flushPageHalves(cpu, Number(BigInt.asIntN(32, address)), Number(BigInt.asIntN(32, address >> 32n)));
+}
+
+/**
+ * Code was decoded in the page at this bank offset: removes every write permission to it from the data TLB, so that stores
+ * there take the slow path. Call when `holdsCode` of the page becomes true.
+ */
+export function protectCodePage(cpu: Cpu, pageOffset: number): void {
+  const i32 = cpu.i32;
+  for (let index = 0; index < TLB_ENTRIES; index++) {
+    const entry = (TLB + index * TLB_ENTRY_BYTES) >>> 2;
+    if (i32[entry + 3] === -1 && i32[entry + 2] === -1) continue;
+    if ((((i32[entry + 2] & ~0xfff) + i32[entry + 4]) | 0) === (pageOffset | 0)) {
+      i32[entry + 2] = i32[entry + 3] = -1;
+    }
+  }
+}
