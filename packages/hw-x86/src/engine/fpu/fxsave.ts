@@ -1,0 +1,144 @@
+/**
+ * The 512-byte image of x87, MMX and SSE state that FXSAVE writes (Intel SDM Vol. 2A, FXSAVE - Save x87 FPU, MMX Technology, and
+ * SSE State), and the state after reset. Also what root mode saves and loads for a guest.
+ */
+import type { Cpu } from "../cpu.ts";
+import { state } from "../cpu-state.ts";
+import { updateSummary } from "./x87-state.ts";
+
+export const FXSAVE_BYTES = 512;
+/** Bits that exist in MXCSR; loading any other is #GP. */
+export const MXCSR_MASK = 0xffff;
+
+const MXCSR_AT = 24,
+  MXCSR_MASK_AT = 28,
+  REGISTERS_AT = 32,
+  XMM_AT = 160;
+
+/** Formats: 64-bit instruction and data pointers (REX.W), or 32-bit pointers with selectors. `xmmCount`: 8 outside 64-bit mode. */
+export interface FxsaveForm {
+  readonly wide: boolean;
+  readonly xmmCount: 8 | 16;
+}
+const ROOT_FORM: FxsaveForm = { wide: true, xmmCount: 16 };
+
+/** One bit a register that is not empty, by physical number. */
+function abridgedTags(cpu: Cpu): number {
+  const tags = cpu.u16[state.fpuTags >> 1];
+  let abridged = 0;
+  for (let i = 0; i < 8; i++) if (((tags >> (i * 2)) & 3) !== 3) abridged |= 1 << i;
+  return abridged;
+}
+
+/** Tag word with "valid" for every register in use; FNSTENV works out the finer tags from the contents. */
+function fullTags(abridged: number): number {
+  let tags = 0;
+  for (let i = 0; i < 8; i++) if ((abridged & (1 << i)) === 0) tags |= 3 << (i * 2);
+  return tags;
+}
+
+/** Writes the image; reserved bytes and those of registers that the form leaves out keep their value. */
+export function saveImage(cpu: Cpu, target: Uint8Array, form: FxsaveForm): void {
+  const view = new DataView(target.buffer, target.byteOffset, FXSAVE_BYTES);
+  const topOfStack = (cpu.u16[state.fpuStatus >> 1] >> 11) & 7;
+  view.setUint16(0, cpu.u16[state.fpuControl >> 1], true);
+  view.setUint16(2, cpu.u16[state.fpuStatus >> 1], true);
+  view.setUint8(4, abridgedTags(cpu));
+  view.setUint8(5, 0);
+  view.setUint16(6, cpu.u16[state.fpuOpcode >> 1] & 0x7ff, true);
+  if (form.wide) {
+    view.setBigUint64(8, cpu.u64[state.fpuIp >> 3], true);
+    view.setBigUint64(16, cpu.u64[state.fpuDp >> 3], true);
+  } else {
+    view.setUint32(8, cpu.u32[state.fpuIp >> 2], true);
+    view.setUint32(12, cpu.u16[state.fpuCs >> 1], true);
+    view.setUint32(16, cpu.u32[state.fpuDp >> 2], true);
+    view.setUint32(20, cpu.u16[state.fpuDs >> 1], true);
+  }
+  view.setUint32(MXCSR_AT, cpu.u32[state.mxcsr >> 2], true);
+  view.setUint32(MXCSR_MASK_AT, MXCSR_MASK, true);
+  for (let i = 0; i < 8; i++) {
+    const from = state.fpr + ((topOfStack + i) & 7) * 16;
+    target.set(cpu.u8.subarray(from, from + 10), REGISTERS_AT + i * 16);
+    target.fill(0, REGISTERS_AT + i * 16 + 10, REGISTERS_AT + i * 16 + 16);
+  }
+  target.set(cpu.u8.subarray(state.xmm, state.xmm + form.xmmCount * 16), XMM_AT);
+}
+
+/** MXCSR in an image. */
+export function imageMxcsr(source: Uint8Array): number {
+  return new DataView(source.buffer, source.byteOffset, FXSAVE_BYTES).getUint32(MXCSR_AT, true);
+}
+
+/** Loads an image; the caller has checked its MXCSR. */
+export function loadImage(cpu: Cpu, source: Uint8Array, form: FxsaveForm): void {
+  const view = new DataView(source.buffer, source.byteOffset, FXSAVE_BYTES);
+  const status = view.getUint16(2, true);
+  cpu.u16[state.fpuControl >> 1] = (view.getUint16(0, true) & CONTROL_BITS) | CONTROL_FIXED;
+  cpu.u16[state.fpuStatus >> 1] = status;
+  cpu.u16[state.fpuTags >> 1] = fullTags(view.getUint8(4));
+  cpu.u16[state.fpuOpcode >> 1] = view.getUint16(6, true) & 0x7ff;
+  if (form.wide) {
+    cpu.u64[state.fpuIp >> 3] = view.getBigUint64(8, true);
+    cpu.u64[state.fpuDp >> 3] = view.getBigUint64(16, true);
+    cpu.u16[state.fpuCs >> 1] = 0;
+    cpu.u16[state.fpuDs >> 1] = 0;
+  } else {
+    cpu.u64[state.fpuIp >> 3] = BigInt(view.getUint32(8, true));
+    cpu.u16[state.fpuCs >> 1] = view.getUint16(12, true);
+    cpu.u64[state.fpuDp >> 3] = BigInt(view.getUint32(16, true));
+    cpu.u16[state.fpuDs >> 1] = view.getUint16(20, true);
+  }
+  cpu.u32[state.mxcsr >> 2] = view.getUint32(MXCSR_AT, true);
+  const topOfStack = (status >> 11) & 7;
+  for (let i = 0; i < 8; i++) {
+    const to = state.fpr + ((topOfStack + i) & 7) * 16;
+    cpu.u8.set(source.subarray(REGISTERS_AT + i * 16, REGISTERS_AT + i * 16 + 10), to);
+  }
+  cpu.u8.set(source.subarray(XMM_AT, XMM_AT + form.xmmCount * 16), state.xmm);
+  updateSummary(cpu);
+}
+
+/** Bits of the control word that can be set; bit 6 always reads as one. */
+export const CONTROL_BITS = 0x1f7f;
+export const CONTROL_FIXED = 0x40;
+
+/** FXSAVE64 for root mode: `target` has at least 512 bytes. */
+export function fxsave(cpu: Cpu, target: Uint8Array): void {
+  saveImage(cpu, target, ROOT_FORM);
+}
+
+/** FXRSTOR64 for root mode. Bits of MXCSR that do not exist are cleared, since root mode has no guest to raise #GP in. */
+export function fxrstor(cpu: Cpu, source: Uint8Array): void {
+  loadImage(cpu, source, ROOT_FORM);
+  cpu.u32[state.mxcsr >> 2] &= MXCSR_MASK;
+}
+
+/** State after power-up and RESET (Intel SDM Vol. 3A, Processor State After Reset). */
+export function resetFpu(cpu: Cpu): void {
+  cpu.u8.fill(0, state.fpr, state.fpr + 128);
+  cpu.u8.fill(0, state.xmm, state.xmm + 256);
+  cpu.u8.fill(0, state.ymmHigh, state.ymmHigh + 256);
+  cpu.u16[state.fpuControl >> 1] = 0x40;
+  cpu.u16[state.fpuStatus >> 1] = 0;
+  cpu.u16[state.fpuTags >> 1] = 0x5555;
+  clearPointers(cpu);
+  cpu.u32[state.mxcsr >> 2] = 0x1f80;
+  cpu.u32[state.mxcsrMask >> 2] = MXCSR_MASK;
+}
+
+/** FNINIT's state. */
+export function initializeFpu(cpu: Cpu): void {
+  cpu.u16[state.fpuControl >> 1] = 0x37f;
+  cpu.u16[state.fpuStatus >> 1] = 0;
+  cpu.u16[state.fpuTags >> 1] = 0xffff;
+  clearPointers(cpu);
+}
+
+function clearPointers(cpu: Cpu): void {
+  cpu.u64[state.fpuIp >> 3] = 0n;
+  cpu.u64[state.fpuDp >> 3] = 0n;
+  cpu.u16[state.fpuCs >> 1] = 0;
+  cpu.u16[state.fpuDs >> 1] = 0;
+  cpu.u16[state.fpuOpcode >> 1] = 0;
+}
