@@ -30,7 +30,10 @@ function imports(path: string): { from: string; isType: boolean }[] {
   const found: { from: string; isType: boolean }[] = [];
   for (const match of text.matchAll(/^(?:import|export)\s+(type\s+)?(?:([^;'"]*?)\sfrom\s+)?["']([^"']+)["']/gm)) {
     const names = /\{([^}]*)\}/.exec(match[2] ?? "")?.[1];
-    const allTypes = names?.split(",").filter((name) => name.trim()).every((name) => name.trim().startsWith("type "));
+    const allTypes = names
+      ?.split(",")
+      .filter((name) => name.trim())
+      .every((name) => name.trim().startsWith("type "));
     found.push({ from: match[3], isType: Boolean(match[1]) || allTypes === true });
   }
   for (const match of text.matchAll(/\bimport\(\s*["']([^"']+)["']\s*\)/g)) found.push({ from: match[1], isType: false });
@@ -47,7 +50,8 @@ test.each(Object.keys(rules))("%s imports only what the design allows", (name) =
       else if (ours && !rules[name][ours[1]]) broken.push(where);
       else if (ours && rules[name][ours[1]] === "type" && !isType) broken.push(`${where}: types only`);
       if (from.startsWith("node:") && browserPackages.includes(name)) broken.push(`${where}: runs in a browser`);
-      if (from.startsWith("../") && !join(path, "..", from).startsWith(join(packages, name))) broken.push(`${where}: leaves its package`);
+      if (from.startsWith("../") && !join(path, "..", from).startsWith(join(packages, name)))
+        broken.push(`${where}: leaves its package`);
     }
   }
   expect(broken).toEqual([]);

@@ -10,7 +10,10 @@ const packages = join(import.meta.dirname, "..", "packages");
 test.each(published)("@mkvm/%s cannot be imported deeper than its exports", async (name) => {
   await expect(import(/* @vite-ignore */ `@mkvm/${name}/dist/index.js`)).rejects.toThrow();
   const code = `import("@mkvm/${name}/dist/index.js").then(() => console.log("imported"), (error) => console.log(error.code))`;
-  const said = execFileSync(process.execPath, ["--input-type=module", "-e", code], { cwd: import.meta.dirname, encoding: "utf8" });
+  const said = execFileSync(process.execPath, ["--input-type=module", "-e", code], {
+    cwd: import.meta.dirname,
+    encoding: "utf8",
+  });
   expect(said.trim()).toBe("ERR_PACKAGE_PATH_NOT_EXPORTED");
 });
 

@@ -1,0 +1,26 @@
+import { join } from "node:path";
+import { createHost, type Host } from "@mkvm/host";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { contract } from "./suite.ts";
+
+const program = join(import.meta.dirname, "program.ts");
+
+describe.each(["@mkvm/kvm-v1", "@mkvm/kvm-v2"])("%s keeps the contract", (module) => {
+  let host: Host;
+
+  beforeAll(async () => {
+    host = await createHost({ directory: import.meta.dirname });
+    const { name } = await host.insmod(module);
+    await host.ln(`/dev/${name}`, "/dev/kvm");
+  });
+  afterAll(() => host.close());
+
+  test.each(contract.map((check) => check.name))("%s", async (name) => {
+    const process = await host.run({ program, args: [name] });
+    const decoder = new TextDecoder();
+    let said = "";
+    for await (const chunk of process.output) said += decoder.decode(chunk, { stream: true });
+    const exit = await process.exited;
+    expect(`${said}${exit.message ?? ""}status ${exit.status}`).toBe("status 0");
+  });
+});
