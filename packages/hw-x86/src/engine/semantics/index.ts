@@ -5,6 +5,7 @@ import { bits } from "./bits.ts";
 import { control } from "./control.ts";
 import { decimal } from "./decimal.ts";
 import { flagControl } from "./flag-control.ts";
+import { floatingPoint } from "./floating-point.ts";
 import { logic } from "./logic.ts";
 import { moves } from "./moves.ts";
 import { shifts } from "./shifts.ts";
@@ -22,4 +23,5 @@ export const instructions: readonly Instruction[] = [
   ...strings,
   ...flagControl,
   ...decimal,
+  ...floatingPoint,
 ];
