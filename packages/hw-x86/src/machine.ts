@@ -1,3 +1,5 @@
+import { hostTimeMs } from "./clock.ts";
+import { LINE_BYTES } from "./interrupt-lines.ts";
 import type { LogicalCpu } from "./logical-cpu.ts";
 
 /** What a machine is. Plain data: it crosses to worker threads as it is, memory shared. */
@@ -24,3 +26,27 @@ export interface MachineOptions {
 export type CreateMachine = (options: MachineOptions) => MachineDescription;
 /** The logical CPU `id` of the machine, on the calling thread; call once a thread. `log` receives what the hardware has to say. */
 export type CreateLogicalCpu = (machine: MachineDescription, id: number, log: (line: string) => void) => LogicalCpu;
+
+const MAXIMUM_CPUS = 64;
+const TSC_KHZ = 2_000_000;
+/** 10 ns of guest time an instruction at 2 GHz: a machine of 100 MIPS, about what the interpreter reaches, so that guests' timeouts
+ *  and calibration loops behave under `icount` as they do in wall time. */
+const TICKS_PER_INSTRUCTION = 20;
+
+/** A machine that is powered on now. Defaults: Intel, one CPU, wall clock; the TSC runs at 2 GHz. Throws RangeError for what cannot be built. */
+export function createMachine(options: MachineOptions = {}): MachineDescription {
+  const cpus = options.cpus ?? 1;
+  const vendor = options.vendor ?? "intel";
+  if (!Number.isInteger(cpus) || cpus < 1 || cpus > MAXIMUM_CPUS)
+    throw new RangeError(`a machine has 1 to ${MAXIMUM_CPUS} CPUs, not ${cpus}`);
+  if (vendor !== "intel") throw new RangeError(`no ${vendor} CPUs in this version: SVM is not implemented`);
+  return {
+    vendor,
+    cpus,
+    clock: options.clock ?? "wall",
+    tscKhz: TSC_KHZ,
+    ticksPerInstruction: TICKS_PER_INSTRUCTION,
+    shared: new SharedArrayBuffer(cpus * LINE_BYTES),
+    poweredOnMs: hostTimeMs(),
+  };
+}

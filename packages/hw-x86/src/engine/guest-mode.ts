@@ -55,7 +55,8 @@ export interface GuestMode {
   readCr(cr: number, gpr: number, value: bigint): bigint;
   /** MOV to CR. Returns the value to load into the register after masks; exits where configured. */
   writeCr(cr: number, gpr: number, value: bigint): bigint;
-  clts(): void;
+  /** False: the host owns TS and the guest sees it clear, so the instruction changes nothing. */
+  clts(): boolean;
   /** LMSW; `memory` operand's linear address or undefined. Returns CR0 to load. */
   lmsw(value: number, memory: Gva | undefined): bigint;
   moveDr(dr: number, gpr: number, isRead: boolean): void;

@@ -1,0 +1,134 @@
+/**
+ * Control registers and MSRs of root mode. MSRs that VM entry and exit do not switch are the guest's and the host's at once;
+ * they live in the CPU state block. The others are kept here, as 32-bit halves that VM exit copies from the host-state area.
+ */
+
+import type { CpuModel } from "./engine/cpu.ts";
+import { state } from "./engine/cpu-state.ts";
+import { Msr } from "./msr.ts";
+import type { StateBlock } from "./state-block.ts";
+import { vmxCapability } from "./vmx/capabilities.ts";
+
+/** Index in `RootMsrs.values` (64-bit). */
+export const Root = {
+  cr0: 0,
+  cr3: 1,
+  cr4: 2,
+  efer: 3,
+  pat: 4,
+  sysenterCs: 5,
+  sysenterEsp: 6,
+  sysenterEip: 7,
+  fsBase: 8,
+  gsBase: 9,
+  debugctl: 10,
+  dr7: 11,
+  apicBase: 12,
+  miscEnable: 13,
+  tscAdjust: 14,
+} as const;
+
+const OWN = new Map<number, number>([
+  [Msr.APIC_BASE, Root.apicBase],
+  [Msr.TSC_ADJUST, Root.tscAdjust],
+  [Msr.SYSENTER_CS, Root.sysenterCs],
+  [Msr.SYSENTER_ESP, Root.sysenterEsp],
+  [Msr.SYSENTER_EIP, Root.sysenterEip],
+  [Msr.MISC_ENABLE, Root.miscEnable],
+  [Msr.DEBUGCTL, Root.debugctl],
+  [Msr.PAT, Root.pat],
+  [Msr.EFER, Root.efer],
+  [Msr.FS_BASE, Root.fsBase],
+  [Msr.GS_BASE, Root.gsBase],
+]);
+
+/** MSRs in the state block, by its offsets. */
+const SHARED = new Map<number, number>([
+  [Msr.STAR, state.star],
+  [Msr.LSTAR, state.lstar],
+  [Msr.CSTAR, state.cstar],
+  [Msr.FMASK, state.fmask],
+  [Msr.KERNEL_GS_BASE, state.kernelGsBase],
+  [Msr.TSC_AUX, state.tscAux],
+]);
+
+const HOLDS_ADDRESS = new Set<number>([
+  Msr.LSTAR,
+  Msr.CSTAR,
+  Msr.FS_BASE,
+  Msr.GS_BASE,
+  Msr.KERNEL_GS_BASE,
+  Msr.SYSENTER_ESP,
+  Msr.SYSENTER_EIP,
+]);
+
+const EFER_LMA = 1n << 10n;
+
+export function isCanonical(address: bigint): boolean {
+  return BigInt.asUintN(64, BigInt.asIntN(48, address)) === address;
+}
+
+/** True when each byte is a memory type that PAT may hold. */
+export function isPat(low: number, high: number): boolean {
+  for (const half of [low, high]) {
+    for (let shift = 0; shift < 32; shift += 8) {
+      const type = (half >>> shift) & 0xff;
+      if (type > 7 || type === 2 || type === 3) return false;
+    }
+  }
+  return true;
+}
+
+export class RootMsrs {
+  readonly values = new BigUint64Array(16);
+  /** The same as halves: low at 2 * index. */
+  readonly halves = new Uint32Array(this.values.buffer);
+  readonly #block: StateBlock;
+  readonly #model: CpuModel;
+
+  constructor(block: StateBlock, model: CpuModel, isBootProcessor: boolean) {
+    this.#block = block;
+    this.#model = model;
+    this.values[Root.cr0] = 0x8005_0033n;
+    this.values[Root.cr4] = 0x6a0n; // PAE, PGE, OSFXSR, OSXMMEXCPT
+    this.values[Root.efer] = 0xd01n; // SCE, LME, LMA, NXE
+    this.values[Root.pat] = 0x0007_0406_0007_0406n;
+    this.values[Root.dr7] = 0x400n;
+    this.values[Root.apicBase] = isBootProcessor ? 0xfee0_0900n : 0xfee0_0800n;
+    this.values[Root.miscEnable] = 1n;
+  }
+
+  /** undefined: no such MSR. */
+  read(index: number): bigint | undefined {
+    const own = OWN.get(index);
+    if (own !== undefined) return this.values[own];
+    const shared = SHARED.get(index);
+    if (shared !== undefined) return this.#block.get(shared);
+    return vmxCapability(index, this.#model);
+  }
+
+  /** false: #GP(0). */
+  write(index: number, value: bigint): boolean {
+    if (HOLDS_ADDRESS.has(index) && !isCanonical(value)) return false;
+    if (index === Msr.EFER && !this.#eferAllows(value)) return false;
+    if (index === Msr.PAT && !isPat(Number(value & 0xffff_ffffn), Number(value >> 32n))) return false;
+    if ((index === Msr.TSC_AUX || index === Msr.SYSENTER_CS || index === Msr.FMASK) && value >> 32n !== 0n) return false;
+    const own = OWN.get(index);
+    if (own !== undefined) {
+      this.values[own] = value;
+      return true;
+    }
+    const shared = SHARED.get(index);
+    if (shared === undefined) return false;
+    this.#block.set(shared, value);
+    return true;
+  }
+
+  /** LMA is read-only to software, and root mode runs with paging, where LME cannot change. */
+  #eferAllows(value: bigint): boolean {
+    const fixed = EFER_LMA | (1n << 8n);
+    return (
+      (value & ~(this.#model.eferAllowed | EFER_LMA)) === 0n && (value & fixed) === ((this.values[Root.efer] as bigint) & fixed)
+    );
+  }
+}

@@ -1,0 +1,182 @@
+/**
+ * From a checked VM entry to the decision for the VM exit: event injection, then slices of instructions between which the CPU
+ * looks at what is pending, in the manual's order of priority. Source: Intel SDM Vol. 3C, Event Injection; VM-Execution Control
+ * Fields; Vol. 3A, Prioritization of Concurrent Events.
+ */
+import { state } from "../engine/cpu-state.ts";
+import { VM_EXIT } from "../engine/guest-mode.ts";
+import type { GuestEvent } from "../engine/system-interface.ts";
+import { PREEMPTION_TIMER_SHIFT } from "./capabilities.ts";
+import { Activity, Blocking, ExitControl, ExitReason, Interruption, Pin, Primary } from "./controls.ts";
+import { slot } from "./fields.ts";
+import type { GuestEngine, RootCpu } from "./root-interface.ts";
+import type { Vmcs } from "./vmcs.ts";
+import type { VmxGuest } from "./vmx-guest.ts";
+
+/** Instructions between two looks at the lines. Under icount the timer needs none: slices end exactly at the deadline. */
+const LONGEST_SLICE_ICOUNT = 1 << 20;
+const LONGEST_SLICE_WALL = 50_000;
+const SHORTEST_SLICE_WALL = 256;
+/** Guest instructions a second that slices before a deadline are sized for. */
+const ASSUMED_RATE_PER_MS = 100_000;
+
+/** Vectors that acknowledge-on-exit reports for this machine's two interrupt sources. */
+const TIMER_VECTOR = 0xec;
+const IPI_VECTOR = 0xfd;
+
+const STI_OR_MOV_SS = Blocking.bySti | Blocking.byMovSs;
+const INTERRUPTIBILITY = state.interruptibility >>> 2;
+const ACTIVITY = state.activity >>> 2;
+
+export class GuestRun {
+  readonly #cpu: RootCpu;
+  readonly #vmcs: Vmcs;
+  readonly #guest: VmxGuest;
+  readonly #event: GuestEvent = { vector: 0, type: 3, errorCode: undefined, instructionLength: 0, payload: 0n, injected: true };
+  /** TSC at which the VMX-preemption timer reaches zero. */
+  #preemption = Number.POSITIVE_INFINITY;
+
+  constructor(cpu: RootCpu, vmcs: Vmcs, guest: VmxGuest) {
+    this.#cpu = cpu;
+    this.#vmcs = vmcs;
+    this.#guest = guest;
+  }
+
+  /** Returns with the exit decided and described in `guest.exit`. Throws when the engine itself fails. */
+  run(engine: GuestEngine): void {
+    this.#startPreemptionTimer();
+    try {
+      const injected = this.#inject(engine);
+      this.#slices(engine, injected);
+    } catch (error) {
+      if (error !== VM_EXIT) throw engineFailure(engine, error);
+    }
+  }
+
+  /** What is left of the preemption timer, for the VMCS. */
+  preemptionTimerLeft(): number {
+    if (this.#preemption === Number.POSITIVE_INFINITY) return 0;
+    const unit = 1 << PREEMPTION_TIMER_SHIFT;
+    return Math.max(0, Math.floor(this.#preemption / unit) - Math.floor(this.#cpu.rdtsc() / unit));
+  }
+
+  #startPreemptionTimer(): void {
+    if ((this.#guest.pin & Pin.preemptionTimer) === 0) this.#preemption = Number.POSITIVE_INFINITY;
+    else {
+      const unit = 1 << PREEMPTION_TIMER_SHIFT;
+      this.#preemption = (Math.floor(this.#cpu.rdtsc() / unit) + this.#vmcs.low(slot.GUEST_PREEMPTION_TIMER)) * unit;
+    }
+  }
+
+  /** Delivers the event that the VMCS asks for, or a pending debug exception. True when a monitor-trap-flag exit is due. */
+  #inject(engine: GuestEngine): boolean {
+    const vmcs = this.#vmcs;
+    const info = vmcs.low(slot.ENTRY_INTERRUPTION_INFO);
+    const event = this.#event;
+    if ((info & Interruption.valid) === 0) {
+      const pending = vmcs.low(slot.GUEST_PENDING_DEBUG);
+      if (pending === 0 || (engine.u32[INTERRUPTIBILITY] as number) & Blocking.byMovSs) return false;
+      event.vector = 1;
+      event.type = 3;
+      event.errorCode = undefined;
+      event.instructionLength = 0;
+      event.payload = BigInt(pending & 0x400f);
+      event.injected = false;
+      engine.deliverEvent(event);
+      return (this.#guest.primary & Primary.monitorTrapFlag) !== 0;
+    }
+    const type = (info >>> 8) & 7;
+    if (type === 7) return true;
+    event.vector = info & 0xff;
+    event.type = type as GuestEvent["type"];
+    event.errorCode = (info & Interruption.errorCodeValid) !== 0 ? vmcs.low(slot.ENTRY_ERROR_CODE) : undefined;
+    event.instructionLength = type >= 4 ? vmcs.low(slot.ENTRY_INSTRUCTION_LENGTH) : 0;
+    // CR2 and DR6 are what software left there
+    event.payload = event.vector === 14 ? engine.get64(state.cr2) : 0n;
+    event.injected = true;
+    engine.u32[ACTIVITY] = Activity.active;
+    const blocking = (engine.u32[INTERRUPTIBILITY] as number) & ~STI_OR_MOV_SS;
+    engine.u32[INTERRUPTIBILITY] = type === 2 ? blocking | Blocking.byNmi : blocking;
+    engine.deliverEvent(event);
+    return (this.#guest.primary & Primary.monitorTrapFlag) !== 0;
+  }
+
+  #slices(engine: GuestEngine, trapAtOnce: boolean): void {
+    const guest = this.#guest;
+    const cpu = this.#cpu;
+    const trapping = (guest.primary & Primary.monitorTrapFlag) !== 0;
+    let trapDue = trapAtOnce;
+    for (;;) {
+      const blocking = engine.u32[INTERRUPTIBILITY] as number;
+      const now = cpu.rdtsc();
+      if (trapDue || this.#isPending(blocking, now)) {
+        if (trapDue) this.#guest.exit.reset(ExitReason.monitorTrapFlag);
+        return;
+      }
+      const deadline = Math.min(cpu.timerDeadline, this.#preemption);
+      if (engine.u32[ACTIVITY] !== Activity.active) {
+        this.#sleep(deadline, now);
+        continue;
+      }
+      const single = trapping || (blocking & STI_OR_MOV_SS) !== 0;
+      const reason = engine.run(single ? 1 : this.#sliceUntil(deadline - now));
+      if (reason === "exit") return;
+      if (reason === "shutdown") throw new Error("the guest's triple fault did not exit");
+      trapDue = trapping;
+    }
+  }
+
+  /** Decides for an exit by what is pending between two instructions, the most urgent first. */
+  #isPending(blocking: number, now: number): boolean {
+    const guest = this.#guest;
+    const cpu = this.#cpu;
+    if (now >= this.#preemption) guest.exit.reset(ExitReason.preemptionTimer);
+    else if (guest.nmiWindowOpen()) guest.exit.reset(ExitReason.nmiWindow);
+    else if (guest.interruptWindowOpen()) guest.exit.reset(ExitReason.interruptWindow);
+    else if ((blocking & STI_OR_MOV_SS) === 0 && (now >= cpu.timerDeadline || cpu.lines.isRaised()))
+      this.#externalInterrupt(now);
+    else return false;
+    return true;
+  }
+
+  #sliceUntil(ticks: number): number {
+    const { clock } = this.#cpu;
+    if (!clock.isWall) return Math.min(clock.instructionsFor(ticks), LONGEST_SLICE_ICOUNT);
+    if (ticks === Number.POSITIVE_INFINITY) return LONGEST_SLICE_WALL;
+    const estimate = Math.ceil((ticks / clock.tscKhz) * ASSUMED_RATE_PER_MS);
+    return Math.min(Math.max(estimate, SHORTEST_SLICE_WALL), LONGEST_SLICE_WALL);
+  }
+
+  /** HLT or shutdown in guest mode, which did not exit: until something is pending. */
+  #sleep(deadline: number, now: number): void {
+    const { clock, lines } = this.#cpu;
+    if (!clock.isWall && deadline !== Number.POSITIVE_INFINITY) clock.skipTo(deadline, this.#cpu.retiredInstructions());
+    else {
+      if (deadline === Number.POSITIVE_INFINITY)
+        this.#cpu.log("halted in guest mode with no timer armed: only an IPI can end it");
+      lines.wait((deadline - now) / clock.tscKhz);
+    }
+  }
+
+  #externalInterrupt(now: number): void {
+    const { exit } = this.#guest;
+    exit.reset(ExitReason.externalInterrupt);
+    if ((this.#vmcs.low(slot.EXIT_CONTROLS) & ExitControl.acknowledgeInterrupt) !== 0)
+      exit.interruptionInfo = (Interruption.valid | (now >= this.#cpu.timerDeadline ? TIMER_VECTOR : IPI_VECTOR)) >>> 0;
+  }
+}
+
+/** Something threw that no guest can cause: says where, and leaves the rest to the kernel. */
+function engineFailure(engine: GuestEngine, cause: unknown): Error {
+  const rip = engine.get64(state.rip);
+  let bytes = "unreadable";
+  try {
+    const buffer = new Uint8Array(15);
+    engine.readLinearBytes(engine.linear(1, rip, 1, false), buffer, true);
+    bytes = Array.from(buffer, (byte) => byte.toString(16).padStart(2, "0")).join(" ");
+  } catch {
+    // the message says so
+  }
+  const why = cause instanceof Error ? cause.message : String(cause);
+  return new Error(`guest-mode engine failed at RIP 0x${rip.toString(16)} (bytes ${bytes}): ${why}`, { cause });
+}

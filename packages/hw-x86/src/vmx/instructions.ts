@@ -1,0 +1,499 @@
+/**
+ * The VMX instructions of one logical CPU. Source: Intel SDM Vol. 3D, VMX Instruction Reference. A broken rule is a VMX failure as
+ * the manual says; the hardware's log names the rule, which silicon does not.
+ */
+import { bankOf, type Hpa, offsetOf } from "../addresses.ts";
+import { state } from "../engine/cpu-state.ts";
+import { type VmxInstructions, VmxStatus } from "../logical-cpu.ts";
+import type { MemoryBank } from "../physical-memory.ts";
+import { Root } from "../root-msrs.ts";
+import { CR4_FIXED0 } from "./capabilities.ts";
+import { checkControls, checkHostState, checkInjection, isEptPointer } from "./control-checks.ts";
+import {
+  ENTRY_FAILURE,
+  EntryControl,
+  ExitControl,
+  ExitReason,
+  Interruption,
+  Primary,
+  Secondary,
+  VmxError,
+} from "./controls.ts";
+import { FieldKind, FieldWidth, kindOfEncoding, slot, slotOfEncoding } from "./fields.ts";
+import { checkGuestNow, checkGuestState, type GuestStateError } from "./guest-checks.ts";
+import { GuestRun } from "./guest-run.ts";
+import { loadFullState, loadHostState, loadMovingState, saveGuestState } from "./guest-state.ts";
+import { loadOnEntry, loadOnExit, storeOnExit } from "./msr-lists.ts";
+import type { BankEngine, GuestEngine, RootCpu } from "./root-interface.ts";
+import {
+  activateRegion,
+  CHECKED_CONTROLS,
+  CHECKED_GUEST,
+  CHECKED_HOST,
+  clearRegion,
+  DIRTY_GUEST,
+  VMCS_ABORT_WORD,
+  VMCS_REVISION,
+  VMCS_REVISION_WORD,
+  Vmcs,
+} from "./vmcs.ts";
+import { VmxGuest } from "./vmx-guest.ts";
+
+const CHECKED_ALL = CHECKED_CONTROLS | CHECKED_HOST | CHECKED_GUEST;
+const RFLAGS_VM = 1 << 17;
+/** Primary controls that come and go with every interrupt and on which no check of guest state depends. */
+const WINDOWS = Primary.interruptWindowExiting | Primary.nmiWindowExiting;
+const NONE = -1;
+
+interface EptContext {
+  bank: number;
+  low: number;
+  tag: number;
+}
+
+export class VmxInstructionSet implements VmxInstructions {
+  status: VmxStatus = VmxStatus.succeed;
+  readonly #cpu: RootCpu;
+  readonly #vmcs = new Vmcs();
+  readonly #guest: VmxGuest;
+  readonly #run: GuestRun;
+  /** Address of the VMXON region; NONE outside VMX operation. */
+  #vmxonRegion = NONE;
+  /** VMCS whose guest state the CPU state block still holds from its last exit. */
+  #resident = NONE;
+  /** VMCS whose controls `#guest` has copied. */
+  #controlled = NONE;
+  #engine: BankEngine | undefined;
+  #eptContexts: EptContext[] = [];
+  #lastEptTag = 0;
+
+  constructor(cpu: RootCpu) {
+    this.#cpu = cpu;
+    this.#guest = new VmxGuest(cpu, this.#vmcs);
+    this.#run = new GuestRun(cpu, this.#vmcs, this.#guest);
+  }
+
+  /** For engines to be made with. */
+  get guestMode(): VmxGuest {
+    return this.#guest;
+  }
+
+  get isInOperation(): boolean {
+    return this.#vmxonRegion !== NONE;
+  }
+
+  /** The CPU's registers went to another bank, or the bank goes away: nothing may be taken for still loaded. */
+  forgetResident(): void {
+    this.#resident = NONE;
+    this.#engine = undefined;
+  }
+
+  /** A bank goes away with whatever lies in it. */
+  bankReleased(id: number): void {
+    this.forgetResident();
+    if (this.#vmcs.bank === id) {
+      this.#cpu.log(`bank ${id} released with the current VMCS in it`);
+      this.#vmcs.invalidate();
+    }
+    this.#eptContexts = this.#eptContexts.filter((context) => context.bank !== id);
+    this.#controlled = NONE;
+  }
+
+  // Results
+
+  #result(status: VmxStatus): VmxStatus {
+    this.status = status;
+    return status;
+  }
+  #succeed(): VmxStatus {
+    return this.#result(VmxStatus.succeed);
+  }
+  /** VMfail: VMfailValid with an error number if there is a current VMCS, else VMfailInvalid. */
+  #fail(error: number, rule?: string): VmxStatus {
+    if (rule !== undefined) this.#cpu.log(`VMX error ${error}: ${rule}`);
+    if (!this.#vmcs.isValid) return this.#result(VmxStatus.failInvalid);
+    this.#vmcs.set(slot.INSTRUCTION_ERROR, error);
+    return this.#result(VmxStatus.failValid);
+  }
+
+  /** The bank behind a region's address if it is aligned and within the address width; undefined when it breaks a rule. */
+  #isRegionAddress(address: Hpa): boolean {
+    return (
+      Number.isInteger(address) && address >= 0 && address % 4096 === 0 && address < 2 ** this.#cpu.model.physicalAddressBits
+    );
+  }
+  #regionBank(address: Hpa): MemoryBank | undefined {
+    return this.#cpu.memory.holding(address, 4096);
+  }
+  /** Where no memory answers the bus gives ones, which is no revision. */
+  #revision(address: Hpa): number {
+    const bank = this.#regionBank(address);
+    return bank === undefined ? 0xffff_ffff : (bank.u32[(offsetOf(address) >>> 2) + VMCS_REVISION_WORD] as number);
+  }
+
+  // VMX operation
+
+  vmxon(region: Hpa): VmxStatus {
+    const { msrs } = this.#cpu;
+    if (((msrs.halves[2 * Root.cr4] as number) & CR4_FIXED0) === 0) return this.#result(VmxStatus.undefinedOpcode);
+    if (this.isInOperation) return this.#fail(VmxError.vmxonInRootOperation);
+    if (!this.#isRegionAddress(region) || this.#revision(region) !== VMCS_REVISION) return this.#result(VmxStatus.failInvalid);
+    this.#vmxonRegion = region;
+    this.#vmcs.invalidate();
+    return this.#succeed();
+  }
+
+  vmxoff(): VmxStatus {
+    if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
+    this.#vmxonRegion = NONE;
+    this.#vmcs.invalidate();
+    this.#resident = NONE;
+    for (const { tags } of this.#cpu.engines()) tags.retireAll();
+    this.#eptContexts = [];
+    return this.#succeed();
+  }
+
+  vmclear(address: Hpa): VmxStatus {
+    if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
+    if (!this.#isRegionAddress(address)) return this.#fail(VmxError.vmclearInvalidAddress);
+    if (address === this.#vmxonRegion) return this.#fail(VmxError.vmclearVmxonPointer);
+    const bank = this.#regionBank(address);
+    if (bank === undefined) this.#cpu.log(`VMCLEAR of ${address.toString(16)}, where no memory is`);
+    else clearRegion(bank, offsetOf(address));
+    if (this.#resident === address) this.#resident = NONE;
+    if (this.#controlled === address) this.#controlled = NONE;
+    if (this.#vmcs.address === address) this.#vmcs.invalidate();
+    return this.#succeed();
+  }
+
+  vmptrld(address: Hpa): VmxStatus {
+    if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
+    if (!this.#isRegionAddress(address)) return this.#fail(VmxError.vmptrldInvalidAddress);
+    if (address === this.#vmxonRegion) return this.#fail(VmxError.vmptrldVmxonPointer);
+    const bank = this.#regionBank(address);
+    if (bank === undefined || this.#revision(address) !== VMCS_REVISION) return this.#fail(VmxError.vmptrldWrongRevision);
+    const elsewhere = activateRegion(bank, offsetOf(address), this.#cpu.id);
+    if (elsewhere !== -1)
+      this.#cpu.log(
+        `sanitizer: VMCS ${address.toString(16)} made current on CPU ${this.#cpu.id} while active on CPU ${elsewhere}`,
+      );
+    this.#vmcs.point(address, bank, offsetOf(address));
+    return this.#succeed();
+  }
+
+  vmptrst(): Hpa | undefined {
+    if (!this.isInOperation) {
+      this.status = VmxStatus.undefinedOpcode;
+      return undefined;
+    }
+    this.status = VmxStatus.succeed;
+    return this.#vmcs.isValid ? (this.#vmcs.address as Hpa) : undefined;
+  }
+
+  // Fields
+
+  /** Slot of a field for an access to it; 0 after a failure. */
+  #fieldSlot(field: number): number {
+    if (!this.isInOperation) {
+      this.status = VmxStatus.undefinedOpcode;
+      return 0;
+    }
+    if (!this.#vmcs.isValid) {
+      this.status = VmxStatus.failInvalid;
+      return 0;
+    }
+    const where = slotOfEncoding(field);
+    if (where === 0) this.#fail(VmxError.unsupportedField, `no VMCS field ${field.toString(16)}`);
+    else this.status = VmxStatus.succeed;
+    return where;
+  }
+
+  vmread(field: number): bigint {
+    const where = this.#fieldSlot(field);
+    if (where === 0) return 0n;
+    return (field & 1) !== 0 ? BigInt(this.#vmcs.high(where)) : this.#vmcs.big(where);
+  }
+
+  vmread32(field: number): number {
+    const where = this.#fieldSlot(field);
+    if (where === 0) return 0;
+    return (field & 1) !== 0 ? this.#vmcs.high(where) : this.#vmcs.low(where);
+  }
+
+  vmreadNumber(field: number): number {
+    const where = this.#fieldSlot(field);
+    if (where === 0) return 0;
+    return (field & 1) !== 0 ? this.#vmcs.high(where) : this.#vmcs.number(where);
+  }
+
+  vmwrite(field: number, value: bigint | number): VmxStatus {
+    const where = this.#fieldSlot(field);
+    if (where === 0) return this.status;
+    const kind = kindOfEncoding(field);
+    if (kind === FieldKind.readOnly) return this.#fail(VmxError.readOnlyField, `VMCS field ${field.toString(16)} is read-only`);
+    let low: number;
+    let high: number;
+    if (typeof value === "number") {
+      low = value >>> 0;
+      high = Math.floor(value / 0x1_0000_0000) >>> 0;
+    } else {
+      low = Number(BigInt.asUintN(32, value));
+      high = Number(BigInt.asUintN(32, value >> 32n));
+    }
+    const vmcs = this.#vmcs;
+    const width = (field >> 13) & 3;
+    if (width === FieldWidth.word) low &= 0xffff;
+    if (width === FieldWidth.word || width === FieldWidth.long) high = 0;
+    if ((field & 1) !== 0) {
+      high = low;
+      low = vmcs.low(where);
+    }
+    const before = vmcs.low(where);
+    if (before === low && vmcs.high(where) === high) return this.status;
+    vmcs.setPair(where, low, high);
+    this.#invalidateChecks(kind, where, before ^ low);
+    return this.status;
+  }
+
+  /** What of earlier checks and loads a changed field makes stale. */
+  #invalidateChecks(kind: number, where: number, changed: number): void {
+    const vmcs = this.#vmcs;
+    switch (kind) {
+      case FieldKind.control: {
+        vmcs.checked &= ~CHECKED_CONTROLS;
+        const keepsGuest =
+          where === slot.PRIMARY_CONTROLS
+            ? (changed & ~WINDOWS) === 0
+            : where !== slot.SECONDARY_CONTROLS && where !== slot.ENTRY_CONTROLS;
+        if (!keepsGuest) vmcs.checked &= ~CHECKED_GUEST;
+        if (where === slot.ENTRY_CONTROLS) vmcs.dirty |= DIRTY_GUEST;
+        if (where === slot.ENTRY_CONTROLS || where === slot.EXIT_CONTROLS) vmcs.checked &= ~CHECKED_HOST;
+        return;
+      }
+      case FieldKind.host:
+        vmcs.checked &= ~CHECKED_HOST;
+        return;
+      case FieldKind.guest:
+      case FieldKind.guestPaging:
+        vmcs.checked &= ~CHECKED_GUEST;
+        vmcs.dirty |= DIRTY_GUEST;
+        return;
+      case FieldKind.guestEveryEntry:
+        // Segments are checked by other rules in virtual-8086 mode
+        if (where === slot.GUEST_RFLAGS && (changed & RFLAGS_VM) !== 0) {
+          vmcs.checked &= ~CHECKED_GUEST;
+          vmcs.dirty |= DIRTY_GUEST;
+        }
+        return;
+      default:
+    }
+  }
+
+  // VM entry and exit
+
+  vmlaunch(): VmxStatus {
+    return this.#enter(true);
+  }
+  vmresume(): VmxStatus {
+    return this.#enter(false);
+  }
+
+  #enter(isLaunch: boolean): VmxStatus {
+    if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
+    const vmcs = this.#vmcs;
+    if (!vmcs.isValid) return this.#result(VmxStatus.failInvalid);
+    if (vmcs.isLaunched === isLaunch) return this.#fail(isLaunch ? VmxError.vmlaunchNotClear : VmxError.vmresumeNotLaunched);
+    const { model } = this.#cpu;
+    const checked = vmcs.checked;
+    if (checked !== CHECKED_ALL) {
+      const rule = (checked & CHECKED_CONTROLS) === 0 ? checkControls(vmcs, model) : undefined;
+      if (rule !== undefined) return this.#fail(VmxError.entryInvalidControls, rule);
+    }
+    if ((vmcs.low(slot.ENTRY_INTERRUPTION_INFO) & Interruption.valid) !== 0) {
+      const rule = checkInjection(vmcs);
+      if (rule !== undefined) return this.#fail(VmxError.entryInvalidControls, rule);
+    }
+    if ((checked & CHECKED_HOST) === 0) {
+      const rule = checkHostState(vmcs, model);
+      if (rule !== undefined) return this.#fail(VmxError.entryInvalidHostState, rule);
+    }
+    const error = ((checked & CHECKED_GUEST) === 0 ? checkGuestState(vmcs, model) : undefined) ?? checkGuestNow(vmcs);
+    if (error !== undefined) return this.#entryFailed(error);
+    return this.#enterChecked(isLaunch, checked);
+  }
+
+  #enterChecked(isLaunch: boolean, checked: number): VmxStatus {
+    const vmcs = this.#vmcs;
+    const guest = this.#guest;
+    const cpu = this.#cpu;
+    if ((checked & CHECKED_CONTROLS) === 0 || this.#controlled !== vmcs.address) {
+      guest.useControls();
+      this.#controlled = vmcs.address;
+    }
+    vmcs.checked = CHECKED_ALL;
+    const current = this.#selectEngine();
+    const { engine } = current;
+    this.#selectTranslations(current);
+    const isWhole = this.#resident !== vmcs.address || (vmcs.dirty & DIRTY_GUEST) !== 0;
+    this.#resident = NONE;
+    if (isWhole) loadFullState(engine, vmcs, cpu.msrs);
+    loadMovingState(engine, vmcs);
+    const msrs = vmcs.low(slot.ENTRY_MSR_LOAD_COUNT);
+    if (msrs !== 0) {
+      const refused = loadOnEntry(cpu, engine, vmcs.number(slot.ENTRY_MSR_LOAD_ADDRESS), msrs);
+      if (refused !== 0)
+        return this.#entryFailed(
+          { qualification: refused, rule: `VM-entry MSR-load entry ${refused}` },
+          ExitReason.entryFailureMsrLoad,
+        );
+    }
+    engine.setFlags(vmcs.low(slot.GUEST_RFLAGS));
+    if (isWhole) engine.updateSegments();
+    engine.updateTags();
+    if (isLaunch) vmcs.markLaunched();
+    this.#run.run(engine);
+    this.#exit(engine);
+    return this.#succeed();
+  }
+
+  /** The engine of the bank that the guest lives in: that of its EPT, or of the VMCS without EPT. */
+  #selectEngine(): BankEngine {
+    const vmcs = this.#vmcs;
+    const bankId = this.#guest.usesEpt ? bankOf(vmcs.number(slot.EPT_POINTER) as Hpa) : vmcs.bank;
+    if (this.#engine?.bank.id === bankId) return this.#engine;
+    const bank = this.#cpu.memory.find(bankId);
+    // An EPT where no memory answers would be all ones: the first fetch misconfigures. The registers need some bank to live in
+    const turned = this.#cpu.turnTo(bank ?? this.#cpu.memory.bank(vmcs.bank));
+    if (bank === undefined)
+      this.#cpu.log(`EPT pointer ${vmcs.number(slot.EPT_POINTER).toString(16)}: no bank ${bankId} on this CPU`);
+    this.#resident = NONE;
+    this.#engine = turned;
+    this.#guest.useEngine(turned.engine);
+    return turned;
+  }
+
+  #selectTranslations(current: BankEngine): void {
+    const guest = this.#guest;
+    const vmcs = this.#vmcs;
+    let eptTag = 0;
+    if (guest.usesEpt) {
+      const low = vmcs.low(slot.EPT_POINTER);
+      eptTag = this.#eptTag(current.bank.id, low);
+      guest.ept.use(current.bank, low, eptTag);
+    }
+    const hasVpid = (guest.secondary & Secondary.enableVpid) !== 0;
+    guest.translationTag = hasVpid ? current.tags.tagFor(vmcs.low(slot.VPID), eptTag) : current.tags.fresh();
+  }
+
+  /** Name of what is cached under an EPT pointer. */
+  #eptTag(bank: number, low: number): number {
+    const contexts = this.#eptContexts;
+    for (let i = 0; i < contexts.length; i++) {
+      const context = contexts[i] as EptContext;
+      if (context.low === low && context.bank === bank) return context.tag;
+    }
+    const tag = ++this.#lastEptTag;
+    contexts.push({ bank, low, tag });
+    return tag;
+  }
+
+  #exit(engine: GuestEngine): void {
+    const vmcs = this.#vmcs;
+    const { exit } = this.#guest;
+    const v = vmcs.u32;
+    const b = vmcs.base;
+    v[b + slot.EXIT_REASON] = exit.reason;
+    v[b + slot.EXIT_QUALIFICATION] = exit.qualificationLow;
+    v[b + slot.EXIT_QUALIFICATION + 1] = exit.qualificationHigh;
+    v[b + slot.GUEST_LINEAR_ADDRESS] = exit.linearLow;
+    v[b + slot.GUEST_LINEAR_ADDRESS + 1] = exit.linearHigh;
+    v[b + slot.GUEST_PHYSICAL_ADDRESS] = exit.physicalLow;
+    v[b + slot.GUEST_PHYSICAL_ADDRESS + 1] = exit.physicalHigh;
+    v[b + slot.EXIT_INTERRUPTION_INFO] = exit.interruptionInfo;
+    v[b + slot.EXIT_ERROR_CODE] = exit.errorCode;
+    v[b + slot.VECTORING_INFO] = exit.vectoringInfo;
+    v[b + slot.VECTORING_ERROR_CODE] = exit.vectoringError;
+    v[b + slot.EXIT_INSTRUCTION_LENGTH] = exit.instructionLength;
+    v[b + slot.EXIT_INSTRUCTION_INFO] = exit.instructionInfo;
+    v[b + slot.ENTRY_INTERRUPTION_INFO] = (v[b + slot.ENTRY_INTERRUPTION_INFO] as number) & ~Interruption.valid;
+    saveGuestState(engine, vmcs, engine.readFlags());
+    const controls = v[b + slot.EXIT_CONTROLS] as number;
+    if ((controls & ExitControl.savePreemptionTimer) !== 0)
+      vmcs.set(slot.GUEST_PREEMPTION_TIMER, this.#run.preemptionTimerLeft());
+    const stored = vmcs.low(slot.EXIT_MSR_STORE_COUNT);
+    if (stored !== 0 && !storeOnExit(this.#cpu, engine, vmcs.number(slot.EXIT_MSR_STORE_ADDRESS), stored))
+      this.#abort(1, "saving guest MSRs");
+    // With EFER or PAT not switched by entry the guest's register is still root mode's, so later entries must load them anew
+    const switched = EntryControl.loadEfer | EntryControl.loadPat | EntryControl.loadDebugControls;
+    const saved = ExitControl.saveEfer | ExitControl.savePat | ExitControl.saveDebugControls;
+    const isKept = ((v[b + slot.ENTRY_CONTROLS] as number) & switched) === switched && (controls & saved) === saved;
+    this.#resident = isKept ? vmcs.address : NONE;
+    vmcs.dirty = 0;
+    this.#loadHost(engine);
+  }
+
+  #loadHost(engine: GuestEngine): void {
+    const vmcs = this.#vmcs;
+    const s = engine.u32;
+    const pat = state.pat >>> 2;
+    loadHostState(vmcs, this.#cpu.msrs, s[state.efer >>> 2] as number, s[pat] as number, s[pat + 1] as number);
+    const count = vmcs.low(slot.EXIT_MSR_LOAD_COUNT);
+    if (count !== 0 && !loadOnExit(this.#cpu, vmcs.number(slot.EXIT_MSR_LOAD_ADDRESS), count))
+      this.#abort(4, "loading host MSRs");
+  }
+
+  /** VM entry failed after the host-state checks: an exit whose reason has bit 31 set. The launch state stays. */
+  #entryFailed(error: GuestStateError, reason: number = ExitReason.entryFailureGuestState): VmxStatus {
+    const vmcs = this.#vmcs;
+    this.#cpu.log(`VM entry failed: ${error.rule}`);
+    this.#resident = NONE;
+    vmcs.checked &= CHECKED_CONTROLS | CHECKED_HOST;
+    this.#controlled = NONE;
+    vmcs.set(slot.EXIT_REASON, (reason | ENTRY_FAILURE) >>> 0);
+    vmcs.set(slot.EXIT_QUALIFICATION, error.qualification);
+    this.#loadHost(this.#selectEngine().engine);
+    return this.#succeed();
+  }
+
+  /** VMX abort puts the CPU into shutdown: nothing after it is defined, so the kernel is told in the only way left. */
+  #abort(indicator: number, why: string): never {
+    const vmcs = this.#vmcs;
+    vmcs.u32[vmcs.base + VMCS_ABORT_WORD] = indicator;
+    this.#cpu.log(`VMX abort ${indicator}: ${why}`);
+    throw new Error(`VMX abort ${indicator}: ${why}`);
+  }
+
+  // Invalidation
+
+  invept(type: number, eptp: bigint): VmxStatus {
+    if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
+    if (type !== 1 && type !== 2) return this.#fail(VmxError.invalidInveptInvvpidOperand);
+    const low = Number(BigInt.asUintN(32, eptp));
+    const high = Number(BigInt.asUintN(32, eptp >> 32n));
+    if (type === 1 && !isEptPointer(low, high, this.#cpu.model.physicalAddressBits))
+      return this.#fail(VmxError.invalidInveptInvvpidOperand);
+    const bank = high & 0xf_ffff;
+    const kept: EptContext[] = [];
+    for (const context of this.#eptContexts) {
+      // Contexts are told apart by the address of their tables only
+      const isMeant = type === 2 || (context.bank === bank && (context.low & 0xffff_f000) === (low & 0xffff_f000));
+      if (!isMeant) kept.push(context);
+      else for (const { tags } of this.#cpu.engines()) tags.retireEpt(context.tag);
+    }
+    this.#eptContexts = kept;
+    return this.#succeed();
+  }
+
+  invvpid(type: number, vpid: number, linear: bigint): VmxStatus {
+    if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
+    const isCanonical = BigInt.asUintN(64, BigInt.asIntN(48, linear)) === linear;
+    if (type < 0 || type > 3 || vpid >>> 16 !== 0 || (type !== 2 && vpid === 0) || (type === 0 && !isCanonical))
+      return this.#fail(VmxError.invalidInveptInvvpidOperand);
+    // Dropping more than asked is allowed, so single addresses and kept globals are not told apart
+    for (const { tags } of this.#cpu.engines()) {
+      if (type === 2) tags.retireAll();
+      else tags.retireVpid(vpid);
+    }
+    return this.#succeed();
+  }
+}

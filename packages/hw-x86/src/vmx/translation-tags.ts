@@ -1,0 +1,47 @@
+/**
+ * Names for sets of cached guest translations in one bank: one tag for each (VPID, EPT context). An invalidation does not search
+ * for entries, it retires the tags that it concerns; the next entry gets a tag that nothing is cached under.
+ */
+
+interface Context {
+  vpid: number;
+  eptTag: number;
+  tag: number;
+}
+
+export class TranslationTags {
+  readonly #contexts: Context[] = [];
+  #last = 0;
+
+  /** Tag of the translations of `vpid` under EPT context `eptTag` (0: no EPT). */
+  tagFor(vpid: number, eptTag: number): number {
+    const contexts = this.#contexts;
+    for (let i = 0; i < contexts.length; i++) {
+      const context = contexts[i] as Context;
+      if (context.vpid === vpid && context.eptTag === eptTag) return context.tag;
+    }
+    const tag = this.fresh();
+    contexts.push({ vpid, eptTag, tag });
+    return tag;
+  }
+
+  /** A tag under which nothing is cached, for a guest without VPID. Exact: fewer than 2^53 are ever made. */
+  fresh(): number {
+    return ++this.#last;
+  }
+
+  retireVpid(vpid: number): void {
+    this.#retire((context) => context.vpid === vpid);
+  }
+  retireEpt(eptTag: number): void {
+    this.#retire((context) => context.eptTag === eptTag);
+  }
+  retireAll(): void {
+    this.#contexts.length = 0;
+  }
+
+  #retire(concerned: (context: Context) => boolean): void {
+    const contexts = this.#contexts;
+    for (let i = contexts.length - 1; i >= 0; i--) if (concerned(contexts[i] as Context)) contexts.splice(i, 1);
+  }
+}
