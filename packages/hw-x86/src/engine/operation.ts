@@ -45,4 +45,6 @@ export const block = {
   next: 16,
   /** u32: times entered, for the translator. */
   entries: 20,
+  /** i32: what entering the block costs of the budget: `count`, or more than any budget when the block was dropped. */
+  charge: 24,
 } as const;

@@ -115,7 +115,7 @@ export function buildCommonFunctions(
       const c = f.code;
       c.get(2).get(3).i32(1).op("i32.sub").op("i64.extend_i32_u").op("i64.add");
       c.get(1).memory("i64.load", top).op("i64.gt_u").if();
-      c.i32(0).get(0).memory("i32.store", state.operation);
+      c.get(0).call(sync);
       c.get(1).i32(state.segments).op("i32.sub").i32(Math.log2(SEGMENT_STRIDE)).op("i32.shr_u");
       c.get(2).op("i32.wrap_i64").get(2).i64(32n).op("i64.shr_u").op("i32.wrap_i64").get(3).i32(isWrite);
       c.call(imports.segmentSlow).end();
@@ -130,7 +130,7 @@ export function buildCommonFunctions(
       const c = f.code;
       emitProbe(c, f, 1, isWrite, () => c.get(2).i32(1).op("i32.sub").op("i64.extend_i32_u"), undefined);
       c.else();
-      c.i32(0).get(0).memory("i32.store", state.operation);
+      c.get(0).call(sync);
       c.get(1).op("i32.wrap_i64").get(1).i64(32n).op("i64.shr_u").op("i32.wrap_i64").get(2).call(slow);
       c.end();
     });
@@ -148,7 +148,7 @@ export function buildCommonFunctions(
       c.get(address).get(2).memory(store, 0);
       c.else();
       c.i32(0).get(2).memory(store, state.storeValue);
-      c.i32(0).get(0).memory("i32.store", state.operation);
+      c.get(0).call(sync);
       c.get(1)
         .op("i32.wrap_i64")
         .get(1)

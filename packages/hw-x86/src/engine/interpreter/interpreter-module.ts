@@ -11,20 +11,8 @@ import { FunctionBuilder, ModuleBuilder, signature } from "../wasm/module-builde
 import { buildCommonFunctions, type CommonFunctions, declareImports } from "./common-functions.ts";
 import { isHot } from "./hot-variants.ts";
 import { InterpreterEmitter } from "./interpreter-emitter.ts";
+import { SYNTHETIC_COUNT, Synthetic } from "./synthetic.ts";
 import type { HandlerTarget, HandlerTraits, MainFunction } from "./target.ts";
-
-/** Handlers that belong to no instruction, with the numbers they have in every interpreter. */
-export const Synthetic = {
-  /** End of a block's straight run: goes on at the record's RIP through the block's `next` link. */
-  end: 0,
-  /** A record whose place was taken: the rest of the block is given back and RIP looked up anew. */
-  cut: 1,
-  /** Bytes that are no instruction. */
-  undefinedInstruction: 2,
-  /** An instruction of more than 15 bytes: #GP(0). */
-  tooLong: 3,
-} as const;
-const SYNTHETIC_COUNT = 4;
 
 export interface Interpreter {
   readonly bytes: Uint8Array<ArrayBuffer>;
@@ -152,7 +140,7 @@ function buildMain(
   {
     c.loadAt("i32.load", state.budget)
       .get(header)
-      .memory("i32.load", block.count)
+      .memory("i32.load", block.charge)
       .op("i32.sub")
       .tee(scratch)
       .i32(0)
@@ -233,6 +221,8 @@ function emitLink(c: Code, header: number, link: number, rip: number, scratch: n
     .op("i32.shr_u")
     .op("i32.eqz")
     .op("i32.and");
+  // A block that was dropped costs more than it counts.
+  c.get(header).memory("i32.load", block.charge).get(header).memory("i32.load", block.count).op("i32.eq").op("i32.and");
   c.if();
   c.get(link).get(header).memory("i32.store", 0).end();
   c.end();

@@ -27,6 +27,7 @@ import {
   writeDerived,
   writeSegment,
 } from "./descriptors.ts";
+import { updateLookupBase } from "../lookup-base.ts";
 import { UNUSABLE_BASE_HIGH } from "./memory-access.ts";
 import { cplOf, hasParagraphSegments, is64Bit, isCanonical, isLongMode, isProtected, isVirtual8086 } from "./processor-mode.ts";
 import { updateTags } from "./translation-caches.ts";
@@ -79,6 +80,7 @@ export function updateSegments(cpu: Cpu): void {
   cpu.u32[state.cpl >>> 2] = cpl;
   for (let segment = ES; segment <= GS; segment++) updateSegment(cpu, segment);
   updateStackSize(cpu);
+  updateLookupBase(cpu);
   updateTags(cpu);
 }
 
@@ -157,6 +159,7 @@ export function loadSegment(cpu: Cpu, segment: number, selector: number): void {
   if (hasParagraphSegments(cpu)) {
     loadParagraph(cpu, segment, selector);
     updateSegment(cpu, segment);
+    updateLookupBase(cpu);
     return;
   }
   const cpl = cplOf(cpu);
@@ -164,6 +167,7 @@ export function loadSegment(cpu: Cpu, segment: number, selector: number): void {
     if (segment === SS && (!is64Bit(cpu) || cpl === 3 || (selector & 3) !== cpl)) cpu.raise(Vector.GP, 0);
     loadNull(cpu, segment, selector, segment === SS ? cpl : 0);
     updateSegment(cpu, segment);
+    updateLookupBase(cpu);
     return;
   }
   const descriptor = readDescriptor(cpu, selector);
@@ -180,6 +184,7 @@ export function loadSegment(cpu: Cpu, segment: number, selector: number): void {
   }
   loadDescriptor(cpu, segment, selector, descriptor);
   updateSegment(cpu, segment);
+  updateLookupBase(cpu);
 }
 
 function loadSystemSegment(cpu: Cpu, segment: number, selector: number, descriptor: Descriptor): void {

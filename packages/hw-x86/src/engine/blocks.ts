@@ -1,0 +1,385 @@
+/**
+ * Decoded code: blocks of operation records in the arena of the bank, found by the physical address of their first byte and the
+ * mode they were decoded for. A table in the bank leads generated code from RIP to them; what it does not know comes here.
+ */
+import type { Cpu } from "./cpu.ts";
+import { BLOCK_TABLE, CS, DS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
+import { CodePage, PAGE_BYTES } from "./code-pages.ts";
+import type { Decode, DecodedOperation, Variant } from "./decoder/variant.ts";
+import { BLOCK_TABLE_ENTRY_BYTES, BLOCK_TABLE_LOG2 } from "./interpreter/common-functions.ts";
+import { Synthetic } from "./interpreter/synthetic.ts";
+import { isFlat } from "./lookup-base.ts";
+import { block, OP_BYTES, op } from "./operation.ts";
+import { Vector } from "./system/bits.ts";
+import { protectCodePage, translateFetchHalves } from "./system/paging.ts";
+
+/** The part of the generated interpreter that decoding needs; see interpreter-module.ts. */
+export interface HandlerNumbers {
+  readonly general: Uint16Array;
+  readonly flat: Uint16Array;
+  readonly flatNoIndex: Uint16Array;
+  readonly endsBlock: Uint8Array;
+}
+
+const LONGEST_BLOCK = 64;
+const LONGEST_INSTRUCTION = 15;
+/** Truncated blocks are decoded here, at the end of the arena, and forgotten. */
+const SCRATCH_BLOCK = OP_ARENA + OP_ARENA_BYTES - (LONGEST_BLOCK + 2) * OP_BYTES;
+const ARENA_END = SCRATCH_BLOCK - (LONGEST_BLOCK + 2) * OP_BYTES;
+/** A charge that no budget covers: entering such a block returns to the engine, which looks for a fresh one. */
+const DEAD = 0x7fff_ffff;
+
+const RIP = state.rip >>> 2;
+const CODE_SIZE = state.codeSize >>> 2;
+const LOOKUP_BASE = state.lookupBase >>> 2;
+const BLOCK_TAG = state.blockTag >>> 2;
+
+export class Blocks {
+  readonly #cpu: Cpu;
+  readonly #decode: Decode;
+  readonly #into: DecodedOperation;
+  readonly #handlers: HandlerNumbers;
+  readonly #isRelative: Uint8Array;
+  readonly #loadsSegment: Uint8Array;
+  readonly #pages = new Map<number, CodePage>();
+  /** 1 for pages of the bank that hold code. */
+  readonly #holdsCode: Uint8Array;
+  /** Of blocks of one instruction across two pages: bank offset of the second page, and the bytes, by header. */
+  readonly #straddling = new Map<number, { second: number; bytes: Uint8Array }>();
+  readonly #twoPages = new Uint8Array(2 * LONGEST_INSTRUCTION + 2);
+  #next = OP_ARENA;
+  /** Times the arena was emptied. */
+  flushes = 0;
+
+  constructor(cpu: Cpu, decode: Decode, into: DecodedOperation, variants: readonly Variant[], handlers: HandlerNumbers) {
+    this.#cpu = cpu;
+    this.#decode = decode;
+    this.#into = into;
+    this.#handlers = handlers;
+    this.#holdsCode = new Uint8Array(Math.ceil(cpu.bankBytes / PAGE_BYTES));
+    this.#isRelative = Uint8Array.from(variants, ({ access }) => (access.some(({ kind }) => kind === "relative") ? 1 : 0));
+    this.#loadsSegment = Uint8Array.from(variants, loadsSegment);
+  }
+
+  holdsCode(pageOffset: number): boolean {
+    return this.#holdsCode[pageOffset >>> 12] !== 0;
+  }
+
+  /** The block at `state.rip`, entered in the table. Raises what fetching there raises. */
+  find(): number {
+    const cpu = this.#cpu;
+    const { u32 } = cpu;
+    const { lo, hi } = this.#linear();
+    const physical = translateFetchHalves(cpu, lo, hi);
+    const page = this.#page(physical);
+    this.#validate(page);
+    const key = this.#key(physical);
+    let header = page.blocks.get(key);
+    if (header !== undefined && this.#straddling.has(header) && !this.#isStraddlingValid(header, lo, hi)) {
+      this.#kill(page, key, header);
+      header = undefined;
+    }
+    if (header === undefined) header = this.#build(physical, lo, hi, LONGEST_BLOCK, false);
+    const keyLow = (u32[RIP] + u32[LOOKUP_BASE]) >>> 0;
+    const keyHigh = (u32[RIP + 1] + u32[LOOKUP_BASE + 1] + (keyLow < u32[RIP] ? 1 : 0)) >>> 0;
+    const hash = keyLow ^ ((keyLow >>> BLOCK_TABLE_LOG2) | (keyHigh << (32 - BLOCK_TABLE_LOG2)));
+    const entry = (BLOCK_TABLE + (hash & ((1 << BLOCK_TABLE_LOG2) - 1)) * BLOCK_TABLE_ENTRY_BYTES) >>> 2;
+    u32[entry] = keyLow;
+    u32[entry + 1] = keyHigh;
+    u32[entry + 2] = u32[BLOCK_TAG];
+    u32[entry + 3] = header;
+    return header;
+  }
+
+  /** A block of at most `count` instructions at `state.rip`, for one run. */
+  truncated(count: number): number {
+    const { lo, hi } = this.#linear();
+    const physical = translateFetchHalves(this.#cpu, lo, hi);
+    return this.#build(physical, lo, hi, Math.min(count, LONGEST_BLOCK), true);
+  }
+
+  /** The operation that would run next gives up its place: the next instruction is looked up anew. Returns what was there. */
+  cutAfter(operation: number): void {
+    this.#cpu.u16[(operation + OP_BYTES + op.handler) >>> 1] = Synthetic.cut;
+  }
+
+  /** `bytes` at bank offset `start`, in one page, were written. `running`: the operation that is running, or 0. */
+  written(start: number, bytes: number, running: number): void {
+    const cpu = this.#cpu;
+    const page = this.#pages.get(start >>> 12);
+    if (page === undefined || !page.isCovered(start, bytes)) return;
+    if (running !== 0) {
+      const own = cpu.u32[state.blockStart >>> 2];
+      const first = cpu.u32[(own + block.physical) >>> 2];
+      const straddling = this.#straddling.get(own);
+      if (start < first + cpu.u32[(own + block.bytes) >>> 2] && start + bytes > first) this.cutAfter(running);
+      else if (straddling !== undefined && straddling.second === page.offset) this.cutAfter(running);
+    }
+    for (const [key, header] of [...page.blocks]) {
+      const first = cpu.u32[(header + block.physical) >>> 2];
+      if (start < first + cpu.u32[(header + block.bytes) >>> 2] && start + bytes > first) this.#kill(page, key, header);
+    }
+    for (const header of [...page.tails]) this.#killTail(page, header);
+    page.uncoverAll();
+    if (page.isEmpty) this.#forget(page);
+    else {
+      for (const header of page.blocks.values()) {
+        const first = cpu.u32[(header + block.physical) >>> 2];
+        page.cover(first, Math.min(cpu.u32[(header + block.bytes) >>> 2], page.offset + PAGE_BYTES - first), cpu.u32);
+      }
+    }
+  }
+
+  /** Drops every block. */
+  flush(): void {
+    const { u8, u32 } = this.#cpu;
+    for (const page of this.#pages.values()) this.#holdsCode[page.offset >>> 12] = 0;
+    this.#pages.clear();
+    this.#straddling.clear();
+    this.#next = OP_ARENA;
+    u8.fill(0, BLOCK_TABLE, BLOCK_TABLE + (1 << BLOCK_TABLE_LOG2) * BLOCK_TABLE_ENTRY_BYTES);
+    u32[state.blockStart >>> 2] = 0;
+    this.flushes++;
+  }
+
+  // ---- Finding ----
+
+  readonly #at = { lo: 0, hi: 0 };
+  /** Linear address of RIP, halves as signed 32-bit numbers; raises #GP above the limit of CS. */
+  #linear(): { lo: number; hi: number } {
+    const { u32 } = this.#cpu;
+    const at = this.#at;
+    if (u32[CODE_SIZE] === 64) {
+      at.lo = u32[RIP] | 0;
+      at.hi = u32[RIP + 1] | 0;
+    } else {
+      if (u32[RIP + 1] !== 0 || u32[RIP] > u32[(segmentOffset(CS) + SEG_LIMIT) >>> 2]) this.#cpu.raise(Vector.GP, 0);
+      at.lo = (u32[RIP] + u32[LOOKUP_BASE]) | 0;
+      at.hi = 0;
+    }
+    return at;
+  }
+  #key(physical: number): number {
+    const size = this.#cpu.u32[CODE_SIZE] >>> 5;
+    return (physical & (PAGE_BYTES - 1)) * 8 + size * 2 + (isFlat(this.#cpu) ? 1 : 0);
+  }
+  #page(physical: number): CodePage {
+    const number = physical >>> 12;
+    let page = this.#pages.get(number);
+    if (page === undefined) {
+      page = new CodePage((physical & ~(PAGE_BYTES - 1)) >>> 0);
+      this.#pages.set(number, page);
+    }
+    return page;
+  }
+  /** Compares the page with what was decoded, once in each epoch of block tags. */
+  #validate(page: CodePage): void {
+    const epoch = this.#cpu.u32[BLOCK_TAG] >>> 3;
+    if (page.checkedEpoch === epoch) return;
+    page.checkedEpoch = epoch;
+    if (page.isUnchanged(this.#cpu.u32)) return;
+    for (const [key, header] of [...page.blocks]) this.#kill(page, key, header);
+    for (const header of [...page.tails]) this.#killTail(page, header);
+    page.uncoverAll();
+  }
+  #isStraddlingValid(header: number, lo: number, hi: number): boolean {
+    const cpu = this.#cpu;
+    const straddling = this.#straddling.get(header);
+    if (straddling === undefined) return true;
+    const second = this.#secondPage(lo, hi);
+    if (second !== straddling.second) return false;
+    const first = cpu.u32[(header + block.physical) >>> 2];
+    const inFirst = PAGE_BYTES - (first & (PAGE_BYTES - 1));
+    return straddling.bytes.every((byte, i) => byte === cpu.u8[i < inFirst ? first + i : second + i - inFirst]);
+  }
+  #secondPage(lo: number, hi: number): number {
+    const next = ((lo & ~(PAGE_BYTES - 1)) + PAGE_BYTES) | 0;
+    return translateFetchHalves(this.#cpu, next, next === 0 ? (hi + 1) | 0 : hi);
+  }
+
+  // ---- Dropping ----
+
+  #kill(page: CodePage, key: number, header: number): void {
+    const { i32 } = this.#cpu;
+    page.blocks.delete(key);
+    i32[(header + block.charge) >>> 2] = DEAD;
+    const straddling = this.#straddling.get(header);
+    if (straddling !== undefined) {
+      this.#straddling.delete(header);
+      this.#pages.get(straddling.second >>> 12)?.tails.delete(header);
+    }
+    // Links lead to blocks of the same page only
+    for (const other of page.blocks.values()) {
+      i32[(other + block.taken) >>> 2] = 0;
+      i32[(other + block.next) >>> 2] = 0;
+    }
+  }
+  #killTail(second: CodePage, header: number): void {
+    second.tails.delete(header);
+    const page = this.#pages.get(this.#cpu.u32[(header + block.physical) >>> 2] >>> 12);
+    if (page === undefined) return;
+    for (const [key, own] of [...page.blocks]) if (own === header) this.#kill(page, key, header);
+  }
+  #forget(page: CodePage): void {
+    this.#pages.delete(page.offset >>> 12);
+    this.#holdsCode[page.offset >>> 12] = 0;
+  }
+
+  // ---- Building ----
+
+  #cover(start: number, bytes: number): CodePage {
+    const page = this.#page(start);
+    if (this.#holdsCode[page.offset >>> 12] === 0) {
+      this.#holdsCode[page.offset >>> 12] = 1;
+      protectCodePage(this.#cpu, page.offset);
+    }
+    page.cover(start, bytes, this.#cpu.u32);
+    return page;
+  }
+
+  #build(physical: number, lo: number, hi: number, most: number, isScratch: boolean): number {
+    const cpu = this.#cpu;
+    const { u8, u32 } = cpu;
+    if (!isScratch && this.#next >= ARENA_END) {
+      this.flush();
+      this.#page(physical).checkedEpoch = u32[BLOCK_TAG] >>> 3;
+    }
+    const header = isScratch ? SCRATCH_BLOCK : this.#next;
+    const codeSize = u32[CODE_SIZE] as 16 | 32 | 64;
+    const flat = isFlat(cpu);
+    const inPage = PAGE_BYTES - (physical & (PAGE_BYTES - 1));
+    let within = inPage;
+    if (codeSize !== 64) within = Math.min(within, u32[(segmentOffset(CS) + SEG_LIMIT) >>> 2] - u32[RIP] + 1);
+    let offset = 0;
+    let count = 0;
+    let record = header + OP_BYTES;
+    let second = -1;
+    for (let ends = false; !ends && count < most && offset < within; ) {
+      let result = this.#decode(u8, physical + offset, within - offset, codeSize, this.#into);
+      if (result === "incomplete") {
+        if (count > 0) break;
+        if (within < inPage) cpu.raise(Vector.GP, 0);
+        second = this.#secondPage(lo, hi);
+        result = this.#decodeAcross(physical, inPage, second, codeSize);
+      }
+      switch (result) {
+        case "ok":
+          this.#write(record, offset, codeSize, flat);
+          ends =
+            this.#handlers.endsBlock[this.#into.handler] !== 0 ||
+            (codeSize !== 64 && this.#loadsSegment[this.#into.handler] !== 0);
+          offset += this.#into.length;
+          break;
+        case "undefined":
+          this.#writeSynthetic(record, offset, Synthetic.undefinedInstruction);
+          offset = Math.min(offset + LONGEST_INSTRUCTION, Math.max(within, offset + 1));
+          ends = true;
+          break;
+        default:
+          this.#writeSynthetic(record, offset, Synthetic.tooLong);
+          offset = Math.min(offset + LONGEST_INSTRUCTION, Math.max(within, offset + 1));
+          ends = true;
+      }
+      record += OP_BYTES;
+      count++;
+      if (second >= 0) break;
+    }
+    this.#writeSynthetic(record, offset, Synthetic.end);
+    const at = header >>> 2;
+    u32[at + (block.count >>> 2)] = count;
+    u32[at + (block.charge >>> 2)] = count;
+    u32[at + (block.physical >>> 2)] = physical;
+    u32[at + (block.bytes >>> 2)] = offset;
+    u32[at + (block.taken >>> 2)] = 0;
+    u32[at + (block.next >>> 2)] = 0;
+    u32[at + (block.entries >>> 2)] = 0;
+    const page = this.#cover(physical, Math.min(offset, inPage));
+    if (second >= 0) this.#noteStraddling(header, physical, inPage, second, offset, isScratch);
+    if (isScratch) return header;
+    page.blocks.set(this.#key(physical), header);
+    this.#next = record + OP_BYTES;
+    return header;
+  }
+
+  #noteStraddling(header: number, physical: number, inPage: number, second: number, bytes: number, isScratch: boolean): void {
+    const { u8 } = this.#cpu;
+    const inSecond = Math.max(bytes - inPage, 1);
+    const page = this.#cover(second, inSecond);
+    if (isScratch) return;
+    page.tails.add(header);
+    const copy = new Uint8Array(inPage + inSecond);
+    copy.set(u8.subarray(physical, physical + inPage));
+    copy.set(u8.subarray(second, second + inSecond), inPage);
+    this.#straddling.set(header, { second, bytes: copy });
+  }
+
+  #decodeAcross(physical: number, inFirst: number, second: number, codeSize: 16 | 32 | 64): ReturnType<Decode> {
+    const { u8 } = this.#cpu;
+    const bytes = this.#twoPages;
+    bytes.fill(0);
+    for (let i = 0; i < inFirst && i < LONGEST_INSTRUCTION; i++) bytes[i] = u8[physical + i];
+    for (let i = inFirst; i <= LONGEST_INSTRUCTION; i++) bytes[i] = u8[second + i - inFirst];
+    const result = this.#decode(bytes, 0, LONGEST_INSTRUCTION + 1, codeSize, this.#into);
+    return result === "incomplete" ? "tooLong" : result;
+  }
+
+  #writeSynthetic(record: number, offset: number, handler: number): void {
+    const { u16, u32 } = this.#cpu;
+    for (let word = record >>> 2; word < (record + OP_BYTES) >>> 2; word++) u32[word] = 0;
+    u16[(record + op.handler) >>> 1] = handler;
+    u16[(record + op.segment) >>> 1] = segmentOffset(DS);
+    u16[(record + op.base) >>> 1] = state.zero;
+    u16[(record + op.index) >>> 1] = state.zero;
+    u16[(record + op.ripOffset) >>> 1] = offset;
+  }
+
+  #write(record: number, offset: number, codeSize: number, flat: boolean): void {
+    const { u8, u16, i32, u32 } = this.#cpu;
+    const from = this.#into;
+    const variant = from.handler;
+    const numbers = this.#handlers;
+    let handler = numbers.general[variant];
+    // FS and GS have slots of their own, which come last
+    if (flat && from.addressSize === codeSize && from.segment <= segmentOffset(DS)) {
+      handler = from.index === state.zero ? numbers.flatNoIndex[variant] : numbers.flat[variant];
+    }
+    const word = record >>> 2;
+    const half = record >>> 1;
+    u16[half + (op.handler >>> 1)] = handler;
+    u8[record + op.length] = from.length;
+    u8[record + op.scale] = from.scale;
+    u16[half + (op.a >>> 1)] = from.a;
+    u16[half + (op.b >>> 1)] = from.b;
+    u16[half + (op.base >>> 1)] = from.base;
+    u16[half + (op.index >>> 1)] = from.index;
+    u16[half + (op.segment >>> 1)] = from.segment;
+    u16[half + (op.ripOffset >>> 1)] = offset;
+    const end = offset + from.length;
+    let displacement = from.displacement;
+    if (from.ripRelative) {
+      displacement += end;
+      if (displacement > 0x7fff_ffff) throw new RangeError("a RIP-relative displacement does not fit 32 bits from its block's start");
+    }
+    i32[word + (op.displacement >>> 2)] = displacement;
+    u8[record + op.addressSize] = from.addressSize;
+    u8[record + op.prefixes] = from.prefixes;
+    u16[half + (op.c >>> 1)] = from.c;
+    let low = from.immediateLow >>> 0;
+    let high = from.immediateHigh >>> 0;
+    if (this.#isRelative[variant] !== 0) {
+      const sum = low + end;
+      low = sum >>> 0;
+      if (sum > 0xffff_ffff) high = (high + 1) >>> 0;
+    }
+    u32[word + (op.immediate >>> 2)] = low;
+    u32[word + (op.immediate >>> 2) + 1] = high;
+  }
+}
+
+/** 1 for instructions that load ES, SS or DS: outside 64-bit mode what follows may need other handlers. */
+function loadsSegment({ instruction, access, form }: Variant): number {
+  const { mnemonic } = instruction;
+  if (access.some(({ kind }) => kind === "segmentRegister") && form.opcode.startsWith("8E")) return 1;
+  if (/^(LDS|LES|LSS|LFS|LGS)$/.test(mnemonic)) return 1;
+  return mnemonic === "POP" && /^(07|17|1F|0F A1|0F A9)/.test(form.opcode) ? 1 : 0;
+}

@@ -1,0 +1,376 @@
+/**
+ * The engine of one bank: runs guest code with the generated interpreter, and is the CPU that helpers and system code see.
+ * Generated code leaves by returning, when the budget does not cover the next block, or by an exception that a call out of it
+ * threw: a guest fault, which is delivered here, or a VM exit.
+ */
+import type { Gpa, Gva } from "../addresses.ts";
+import { Blocks } from "./blocks.ts";
+import type { Cpu, CpuModel } from "./cpu.ts";
+import { CPU_STATE, CPU_STATE_BYTES, gprOffset, SEG_READ_TOP, SEG_WRITE_TOP, state } from "./cpu-state.ts";
+import { createDecodedOperation, decode, variants } from "./decoder/decoder.ts";
+import { readFlags, writeFlags } from "./flags.ts";
+import { GUEST_FAULT, type GuestMode, VM_EXIT } from "./guest-mode.ts";
+import { helperTable } from "./helper-table.ts";
+import { type InterpreterInstance, instantiateInterpreter, interpreterTables } from "./interpreter/instance.ts";
+import { block, OP_BYTES, op } from "./operation.ts";
+import { Flag, Vector } from "./system/bits.ts";
+import * as events from "./system/events.ts";
+import * as memory from "./system/memory-access.ts";
+import * as paging from "./system/paging.ts";
+import * as segmentation from "./system/segmentation.ts";
+import type { EngineControl, GuestEvent, StopReason } from "./system-interface.ts";
+
+const BUDGET = state.budget >>> 2;
+const OPERATION = state.operation >>> 2;
+const BLOCK_START = state.blockStart >>> 2;
+const INTERRUPTIBILITY = state.interruptibility >>> 2;
+const SYSTEM_FLAGS = state.systemFlags >>> 2;
+const ACTIVITY = state.activity >>> 2;
+const SHADOWS = 3;
+/** DR6.BS: single step. */
+const SINGLE_STEP = 0x4000n;
+const LOGGED_BYTES = 15;
+
+export interface EngineOptions {
+  /** The bank: shared, at least as large as what lies below BANK_FIRST_FREE. */
+  memory: WebAssembly.Memory;
+  model: CpuModel;
+  guest: GuestMode;
+  log: (line: string) => void;
+}
+
+export class Engine implements Cpu, EngineControl {
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
+  readonly i32: Int32Array;
+  readonly u64: BigUint64Array;
+  readonly view: DataView;
+  readonly bankBytes: number;
+  readonly model: CpuModel;
+  guest: GuestMode;
+  readonly #log: (line: string) => void;
+  readonly #blocks: Blocks;
+  readonly #interpreter: InterpreterInstance;
+  readonly #logged = new Set<string>();
+
+  /** Instructions that `run` was ever allowed, minus what it gave back. */
+  #granted = 0;
+  /** Budget put aside so that generated code returns before the next block. */
+  #stash = 0;
+  #stopRequested = false;
+  #diverted = false;
+  /** Events delivered, so that single-stepping can tell an instruction that was one from one that ended. */
+  #deliveries = 0;
+  /** What the recorded fault is: 3, or 5 and 6 for INT1, INT3 and INTO. */
+  #faultType: 3 | 5 | 6 = 3;
+  #faultPayload = 0n;
+  /** Handler that `cutAfter` replaced, to be put back, and where. */
+  #cutAt = 0;
+  #cutHandler = 0;
+
+  constructor(options: EngineOptions) {
+    const { buffer } = options.memory;
+    this.u8 = new Uint8Array(buffer);
+    this.u16 = new Uint16Array(buffer);
+    this.u32 = new Uint32Array(buffer);
+    this.i32 = new Int32Array(buffer);
+    this.u64 = new BigUint64Array(buffer);
+    this.view = new DataView(buffer);
+    this.bankBytes = buffer.byteLength;
+    this.model = options.model;
+    this.guest = options.guest;
+    this.#log = options.log;
+    this.u64.fill(0xffff_ffff_ffff_ffffn, (state.flatSegment + SEG_READ_TOP) >>> 3, (state.flatSegment + SEG_READ_TOP + 8) >>> 3);
+    this.u64.fill(0xffff_ffff_ffff_ffffn, (state.flatSegment + SEG_WRITE_TOP) >>> 3, (state.flatSegment + SEG_WRITE_TOP + 8) >>> 3);
+    this.#blocks = new Blocks(this, decode, createDecodedOperation(), variants, interpreterTables());
+    this.#interpreter = this.#instantiate(options.memory);
+  }
+
+  #instantiate(bank: WebAssembly.Memory): InterpreterInstance {
+    const helpers: Record<string, (a: number, b: number, c: number, d: number) => number> = {};
+    for (const [name, helper] of Object.entries(helperTable)) {
+      helpers[name] = (a, b, c, d) => (helper(this, a, b, c, d) as number) | 0;
+    }
+    return instantiateInterpreter(bank, helpers, {
+      readSlow: (lo, hi, bytes) => memory.readSlow(this, lo, hi, bytes),
+      writeSlow: (lo, hi, bytes) => memory.writeSlow(this, lo, hi, bytes),
+      rmwSlow: (lo, hi, bytes) => memory.rmwSlow(this, lo, hi, bytes),
+      rmwFinish: () => memory.rmwFinish(this),
+      segmentSlow: (segment, lo, hi, bytes, isWrite) => segmentation.segmentSlow(this, segment, lo, hi, bytes, isWrite !== 0),
+      findBlock: () => (this.i32[BUDGET] <= 0 ? 0 : this.#blocks.find()),
+      raise: (vector, error) => this.#raiseFromRow(vector, error),
+      undefinedInstruction: () => this.#undefinedInstruction(),
+      divert: () => this.#divert(),
+    });
+  }
+
+  // ---- Running ----
+
+  run(instructions: number): StopReason {
+    this.#granted += instructions;
+    this.#stash = 0;
+    this.#stopRequested = false;
+    this.#diverted = false;
+    this.i32[BUDGET] = instructions;
+    this.i32[OPERATION] = 0;
+    try {
+      for (;;) {
+        if (this.i32[ACTIVITY] !== 0) return this.i32[ACTIVITY] === 1 ? "halted" : "shutdown";
+        if (this.#stopRequested) return "stop";
+        if (this.i32[BUDGET] <= 0) return "budget";
+        try {
+          this.#runOnce();
+        } catch (thrown) {
+          this.#giveBack();
+          if (thrown === VM_EXIT) return "exit";
+          if (thrown !== GUEST_FAULT) throw thrown;
+          try {
+            this.deliverEvent(this.#recordedFault());
+          } catch (second) {
+            if (second === VM_EXIT) return "exit";
+            throw second;
+          }
+        }
+        this.#unstash();
+      }
+    } finally {
+      this.#unstash();
+      this.#granted -= this.i32[BUDGET];
+      this.i32[BUDGET] = 0;
+    }
+  }
+
+  /** Runs until the budget is short, something stops or diverts, or an exception is thrown. */
+  #runOnce(): void {
+    if ((this.i32[INTERRUPTIBILITY] & SHADOWS) !== 0 || (this.i32[SYSTEM_FLAGS] & Flag.TF) !== 0) {
+      this.#step();
+      return;
+    }
+    this.#interpreter.run(0);
+    this.i32[OPERATION] = 0;
+    const budget = this.i32[BUDGET];
+    if (this.#diverted || budget <= 0) return;
+    // The budget does not cover the next block, or the block was dropped.
+    const header = this.#blocks.find();
+    if (this.i32[(header + block.charge) >>> 2] > budget) this.#interpreter.run(this.#blocks.truncated(budget));
+    else this.#interpreter.run(header);
+    this.i32[OPERATION] = 0;
+  }
+
+  /** One instruction, in the shadow of STI or MOV SS or with TF set, and what follows it. */
+  #step(): void {
+    const shadows = this.i32[INTERRUPTIBILITY] & SHADOWS;
+    const isTraced = (this.i32[SYSTEM_FLAGS] & Flag.TF) !== 0;
+    const deliveries = this.#deliveries;
+    const rest = this.i32[BUDGET] - 1;
+    this.i32[BUDGET] = 1;
+    this.#stash += rest;
+    this.#interpreter.run(this.#blocks.truncated(1));
+    this.i32[OPERATION] = 0;
+    this.i32[INTERRUPTIBILITY] &= ~shadows;
+    if (isTraced && deliveries === this.#deliveries) {
+      this.#unstash();
+      this.deliverEvent({
+        vector: Vector.DB,
+        type: 3,
+        errorCode: undefined,
+        instructionLength: 0,
+        payload: SINGLE_STEP,
+        injected: false,
+      });
+    } else if (shadows !== 0 && this.guest.windowOpened()) this.requestStop();
+  }
+
+  #unstash(): void {
+    this.i32[BUDGET] += this.#stash;
+    this.#stash = 0;
+    this.#diverted = false;
+    if (this.#cutAt !== 0) {
+      this.u16[this.#cutAt >>> 1] = this.#cutHandler;
+      this.#cutAt = 0;
+    }
+  }
+
+  /** Budget of the running operation, which did not retire, and of those behind it in its block. */
+  #unexecuted(): number {
+    const operation = this.u32[OPERATION];
+    if (operation === 0) return 0;
+    const start = this.u32[BLOCK_START];
+    return this.u32[(start + block.count) >>> 2] - ((operation - start) / OP_BYTES - 1);
+  }
+  #giveBack(): void {
+    this.i32[BUDGET] += this.#unexecuted();
+    this.i32[OPERATION] = 0;
+  }
+
+  #divert(): void {
+    this.#stash += this.i32[BUDGET];
+    this.i32[BUDGET] = 0;
+    this.#diverted = true;
+  }
+
+  requestStop(): void {
+    this.#stopRequested = true;
+    const operation = this.u32[OPERATION];
+    if (operation === 0) return;
+    // The block's rest must not run: the operation that follows gives way, and is put back when generated code has returned.
+    const next = operation + OP_BYTES + op.handler;
+    if (this.#cutAt === 0) {
+      this.#cutAt = next;
+      this.#cutHandler = this.u16[next >>> 1];
+      this.#blocks.cutAfter(operation);
+    }
+    this.#divert();
+  }
+
+  retired(): number {
+    return this.#granted - this.i32[BUDGET] - this.#stash - this.#unexecuted();
+  }
+
+  // ---- Faults and events ----
+
+  raise(vector: number, errorCode?: number, payload = 0n): never {
+    this.#faultType = 3;
+    this.#recordFault(vector, errorCode, payload);
+    throw GUEST_FAULT;
+  }
+  #raiseFromRow(vector: number, error: number): never {
+    this.#recordFault(vector, error < 0 ? undefined : error, 0n);
+    if (vector === Vector.DB) this.#faultType = 5;
+    else this.#faultType = vector === Vector.BP || vector === Vector.OF ? 6 : 3;
+    throw GUEST_FAULT;
+  }
+  #recordFault(vector: number, errorCode: number | undefined, payload: bigint): void {
+    this.u32[state.faultVector >>> 2] = vector;
+    this.u32[state.faultError >>> 2] = errorCode ?? 0;
+    this.u32[state.faultHasError >>> 2] = errorCode === undefined ? 0 : 1;
+    this.#faultPayload = payload;
+  }
+  #recordedFault(): GuestEvent {
+    const type = this.#faultType;
+    return {
+      vector: this.u32[state.faultVector >>> 2],
+      type,
+      errorCode: this.u32[state.faultHasError >>> 2] !== 0 ? this.u32[state.faultError >>> 2] : undefined,
+      // INT1, INT3 and INTO have one byte
+      instructionLength: type === 3 ? 0 : 1,
+      payload: this.#faultPayload,
+      injected: false,
+    };
+  }
+  #undefinedInstruction(): never {
+    const start = this.u32[BLOCK_START];
+    const at = this.u32[(start + block.physical) >>> 2] + this.u16[(this.operation + op.ripOffset) >>> 1];
+    const bytes = [...this.u8.subarray(at, at + LOGGED_BYTES)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
+    if (!this.#logged.has(bytes)) {
+      this.#logged.add(bytes);
+      this.#log(`#UD at RIP ${this.get64(state.rip).toString(16)}: not implemented or undefined: ${bytes}`);
+    }
+    return this.raise(Vector.UD);
+  }
+
+  deliverEvent(event: GuestEvent): void {
+    this.#deliveries++;
+    events.deliverEvent(this, event);
+  }
+
+  adoptState(from: Uint8Array): void {
+    this.u8.set(from, CPU_STATE);
+    if (from.length !== CPU_STATE_BYTES) throw new RangeError("not a CPU state block");
+    this.i32[OPERATION] = 0;
+    this.i32[BLOCK_START] = 0;
+    this.i32[BUDGET] = 0;
+    this.updateSegments();
+    this.flushTlb(false);
+  }
+
+  // ---- State ----
+
+  get32(offset: number): number {
+    return this.u32[offset >>> 2];
+  }
+  set32(offset: number, value: number): void {
+    this.u32[offset >>> 2] = value;
+  }
+  get64(offset: number): bigint {
+    return this.u64[offset >>> 3];
+  }
+  set64(offset: number, value: bigint): void {
+    this.u64[offset >>> 3] = value;
+  }
+  reg(index: number): bigint {
+    return this.u64[gprOffset(index) >>> 3];
+  }
+  setReg(index: number, value: bigint): void {
+    this.u64[gprOffset(index) >>> 3] = value;
+  }
+  get operation(): number {
+    return this.u32[OPERATION];
+  }
+  instructionLength(): number {
+    const { operation } = this;
+    return operation === 0 ? 0 : this.u8[operation + op.length];
+  }
+  nextRip(): bigint {
+    return BigInt.asUintN(this.u32[state.codeSize >>> 2], this.get64(state.rip) + BigInt(this.instructionLength()));
+  }
+  setNextRip(rip: bigint): void {
+    this.set64(state.nextRip, rip);
+    if (this.operation === 0) this.set64(state.rip, rip);
+  }
+  readFlags(): number {
+    return readFlags(this.u32);
+  }
+  setFlags(value: number): void {
+    writeFlags(this.u32, value);
+  }
+
+  // ---- Memory ----
+
+  readLinear(address: Gva, bytes: 1 | 2 | 4 | 8, supervisor?: boolean): bigint {
+    return memory.readLinear(this, address, bytes, supervisor);
+  }
+  writeLinear(address: Gva, bytes: 1 | 2 | 4 | 8, value: bigint, supervisor?: boolean): void {
+    memory.writeLinear(this, address, bytes, value, supervisor);
+  }
+  readLinearBytes(address: Gva, target: Uint8Array, supervisor?: boolean): void {
+    memory.readLinearBytes(this, address, target, supervisor);
+  }
+  writeLinearBytes(address: Gva, source: Uint8Array, supervisor?: boolean): void {
+    memory.writeLinearBytes(this, address, source, supervisor);
+  }
+  probeWrite(address: Gva, bytes: number, supervisor?: boolean): void {
+    memory.probeWrite(this, address, bytes, supervisor);
+  }
+  linear(segment: number, offset: bigint, bytes: number, isWrite: boolean): Gva {
+    return segmentation.linear(this, segment, offset, bytes, isWrite);
+  }
+  readPhysical64(address: Gpa): bigint {
+    return paging.readPhysical64(this, address);
+  }
+  writePhysical64(address: Gpa, value: bigint): void {
+    paging.writePhysical64(this, address, value);
+  }
+
+  // ---- Consequences of changed state ----
+
+  updateSegments(): void {
+    segmentation.updateSegments(this);
+  }
+  flushTlb(keepGlobal: boolean): void {
+    paging.flushTlb(this, keepGlobal);
+  }
+  flushPage(address: Gva): void {
+    paging.flushPage(this, address);
+  }
+  updateTags(): void {
+    paging.updateTags(this);
+  }
+  holdsCode(pageOffset: number): boolean {
+    return this.#blocks.holdsCode(pageOffset);
+  }
+  codeWritten(offset: number, bytes: number): void {
+    this.#blocks.written(offset, bytes, this.operation);
+  }
+}

@@ -1,0 +1,36 @@
+/** The generated interpreter at run time: compiled once a thread, instantiated once a bank. */
+import { base64, endsBlock, flat, flatNoIndex, general, variantCount } from "../../generated/interpreter.ts";
+import type { HandlerNumbers } from "../blocks.ts";
+import type { ENGINE_IMPORTS } from "./common-functions.ts";
+
+export type EngineImports = Readonly<Record<keyof typeof ENGINE_IMPORTS, (...values: number[]) => number | void>>;
+
+export interface InterpreterInstance {
+  /** Runs the block at that header, or at `state.rip` when 0, until the budget is short. */
+  run(header: number): void;
+}
+
+let compiled: WebAssembly.Module | undefined;
+
+function bytesOf(text: string): Uint8Array<ArrayBuffer> {
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes;
+}
+const halves = (text: string): Uint16Array => new Uint16Array(bytesOf(text).buffer);
+
+/** Handler numbers of the variants that the interpreter was generated from. */
+export function interpreterTables(): HandlerNumbers & { variantCount: number } {
+  return { general: halves(general), flat: halves(flat), flatNoIndex: halves(flatNoIndex), endsBlock: bytesOf(endsBlock), variantCount };
+}
+
+export function instantiateInterpreter(
+  memory: WebAssembly.Memory,
+  helper: Readonly<Record<string, (a: number, b: number, c: number, d: number) => number>>,
+  engine: EngineImports,
+): InterpreterInstance {
+  compiled ??= new WebAssembly.Module(bytesOf(base64));
+  const instance = new WebAssembly.Instance(compiled, { bank: { memory }, helper, engine });
+  return { run: instance.exports.run as (header: number) => void };
+}
