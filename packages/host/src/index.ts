@@ -1,1 +1,20 @@
-export const placeholder = 1;
+export { createHost, type Host } from "./control/host.ts";
+export type { OutputListener, ProcessHandle } from "./control/process-handle.ts";
+export type {
+  DeviceEntry,
+  ExitStatus,
+  HostOptions,
+  InsmodOptions,
+  LoadedModule,
+  LogEntry,
+  LogLevel,
+  ModuleInfo,
+  ModuleUser,
+  MoveReport,
+  MoveStep,
+  ProcessInfo,
+  RunOptions,
+  UpgradeOptions,
+} from "./control/types.ts";
+export { HostError } from "./errors.ts";
+export { formatLogEntry } from "./log/kernel-log.ts";

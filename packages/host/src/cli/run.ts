@@ -1,0 +1,157 @@
+/** `mkvm run`: a VM in the daemon, or one of its own that lives as long as the command. */
+import { existsSync, statSync } from "node:fs";
+import { resolve } from "node:path";
+import { createHost } from "../control/host.ts";
+import { parseSize } from "../control/sizes.ts";
+import type { ExitStatus, RunOptions } from "../control/types.ts";
+import { HostError } from "../errors.ts";
+import { parseParameterWords } from "../loader/parameters.ts";
+import { type DaemonClient, tryConnect } from "./client.ts";
+import { attachTerminal, onBrokenPipe, printOutput } from "./terminal.ts";
+
+export interface RunFlags {
+  kernel: string;
+  initrd?: string;
+  append?: string;
+  memory: string;
+  device: string;
+  module?: string;
+  param: string[];
+  clock?: "wall" | "icount";
+  program: string;
+  cpu?: string;
+  mount: string[];
+  name?: string;
+  detach?: boolean;
+  oneShot?: boolean;
+  json?: boolean;
+}
+
+/** Status of a command that a signal or the user's Ctrl-] ended. */
+const interruptedStatus = 130;
+
+/** Runs a VM; the status to exit with. `words`: more arguments for the program. */
+export async function runVm(flags: RunFlags, words: readonly string[]): Promise<number> {
+  const options = runOptions(flags, words);
+  const oneShot = flags.oneShot || flags.module !== undefined || flags.clock !== undefined || flags.param.length > 0;
+  const daemon = oneShot ? undefined : await tryConnect();
+  if (daemon) {
+    try {
+      return await runInDaemon(daemon, options, flags);
+    } finally {
+      daemon.close();
+    }
+  }
+  if (flags.detach) throw new HostError("ENOENT", "--detach needs a daemon: start one with 'mkvm up'");
+  return runOneShot(options, flags);
+}
+
+function runOptions(flags: RunFlags, words: readonly string[]): RunOptions {
+  const memoryBytes = parseSize(flags.memory);
+  const args = ["--kernel", readableFile("--kernel", flags.kernel)];
+  if (flags.initrd) args.push("--initrd", readableFile("--initrd", flags.initrd));
+  if (flags.append !== undefined) args.push("--append", flags.append);
+  args.push("--memory", String(memoryBytes), "--device", flags.device, ...words);
+  const options: RunOptions = {
+    program: flags.program,
+    args,
+    memoryBytes,
+    directory: process.cwd(),
+    mounts: flags.mount.map((word) => {
+      const [source, target, ...more] = word.split(":");
+      if (!source || !target || more.length > 0)
+        throw new HostError("EINVAL", `--mount ${word}: write SOURCE:TARGET, as /dev/kvm2:/dev/kvm`);
+      return { source, target };
+    }),
+  };
+  if (flags.name) options.name = flags.name;
+  if (flags.cpu !== undefined) {
+    if (!/^\d+$/.test(flags.cpu)) throw new HostError("EINVAL", `--cpu ${flags.cpu}: give the number of a logical CPU`);
+    options.cpu = Number(flags.cpu);
+  }
+  return options;
+}
+
+function readableFile(option: string, path: string): string {
+  const full = resolve(path);
+  if (!existsSync(full)) throw new HostError("ENOENT", `${option} ${path}: no such file`);
+  if (!statSync(full).isFile()) throw new HostError("EINVAL", `${option} ${path}: not a regular file`);
+  return full;
+}
+
+async function runOneShot(options: RunOptions, flags: RunFlags): Promise<number> {
+  const host = await createHost({ cpus: 1, clock: flags.clock ?? "wall" });
+  try {
+    const module = await host.insmod(flags.module ?? "@mkvm/kvm-v1", { parameters: parseParameterWords(flags.param) });
+    if (module.devices[0] !== flags.device && flags.device === "/dev/kvm") await host.ln(module.devices[0]!, "/dev/kvm");
+    const process = await host.run(options);
+    let quit = false;
+    const kill = () => {
+      quit = true;
+      host.kill(process.pid).catch(() => {});
+    };
+    onBrokenPipe(kill);
+    process.onOutput(printOutput);
+    const detach = attachTerminal({ input: (bytes) => process.write(bytes), endInput: () => process.endInput(), quit: kill });
+    const exit = await process.exited;
+    detach();
+    return quit ? interruptedStatus : report(exit);
+  } finally {
+    await host.close();
+  }
+}
+
+async function runInDaemon(daemon: DaemonClient, options: RunOptions, flags: RunFlags): Promise<number> {
+  const mounted = options.mounts?.some((mount) => mount.target === flags.device);
+  if (!mounted && flags.device.startsWith("/dev/") && (await daemon.call("ls", flags.device)).length === 0) {
+    throw new HostError(
+      "ENOENT",
+      `the daemon has no ${flags.device}: load a module ('mkvm insmod @mkvm/kvm-v1') and link it ('mkvm ln /dev/kvm1 /dev/kvm')`,
+    );
+  }
+  const { pid, name, cpu } = await daemon.call("run", options);
+  if (flags.detach) {
+    console.log(flags.json ? JSON.stringify({ pid, name, cpu }) : `${pid}`);
+    return 0;
+  }
+  return attachTo(daemon, pid, () => daemon.call("kill", pid).then(() => undefined));
+}
+
+/**
+ * Shows a process's console until it ends or the user leaves. On a terminal Ctrl-] leaves it running; otherwise Ctrl-C calls
+ * `interrupt`, or leaves it running when there is none.
+ */
+export async function attachTo(daemon: DaemonClient, pid: number, interrupt?: () => Promise<void>): Promise<number> {
+  let leave = (_status: number) => {};
+  const left = new Promise<number>((resolve) => {
+    leave = resolve;
+  });
+  const quit = () => {
+    if (interrupt && !process.stdin.isTTY) void interrupt().finally(() => leave(interruptedStatus));
+    else {
+      process.stderr.write(`\nprocess ${pid} goes on: 'mkvm console ${pid}' attaches again\n`);
+      leave(0);
+    }
+  };
+  onBrokenPipe(() => leave(0));
+  const detach = attachTerminal({
+    input: (bytes) => void daemon.call("input", pid, Buffer.from(bytes).toString("base64")).catch(() => {}),
+    endInput: () => void daemon.call("input", pid, null).catch(() => {}),
+    quit,
+  });
+  const ended = daemon
+    .stream("attach", (stream) => "data" in stream && printOutput(Buffer.from(stream.data, "base64"), stream.fd), pid)
+    .then(report);
+  try {
+    return await Promise.race([ended, left]);
+  } finally {
+    detach();
+    ended.catch(() => {});
+  }
+}
+
+function report(exit: ExitStatus): number {
+  if (exit.reason === "crashed") process.stderr.write(`mkvm: the process crashed: ${exit.message ?? "see 'mkvm dmesg'"}\n`);
+  if (exit.reason === "killed") process.stderr.write("mkvm: the process was killed\n");
+  return exit.status;
+}

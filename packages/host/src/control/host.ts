@@ -1,0 +1,474 @@
+/** The control plane, on the main thread: modules, /dev, processes over all CPUs. */
+import { Worker } from "node:worker_threads";
+import { createMachine, type MachineDescription } from "@mkvm/hw-x86";
+import { createVacMemory } from "@mkvm/vac";
+import { DeviceTree, devicePath } from "../devices/device-tree.ts";
+import { HostError, messageOf } from "../errors.ts";
+import {
+  checkId,
+  checkRequirements,
+  findModulePackage,
+  type ModulePackage,
+  providedVersions,
+} from "../loader/module-package.ts";
+import { findPackage, hostDirectory } from "../loader/package-files.ts";
+import { checkParameters } from "../loader/parameters.ts";
+import { KernelLog, nowMs } from "../log/kernel-log.ts";
+import { bankBytesFor, largestBankBytes } from "../memory/user-memory.ts";
+import { HostedProcess, type ProcessHandle } from "./process-handle.ts";
+import type { CpuBoot, CpuEvent } from "./protocol.ts";
+import { CpuClient } from "./requests.ts";
+import { parseSize } from "./sizes.ts";
+import type {
+  DeviceEntry,
+  HostOptions,
+  InsmodOptions,
+  LoadedModule,
+  LogEntry,
+  ModuleInfo,
+  ModuleUser,
+  MoveReport,
+  ProcessInfo,
+  RunOptions,
+  UpgradeOptions,
+} from "./types.ts";
+
+/** Banks below are the CPUs' own. */
+const firstProcessBank = 128;
+const endedProcessesKept = 32;
+
+interface Cpu {
+  id: number;
+  worker: Worker;
+  client: CpuClient;
+  processes: Set<number>;
+}
+
+type Loaded = Omit<LoadedModule, "users">;
+
+/** Starts a host: its CPUs are powered on when this resolves. */
+export async function createHost(options: HostOptions = {}): Promise<Host> {
+  let machine: MachineDescription;
+  try {
+    machine =
+      options.machine ??
+      createMachine({ vendor: options.vendor ?? "intel", cpus: options.cpus ?? 1, clock: options.clock ?? "wall" });
+  } catch (thrown) {
+    throw new HostError("EINVAL", messageOf(thrown));
+  }
+  const host = new Host(machine, options.directory ?? process.cwd());
+  await host.powerOn(options.cpuEntry ?? ownCpuEntry());
+  return host;
+}
+
+function ownCpuEntry(): URL {
+  return import.meta.url.endsWith(".ts")
+    ? new URL("../cpu-worker.ts", import.meta.url)
+    : new URL("./cpu-worker.js", import.meta.url);
+}
+
+export class Host {
+  readonly machine: MachineDescription;
+  readonly #directory: string;
+  readonly #cpus: Cpu[] = [];
+  readonly #modules = new Map<string, Loaded>();
+  readonly #tree = new DeviceTree();
+  readonly #processes = new Map<number, HostedProcess>();
+  readonly #startedMs = nowMs();
+  readonly #log = new KernelLog(this.#startedMs);
+  /** Changes of modules and /dev, one after the other. */
+  #changes: Promise<unknown> = Promise.resolve();
+  #lastPid = 0;
+  #closing = false;
+
+  constructor(machine: MachineDescription, directory: string) {
+    this.machine = machine;
+    this.#directory = directory;
+  }
+
+  // Modules
+
+  /** Loads a module: a package by name or by path. */
+  insmod(spec: string, options: InsmodOptions = {}): Promise<LoadedModule> {
+    return this.#change(async () => {
+      const found = this.#findModule(spec, options.directory);
+      const id = options.id ?? found.id;
+      checkId(id, `${found.name} ${found.version}`);
+      const name = `kvm${id}`;
+      const there = this.#modules.get(name);
+      if (there) {
+        throw new HostError(
+          "EEXIST",
+          `${name} is loaded already (${there.package} ${there.version}): choose another id with --id`,
+        );
+      }
+      const { parameters: specs } = await this.#describe(found);
+      const parameters = checkParameters(found.name, specs, options.parameters ?? {});
+      const nodes = new DeviceTree();
+      nodes.assign(this.#tree.list());
+      nodes.addNode(`/dev/${name}`, name, "kvm");
+
+      let devices: string[] = [];
+      const loadedOn: Cpu[] = [];
+      try {
+        for (const cpu of this.#cpus) {
+          devices = await cpu.client.request("module.load", { name, url: found.entryUrl, parameters });
+          loadedOn.push(cpu);
+        }
+        this.#tree.addNode(`/dev/${name}`, name, "kvm");
+        for (const device of devices) if (device !== "kvm") this.#tree.addNode(`/dev/${device}${id}`, name, device);
+      } catch (thrown) {
+        this.#tree.removeNodes(name);
+        for (const cpu of loadedOn) await cpu.client.request("module.unload", { name });
+        throw thrown;
+      }
+      const { name: packageName, version, directory } = found;
+      const loaded: Loaded = {
+        name,
+        id,
+        package: packageName,
+        version,
+        directory,
+        parameters,
+        devices: devices.map((device) => `/dev/${device}${id}`),
+      };
+      this.#modules.set(name, loaded);
+      await this.#publishDevices();
+      this.#log.write("info", `loaded ${name} from ${packageName} ${version}`);
+      return { ...loaded, users: [] };
+    });
+  }
+
+  /** Unloads a module that nobody uses; EBUSY, and who uses it, otherwise. */
+  rmmod(name: string): Promise<void> {
+    return this.#change(async () => {
+      this.#module(name);
+      const users: ModuleUser[] = [];
+      for (const cpu of this.#cpus) users.push(...(await cpu.client.request("module.seize", { name })));
+      if (users.length > 0) {
+        await this.#onAll((cpu) => cpu.client.request("module.unseize", { name }));
+        throw new HostError("EBUSY", describeUsers(name, users));
+      }
+      await this.#onAll((cpu) => cpu.client.request("module.unload", { name }));
+      this.#modules.delete(name);
+      this.#tree.removeNodes(name);
+      await this.#publishDevices();
+      this.#log.write("info", `unloaded ${name}`);
+    });
+  }
+
+  async lsmod(): Promise<LoadedModule[]> {
+    const modules = [...this.#modules.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+    return Promise.all(
+      modules.map(async (module) => {
+        const users = await this.#onAll((cpu) => cpu.client.request("module.users", { name: module.name }));
+        return { ...module, users: users.flat() };
+      }),
+    );
+  }
+
+  /** About a package, or the package of a loaded module. */
+  async modinfo(spec: string, options: { directory?: string } = {}): Promise<ModuleInfo> {
+    const loaded = this.#modules.get(spec);
+    const found = this.#findModule(loaded?.directory ?? spec, options.directory);
+    const { description, parameters } = await this.#describe(found);
+    const loadedAs = [...this.#modules.values()]
+      .filter((module) => module.directory === found.directory)
+      .map((module) => module.name);
+    const { name, version, directory, id, requires } = found;
+    return { package: name, version, directory, description, id, requires, parameters, loadedAs };
+  }
+
+  // /dev
+
+  async ls(path = "/dev"): Promise<DeviceEntry[]> {
+    const prefix = devicePath(path);
+    return this.#tree.list().filter((entry) => entry.path === prefix || entry.path.startsWith(`${prefix}/`));
+  }
+
+  /** Makes `path` a link to `target`, replacing a link in one step. */
+  ln(target: string, path: string): Promise<void> {
+    return this.#changeDevices(() => this.#tree.link(target, path));
+  }
+
+  /** Removes a link. */
+  unlink(path: string): Promise<void> {
+    return this.#changeDevices(() => this.#tree.unlink(path));
+  }
+
+  /** Bind mount: `target` shows the device at `source`, for processes that start later, or for one that runs. */
+  async mount(source: string, target: string, options: { pid?: number } = {}): Promise<void> {
+    const { pid } = options;
+    if (pid === undefined) return this.#changeDevices(() => this.#tree.mount(source, target));
+    await this.#cpuOf(pid).client.request("process.mount", { pid, mount: { source, target } });
+  }
+
+  umount(target: string): Promise<void> {
+    return this.#changeDevices(() => this.#tree.unmount(target));
+  }
+
+  // Processes
+
+  /** Starts a program in a process of its own. */
+  async run(options: RunOptions): Promise<ProcessHandle> {
+    const program = options.program ?? "@mkvm/vmm";
+    const found = findPackage(program, [options.directory ?? this.#directory, hostDirectory]);
+    const memoryBytes = options.memoryBytes ?? memoryArgument(options.args) ?? 256 * 1024 * 1024;
+    if (bankBytesFor(memoryBytes) > largestBankBytes) {
+      throw new HostError(
+        "ENOMEM",
+        `${memoryBytes} bytes of memory are too many: a process has at most 4 GiB, 3840M of it for guests`,
+      );
+    }
+    const cpu = this.#chooseCpu(options.cpu);
+    const pid = ++this.#lastPid;
+    const name = options.name ?? found.name.replace(/^.*\//, "");
+    const handle = new HostedProcess(pid, name, cpu.id, (bytes) => {
+      cpu.client.request("process.input", { pid, bytes }).catch(() => {});
+    });
+    this.#processes.set(pid, handle);
+    cpu.processes.add(pid);
+    try {
+      await cpu.client.request("process.start", {
+        pid,
+        bank: firstProcessBank + pid,
+        name,
+        program: found.entryUrl,
+        args: [...options.args],
+        memoryBytes,
+        mounts: (options.mounts ?? []).map(({ source, target }) => ({ source, target })),
+        moves: (options.moves ?? []).map(({ at, to }) => ({ at, to })),
+      });
+    } catch (thrown) {
+      this.#processes.delete(pid);
+      cpu.processes.delete(pid);
+      throw thrown;
+    }
+    this.#log.write("info", `started process ${pid} (${name}) on cpu${cpu.id}`);
+    return handle;
+  }
+
+  async ps(): Promise<ProcessInfo[]> {
+    const all = await this.#onAll((cpu) => cpu.client.request("process.list", null));
+    return all.flat().sort((a, b) => a.pid - b.pid);
+  }
+
+  /** The handle of a process that runs, or of one of the last that ended. */
+  process(pid: number): ProcessHandle {
+    const found = this.#processes.get(pid);
+    if (!found) throw new HostError("ESRCH", `no process ${pid}: see 'mkvm ps'`);
+    return found;
+  }
+
+  /** What is kept of a process's console. */
+  async console(pid: number): Promise<Uint8Array> {
+    return this.process(pid).console();
+  }
+
+  /** Ends a process; resolves when it has. */
+  async kill(pid: number): Promise<void> {
+    await this.#cpuOf(pid).client.request("process.kill", { pid });
+    await this.process(pid).exited;
+  }
+
+  // Moves
+
+  /** Moves running VMs to another module; a report for each process. What failed is in the reports. */
+  async upgrade(options: UpgradeOptions): Promise<MoveReport[]> {
+    const { pid, to, at } = options;
+    this.#module(to);
+    const finalise = options.finalize ?? false;
+    if (pid !== "all") return [await this.#cpuOf(pid).client.request("move.to", { pid, to, at, finalise })];
+    const movable = (await this.ps()).filter((process) => process.vms > 0 && !process.modules.every((module) => module === to));
+    return Promise.all(
+      movable.map((process) => this.#cpuOf(process.pid).client.request("move.to", { pid: process.pid, to, at, finalise })),
+    );
+  }
+
+  /** Moves the VMs of a process back to the module they came from. */
+  async rollback(pid: number): Promise<MoveReport> {
+    return this.#cpuOf(pid).client.request("move.back", { pid });
+  }
+
+  /** Gives up the way back; the modules that are held for it no longer are: their names. */
+  async finalize(pid: number): Promise<string[]> {
+    const released = await this.#cpuOf(pid).client.request("move.finalise", { pid });
+    this.#log.write("info", `process ${pid} finalised`);
+    return released;
+  }
+
+  async dmesg(): Promise<LogEntry[]> {
+    return this.#log.entries();
+  }
+
+  onLog(listener: (entry: LogEntry) => void): () => void {
+    return this.#log.listen(listener);
+  }
+
+  /** Ends all processes, then the CPUs. */
+  async close(): Promise<void> {
+    if (this.#closing) return;
+    this.#closing = true;
+    await this.#onAll((cpu) => cpu.client.request("cpu.stop", null)).catch(() => {});
+    const running = [...this.#processes.values()].filter((process) => !process.ended);
+    // A thread that never comes back from its module must not keep the host from ending.
+    let timer: NodeJS.Timeout | undefined;
+    const patience = new Promise((resolve) => {
+      timer = setTimeout(resolve, 2000);
+    });
+    await Promise.race([Promise.all(running.map((process) => process.exited)), patience]);
+    clearTimeout(timer);
+    await Promise.all(this.#cpus.map((cpu) => cpu.worker.terminate()));
+  }
+
+  /** Starts the CPUs' threads. Once. */
+  async powerOn(cpuEntry: URL): Promise<void> {
+    const vacShared = createVacMemory(this.machine.cpus);
+    const starts = Array.from({ length: this.machine.cpus }, (_, id) => this.#startCpu(id, cpuEntry, vacShared));
+    try {
+      await Promise.all(starts);
+    } catch (thrown) {
+      await this.close();
+      throw thrown;
+    }
+    this.#log.write("info", `${this.machine.cpus} ${this.machine.vendor} CPU(s), ${this.machine.clock} clock`);
+  }
+
+  #startCpu(id: number, cpuEntry: URL, vacShared: SharedArrayBuffer): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const boot: CpuBoot = { cpu: id, machine: this.machine, vacShared, startedMs: this.#startedMs };
+      const worker = new Worker(cpuEntry, { workerData: boot, name: `cpu${id}` });
+      const cpu: Cpu = { id, worker, processes: new Set(), client: undefined as unknown as CpuClient };
+      cpu.client = new CpuClient(worker, (event) => {
+        if (event.event === "ready") resolve();
+        else this.#onEvent(cpu, event);
+      });
+      this.#cpus[id] = cpu;
+      const gone = (why: string) => {
+        const error = new HostError("EIO", `cpu${id} stopped: ${why}`);
+        cpu.client.fail(error);
+        reject(error);
+        if (this.#closing) {
+          for (const pid of cpu.processes) this.#processes.get(pid)?.end({ status: 137, reason: "killed" });
+          return;
+        }
+        this.#log.write("err", error.message);
+        for (const pid of cpu.processes) {
+          this.#processes.get(pid)?.end({ status: 134, reason: "crashed", message: error.message });
+        }
+        cpu.processes.clear();
+      };
+      worker.on("error", (error) => gone(messageOf(error)));
+      worker.on("exit", (status) => gone(`its thread ended with status ${status}`));
+    });
+  }
+
+  #onEvent(cpu: Cpu, event: CpuEvent): void {
+    switch (event.event) {
+      case "log": {
+        const { timeUs, level, source, message } = event;
+        this.#log.add({ timeUs, level, source, message });
+        break;
+      }
+      case "output":
+        this.#processes.get(event.pid)?.wrote(event.bytes, event.fd);
+        break;
+      case "moved":
+        this.#processes.get(event.report.pid)?.moves.push(event.report);
+        break;
+      case "exited": {
+        const { pid, exit } = event;
+        cpu.processes.delete(pid);
+        this.#log.write("info", `process ${pid} ended: ${exit.reason}, status ${exit.status}`);
+        this.#processes.get(pid)?.end(exit);
+        const ended = [...this.#processes.values()].filter((process) => process.ended);
+        for (const old of ended.slice(0, -endedProcessesKept)) this.#processes.delete(old.pid);
+        break;
+      }
+    }
+  }
+
+  #findModule(spec: string, directory = this.#directory): ModulePackage {
+    const found = findModulePackage(spec, directory);
+    checkRequirements(found, providedVersions());
+    return found;
+  }
+
+  async #describe(found: ModulePackage) {
+    try {
+      return await this.#cpus[0]!.client.request("module.describe", { url: found.entryUrl });
+    } catch (thrown) {
+      const code = thrown instanceof HostError ? thrown.code : "EIO";
+      throw new HostError(code, `${found.name} ${found.version} is no usable module: ${messageOf(thrown)}`);
+    }
+  }
+
+  #module(name: string): Loaded {
+    const module = this.#modules.get(name);
+    if (module) return module;
+    const names = [...this.#modules.keys()].sort().join(", ");
+    throw new HostError(
+      "ENOENT",
+      `no module ${name} is loaded: ${names ? `there is ${names}` : "load one with 'mkvm insmod'"}`,
+    );
+  }
+
+  #chooseCpu(wanted: number | undefined): Cpu {
+    if (wanted !== undefined) {
+      const cpu = this.#cpus[wanted];
+      if (!cpu) throw new HostError("EINVAL", `no cpu ${wanted}: this host has 0 to ${this.#cpus.length - 1}`);
+      return cpu;
+    }
+    return this.#cpus.reduce((least, cpu) => (cpu.processes.size < least.processes.size ? cpu : least));
+  }
+
+  #cpuOf(pid: number): Cpu {
+    const cpu = this.#cpus.find((candidate) => candidate.processes.has(pid));
+    if (!cpu) throw new HostError("ESRCH", `no process ${pid}: see 'mkvm ps'`);
+    return cpu;
+  }
+
+  #onAll<Result>(ask: (cpu: Cpu) => Promise<Result>): Promise<Result[]> {
+    return Promise.all(this.#cpus.map(ask));
+  }
+
+  #change<Result>(change: () => Promise<Result>): Promise<Result> {
+    const result = this.#changes.then(change);
+    this.#changes = result.catch(() => {});
+    return result;
+  }
+
+  #changeDevices(change: () => void): Promise<void> {
+    return this.#change(async () => {
+      change();
+      await this.#publishDevices();
+    });
+  }
+
+  async #publishDevices(): Promise<void> {
+    const entries = this.#tree.list();
+    await this.#onAll((cpu) => cpu.client.request("devices.set", { entries }));
+  }
+}
+
+function memoryArgument(args: readonly string[]): number | undefined {
+  const at = args.findIndex((word) => word === "--memory" || word.startsWith("--memory="));
+  if (at < 0) return undefined;
+  const text = args[at] === "--memory" ? args[at + 1] : args[at]!.slice("--memory=".length);
+  return text === undefined ? undefined : parseSize(text);
+}
+
+function describeUsers(name: string, users: readonly ModuleUser[]): string {
+  const byProcess = new Map<number, ModuleUser[]>();
+  for (const user of users) byProcess.set(user.pid, [...(byProcess.get(user.pid) ?? []), user]);
+  const parts = [...byProcess].map(([pid, held]) => {
+    const what = held.map((user) => (user.fd < 0 ? user.what : `fd ${user.fd} ${user.what}`)).join(", ");
+    return `process ${pid} (${held[0]!.process}: ${what})`;
+  });
+  const [pid] = byProcess.keys();
+  const onlyHeld = users.every((user) => user.fd < 0);
+  const remedy = onlyHeld
+    ? `'mkvm finalize ${pid}' lets go of it`
+    : `move it with 'mkvm upgrade', or end it with 'mkvm kill ${pid}'`;
+  return `${name} is in use by ${parts.join(" and ")}: ${remedy}`;
+}

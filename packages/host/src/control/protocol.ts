@@ -1,0 +1,82 @@
+/**
+ * Everything that crosses between the main thread and the thread of a logical CPU: requests with replies in one direction,
+ * events in the other. Nothing else is posted on those ports.
+ */
+import type { MachineDescription } from "@mkvm/hw-x86";
+import type { ParameterSpec, ParameterValues } from "@mkvm/kvm-abi";
+import type { DeviceEntry, ExitStatus, LogLevel, ModuleUser, MoveReport, ProcessInfo } from "./types.ts";
+
+/** workerData of a CPU's thread. */
+export interface CpuBoot {
+  cpu: number;
+  machine: MachineDescription;
+  /** VAC's shared state, over all CPUs. */
+  vacShared: SharedArrayBuffer;
+  /** Host start, milliseconds since the epoch with a fraction: origin of the log's time stamps. */
+  startedMs: number;
+}
+
+export interface ModuleDescription {
+  description: string;
+  parameters: Record<string, ParameterSpec>;
+}
+
+export interface Mount {
+  /** A path whose node is shown at `target` as well. */
+  source: string;
+  target: string;
+}
+
+export interface ProcessStart {
+  pid: number;
+  bank: number;
+  name: string;
+  /** URL of the program's entry. */
+  program: string;
+  args: string[];
+  memoryBytes: number;
+  mounts: Mount[];
+  moves: { at: number; to: string }[];
+}
+
+interface Call<Params, Result> {
+  params: Params;
+  result: Result;
+}
+
+export interface CpuRequests {
+  "module.describe": Call<{ url: string }, ModuleDescription>;
+  /** Result: names of its devices. */
+  "module.load": Call<{ name: string; url: string; parameters: ParameterValues }, string[]>;
+  "module.users": Call<{ name: string }, ModuleUser[]>;
+  /** Refuses new opens when nobody uses it; who does, otherwise. */
+  "module.seize": Call<{ name: string }, ModuleUser[]>;
+  "module.unseize": Call<{ name: string }, null>;
+  "module.unload": Call<{ name: string }, null>;
+  "devices.set": Call<{ entries: DeviceEntry[] }, null>;
+  "process.start": Call<ProcessStart, null>;
+  "process.kill": Call<{ pid: number }, null>;
+  "process.input": Call<{ pid: number; bytes: Uint8Array | null }, null>;
+  "process.mount": Call<{ pid: number; mount: Mount }, null>;
+  "process.list": Call<null, ProcessInfo[]>;
+  "move.to": Call<{ pid: number; to: string; at: number | undefined; finalise: boolean }, MoveReport>;
+  "move.back": Call<{ pid: number }, MoveReport>;
+  /** Result: modules that are no longer held. */
+  "move.finalise": Call<{ pid: number }, string[]>;
+  "cpu.stop": Call<null, null>;
+}
+export type CpuRequestName = keyof CpuRequests;
+
+export type CpuEvent =
+  | { event: "ready" }
+  | { event: "log"; timeUs: number; level: LogLevel; source: string; message: string }
+  | { event: "output"; pid: number; fd: 1 | 2; bytes: Uint8Array }
+  | { event: "exited"; pid: number; exit: ExitStatus }
+  | { event: "moved"; report: MoveReport };
+
+export interface RequestMessage {
+  id: number;
+  name: CpuRequestName;
+  params: unknown;
+}
+export type ReplyMessage = { id: number; result: unknown } | { id: number; error: { code: string; message: string } };

@@ -1,0 +1,156 @@
+/**
+ * What the control plane answers with. Plain data: it crosses threads and the daemon's socket as it is.
+ */
+import type { MachineDescription } from "@mkvm/hw-x86";
+import type { ParameterSpec, ParameterValues } from "@mkvm/kvm-abi";
+
+export type LogLevel = "err" | "warn" | "info" | "debug";
+
+/** A line of the kernel log. */
+export interface LogEntry {
+  /** Microseconds since the host started. */
+  timeUs: number;
+  level: LogLevel;
+  /** Module ("kvm1"), "cpu0", or "host". */
+  source: string;
+  message: string;
+}
+
+/** A loaded module. */
+export interface LoadedModule {
+  name: string;
+  id: string;
+  package: string;
+  version: string;
+  /** Directory of the package. */
+  directory: string;
+  parameters: ParameterValues;
+  devices: string[];
+  users: ModuleUser[];
+}
+
+/** Who keeps a module from being unloaded. */
+export interface ModuleUser {
+  pid: number;
+  process: string;
+  /** Descriptor, or -1 when what holds the module is a move that was not finalised. */
+  fd: number;
+  /** "kvm-vm", "kvm-vcpu:0", "/dev/kvm1"; or why the module is held. */
+  what: string;
+}
+
+export interface ModuleInfo {
+  package: string;
+  version: string;
+  directory: string;
+  description: string;
+  /** Build-time id of the package. */
+  id: string;
+  requires: Record<string, string>;
+  parameters: Record<string, ParameterSpec>;
+  /** Names under which it is loaded now. */
+  loadedAs: string[];
+}
+
+export type DeviceEntry =
+  | { path: string; kind: "node"; module: string; device: string }
+  | { path: string; kind: "link"; target: string }
+  | { path: string; kind: "mount"; source: string };
+
+export interface ProcessInfo {
+  pid: number;
+  name: string;
+  cpu: number;
+  state: "running" | "waiting" | "frozen" | "ending";
+  threads: number;
+  /** Modules behind its open files. */
+  modules: string[];
+  vms: number;
+  /** Modules that the VM can still roll back to, last first: empty once finalised. */
+  previous: string[];
+  memoryBytes: number;
+  /** Guest instructions retired by its CPU since the process started. */
+  retiredInstructions: number;
+  /** Seconds since it started. */
+  uptimeS: number;
+  /** Moves between modules that succeeded. */
+  moves: number;
+}
+
+/** How a process ended. `status` is what its program returned; 137 when killed, 134 when it (or a module under it) threw. */
+export interface ExitStatus {
+  status: number;
+  reason: "exited" | "killed" | "crashed";
+  /** For "crashed": what was thrown. */
+  message?: string;
+}
+
+export const moveSteps = ["check", "prepare", "freeze", "save", "restore", "verify", "commit", "thaw"] as const;
+export type MoveStep = (typeof moveSteps)[number];
+
+/** What a move between modules did. */
+export interface MoveReport {
+  pid: number;
+  from: string;
+  to: string;
+  moved: boolean;
+  finalised: boolean;
+  /** Steps that were begun, in order. */
+  steps: { step: MoveStep; durationUs: number }[];
+  /** From the request that stops the vCPUs to the thaw, microseconds of real time; 0 when nothing was stopped. */
+  blackoutUs: number;
+  /** Bytes of all sections. */
+  stateBytes: number;
+  /** Guest instructions its CPU had retired since the process started, when the VM stood still. */
+  retiredInstructions: number;
+  /** Where and why it ended on the old module. */
+  failed?: { step: MoveStep; reason: string };
+}
+
+export interface HostOptions {
+  /** Logical CPUs, 1 to 64; default 1. */
+  cpus?: number;
+  /** Default "wall". */
+  clock?: "wall" | "icount";
+  vendor?: "intel" | "amd";
+  /** Where package names and relative paths are resolved from; default the working directory. */
+  directory?: string;
+  /** The machine itself, instead of one made from the options above. */
+  machine?: MachineDescription;
+  /** Entry of the CPUs' threads, instead of the host's own: for tests of the kernel without hardware. */
+  cpuEntry?: URL;
+}
+
+export interface InsmodOptions {
+  /** Instead of the package's build-time id: "1" yields module kvm1 and /dev/kvm1. */
+  id?: string;
+  parameters?: Readonly<Record<string, unknown>>;
+  /** Where the spec is resolved from; default the host's. */
+  directory?: string;
+}
+
+export interface RunOptions {
+  /** Package name or path of a package that exports `main`; default "@mkvm/vmm". */
+  program?: string;
+  args: readonly string[];
+  /** RAM of its guests in bytes; default what `--memory` in `args` says, else 256 MiB. */
+  memoryBytes?: number;
+  /** Logical CPU; default the one with the fewest processes. */
+  cpu?: number;
+  /** Bind mounts in its namespace. */
+  mounts?: readonly { source: string; target: string }[];
+  /** Moves when its CPU has retired that many instructions since the start; exact under icount. */
+  moves?: readonly { at: number; to: string }[];
+  name?: string;
+  directory?: string;
+}
+
+export interface UpgradeOptions {
+  pid: number | "all";
+  /** Name of a loaded module. */
+  to: string;
+  /** Gives up the way back at once. */
+  finalize?: boolean;
+  /** Moves when the CPU has retired that many instructions since the process started, with the VM standing still meanwhile. */
+  at?: number;
+}

@@ -1,0 +1,84 @@
+/** What a descriptor leads to. */
+import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { Errno, type File, type FileOperations, type Process } from "@mkvm/kvm-abi";
+
+/** A device or anonymous file of a module. `operations` and `privateData` change hands when its VM moves. */
+export class ModuleFile implements File {
+  readonly name: string;
+  readonly process: Process;
+  operations: FileOperations;
+  privateData: unknown;
+
+  constructor(name: string, process: Process, operations: FileOperations, privateData: unknown) {
+    this.name = name;
+    this.process = process;
+    this.operations = operations;
+    this.privateData = privateData;
+  }
+}
+
+/** A regular file of the machine, read-only. */
+export class RegularFile {
+  readonly name: string;
+  readonly #fd: number;
+  #position = 0;
+
+  private constructor(name: string, fd: number) {
+    this.name = name;
+    this.#fd = fd;
+  }
+
+  /** A negative errno, or the file. */
+  static open(path: string): RegularFile | number {
+    try {
+      const fd = openSync(path, "r");
+      if (fstatSync(fd).isDirectory()) {
+        closeSync(fd);
+        return -Errno.EISDIR;
+      }
+      return new RegularFile(path, fd);
+    } catch (thrown) {
+      return errnoOf(thrown);
+    }
+  }
+
+  read(into: Uint8Array): number {
+    const count = this.pread(into, this.#position);
+    if (count > 0) this.#position += count;
+    return count;
+  }
+
+  pread(into: Uint8Array, offsetBytes: number): number {
+    try {
+      return readSync(this.#fd, into, 0, into.length, offsetBytes);
+    } catch (thrown) {
+      return errnoOf(thrown);
+    }
+  }
+
+  sizeBytes(): number {
+    return fstatSync(this.#fd).size;
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}
+
+/** One of descriptors 0, 1 and 2. */
+export class ConsoleFile {
+  readonly name = "console";
+  readonly stream: 0 | 1 | 2;
+
+  constructor(stream: 0 | 1 | 2) {
+    this.stream = stream;
+  }
+}
+
+export type OpenFile = ModuleFile | RegularFile | ConsoleFile;
+
+function errnoOf(thrown: unknown): number {
+  const code = (thrown as { code?: unknown } | undefined)?.code;
+  const known = typeof code === "string" && code in Errno ? Errno[code as keyof typeof Errno] : Errno.EIO;
+  return -known;
+}

@@ -1,0 +1,145 @@
+/**
+ * The pages of one bank. A page is the kernel's (module tables), user space's (mapped), both (kvm_run, mapped by the VMM), or
+ * free; it becomes free when nobody holds it. User memory grows from the bottom, kernel pages from the top, so that guest RAM
+ * finds one contiguous place.
+ */
+const kernelBit = 1;
+const userBit = 2;
+/** Was handed out before: must be zeroed when handed out again. A fresh bank is zero. */
+const touchedBit = 4;
+const holders = kernelBit | userBit;
+
+export const pageBytes = 4096;
+
+export class PageAllocator {
+  readonly #state: Uint8Array;
+  readonly #u8: Uint8Array;
+  readonly #firstPage: number;
+  /** Below: no free page. A hint that speeds up searches from the bottom. */
+  #lowHint: number;
+  /** Above or at: no free page. */
+  #highHint: number;
+  #free: number;
+
+  /** `u8`: the whole bank. Pages below `firstFreeOffset` are never handed out. */
+  constructor(u8: Uint8Array, firstFreeOffset: number) {
+    const pages = Math.floor(u8.length / pageBytes);
+    this.#u8 = u8;
+    this.#state = new Uint8Array(pages);
+    // Page 0 is never mapped, whatever the CPU keeps for itself.
+    this.#firstPage = Math.max(1, Math.ceil(firstFreeOffset / pageBytes));
+    this.#state.fill(kernelBit, 0, this.#firstPage);
+    this.#lowHint = this.#firstPage;
+    this.#highHint = pages;
+    this.#free = Math.max(0, pages - this.#firstPage);
+  }
+
+  get freePages(): number {
+    return this.#free;
+  }
+
+  /** Offset of `count` zeroed pages for user space, from the bottom; undefined when there is no such run. */
+  allocateUser(count: number, alignPages: number): number | undefined {
+    const first = this.#lowestRun(count, alignPages);
+    return first === undefined ? undefined : this.#take(first, count, userBit);
+  }
+
+  /** Offset of `count` zeroed pages for the kernel, from the top; undefined when there is no such run. */
+  allocateKernel(count: number, alignPages: number): number | undefined {
+    const first = this.#highestRun(count, alignPages);
+    return first === undefined ? undefined : this.#take(first, count, kernelBit);
+  }
+
+  /** False when one of the pages is not the kernel's. */
+  freeKernel(offset: number, count: number): boolean {
+    return this.#release(offset, count, kernelBit);
+  }
+
+  freeUser(offset: number, count: number): boolean {
+    return this.#release(offset, count, userBit);
+  }
+
+  /** Shows kernel pages to user space. False when one is not the kernel's. */
+  mapKernelPages(offset: number, count: number): boolean {
+    const first = offset / pageBytes;
+    if (!this.#all(first, count, kernelBit) || first < this.#firstPage) return false;
+    for (let page = first; page < first + count; page++) this.#state[page]! |= userBit;
+    return true;
+  }
+
+  /** True when user space may touch every byte of the range. */
+  isUser(offset: number, lengthBytes: number): boolean {
+    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(lengthBytes) || offset < 0 || lengthBytes < 0) return false;
+    if (offset + lengthBytes > this.#u8.length) return false;
+    const first = Math.floor(offset / pageBytes);
+    const end = Math.ceil((offset + lengthBytes) / pageBytes);
+    for (let page = first; page < end; page++) if ((this.#state[page]! & userBit) === 0) return false;
+    return true;
+  }
+
+  #take(first: number, count: number, holder: number): number {
+    const state = this.#state;
+    for (let page = first; page < first + count; page++) {
+      if (state[page]! & touchedBit) this.#u8.fill(0, page * pageBytes, (page + 1) * pageBytes);
+      state[page] = holder | touchedBit;
+    }
+    this.#free -= count;
+    if (first === this.#lowHint) this.#lowHint = first + count;
+    if (first + count === this.#highHint) this.#highHint = first;
+    return first * pageBytes;
+  }
+
+  #release(offset: number, count: number, holder: number): boolean {
+    const first = offset / pageBytes;
+    if (!Number.isSafeInteger(first) || first < this.#firstPage || !this.#all(first, count, holder)) return false;
+    for (let page = first; page < first + count; page++) {
+      this.#state[page]! &= ~holder;
+      if ((this.#state[page]! & holders) === 0) {
+        this.#free++;
+        if (page < this.#lowHint) this.#lowHint = page;
+        if (page >= this.#highHint) this.#highHint = page + 1;
+      }
+    }
+    return true;
+  }
+
+  #all(first: number, count: number, holder: number): boolean {
+    if (count < 1 || first + count > this.#state.length) return false;
+    for (let page = first; page < first + count; page++) if ((this.#state[page]! & holder) === 0) return false;
+    return true;
+  }
+
+  #lowestRun(count: number, align: number): number | undefined {
+    const state = this.#state;
+    let first = roundUp(this.#lowHint, align);
+    search: while (first + count <= state.length) {
+      for (let page = first + count - 1; page >= first; page--) {
+        if (state[page]! & holders) {
+          first = roundUp(page + 1, align);
+          continue search;
+        }
+      }
+      return first;
+    }
+    return undefined;
+  }
+
+  #highestRun(count: number, align: number): number | undefined {
+    const state = this.#state;
+    let first = Math.floor((this.#highHint - count) / align) * align;
+    search: while (first >= this.#firstPage) {
+      for (let page = first; page < first + count; page++) {
+        if (state[page]! & holders) {
+          first = Math.floor((page - count) / align) * align;
+          continue search;
+        }
+      }
+      return first;
+    }
+    return undefined;
+  }
+}
+
+function roundUp(value: number, step: number): number {
+  return Math.ceil(value / step) * step;
+}

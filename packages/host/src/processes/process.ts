@@ -1,0 +1,218 @@
+/** A process on one CPU: its bank, descriptors, threads, console; standing still for a move, and its end. */
+
+import type { WaitQueue } from "@mkvm/kvm-abi";
+import { Errno, type File, type NewFile, type Process } from "@mkvm/kvm-abi";
+import type { ExitStatus, MoveReport } from "../control/types.ts";
+import type { MountNamespace } from "../devices/device-tree.ts";
+import { ConsoleFile, ModuleFile, type OpenFile, RegularFile } from "../devices/open-file.ts";
+import { messageOf, stackOf } from "../errors.ts";
+import type { BankUserMemory } from "../memory/user-memory.ts";
+import type { CpuKernel } from "../worker/cpu-kernel.ts";
+import type { ConsoleInput, ConsoleOutput } from "./console.ts";
+import { KernelTask } from "./task.ts";
+
+const mostDescriptors = 4096;
+export const killedStatus = 137;
+export const crashedStatus = 134;
+
+interface Freeze {
+  /** Runs once no thread is inside a module; the process thaws when it returns, or when its promise settles. */
+  onStill: () => void | Promise<void>;
+  started: boolean;
+  /** Threads that wait for the thaw. */
+  waiting: (() => void)[];
+  thawed: () => void;
+}
+
+export class KernelProcess implements Process {
+  readonly pid: number;
+  readonly name: string;
+  readonly bank: number;
+  readonly memory: BankUserMemory;
+  readonly mounts: MountNamespace;
+  readonly input: ConsoleInput;
+  readonly output: ConsoleOutput;
+  readonly inputArrived: WaitQueue;
+  readonly kernel: CpuKernel;
+  readonly startedMs = Date.now();
+  readonly startRetired: number;
+  readonly tasks = new Set<KernelTask>();
+  readonly files = new Map<number, OpenFile>();
+  /** Modules that the VM can go back to, the latest last; empty once finalised. */
+  previous: string[] = [];
+  /** Where the last finalise left the VM. */
+  finalisedOn: string | undefined;
+  /** The move that is going on. */
+  moving: { to: string; done: Promise<MoveReport> } | undefined;
+  moves = 0;
+  ending: ExitStatus | undefined;
+  #freeze: Freeze | undefined;
+  #ended = false;
+  #lastTid: number;
+
+  constructor(parts: {
+    pid: number;
+    name: string;
+    memory: BankUserMemory;
+    mounts: MountNamespace;
+    input: ConsoleInput;
+    output: ConsoleOutput;
+    kernel: CpuKernel;
+  }) {
+    this.pid = parts.pid;
+    this.name = parts.name;
+    this.memory = parts.memory;
+    this.bank = parts.memory.bank.id;
+    this.mounts = parts.mounts;
+    this.input = parts.input;
+    this.output = parts.output;
+    this.kernel = parts.kernel;
+    this.startRetired = parts.kernel.cpu.retiredInstructions();
+    this.inputArrived = parts.kernel.scheduler.createWaitQueue();
+    this.input.onArrival(() => this.inputArrived.wake());
+    this.#lastTid = this.pid * 1000 - 1;
+    for (const stream of [0, 1, 2] as const) this.files.set(stream, new ConsoleFile(stream));
+  }
+
+  // Descriptors
+
+  install(file: OpenFile): number {
+    for (let fd = 3; fd < mostDescriptors; fd++) {
+      if (!this.files.has(fd)) {
+        this.files.set(fd, file);
+        return fd;
+      }
+    }
+    return -Errno.EMFILE;
+  }
+
+  installFile(file: NewFile): number {
+    return this.install(new ModuleFile(file.name, this, file.operations, file.privateData));
+  }
+
+  file(fd: number): File | undefined {
+    const file = this.files.get(fd);
+    return file instanceof ModuleFile ? file : undefined;
+  }
+
+  close(fd: number): number {
+    const file = this.files.get(fd);
+    if (!file) return -Errno.EBADF;
+    this.files.delete(fd);
+    if (file instanceof RegularFile) file.close();
+    if (file instanceof ModuleFile) {
+      try {
+        file.operations.release?.(file);
+      } catch (thrown) {
+        this.crash(file.operations.owner, thrown);
+      }
+    }
+    return 0;
+  }
+
+  /** Open files of modules, by descriptor. */
+  *moduleFiles(): Generator<[number, ModuleFile]> {
+    for (const [fd, file] of this.files) if (file instanceof ModuleFile) yield [fd, file];
+  }
+
+  // Threads
+
+  createTask(name: string): KernelTask {
+    const task = new KernelTask(++this.#lastTid, this, name);
+    if (this.#freeze) task.requestWork();
+    this.tasks.add(task);
+    return task;
+  }
+
+  taskFinished(task: KernelTask): void {
+    task.finished = true;
+    this.tasks.delete(task);
+    this.settle();
+  }
+
+  // Standing still
+
+  get frozen(): boolean {
+    return this.#freeze !== undefined;
+  }
+
+  /**
+   * Asks every thread out of the modules, runs `onStill` once the last one is out (at once, synchronously, in that thread's own
+   * turn), then lets them go on. Resolves after the thaw; it has not run `onStill` when the process ends first.
+   */
+  freeze(onStill: () => void | Promise<void>): Promise<void> {
+    return new Promise((resolve) => {
+      this.#freeze = { onStill, started: false, waiting: [], thawed: resolve };
+      for (const task of this.tasks) task.requestWork();
+      this.settle();
+    });
+  }
+
+  /** Gives a freeze up whose threads did not all come out; false when `onStill` has begun. */
+  cancelFreeze(): boolean {
+    if (this.#freeze?.started) return false;
+    this.#thaw();
+    return true;
+  }
+
+  /** Threads that are inside a module. */
+  tasksInside(): KernelTask[] {
+    return [...this.tasks].filter((task) => task.insideOf);
+  }
+
+  /** Resolves when the process is not frozen. */
+  thawed(): Promise<void> {
+    const freeze = this.#freeze;
+    if (!freeze) return Promise.resolve();
+    return new Promise((resolve) => freeze.waiting.push(resolve));
+  }
+
+  /** Called whenever a thread has left a module: the process may stand still now, or be able to end. */
+  settle(): void {
+    if (this.ending) {
+      this.#finish();
+      return;
+    }
+    const freeze = this.#freeze;
+    if (!freeze || freeze.started || this.tasksInside().length > 0) return;
+    freeze.started = true;
+    const result = freeze.onStill();
+    if (result) result.finally(() => this.#thaw());
+    else this.#thaw();
+  }
+
+  #thaw(): void {
+    const freeze = this.#freeze;
+    if (!freeze) return;
+    this.#freeze = undefined;
+    for (const task of this.tasks) task.workDone();
+    for (const resume of freeze.waiting) this.kernel.scheduler.makeRunnable(resume);
+    freeze.thawed();
+  }
+
+  // The end
+
+  /** Begins the end; the first reason stays. */
+  end(exit: ExitStatus): void {
+    if (this.ending) return;
+    this.ending = exit;
+    for (const task of this.tasks) task.signal();
+    this.input.close();
+    if (this.#freeze && !this.#freeze.started) this.#thaw();
+    this.#finish();
+  }
+
+  /** Something threw that the process depends on: it ends, nobody else. */
+  crash(source: string, thrown: unknown): void {
+    this.kernel.log("err", source, `exception, process ${this.pid} (${this.name}) ends: ${stackOf(thrown)}`);
+    this.end({ status: crashedStatus, reason: "crashed", message: `${source}: ${messageOf(thrown)}` });
+  }
+
+  #finish(): void {
+    if (this.#ended || !this.ending || this.tasksInside().length > 0 || this.moving) return;
+    this.#ended = true;
+    for (const fd of [...this.files.keys()].reverse()) this.close(fd);
+    this.output.flush();
+    this.kernel.processEnded(this, this.ending);
+  }
+}

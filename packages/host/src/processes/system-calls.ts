@@ -1,0 +1,252 @@
+/** System calls of one thread. */
+
+import { resolve as resolvePath } from "node:path";
+import { bankOf, type Hpa, offsetOf } from "@mkvm/hw-x86";
+import { Errno, type Hva, type SystemCalls } from "@mkvm/kvm-abi";
+import { isDevicePath } from "../devices/device-tree.ts";
+import { ConsoleFile, ModuleFile, RegularFile } from "../devices/open-file.ts";
+import { pageBytes } from "../memory/page-allocator.ts";
+import type { KernelProcess } from "./process.ts";
+import type { KernelTask } from "./task.ts";
+
+/** Thrown out of a synchronous call of a process that ends. */
+export const processEnds: unique symbol = Symbol("process ends");
+
+/** What asynchronous calls of a process that ends return: the thread goes no further, and is collected with its promise. */
+function never(): Promise<never> {
+  return new Promise(() => {});
+}
+
+export function createSystemCalls(process: KernelProcess, task: KernelTask): SystemCalls {
+  const { kernel, memory } = process;
+  const { scheduler } = kernel;
+
+  function check(): void {
+    if (process.ending) throw processEnds;
+  }
+
+  function enter(file: ModuleFile, request: number, argument: number): number | Promise<number> {
+    const { ioctl, owner } = file.operations;
+    if (!ioctl) return -Errno.ENOTTY;
+    kernel.current = process;
+    task.insideOf = file.operations;
+    try {
+      return file.operations.ioctl!(file, request, argument, task);
+    } catch (thrown) {
+      process.crash(owner, thrown);
+      return -Errno.EIO;
+    }
+  }
+
+  /** The thread is out of the module: a move or the end of the process may have waited for that. */
+  function leave(): void {
+    task.insideOf = undefined;
+    if (process.frozen || process.ending) process.settle();
+  }
+
+  function backToUser(result: number): number {
+    if (result === -Errno.EINTR) task.signalDelivered();
+    kernel.vac.returnToUser();
+    return result;
+  }
+
+  async function finish(
+    fd: number,
+    file: ModuleFile,
+    request: number,
+    argument: number,
+    first: number | Promise<number>,
+  ): Promise<number> {
+    let outcome = first;
+    for (;;) {
+      let result: number;
+      try {
+        result = typeof outcome === "number" ? outcome : await outcome;
+      } catch (thrown) {
+        process.crash(file.operations.owner, thrown);
+        result = -Errno.EIO;
+      }
+      const restart = result === -Errno.ERESTARTSYS;
+      const wanted = task.workPending();
+      leave();
+      if (process.ending) return never();
+      if (process.frozen) await process.thawed();
+      else if ((restart && !wanted) || scheduler.needResched()) {
+        // The slice is over; or the module left for work that is gone, and must not spin on it.
+        await scheduler.yield();
+        // A move that began meanwhile is no reason to wait here: this thread is outside of the module.
+      }
+      if (process.ending) return never();
+      kernel.current = process;
+      if (!restart) return backToUser(result);
+      if (process.frozen) {
+        outcome = -Errno.ERESTARTSYS;
+        continue;
+      }
+      if (process.files.get(fd) !== file) return backToUser(-Errno.EBADF);
+      outcome = enter(file, request, argument);
+    }
+  }
+
+  function openDevice(path: string): number {
+    const node = process.mounts.lookup(path);
+    if (typeof node === "number") return node;
+    const operations = kernel.modules.operationsOf(node.module, node.device);
+    if (!operations) return -Errno.ENXIO;
+    const file = new ModuleFile(path, process, operations, undefined);
+    let result = 0;
+    try {
+      kernel.current = process;
+      result = operations.open?.(file) ?? 0;
+    } catch (thrown) {
+      process.crash(operations.owner, thrown);
+      throw processEnds;
+    }
+    return result < 0 ? result : process.install(file);
+  }
+
+  async function readInput(address: Hva, lengthBytes: number): Promise<number> {
+    for (;;) {
+      await process.inputArrived.wait(task);
+      if (process.ending) return never();
+      if (process.frozen) {
+        await process.thawed();
+        continue;
+      }
+      const into = memory.view(address, lengthBytes);
+      if (!into) return backToUser(-Errno.EFAULT);
+      const count = process.input.read(into);
+      if (count !== undefined) return backToUser(count);
+      if (task.signalPending()) return backToUser(-Errno.EINTR);
+    }
+  }
+
+  const calls: SystemCalls = {
+    memory: { u8: memory.bank.u8, view: memory.bank.view },
+    pid: process.pid,
+
+    open(path) {
+      check();
+      if (isDevicePath(path)) return openDevice(path);
+      const file = RegularFile.open(resolvePath(path));
+      return typeof file === "number" ? file : process.install(file);
+    },
+
+    close(fd) {
+      check();
+      return process.close(fd);
+    },
+
+    ioctl(fd, request, argument) {
+      if (process.ending) return never();
+      const file = process.files.get(fd);
+      if (!file) return -Errno.EBADF;
+      if (!(file instanceof ModuleFile) || !file.operations.ioctl) return -Errno.ENOTTY;
+      // While the VM moves nobody enters a module: the call is made after the thaw, as a restarted one.
+      if (process.frozen) return finish(fd, file, request, argument, -Errno.ERESTARTSYS);
+      const result = enter(file, request, argument);
+      if (typeof result !== "number" || result === -Errno.ERESTARTSYS || scheduler.needResched() || process.ending) {
+        return finish(fd, file, request, argument, result);
+      }
+      leave();
+      if (process.ending) return never();
+      return backToUser(result);
+    },
+
+    mmap(lengthBytes, fd, offsetBytes) {
+      check();
+      if (fd === -1) return memory.mapAnonymous(lengthBytes);
+      const file = process.files.get(fd);
+      if (!file) return -Errno.EBADF;
+      if (!(file instanceof ModuleFile) || !file.operations.mmap) return -Errno.ENODEV;
+      let address: number;
+      try {
+        kernel.current = process;
+        address = file.operations.mmap(file, lengthBytes, offsetBytes);
+      } catch (thrown) {
+        process.crash(file.operations.owner, thrown);
+        throw processEnds;
+      }
+      if (address < 0) return address;
+      const offset = offsetOf(address as Hpa);
+      if (bankOf(address as Hpa) !== process.bank) return -Errno.EFAULT;
+      return memory.pages.mapKernelPages(offset, Math.ceil(lengthBytes / pageBytes)) ? offset : -Errno.EFAULT;
+    },
+
+    munmap(address, lengthBytes) {
+      check();
+      return memory.unmap(address, lengthBytes);
+    },
+
+    read(fd, address, lengthBytes) {
+      if (process.ending) return never();
+      const file = process.files.get(fd);
+      if (!file) return -Errno.EBADF;
+      const into = memory.view(address, lengthBytes);
+      if (!into) return -Errno.EFAULT;
+      if (file instanceof RegularFile) return file.read(into);
+      if (!(file instanceof ConsoleFile) || file.stream !== 0) return -Errno.EINVAL;
+      return process.input.read(into) ?? readInput(address, lengthBytes);
+    },
+
+    pread(fd, address, lengthBytes, offsetBytes) {
+      check();
+      const file = process.files.get(fd);
+      if (!file) return -Errno.EBADF;
+      if (!(file instanceof RegularFile)) return -Errno.ESPIPE;
+      const into = memory.view(address, lengthBytes);
+      return into ? file.pread(into, offsetBytes) : -Errno.EFAULT;
+    },
+
+    write(fd, address, lengthBytes) {
+      check();
+      const file = process.files.get(fd);
+      if (!(file instanceof ConsoleFile) || file.stream === 0) return file ? -Errno.EINVAL : -Errno.EBADF;
+      const bytes = memory.view(address, lengthBytes);
+      if (!bytes) return -Errno.EFAULT;
+      process.output.write(file.stream, bytes);
+      return lengthBytes;
+    },
+
+    fstatSize(fd) {
+      check();
+      const file = process.files.get(fd);
+      if (!file) return -Errno.EBADF;
+      return file instanceof RegularFile ? file.sizeBytes() : -Errno.EINVAL;
+    },
+
+    clockMonotonicNs: () => scheduler.clock.monotonicNs(),
+    clockRealtimeNs: () => scheduler.clock.realtimeNs(),
+
+    spawnThread(name, body) {
+      check();
+      const thread = process.createTask(name);
+      return { tid: thread.tid, finished: kernel.runTask(process, thread, body) };
+    },
+
+    signalThread(tid) {
+      check();
+      const target = [...process.tasks].find((candidate) => candidate.tid === tid);
+      if (!target) return -Errno.ESRCH;
+      target.signal();
+      return 0;
+    },
+
+    async sleepNs(durationNs) {
+      if (process.ending) return never();
+      const deadlineNs = scheduler.clock.monotonicNs() + Math.max(0, durationNs);
+      // A signal ends the sleep; a move only interrupts it.
+      while (scheduler.clock.monotonicNs() < deadlineNs && !task.signalPending()) {
+        await scheduler.sleepUntil(task, deadlineNs);
+        if (process.frozen) await process.thawed();
+        if (process.ending) return never();
+      }
+      kernel.vac.returnToUser();
+    },
+
+    closeInput() {
+      process.input.close();
+    },
+  };
+  return calls;
+}

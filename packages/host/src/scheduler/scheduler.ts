@@ -1,0 +1,242 @@
+/**
+ * One CPU's scheduler. Tasks are chains of promises; a task runs from the moment the dispatcher resolves what it waits for
+ * until it waits again, and is asked to give way when its slice is over. Dispatch goes through the event loop once per turn, so
+ * control messages get through between slices, and an idle CPU sleeps in the event loop.
+ */
+import type { LogicalCpu, MachineDescription } from "@mkvm/hw-x86";
+import type { Task, Timer, WaitQueue } from "@mkvm/kvm-abi";
+import { CpuClock } from "./clock.ts";
+import { TimerQueue } from "./timers.ts";
+
+const wallSliceUs = 2000;
+/** A task that becomes runnable gets the CPU once the running one had this long. */
+const wallGranularityUs = 500;
+/** Under icount a slice is a number of instructions: some milliseconds of real time at the interpreter's rate. */
+const icountSliceInstructions = 200_000;
+const icountGranularityInstructions = 50_000;
+/** Shorter waits than this are slept off exactly, outside the event loop: its timers have a grain of a millisecond. */
+const preciseSleepMs = 2;
+
+/** What a task waits on; the scheduler's side of a `Task`. */
+export interface Waiter extends Task {
+  /** Ends the wait that is going on, if any. Set by whoever makes the task wait. */
+  interruptWait: (() => void) | undefined;
+}
+
+export interface InstructionStop {
+  /** The CPU's retired instructions at which to call. */
+  readonly at: number;
+  reached(): void;
+}
+
+export class CpuScheduler {
+  readonly clock: CpuClock;
+  readonly timers: TimerQueue;
+  readonly #cpu: LogicalCpu;
+  readonly #ticksPerInstruction: number;
+  readonly #sliceTicks: number;
+  readonly #granularityTicks: number;
+  readonly #runnable: (() => void)[] = [];
+  readonly #stops: InstructionStop[] = [];
+  readonly #sleepCell = new Int32Array(new SharedArrayBuffer(4));
+  #sliceStart = 0;
+  #sliceEnd = 0;
+  #dispatchPending = false;
+  #sleep: NodeJS.Timeout | undefined;
+  #idleHolds = 0;
+  #stopped = false;
+
+  constructor(cpu: LogicalCpu, machine: MachineDescription) {
+    this.#cpu = cpu;
+    this.clock = new CpuClock(cpu, machine);
+    this.#ticksPerInstruction = machine.ticksPerInstruction;
+    const icount = machine.clock === "icount";
+    this.#sliceTicks = icount ? icountSliceInstructions * machine.ticksPerInstruction : (wallSliceUs * machine.tscKhz) / 1000;
+    this.#granularityTicks = icount
+      ? icountGranularityInstructions * machine.ticksPerInstruction
+      : (wallGranularityUs * machine.tscKhz) / 1000;
+    this.timers = new TimerQueue(() => this.#programTimer());
+  }
+
+  // For modules
+
+  handleInterrupts(): void {
+    this.timers.runDue(this.clock.monotonicNs());
+    this.#runStops();
+    this.#cpu.acknowledgeInterrupt();
+    this.#programTimer();
+  }
+
+  needResched(): boolean {
+    return this.#cpu.rdtsc() >= this.#sliceEnd;
+  }
+
+  yield(): Promise<void> {
+    return new Promise((resolve) => this.makeRunnable(resolve));
+  }
+
+  createWaitQueue(): WaitQueue {
+    return new TaskWaitQueue(this);
+  }
+
+  createTimer(expired: () => void): Timer {
+    return this.timers.createTimer(expired);
+  }
+
+  // For the kernel
+
+  /** Puts a continuation at the end of the run queue. */
+  makeRunnable(resume: () => void): void {
+    this.#runnable.push(resume);
+    const early = this.#sliceStart + this.#granularityTicks;
+    if (early < this.#sliceEnd) {
+      this.#sliceEnd = early;
+      this.#programTimer();
+    }
+    this.#requestDispatch();
+  }
+
+  /** Sleeps `task` until `deadlineNs`, or until the task is interrupted. */
+  sleepUntil(task: Waiter, deadlineNs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = this.createTimer(() => finish());
+      const finish = () => {
+        timer.cancel();
+        task.interruptWait = undefined;
+        this.makeRunnable(resolve);
+      };
+      task.interruptWait = finish;
+      timer.arm(deadlineNs);
+      this.#requestDispatch();
+    });
+  }
+
+  /** Has `stop.reached` called, in interrupt context, when exactly `stop.at` instructions are retired (or at once, if passed). */
+  addStop(stop: InstructionStop): void {
+    this.#stops.push(stop);
+    this.#stops.sort((a, b) => a.at - b.at);
+    this.#programTimer();
+  }
+
+  removeStop(stop: InstructionStop): void {
+    const at = this.#stops.indexOf(stop);
+    if (at >= 0) this.#stops.splice(at, 1);
+  }
+
+  /** Under icount, keeps idle time from passing while the kernel itself is at work over several turns. */
+  holdIdle(): () => void {
+    this.#idleHolds++;
+    return () => {
+      this.#idleHolds--;
+      this.#requestDispatch();
+    };
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    clearTimeout(this.#sleep);
+  }
+
+  #requestDispatch(): void {
+    if (this.#dispatchPending || this.#stopped) return;
+    this.#dispatchPending = true;
+    if (this.#sleep) {
+      clearTimeout(this.#sleep);
+      this.#sleep = undefined;
+    }
+    setImmediate(this.#dispatch);
+  }
+
+  readonly #dispatch = (): void => {
+    this.#dispatchPending = false;
+    if (this.#stopped) return;
+    this.timers.runDue(this.clock.monotonicNs());
+    const resume = this.#runnable.shift();
+    if (!resume) {
+      this.#idle();
+      return;
+    }
+    this.#sliceStart = this.#cpu.rdtsc();
+    this.#sliceEnd = this.#sliceStart + this.#sliceTicks;
+    this.#programTimer();
+    resume();
+    // The task's own steps run as microtasks after this; the next turn finds out what came of them.
+    this.#requestDispatch();
+  };
+
+  #idle(): void {
+    const nextNs = this.timers.nextNs;
+    if (nextNs === Number.POSITIVE_INFINITY) return;
+    if (this.clock.isIcount) {
+      if (this.#idleHolds > 0) return;
+      this.#cpu.setTimerDeadline(this.clock.tscOf(nextNs));
+      this.#cpu.idle();
+      this.#requestDispatch();
+      return;
+    }
+    const waitMs = (nextNs - this.clock.monotonicNs()) / 1e6;
+    if (waitMs < preciseSleepMs) {
+      if (waitMs > 0) Atomics.wait(this.#sleepCell, 0, 0, waitMs);
+      this.#requestDispatch();
+      return;
+    }
+    this.#sleep = setTimeout(
+      () => {
+        this.#sleep = undefined;
+        this.#requestDispatch();
+      },
+      Math.min(Math.floor(waitMs - 1), 0x7fff_ffff),
+    );
+  }
+
+  #runStops(): void {
+    while (this.#stops.length > 0 && this.#stops[0]!.at <= this.#cpu.retiredInstructions()) this.#stops.shift()!.reached();
+  }
+
+  /** Sets the CPU's one timer to what comes first: a timer, the end of the slice, an instruction stop. */
+  #programTimer(): void {
+    let deadline = this.#sliceEnd;
+    const nextNs = this.timers.nextNs;
+    if (nextNs !== Number.POSITIVE_INFINITY) deadline = Math.min(deadline, this.clock.tscOf(nextNs));
+    const stop = this.#stops[0];
+    if (stop) {
+      const ahead = Math.max(0, stop.at - this.#cpu.retiredInstructions());
+      deadline = Math.min(deadline, this.#cpu.rdtsc() + ahead * this.#ticksPerInstruction);
+    }
+    this.#cpu.setTimerDeadline(deadline);
+  }
+}
+
+class TaskWaitQueue implements WaitQueue {
+  readonly #scheduler: CpuScheduler;
+  #waiting: (() => void)[] = [];
+
+  constructor(scheduler: CpuScheduler) {
+    this.#scheduler = scheduler;
+  }
+
+  wake(): void {
+    if (this.#waiting.length === 0) return;
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const finish of waiting) finish();
+  }
+
+  wait(task: Task): Promise<void> {
+    const waiter = task as Waiter;
+    return new Promise((resolve) => {
+      const finish = () => {
+        const at = this.#waiting.indexOf(finish);
+        if (at >= 0) this.#waiting.splice(at, 1);
+        waiter.interruptWait = undefined;
+        this.#scheduler.makeRunnable(resolve);
+      };
+      if (task.signalPending() || task.workPending()) {
+        this.#scheduler.makeRunnable(resolve);
+        return;
+      }
+      this.#waiting.push(finish);
+      waiter.interruptWait = finish;
+    });
+  }
+}

@@ -1,0 +1,280 @@
+/**
+ * One move of a process's VMs from one module to another:
+ *
+ *   check -> prepare (VM runs) -> freeze -> save -> restore -> verify -> commit -> thaw
+ *
+ * From the moment the last vCPU stands still to the thaw everything is synchronous. Whatever fails before commit ends with
+ * the VM on its old module, as it was, and the report says which step and why.
+ */
+import type { FileOperations, IncomingVm, Section } from "@mkvm/kvm-abi";
+import type { MoveReport, MoveStep } from "../control/types.ts";
+import type { ModuleFile } from "../devices/open-file.ts";
+import { HostError, messageOf, stackOf } from "../errors.ts";
+import type { LoadedInstance } from "../loader/module-instances.ts";
+import type { KernelProcess } from "../processes/process.ts";
+import { firstDifference, firstUnknownSection, totalBytes } from "./sections.ts";
+import { StepRecorder } from "./step-recorder.ts";
+
+/** Real time for all threads to come out of their modules; they look several times a slice. */
+const freezeTimeoutMs = 2000;
+
+class MoveFailure extends Error {}
+
+interface MovingVm {
+  file: ModuleFile;
+  incoming: IncomingVm;
+  sections: readonly Section[];
+}
+
+export interface MoveOptions {
+  to: string;
+  /** The vCPUs stand still from the start, and prepare runs meanwhile: for moves at an exact instruction. */
+  stopFirst: boolean;
+  finalise: boolean;
+}
+
+/** The module that the process's VMs are on. Throws when there is no one such module. */
+export function moduleOfVms(process: KernelProcess): LoadedInstance {
+  const owners = new Set<string>();
+  for (const [, file] of process.moduleFiles()) {
+    if (process.kernel.modules.get(file.operations.owner)?.instance.transfer.roleOf(file).kind === "vm")
+      owners.add(file.operations.owner);
+  }
+  const [owner, other] = owners;
+  if (owner === undefined) throw new HostError("EINVAL", `process ${process.pid} (${process.name}) has no VM: see 'mkvm ps'`);
+  if (other !== undefined)
+    throw new HostError(
+      "EINVAL",
+      `process ${process.pid} has VMs on ${[...owners].join(" and ")}: only VMs of one module move together`,
+    );
+  return process.kernel.modules.get(owner)!;
+}
+
+/**
+ * Moves the VMs of a process. Never rejects for a reason that lies in the move: the report tells.
+ * @throws HostError when it cannot even begin: no VM, no such module, already there, a move going on
+ */
+export function moveVms(process: KernelProcess, options: MoveOptions): Promise<MoveReport> {
+  const { modules } = process.kernel;
+  const from = moduleOfVms(process);
+  const to = modules.get(options.to);
+  if (!to || to.seized)
+    throw new HostError("ENOENT", `no module ${options.to} is loaded: load it with 'mkvm insmod', see 'mkvm lsmod'`);
+  if (from === to) throw new HostError("EINVAL", `the VM of process ${process.pid} is on ${to.name} already`);
+  if (process.moving)
+    throw new HostError("EBUSY", `process ${process.pid} is moving to ${process.moving.to}: wait for that move to end`);
+  if (process.ending) throw new HostError("ESRCH", `process ${process.pid} is ending`);
+  const done = new Move(process, from, to, options).run();
+  process.moving = { to: to.name, done };
+  return done.finally(() => {
+    process.moving = undefined;
+    process.settle();
+  });
+}
+
+class Move {
+  readonly #process: KernelProcess;
+  readonly #from: LoadedInstance;
+  readonly #to: LoadedInstance;
+  readonly #options: MoveOptions;
+  readonly #steps = new StepRecorder();
+  #vms: MovingVm[] = [];
+  #committed = false;
+  #failed: { step: MoveStep; reason: string } | undefined;
+  #stateBytes = 0;
+  #retired = 0;
+
+  constructor(process: KernelProcess, from: LoadedInstance, to: LoadedInstance, options: MoveOptions) {
+    this.#process = process;
+    this.#from = from;
+    this.#to = to;
+    this.#options = options;
+  }
+
+  async run(): Promise<MoveReport> {
+    const releaseIdle = this.#process.kernel.scheduler.holdIdle();
+    try {
+      if (this.#options.stopFirst) {
+        await this.#freeze(async () => {
+          await this.#prepare();
+          this.#switch();
+        });
+      } else {
+        await this.#prepare();
+        await this.#freeze(() => this.#switch());
+      }
+    } catch (thrown) {
+      this.#fail(thrown);
+    } finally {
+      releaseIdle();
+    }
+    this.#steps.end();
+    return this.#report();
+  }
+
+  async #prepare(): Promise<void> {
+    const { transfer } = this.#to.instance;
+    for (const file of this.#vmFiles()) {
+      this.#steps.begin("check");
+      const description = this.#from.instance.transfer.describe(file, transfer.receives);
+      const unknown = firstUnknownSection(description, transfer.receives, this.#to.name);
+      if (unknown) throw new MoveFailure(unknown);
+      this.#steps.begin("prepare");
+      const incoming = await transfer.prepare(this.#process, description);
+      if (typeof incoming === "string") throw new MoveFailure(incoming);
+      this.#vms.push({ file, incoming, sections: [] });
+      if (this.#process.ending) throw new MoveFailure("the process ended");
+    }
+  }
+
+  async #freeze(onStill: () => void | Promise<void>): Promise<void> {
+    if (this.#process.ending) throw new MoveFailure("the process ended");
+    this.#steps.begin("freeze");
+    this.#steps.stop();
+    let begun = false;
+    const timeout = setTimeout(() => {
+      const stuck = this.#process.tasksInside().map((task) => `${task.tid} (${task.name})`);
+      if (!this.#process.cancelFreeze()) return;
+      const inside = stuck.join(", ");
+      this.#fail(new MoveFailure(`thread ${inside} did not come out of ${this.#from.name} within ${freezeTimeoutMs} ms`));
+    }, freezeTimeoutMs);
+    // What fails in here is handled before the thaw, so that nothing runs against a half-undone move.
+    const guarded = (): void | Promise<void> => {
+      begun = true;
+      clearTimeout(timeout);
+      this.#retired = this.#process.kernel.cpu.retiredInstructions() - this.#process.startRetired;
+      try {
+        const result = onStill();
+        if (!result) return this.#beforeThaw();
+        return result.catch((thrown) => this.#fail(thrown)).then(() => this.#beforeThaw());
+      } catch (thrown) {
+        this.#fail(thrown);
+        return this.#beforeThaw();
+      }
+    };
+    await this.#process.freeze(guarded);
+    clearTimeout(timeout);
+    if (!begun && !this.#failed) throw new MoveFailure("the process ended");
+  }
+
+  /** Save, restore, verify, commit: the process stands still, nothing in here waits. */
+  #switch(): void {
+    const from = this.#from.instance.transfer;
+    const to = this.#to.instance.transfer;
+    const still = this.#vmFiles();
+    if (this.#process.ending) throw new MoveFailure("the process ended");
+    if (still.length !== this.#vms.length || this.#vms.some((vm) => !still.includes(vm.file))) {
+      throw new MoveFailure("a VM was opened or closed meanwhile: move it again");
+    }
+    this.#steps.begin("save");
+    for (const vm of this.#vms) {
+      vm.sections = from.save(vm.file, to.receives);
+      this.#stateBytes += totalBytes(vm.sections);
+    }
+    this.#steps.begin("restore");
+    for (const vm of this.#vms) {
+      const problem = vm.incoming.restore(vm.sections);
+      if (problem !== undefined) throw new MoveFailure(problem);
+    }
+    this.#steps.begin("verify");
+    for (const vm of this.#vms) {
+      const difference = firstDifference(vm.sections, vm.incoming.save());
+      if (difference) throw new MoveFailure(`${this.#to.name} restored another state: ${difference}`);
+    }
+    this.#steps.begin("commit");
+    this.#commit();
+  }
+
+  #commit(): void {
+    const from = this.#from.instance.transfer;
+    const change: { file: ModuleFile; operations: FileOperations; privateData: unknown }[] = [];
+    const unmoved = new Set<ModuleFile>();
+    for (const [, file] of this.#process.moduleFiles()) if (file.operations.owner === this.#from.name) unmoved.add(file);
+    for (const vm of this.#vms) {
+      for (const file of from.filesOf(vm.file)) {
+        unmoved.delete(file as ModuleFile);
+        change.push({ file: file as ModuleFile, ...vm.incoming.commit(from.roleOf(file)) });
+      }
+    }
+    for (const file of unmoved) {
+      const role = from.roleOf(file);
+      if (role.kind !== "system") throw new MoveFailure(`open file ${file.name} belongs to no VM that moves`);
+      change.push({ file, ...this.#vms[0]!.incoming.commit(role) });
+    }
+    for (const { file, operations } of change) {
+      if (operations.owner !== this.#to.name)
+        throw new MoveFailure(`${this.#to.name} gave operations of '${operations.owner}' for ${file.name}`);
+    }
+    // Nothing can fail from here on. The old module lets go while the files still show it its own state.
+    this.#committed = true;
+    for (const vm of this.#vms) {
+      try {
+        from.releaseMoved(vm.file);
+      } catch (thrown) {
+        this.#process.kernel.log(
+          "err",
+          this.#from.name,
+          `exception while letting go of a VM that moves away: ${stackOf(thrown)}`,
+        );
+      }
+    }
+    for (const { file, operations, privateData } of change) {
+      file.operations = operations;
+      file.privateData = privateData;
+    }
+    const process = this.#process;
+    if (process.previous.at(-1) === this.#to.name) process.previous.pop();
+    else process.previous.push(this.#from.name);
+    if (this.#options.finalise) {
+      process.previous = [];
+      process.finalisedOn = this.#to.name;
+    }
+    process.moves++;
+  }
+
+  #beforeThaw(): void {
+    this.#steps.begin("thaw");
+    this.#steps.resume();
+  }
+
+  /** Notes why, and takes back what the new module was given. */
+  #fail(thrown: unknown): void {
+    if (this.#failed || this.#committed) return;
+    this.#failed = { step: this.#steps.step, reason: messageOf(thrown) };
+    if (!(thrown instanceof MoveFailure)) {
+      this.#process.kernel.log("err", "host", `exception in the ${this.#steps.step} step of a move: ${stackOf(thrown)}`);
+    }
+    for (const vm of this.#vms) {
+      try {
+        vm.incoming.abort();
+      } catch (error) {
+        this.#process.kernel.log("err", this.#to.name, `exception while aborting a move: ${stackOf(error)}`);
+      }
+    }
+  }
+
+  #vmFiles(): ModuleFile[] {
+    const { transfer } = this.#from.instance;
+    const files: ModuleFile[] = [];
+    for (const [, file] of this.#process.moduleFiles()) {
+      if (file.operations.owner === this.#from.name && transfer.roleOf(file).kind === "vm") files.push(file);
+    }
+    return files;
+  }
+
+  #report(): MoveReport {
+    const report: MoveReport = {
+      pid: this.#process.pid,
+      from: this.#from.name,
+      to: this.#to.name,
+      moved: this.#committed,
+      finalised: this.#process.previous.length === 0,
+      steps: this.#steps.steps,
+      blackoutUs: this.#steps.blackoutUs,
+      stateBytes: this.#stateBytes,
+      retiredInstructions: this.#retired,
+    };
+    if (this.#failed) report.failed = this.#failed;
+    return report;
+  }
+}

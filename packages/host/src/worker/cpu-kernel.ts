@@ -1,0 +1,276 @@
+/** The kernel on one logical CPU: what its parts share, and what the control plane asks of it. */
+import type { LogicalCpu } from "@mkvm/hw-x86";
+import type { Main, SystemCalls } from "@mkvm/kvm-abi";
+import type { Vac } from "@mkvm/vac";
+import type { CpuBoot, CpuEvent, ProcessStart } from "../control/protocol.ts";
+import type { RequestHandlers } from "../control/requests.ts";
+import type { ExitStatus, LogLevel, ModuleUser, MoveReport, ProcessInfo } from "../control/types.ts";
+import { DeviceTree } from "../devices/device-tree.ts";
+import { HostError, messageOf } from "../errors.ts";
+import { ModuleInstances } from "../loader/module-instances.ts";
+import { timeStampUs } from "../log/kernel-log.ts";
+import { CpuMemory } from "../memory/kernel-memory.ts";
+import { BankUserMemory, bankBytesFor } from "../memory/user-memory.ts";
+import { ConsoleInput, ConsoleOutput } from "../processes/console.ts";
+import { KernelProcess, killedStatus } from "../processes/process.ts";
+import { createSystemCalls, processEnds } from "../processes/system-calls.ts";
+import type { KernelTask } from "../processes/task.ts";
+import { CpuScheduler } from "../scheduler/scheduler.ts";
+import { moveVms } from "../upgrade/move.ts";
+
+/** What a CPU's thread runs on: the real hardware and VAC, or a test's. */
+export interface Hardware {
+  createCpu(boot: CpuBoot, log: (line: string) => void): LogicalCpu;
+  createVac(boot: CpuBoot, cpu: LogicalCpu, allocateCpuPages: (count: number) => number): Vac;
+}
+
+export class CpuKernel {
+  readonly id: number;
+  readonly cpu: LogicalCpu;
+  readonly vac: Vac;
+  readonly scheduler: CpuScheduler;
+  readonly memory: CpuMemory;
+  readonly tree = new DeviceTree();
+  readonly modules: ModuleInstances;
+  /** The process that entered a module last: whom to blame for what is thrown without a caller. */
+  current: KernelProcess | undefined;
+  readonly #processes = new Map<number, KernelProcess>();
+  readonly #send: (event: CpuEvent, transfer?: ArrayBuffer[]) => void;
+  readonly #startedMs: number;
+
+  constructor(boot: CpuBoot, hardware: Hardware, send: (event: CpuEvent) => void) {
+    this.id = boot.cpu;
+    this.#send = send;
+    this.#startedMs = boot.startedMs;
+    this.cpu = hardware.createCpu(boot, (line) => this.log("info", `cpu${boot.cpu}`, line));
+    this.scheduler = new CpuScheduler(this.cpu, boot.machine);
+    // Banks 1 to 64 are the CPUs' own; processes' come after them.
+    this.memory = new CpuMemory(this.cpu.memory, 1 + boot.cpu);
+    this.vac = hardware.createVac(boot, this.cpu, (count) => this.memory.allocateCpuPages(count));
+    this.modules = new ModuleInstances(this);
+  }
+
+  log(level: LogLevel, source: string, message: string): void {
+    this.#send({ event: "log", timeUs: timeStampUs(this.#startedMs), level, source, message });
+  }
+
+  /** Something was thrown that no call waits for. */
+  uncaught(thrown: unknown): void {
+    if (thrown === processEnds) return;
+    const process = this.current;
+    if (process && !process.ending) process.crash(process.name, thrown);
+    else this.log("err", `cpu${this.id}`, `exception: ${messageOf(thrown)}`);
+  }
+
+  /** Starts a thread; resolves with its result. */
+  runTask(process: KernelProcess, task: KernelTask, body: (sys: SystemCalls) => Promise<number>): Promise<number> {
+    return new Promise((resolve) => {
+      const run = async () => {
+        this.current = process;
+        try {
+          resolve(await body(createSystemCalls(process, task)));
+        } catch (thrown) {
+          if (thrown !== processEnds) process.crash(process.name, thrown);
+        }
+        process.taskFinished(task);
+      };
+      this.scheduler.makeRunnable(run);
+    });
+  }
+
+  /** The process has given everything back but its bank. */
+  processEnded(process: KernelProcess, exit: ExitStatus): void {
+    this.#processes.delete(process.pid);
+    this.memory.forget(process.bank);
+    this.cpu.memory.releaseBank(process.bank);
+    if (this.current === process) this.current = undefined;
+    this.#send({ event: "exited", pid: process.pid, exit });
+  }
+
+  readonly handlers: RequestHandlers = {
+    "module.describe": ({ url }) => this.modules.describe(url),
+    "module.load": ({ name, url, parameters }) => this.modules.load(name, url, parameters),
+    "module.users": ({ name }) => this.#usersOf(name),
+    "module.seize": ({ name }) => {
+      const users = this.#usersOf(name);
+      const loaded = this.modules.get(name);
+      if (users.length === 0 && loaded) loaded.seized = true;
+      return users;
+    },
+    "module.unseize": ({ name }) => {
+      const loaded = this.modules.get(name);
+      if (loaded) loaded.seized = false;
+      return null;
+    },
+    "module.unload": ({ name }) => {
+      this.modules.unload(name);
+      return null;
+    },
+    "devices.set": ({ entries }) => {
+      this.tree.assign(entries);
+      return null;
+    },
+    "process.start": (start) => this.#start(start),
+    "process.kill": ({ pid }) => {
+      this.#process(pid).end({ status: killedStatus, reason: "killed" });
+      return null;
+    },
+    "process.input": ({ pid, bytes }) => {
+      const input = this.#processes.get(pid)?.input;
+      if (bytes) input?.push(bytes);
+      else input?.end();
+      return null;
+    },
+    "process.mount": ({ pid, mount }) => {
+      this.#process(pid).mounts.mount(mount.source, mount.target);
+      return null;
+    },
+    "process.list": () => [...this.#processes.values()].map((process) => this.#infoOf(process)),
+    "move.to": ({ pid, to, at, finalise }) => {
+      const process = this.#process(pid);
+      return at === undefined ? this.#move(process, to, false, finalise) : this.#moveAt(process, to, at, finalise);
+    },
+    "move.back": ({ pid }) => {
+      const process = this.#process(pid);
+      const to = process.previous.at(-1);
+      if (to === undefined) {
+        const why = process.finalisedOn ? `it was finalised on ${process.finalisedOn}` : "it has not moved";
+        throw new HostError("EINVAL", `process ${pid} has nothing to roll back to, ${why}: use 'mkvm upgrade' to move it`);
+      }
+      return this.#move(process, to, false, false);
+    },
+    "move.finalise": async ({ pid }) => {
+      const process = this.#process(pid);
+      await process.moving?.done;
+      if (process.previous.length === 0) throw new HostError("EINVAL", `process ${pid} has no move to finalise: see 'mkvm ps'`);
+      const released = process.previous;
+      process.previous = [];
+      const owner = [...process.moduleFiles()].map(([, file]) => file.operations.owner)[0];
+      process.finalisedOn = owner;
+      return released;
+    },
+    "cpu.stop": () => {
+      for (const process of this.#processes.values()) process.end({ status: killedStatus, reason: "killed" });
+      return null;
+    },
+  };
+
+  #process(pid: number): KernelProcess {
+    const process = this.#processes.get(pid);
+    if (!process) throw new HostError("ESRCH", `no process ${pid}: see 'mkvm ps'`);
+    return process;
+  }
+
+  async #start(start: ProcessStart): Promise<null> {
+    const namespace: { main?: unknown } = await import(start.program).catch((thrown) => {
+      throw new HostError("EIO", `program ${start.name} cannot be imported: ${messageOf(thrown)}`);
+    });
+    const main = namespace.main;
+    if (typeof main !== "function") throw new HostError("EINVAL", `program ${start.name} exports no main function`);
+    let memory: BankUserMemory;
+    try {
+      memory = new BankUserMemory(this.cpu.memory.createBank(start.bank, bankBytesFor(start.memoryBytes)));
+    } catch (thrown) {
+      throw new HostError(
+        "ENOMEM",
+        `no room for ${start.memoryBytes} bytes of memory: ${messageOf(thrown)}; use less with --memory`,
+      );
+    }
+    const process = new KernelProcess({
+      pid: start.pid,
+      name: start.name,
+      memory,
+      mounts: this.tree.createNamespace(),
+      input: new ConsoleInput(),
+      output: new ConsoleOutput((fd, bytes) => this.#send({ event: "output", pid: start.pid, fd, bytes })),
+      kernel: this,
+    });
+    try {
+      for (const mount of start.mounts) process.mounts.mount(mount.source, mount.target);
+    } catch (thrown) {
+      this.cpu.memory.releaseBank(start.bank);
+      throw thrown;
+    }
+    this.memory.adopt(process.bank, memory.pages);
+    this.#processes.set(process.pid, process);
+    for (const { at, to } of start.moves) this.#moveAt(process, to, at, false).catch(() => {});
+    this.runTask(process, process.createTask(start.name), (sys) => (main as Main)(sys, start.args)).then((status) => {
+      process.end({ status: status & 0xff, reason: "exited" });
+    });
+    return null;
+  }
+
+  async #move(process: KernelProcess, to: string, stopFirst: boolean, finalise: boolean): Promise<MoveReport> {
+    const report = await moveVms(process, { to, stopFirst, finalise });
+    const { failed } = report;
+    if (failed) {
+      this.log(
+        "warn",
+        "host",
+        `process ${process.pid} stays on ${report.from}: ${failed.step} on ${to} failed: ${failed.reason}`,
+      );
+    } else {
+      this.log("info", "host", `process ${process.pid} moved from ${report.from} to ${to}, blackout ${report.blackoutUs} us`);
+    }
+    this.#send({ event: "moved", report });
+    return report;
+  }
+
+  /** A move when the CPU has retired exactly `at` instructions since the process started. */
+  #moveAt(process: KernelProcess, to: string, at: number, finalise: boolean): Promise<MoveReport> {
+    return new Promise((resolve, reject) => {
+      const begin = (): void => {
+        if (process.ending) {
+          reject(new HostError("ESRCH", `process ${process.pid} ended before instruction ${at}`));
+          return;
+        }
+        // Two moves at one instruction happen one after the other.
+        if (process.moving) {
+          process.moving.done.then(begin, begin);
+          return;
+        }
+        this.#move(process, to, true, finalise).then(resolve, (thrown) => {
+          this.log("err", "host", `process ${process.pid} was to move at instruction ${at}: ${messageOf(thrown)}`);
+          reject(thrown);
+        });
+      };
+      this.scheduler.addStop({ at: process.startRetired + at, reached: begin });
+    });
+  }
+
+  #usersOf(name: string): ModuleUser[] {
+    const users: ModuleUser[] = [];
+    for (const process of this.#processes.values()) {
+      const add = (fd: number, what: string) => users.push({ pid: process.pid, process: process.name, fd, what });
+      for (const [fd, file] of process.moduleFiles()) if (file.operations.owner === name) add(fd, file.name);
+      if (process.previous.includes(name)) add(-1, "can roll back to it until finalised");
+      if (process.moving?.to === name) add(-1, "is moving to it");
+    }
+    return users;
+  }
+
+  #infoOf(process: KernelProcess): ProcessInfo {
+    const owners = new Set<string>();
+    let vms = 0;
+    for (const [, file] of process.moduleFiles()) {
+      const { owner } = file.operations;
+      owners.add(owner);
+      if (this.modules.get(owner)?.instance.transfer.roleOf(file).kind === "vm") vms++;
+    }
+    const waiting = [...process.tasks].every((task) => task.interruptWait !== undefined);
+    return {
+      pid: process.pid,
+      name: process.name,
+      cpu: this.id,
+      state: process.ending ? "ending" : process.frozen ? "frozen" : waiting ? "waiting" : "running",
+      threads: process.tasks.size,
+      modules: [...owners],
+      vms,
+      previous: [...process.previous].reverse(),
+      memoryBytes: process.memory.bank.sizeBytes,
+      retiredInstructions: this.cpu.retiredInstructions() - process.startRetired,
+      uptimeS: Math.round((Date.now() - process.startedMs) / 100) / 10,
+      moves: process.moves,
+    };
+  }
+}
