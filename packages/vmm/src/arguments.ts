@@ -11,6 +11,8 @@ export interface VmmArguments {
   device: string;
   cpus: number;
   format: FlatFormat | undefined;
+  /** Print digests of memory and registers at the end, to compare runs. */
+  digest: boolean;
 }
 
 const MIB = 1 << 20;
@@ -20,22 +22,7 @@ const MOST_CPUS = 16;
 
 /** Reads the VMM's own arguments. Throws VmmError for anything that is not right. */
 export function parseArguments(args: readonly string[]): VmmArguments {
-  let values: Record<string, string | undefined>;
-  try {
-    const option = { type: "string" } as const;
-    const options = {
-      kernel: option,
-      initrd: option,
-      append: option,
-      memory: option,
-      device: option,
-      cpus: option,
-      format: option,
-    };
-    values = parseArgs({ args: [...args], options, strict: true }).values;
-  } catch (error) {
-    throw new VmmError(`${(error as Error).message.split(". ")[0]}; see mkvm run --help`);
-  }
+  const values = optionsOf(args);
   if (!values.kernel) throw new VmmError("no kernel given; add --kernel IMAGE");
   const format = values.format as FlatFormat | undefined;
   if (format && !flatFormats.includes(format)) throw new VmmError(`unknown format ${format}; one of ${flatFormats.join(", ")}`);
@@ -47,7 +34,27 @@ export function parseArguments(args: readonly string[]): VmmArguments {
     device: values.device ?? "/dev/kvm",
     cpus: values.cpus === undefined ? 1 : wholeNumber(values.cpus, "--cpus", 1, MOST_CPUS),
     format,
+    digest: values.digest,
   };
+}
+
+function optionsOf(args: readonly string[]) {
+  const text = { type: "string" } as const;
+  const options = {
+    kernel: text,
+    initrd: text,
+    append: text,
+    memory: text,
+    device: text,
+    cpus: text,
+    format: text,
+    digest: { type: "boolean", default: false },
+  } as const;
+  try {
+    return parseArgs({ args: [...args], options, strict: true }).values;
+  } catch (error) {
+    throw new VmmError(`${(error as Error).message.split(". ")[0]}; see mkvm run --help`);
+  }
 }
 
 /** Bytes of guest RAM: a number of bytes, or with the suffix K, M or G. A multiple of 4 KiB, at least 2 MiB. */

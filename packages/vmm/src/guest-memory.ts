@@ -29,6 +29,11 @@ export class GuestMemory {
     throw new RangeError(`guest memory has no ${length} bytes at 0x${gpa.toString(16)}`);
   }
 
+  /** All of guest RAM, as it is: a view. */
+  contents(): Uint8Array {
+    return this.#u8.subarray(this.address, this.address + this.bytes);
+  }
+
   write(gpa: number, bytes: Uint8Array): void {
     this.#u8.set(bytes, this.at(gpa, bytes.length));
   }

@@ -7,12 +7,14 @@ import { ExitStatus, VmmError } from "./vmm-error.ts";
 
 /**
  * The program: makes one VM as the arguments say, runs it to its end, and returns the exit status (see ExitStatus). Arguments:
- * --kernel IMAGE [--initrd FILE] [--append TEXT] [--memory SIZE] [--cpus N] [--format flat16|flat32|flat64] [--device PATH]
+ * --kernel IMAGE [--initrd FILE] [--append TEXT] [--memory SIZE] [--cpus N] [--format flat16|flat32|flat64] [--device PATH] [--digest]
  */
 export const main: Main = async (sys, args) => {
   try {
-    const vm = await VirtualMachine.create(sys, parseArguments(args));
+    const options = parseArguments(args);
+    const vm = await VirtualMachine.create(sys, options);
     const end = await vm.run();
+    if (options.digest) report(sys, await vm.digest());
     if (end.message) report(sys, end.message);
     return end.status;
   } catch (error) {

@@ -25,6 +25,7 @@ import { KvmCalls } from "./kvm-calls.ts";
 import type { EntryPoint } from "./loaders/guest-image.ts";
 import { loadImage } from "./loaders/load-image.ts";
 import { FOUR_GIB, TSS_ADDRESS } from "./memory-layout.ts";
+import { stateDigest } from "./state-digest.ts";
 import { runVcpu, type VcpuEnd } from "./vcpu-loop.ts";
 import { ExitStatus, VmmError } from "./vmm-error.ts";
 
@@ -131,6 +132,15 @@ export class VirtualMachine {
       userspace_addr: BigInt(address),
     };
     return this.#kvm.set(this.#vmFd, Ioctl.KVM_SET_USER_MEMORY_REGION, KvmUserspaceMemoryRegion, region);
+  }
+
+  /** A line that tells whether two runs ended in the same state. */
+  digest(): Promise<string> {
+    return stateDigest(
+      this.#kvm,
+      this.#memory,
+      this.#vcpus.map((vcpu) => vcpu.fd),
+    );
   }
 
   /** Runs to the end of the VM: every vCPU on a thread of its own, and one that feeds the serial line. */

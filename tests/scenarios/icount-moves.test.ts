@@ -1,0 +1,71 @@
+import { createHost } from "@mkvm/host";
+import { expect, test } from "vitest";
+import { linuxGuest, tinyGuest } from "./running-guest.ts";
+
+const SEED = Number(process.env.MKVM_SEED ?? Math.floor(Math.random() * 2 ** 31));
+
+/** Numbers below `below`, the same for the same seed. */
+function* random(seed: number, below: number): Generator<number, never> {
+  let state = seed >>> 0 || 1;
+  for (;;) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    state >>>= 0;
+    yield state % below;
+  }
+}
+
+interface Run {
+  console: string;
+  status: number;
+  retired: number;
+  moves: number;
+}
+
+/** One run under icount, with the VM moved between the modules at the given instruction counts. */
+async function run(args: string[], moves: readonly { at: number; to: string }[], input: string): Promise<Run> {
+  const host = await createHost({ directory: import.meta.dirname, clock: "icount" });
+  try {
+    await host.insmod("@mkvm/kvm-v1");
+    await host.insmod("@mkvm/kvm-v2");
+    await host.ln("/dev/kvm1", "/dev/kvm");
+    const process = await host.run({ args: [...args, "--digest"], moves });
+    if (input) process.write(input);
+    const decoder = new TextDecoder();
+    let console = "";
+    for await (const chunk of process.output) console += decoder.decode(chunk, { stream: true });
+    const { status } = await process.exited;
+    for (const move of process.moves) expect(move).toMatchObject({ moved: true });
+    return { console, status, retired: 0, moves: process.moves.length };
+  } finally {
+    await host.close();
+  }
+}
+
+/** `count` moves to and fro at random instruction counts below `limit`. */
+function schedule(seed: number, count: number, limit: number): { at: number; to: string }[] {
+  const numbers = random(seed, limit);
+  const places = Array.from({ length: count }, () => numbers.next().value).sort((a, b) => a - b);
+  return places.map((at, index) => ({ at, to: index % 2 ? "kvm1" : "kvm2" }));
+}
+
+test(`the tiny guest ends the same with moves at random instructions and without (seed ${SEED})`, async () => {
+  const still = await run(tinyGuest(), [], "stop\n");
+  expect(still).toMatchObject({ status: 0, console: expect.stringMatching(/mkvm-check-end.*\n.*mkvm-digest/s) });
+  const again = await run(tinyGuest(), [], "stop\n");
+  expect(again.console).toBe(still.console);
+  const moved = await run(tinyGuest(), schedule(SEED, 20, 60_000), "stop\n");
+  expect(moved.moves).toBeGreaterThan(10);
+  expect(moved.console).toBe(still.console);
+});
+
+test(`Linux ends the same with moves at random instructions and without (seed ${SEED})`, { timeout: 600_000 }, async () => {
+  const args = await linuxGuest("poweroff");
+  if (!args) return console.log("no Linux here: run on Debian, or fill the cache folder");
+  const still = await run(args, [], "");
+  expect(still.console).toContain("mkvm-guest: user space reached");
+  const moved = await run(args, schedule(SEED, 30, 400_000_000), "");
+  expect(moved.moves).toBeGreaterThan(10);
+  expect(moved.console).toBe(still.console);
+});
