@@ -4,13 +4,17 @@ import { arithmetic } from "./arithmetic.ts";
 import { bits } from "./bits.ts";
 import { control } from "./control.ts";
 import { decimal } from "./decimal.ts";
+import { farTransfers } from "./far-transfers.ts";
 import { flagControl } from "./flag-control.ts";
 import { floatingPoint } from "./floating-point.ts";
+import { io } from "./io.ts";
 import { logic } from "./logic.ts";
 import { moves } from "./moves.ts";
+import { segments } from "./segments.ts";
 import { shifts } from "./shifts.ts";
 import { stack } from "./stack.ts";
 import { strings } from "./strings.ts";
+import { system } from "./system.ts";
 
 export const instructions: readonly Instruction[] = [
   ...arithmetic,
@@ -24,4 +28,8 @@ export const instructions: readonly Instruction[] = [
   ...flagControl,
   ...decimal,
   ...floatingPoint,
+  ...system,
+  ...segments,
+  ...farTransfers,
+  ...io,
 ];

@@ -55,4 +55,3 @@ export function loadFlat(cpu: Cpu, code: number, stack: number, cpl: number, is6
   writeSegment(cpu, SS, (stack & 0xfffc) | cpl, 0, 0xffff_ffff, FLAT_DATA | dpl);
   updateSegments(cpu);
 }
-

@@ -38,7 +38,8 @@ function result(eax = 0, ebx = 0, ecx = 0, edx = 0): CpuidResult {
 }
 
 function text(source: string, start: number): CpuidResult {
-  const word = (at: number): number => [0, 1, 2, 3].reduce((all, byte) => all | ((source.charCodeAt(at + byte) || 0) << (byte * 8)), 0);
+  const word = (at: number): number =>
+    [0, 1, 2, 3].reduce((all, byte) => all | ((source.charCodeAt(at + byte) || 0) << (byte * 8)), 0);
   return result(word(start), word(start + 4), word(start + 8), word(start + 12));
 }
 

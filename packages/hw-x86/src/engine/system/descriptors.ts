@@ -124,7 +124,8 @@ export function writeSegment(cpu: Cpu, segment: number, selector: number, base: 
   cpu.u32[(slot + SEG_SELECTOR) >>> 2] = selector;
 }
 
-export const selectorOf = (cpu: Cpu, segment: number): number => cpu.u32[(segmentOffset(segment) + SEG_SELECTOR) >>> 2] & 0xffff;
+export const selectorOf = (cpu: Cpu, segment: number): number =>
+  cpu.u32[(segmentOffset(segment) + SEG_SELECTOR) >>> 2] & 0xffff;
 export const accessOf = (cpu: Cpu, segment: number): number => cpu.u32[(segmentOffset(segment) + SEG_ACCESS) >>> 2];
 export const segmentLimit = (cpu: Cpu, segment: number): number => cpu.u32[(segmentOffset(segment) + SEG_LIMIT) >>> 2];
 /** Low 32 bits of the base. */

@@ -59,7 +59,7 @@ function gateTarget(cpu: Cpu, gate: Descriptor, isCall: boolean): Descriptor {
   if (isNull(selector)) cpu.raise(Vector.GP, 0);
   const code = readDescriptor(cpu, selector);
   const cpl = cplOf(cpu);
-  if (code === undefined || !isCode(code) || dplOf(code) > cpl) return cpu.raise(Vector.GP, error);
+  if (code === undefined || !isCode(code) || dplOf(code) > cpl) cpu.raise(Vector.GP, error);
   if (!isCall && !isConforming(code) && dplOf(code) !== cpl) cpu.raise(Vector.GP, error);
   if (isLongMode(cpu) && (!isLongCode(code) || isBig(code))) cpu.raise(Vector.GP, error);
   if (!isPresent(code)) cpu.raise(Vector.NP, error);
@@ -121,7 +121,7 @@ function throughGate(cpu: Cpu, gate: Descriptor, isCall: boolean): void {
 function throughSystem(cpu: Cpu, selector: number, isCall: boolean): void {
   const error = selector & 0xfffc;
   const gate = readSystemDescriptor(cpu, selector);
-  if (gate === undefined || isApplication(gate)) return cpu.raise(Vector.GP, error);
+  if (gate === undefined || isApplication(gate)) cpu.raise(Vector.GP, error);
   const type = typeOf(gate);
   const isGate = type === SystemType.callGate || (!isLongMode(cpu) && type === SystemType.callGate16);
   const isTask =
@@ -148,7 +148,7 @@ export function jumpOrCallFar(cpu: Cpu, selector: number, rip: bigint, bytes: Tr
   }
   if (isNull(selector)) cpu.raise(Vector.GP, 0);
   const descriptor = readDescriptor(cpu, selector);
-  if (descriptor === undefined) return cpu.raise(Vector.GP, selector & 0xfffc);
+  if (descriptor === undefined) cpu.raise(Vector.GP, selector & 0xfffc);
   if (!isApplication(descriptor)) {
     throughSystem(cpu, selector, isCall);
     return;
@@ -166,7 +166,7 @@ export function returnCode(cpu: Cpu, selector: number): Descriptor {
   if (isNull(selector)) cpu.raise(Vector.GP, 0);
   const code = readDescriptor(cpu, selector);
   const rpl = selector & 3;
-  if (code === undefined || !isCode(code) || rpl < cplOf(cpu)) return cpu.raise(Vector.GP, error);
+  if (code === undefined || !isCode(code) || rpl < cplOf(cpu)) cpu.raise(Vector.GP, error);
   if (isConforming(code) ? dplOf(code) > rpl : dplOf(code) !== rpl) cpu.raise(Vector.GP, error);
   checkCode(cpu, code, error);
   return code;
@@ -188,7 +188,7 @@ export function returnStack(cpu: Cpu, selector: number, cpl: number, toLongCode:
     (selector & 3) !== cpl ||
     dplOf(stack) !== cpl
   ) {
-    return cpu.raise(Vector.GP, error);
+    cpu.raise(Vector.GP, error);
   }
   if (!isPresent(stack)) cpu.raise(Vector.SS, error);
   return stack;

@@ -1,7 +1,7 @@
 /** SYSCALL, SYSRET, SYSENTER and SYSEXIT: privilege changes that read no descriptor. */
 import type { Cpu } from "../cpu.ts";
 import { RCX, RDX, RSP, state } from "../cpu-state.ts";
-import { Efer, Flag, FLAGS_DEFINED, FLAGS_FIXED, Vector } from "./bits.ts";
+import { Efer, FLAGS_DEFINED, FLAGS_FIXED, Flag, Vector } from "./bits.ts";
 import { loadFlat } from "./code-segment.ts";
 import { changeFlags, cplOf, is64Bit, isCanonical, isLongMode, isProtected } from "./processor-mode.ts";
 

@@ -27,5 +27,7 @@ export function addressMask(cpu: Cpu): bigint {
   return size === 16 ? 0xffffn : size === 32 ? 0xffff_ffffn : 0xffff_ffff_ffff_ffffn;
 }
 
-/** Bits of op.prefixes: F3 or F2 before a string instruction. */
-export const isRepeated = (cpu: Cpu): boolean => (cpu.u8[cpu.operation + op.prefixes] & 6) !== 0;
+/** Number of the general register whose bank offset is in a field (op.a, op.b) of the running operation. */
+export function registerNumber(cpu: Cpu, field: number): number {
+  return (cpu.u16[(cpu.operation + field) >>> 1] - state.gpr) / 8;
+}

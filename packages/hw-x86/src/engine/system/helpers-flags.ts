@@ -1,9 +1,10 @@
 /** RFLAGS where privilege decides: CLI, STI, PUSHF, POPF. */
-import type { HelperTable } from "../helpers.ts";
+
 import { state } from "../cpu-state.ts";
+import type { HelperTable } from "../helpers.ts";
 import { Flag, Vector } from "./bits.ts";
-import { mergedFlags } from "./interrupt-return.ts";
 import type { TransferBytes } from "./far-transfers.ts";
+import { mergedFlags } from "./interrupt-return.ts";
 import { changeFlags, cplOf, ioplOf, isProtected, isVirtual8086 } from "./processor-mode.ts";
 
 export const flagHelpers: HelperTable = {

@@ -3,7 +3,7 @@ import type { Cpu } from "../cpu.ts";
 import { ES, RAX, RCX, RDI, RDX, RSI, state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
 import { Flag } from "./bits.ts";
-import { addressMask, isRepeated, operandSegment } from "./helper-operands.ts";
+import { addressMask, operandSegment } from "./helper-operands.ts";
 import { checkPort } from "./port-access.ts";
 import { linear } from "./segmentation.ts";
 
@@ -23,9 +23,8 @@ function advanced(value: bigint, by: bigint, mask: bigint): bigint {
 }
 
 /** One iteration of INS or OUTS; 1 when more follow. */
-function stringIo(cpu: Cpu, bytes: 1 | 2 | 4, isIn: boolean): number {
+function stringIo(cpu: Cpu, bytes: 1 | 2 | 4, isIn: boolean, rep: boolean): number {
   const mask = addressMask(cpu);
-  const rep = isRepeated(cpu);
   const count = cpu.reg(RCX) & mask;
   if (rep && count === 0n) return 0;
   const port = Number(cpu.reg(RDX) & 0xffffn);
@@ -44,7 +43,7 @@ function stringIo(cpu: Cpu, bytes: 1 | 2 | 4, isIn: boolean): number {
 }
 
 export const ioHelpers: HelperTable = {
-  /** port (undefined port register: DX), bytes, immediate form. */
+  /** Port, bytes, and whether the form has the port as an immediate. */
   portIn(cpu, port, bytes, immediate) {
     checkPort(cpu, port, bytes);
     cpu.guest.io(port, bytes, true, immediate !== 0);
@@ -54,6 +53,6 @@ export const ioHelpers: HelperTable = {
     checkPort(cpu, port, bytes);
     cpu.guest.io(port, bytes, false, immediate !== 0);
   },
-  stringIn: (cpu, bytes) => stringIo(cpu, bytes as 1 | 2 | 4, true),
-  stringOut: (cpu, bytes) => stringIo(cpu, bytes as 1 | 2 | 4, false),
+  stringIn: (cpu, bytes, rep) => stringIo(cpu, bytes as 1 | 2 | 4, true, rep !== 0),
+  stringOut: (cpu, bytes, rep) => stringIo(cpu, bytes as 1 | 2 | 4, false, rep !== 0),
 };

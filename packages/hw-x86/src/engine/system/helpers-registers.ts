@@ -4,7 +4,7 @@ import type { Cpu } from "../cpu.ts";
 import { RAX, RBX, RCX, RDX, state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
 import { Cr0, Cr4, Vector } from "./bits.ts";
-import { argument, operandAddress, operandSegment, setResult } from "./helper-operands.ts";
+import { argument, operandAddress, operandSegment, registerNumber, setResult } from "./helper-operands.ts";
 import { readMsr, writeMsr } from "./msrs.ts";
 import { cplOf, is64Bit, isCanonical, isProtected } from "./processor-mode.ts";
 import { writeCr0, writeCr3, writeCr4, writeCr8 } from "./registers.ts";
@@ -23,11 +23,17 @@ function setPair(cpu: Cpu, value: bigint): void {
   cpu.setReg(RDX, BigInt.asUintN(64, value) >> 32n);
 }
 
-const controlRegisters: Readonly<Record<number, number>> = { 0: state.cr0, 2: state.cr2, 3: state.cr3, 4: state.cr4, 8: state.cr8 };
+const controlRegisters: Readonly<Record<number, number>> = {
+  0: state.cr0,
+  2: state.cr2,
+  3: state.cr3,
+  4: state.cr4,
+  8: state.cr8,
+};
 
 function checkControlRegister(cpu: Cpu, cr: number): number {
   const offset = controlRegisters[cr];
-  if (offset === undefined || (cr === 8 && !is64Bit(cpu))) return cpu.raise(Vector.UD);
+  if (offset === undefined || (cr === 8 && !is64Bit(cpu))) cpu.raise(Vector.UD);
   requireSupervisor(cpu);
   return offset;
 }
@@ -54,34 +60,34 @@ function readTsc(cpu: Cpu): void {
 }
 
 export const registerHelpers: HelperTable = {
-  /** Result 0: the value. */
-  readControl(cpu, cr, gpr) {
+  /** Number of the register, field of the operation that holds the general register. Result 0: the value. */
+  readControl(cpu, cr, field) {
     const offset = checkControlRegister(cpu, cr);
     const value = cpu.get64(offset);
-    setResult(cpu, cr === 2 ? value : cpu.guest.readCr(cr, gpr, value));
+    setResult(cpu, cr === 2 ? value : cpu.guest.readCr(cr, registerNumber(cpu, field), value));
   },
-  writeControl(cpu, cr, gpr) {
+  writeControl(cpu, cr, field) {
     const offset = checkControlRegister(cpu, cr);
     const given = is64Bit(cpu) ? argument(cpu) : BigInt.asUintN(32, argument(cpu));
     if (cr === 2) {
       cpu.set64(offset, given);
       return;
     }
-    const value = cpu.guest.writeCr(cr, gpr, given);
+    const value = cpu.guest.writeCr(cr, registerNumber(cpu, field), given);
     if (cr === 0) writeCr0(cpu, value);
     else if (cr === 3) writeCr3(cpu, value);
     else if (cr === 4) writeCr4(cpu, value);
     else writeCr8(cpu, value);
   },
-  readDebug(cpu, dr, gpr) {
+  readDebug(cpu, dr, field) {
     const index = checkDebugRegister(cpu, dr);
-    cpu.guest.moveDr(dr, gpr, true);
+    cpu.guest.moveDr(dr, registerNumber(cpu, field), true);
     checkGeneralDetect(cpu);
     setResult(cpu, cpu.get64(state.dr + index * 8));
   },
-  writeDebug(cpu, dr, gpr) {
+  writeDebug(cpu, dr, field) {
     const index = checkDebugRegister(cpu, dr);
-    cpu.guest.moveDr(dr, gpr, false);
+    cpu.guest.moveDr(dr, registerNumber(cpu, field), false);
     checkGeneralDetect(cpu);
     let value = is64Bit(cpu) ? argument(cpu) : BigInt.asUintN(32, argument(cpu));
     if (index >= 6 && value >> 32n !== 0n) cpu.raise(Vector.GP, 0);
@@ -91,8 +97,7 @@ export const registerHelpers: HelperTable = {
   },
   clearTaskSwitched(cpu) {
     requireSupervisor(cpu);
-    cpu.guest.clts();
-    cpu.set32(state.cr0, cpu.get32(state.cr0) & ~Cr0.TS);
+    if (cpu.guest.clts()) cpu.set32(state.cr0, cpu.get32(state.cr0) & ~Cr0.TS);
   },
   /** LMSW: value, and whether the operand is in memory (its effective address in argument 0). */
   loadMachineStatus(cpu, value, inMemory) {
@@ -112,9 +117,9 @@ export const registerHelpers: HelperTable = {
     // INVLPG checks neither limit nor canonical form: an address that cannot be mapped has no translation to drop.
     const base = cpu.get64(state.segments + segment * 64);
     const isBased = !is64Bit(cpu) || segment >= 4;
-    const address = (is64Bit(cpu)
-      ? BigInt.asUintN(64, offset + (isBased ? base : 0n))
-      : BigInt.asUintN(32, offset + base)) as Gva;
+    const address = (
+      is64Bit(cpu) ? BigInt.asUintN(64, offset + (isBased ? base : 0n)) : BigInt.asUintN(32, offset + base)
+    ) as Gva;
     cpu.guest.invlpg(address);
     if (isCanonical(address)) cpu.flushPage(address);
   },

@@ -49,8 +49,10 @@ export const transferHelpers: HelperTable = {
   },
   interrupt3: (cpu) => softwareEvent(cpu, Vector.BP, 6),
   interrupt1: (cpu) => softwareEvent(cpu, Vector.DB, 5),
-  /** INTO; the row has found OF set. */
-  interruptOnOverflow: (cpu) => softwareEvent(cpu, Vector.OF, 6),
+  /** INTO: OF, and nothing happens without it. */
+  interruptOnOverflow(cpu, overflow) {
+    if (overflow !== 0) softwareEvent(cpu, Vector.OF, 6);
+  },
   syscall: (cpu) => syscall(cpu),
   sysret: (cpu, toLong) => sysret(cpu, toLong !== 0),
   sysenter: (cpu) => sysenter(cpu),

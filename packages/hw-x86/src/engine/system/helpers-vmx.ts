@@ -1,6 +1,7 @@
 /** VMX instructions in a guest: all of them exit, after the checks that come before. */
-import type { HelperTable } from "../helpers.ts";
+
 import { state } from "../cpu-state.ts";
+import type { HelperTable } from "../helpers.ts";
 import { Cr4, Vector } from "./bits.ts";
 import { hasParagraphSegments } from "./processor-mode.ts";
 

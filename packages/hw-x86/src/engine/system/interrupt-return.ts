@@ -2,7 +2,7 @@
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { CS, DS, ES, FS, GS, RSP, SS, state, TR } from "../cpu-state.ts";
-import { Flag, FLAGS_DEFINED, FLAGS_FIXED, Vector } from "./bits.ts";
+import { FLAGS_DEFINED, FLAGS_FIXED, Flag, Vector } from "./bits.ts";
 import { checkTarget, loadCode } from "./code-segment.ts";
 import { isLongCode, segmentBase64, segmentLimit, writeSegment } from "./descriptors.ts";
 import { VIRTUAL_8086_ACCESS } from "./event-gates.ts";
@@ -15,7 +15,16 @@ import {
   returnStack,
   type TransferBytes,
 } from "./far-transfers.ts";
-import { changeFlags, cplOf, hasParagraphSegments, ioplOf, is64Bit, isLongMode, isProtected, isVirtual8086 } from "./processor-mode.ts";
+import {
+  changeFlags,
+  cplOf,
+  hasParagraphSegments,
+  ioplOf,
+  is64Bit,
+  isLongMode,
+  isProtected,
+  isVirtual8086,
+} from "./processor-mode.ts";
 import { updateSegments } from "./segmentation.ts";
 import { movedStackPointer, peek } from "./stack-frame.ts";
 
@@ -41,7 +50,8 @@ function returnToVirtual8086(cpu: Cpu, rip: bigint, selector: number, flags: num
   const order = [SS, ES, DS, FS, GS];
   const selectors = order.map((_, i) => Number(peek(cpu, 4 + i, 4)) & 0xffff);
   if (rip > 0xffffn) cpu.raise(Vector.GP, 0);
-  for (let i = 0; i < order.length; i++) writeSegment(cpu, order[i], selectors[i], selectors[i] << 4, 0xffff, VIRTUAL_8086_ACCESS);
+  for (let i = 0; i < order.length; i++)
+    writeSegment(cpu, order[i], selectors[i], selectors[i] << 4, 0xffff, VIRTUAL_8086_ACCESS);
   writeSegment(cpu, CS, selector, selector << 4, 0xffff, VIRTUAL_8086_ACCESS);
   cpu.setReg(RSP, rsp);
   cpu.set32(state.systemFlags, cpu.get32(state.systemFlags) | Flag.VM);

@@ -4,7 +4,7 @@
  */
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { SCRATCH, segmentOffset, SS, state } from "../cpu-state.ts";
+import { SCRATCH, SS, segmentOffset, state } from "../cpu-state.ts";
 import { op } from "../operation.ts";
 import { Vector } from "./bits.ts";
 import { READ, translate, WRITE } from "./paging.ts";

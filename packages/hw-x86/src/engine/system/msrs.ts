@@ -67,7 +67,10 @@ const MTRR_DEF_TYPE_VALUE = 0x806n;
  * The side channels that this machine has not: RDCL_NO, IBRS_ALL off, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO,
  * SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO.
  */
-export const ARCH_CAPABILITIES_VALUE = [0, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27].reduce((all, bit) => all | (1n << BigInt(bit)), 0n);
+export const ARCH_CAPABILITIES_VALUE = [0, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27].reduce(
+  (all, bit) => all | (1n << BigInt(bit)),
+  0n,
+);
 
 /** Registers that always read the same; writing the same value is allowed, nothing else. */
 const constants = new Map<number, bigint>([

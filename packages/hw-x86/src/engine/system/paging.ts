@@ -61,12 +61,21 @@ function frameToOffset(
   return offset;
 }
 
-function pageFault(cpu: Cpu, caches: TranslationCaches, lo: number, hi: number, access: number, user: boolean, bits: number): never {
+function pageFault(
+  cpu: Cpu,
+  caches: TranslationCaches,
+  lo: number,
+  hi: number,
+  access: number,
+  user: boolean,
+  bits: number,
+): never {
   let error = bits;
   if (access === WRITE) error |= 2;
   if (user) error |= 4;
   // The fetch bit exists only with execute-disable on.
-  if (access === FETCH && (cpu.u32[state.efer >>> 2] & Efer.NXE) !== 0 && (cpu.u32[state.cr4 >>> 2] & Cr4.PAE) !== 0) error |= 16;
+  if (access === FETCH && (cpu.u32[state.efer >>> 2] & Efer.NXE) !== 0 && (cpu.u32[state.cr4 >>> 2] & Cr4.PAE) !== 0)
+    error |= 16;
   caches.faultAddress = linearOf(lo, hi);
   return cpu.raise(Vector.PF, error, caches.faultAddress);
 }
@@ -200,7 +209,15 @@ function walkNarrow(cpu: Cpu, caches: TranslationCaches, lo: number, hi: number,
 }
 
 /** Enters a translation into the data TLB under the tag of the privilege that made the access. */
-function fillTlb(cpu: Cpu, caches: TranslationCaches, lo: number, hi: number, offset: number, flags: number, user: boolean): void {
+function fillTlb(
+  cpu: Cpu,
+  caches: TranslationCaches,
+  lo: number,
+  hi: number,
+  offset: number,
+  flags: number,
+  user: boolean,
+): void {
   const page = lo & ~0xfff;
   const tag = page | (user ? caches.userTag : caches.supervisorTag);
   const entry = (TLB + ((lo >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;

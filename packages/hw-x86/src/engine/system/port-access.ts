@@ -12,7 +12,8 @@ export function checkPort(cpu: Cpu, port: number, bytes: number): void {
   const base = segmentBase64(cpu, TR);
   const limit = segmentLimit(cpu, TR);
   // 16-bit task-state segments have no bit map.
-  if ((accessOf(cpu, TR) & Access.unusable) !== 0 || (accessOf(cpu, TR) & Access.code) === 0 || limit < 103) cpu.raise(Vector.GP, 0);
+  if ((accessOf(cpu, TR) & Access.unusable) !== 0 || (accessOf(cpu, TR) & Access.code) === 0 || limit < 103)
+    cpu.raise(Vector.GP, 0);
   const map = Number(cpu.readLinear((base + 102n) as Gva, 2, true)) + (port >>> 3);
   // The CPU reads two bytes, whatever the port.
   if (map + 1 > limit) cpu.raise(Vector.GP, 0);

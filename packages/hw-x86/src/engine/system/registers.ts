@@ -30,7 +30,7 @@ function readPdptes(cpu: Cpu, cr3: bigint): bigint[] | undefined {
 function loadPdptes(cpu: Cpu, cr0: bigint, cr3: bigint, cr4: bigint, efer: bigint): void {
   if (!usesPdptes(cr0, cr4, efer)) return;
   const entries = readPdptes(cpu, cr3);
-  if (entries === undefined) return cpu.raise(Vector.GP, 0);
+  if (entries === undefined) cpu.raise(Vector.GP, 0);
   for (let i = 0; i < 4; i++) cpu.set64(state.pdpte + i * 8, entries[i]);
 }
 

@@ -1,7 +1,8 @@
 /** Segment registers: loads with their checks, derived limits, and accesses above them (Intel SDM Vol. 3A, Protection). */
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { CS, ES, FS, GS, LDTR, SS, SEGMENT_STRIDE, segmentOffset, state, TR } from "../cpu-state.ts";
+import { CS, ES, FS, GS, LDTR, SEGMENT_STRIDE, SS, segmentOffset, state, TR } from "../cpu-state.ts";
+import { updateLookupBase } from "../lookup-base.ts";
 import { Access, Vector } from "./bits.ts";
 import {
   accessOf,
@@ -27,7 +28,6 @@ import {
   writeDerived,
   writeSegment,
 } from "./descriptors.ts";
-import { updateLookupBase } from "../lookup-base.ts";
 import { UNUSABLE_BASE_HIGH } from "./memory-access.ts";
 import { cplOf, hasParagraphSegments, is64Bit, isCanonical, isLongMode, isProtected, isVirtual8086 } from "./processor-mode.ts";
 import { updateTags } from "./translation-caches.ts";
@@ -108,7 +108,9 @@ export function segmentSlow(cpu: Cpu, segment: number, lo: number, hi: number, b
   if (hasParagraphSegments(cpu)) isAllowed = hi === 0 && (lo >>> 0) + bytes - 1 <= segmentLimit(cpu, index);
   else {
     const isPermitted =
-      (access & Access.code) !== 0 ? !isWrite && (access & Access.readable) !== 0 : !isWrite || (access & Access.writable) !== 0;
+      (access & Access.code) !== 0
+        ? !isWrite && (access & Access.readable) !== 0
+        : !isWrite || (access & Access.writable) !== 0;
     isAllowed =
       (access & Access.unusable) === 0 && isPermitted && isInside(access, segmentLimit(cpu, index), lo >>> 0, hi >>> 0, bytes);
   }
@@ -171,7 +173,7 @@ export function loadSegment(cpu: Cpu, segment: number, selector: number): void {
     return;
   }
   const descriptor = readDescriptor(cpu, selector);
-  if (descriptor === undefined || !isApplication(descriptor)) return cpu.raise(Vector.GP, error);
+  if (descriptor === undefined || !isApplication(descriptor)) cpu.raise(Vector.GP, error);
   const rpl = selector & 3;
   const dpl = dplOf(descriptor);
   if (segment === SS) {
@@ -201,7 +203,7 @@ export function loadLdt(cpu: Cpu, selector: number): void {
   }
   const descriptor = (selector & 4) === 0 ? readSystemDescriptor(cpu, selector) : undefined;
   if (descriptor === undefined || isApplication(descriptor) || typeOf(descriptor) !== SystemType.ldt) {
-    return cpu.raise(Vector.GP, error);
+    cpu.raise(Vector.GP, error);
   }
   if (!isPresent(descriptor)) cpu.raise(Vector.NP, error);
   loadSystemSegment(cpu, LDTR, selector, descriptor);
@@ -212,7 +214,7 @@ export function loadTaskRegister(cpu: Cpu, selector: number): void {
   const error = selector & 0xfffc;
   if (isNull(selector)) cpu.raise(Vector.GP, 0);
   const descriptor = (selector & 4) === 0 ? readSystemDescriptor(cpu, selector) : undefined;
-  if (descriptor === undefined || isApplication(descriptor)) return cpu.raise(Vector.GP, error);
+  if (descriptor === undefined || isApplication(descriptor)) cpu.raise(Vector.GP, error);
   const type = typeOf(descriptor);
   if (type !== SystemType.availableTss && (isLongMode(cpu) || type !== SystemType.availableTss16)) cpu.raise(Vector.GP, error);
   if (!isPresent(descriptor)) cpu.raise(Vector.NP, error);

@@ -7,7 +7,7 @@ import type { Cpu } from "../cpu.ts";
 import { RSP, SS, state } from "../cpu-state.ts";
 import { Access, Vector } from "./bits.ts";
 import { accessOf, baseOf, type Descriptor, limitOf, rightsOf, segmentBase, segmentLimit } from "./descriptors.ts";
-import { WRITE, translate } from "./paging.ts";
+import { translate, WRITE } from "./paging.ts";
 import { is64Bit, isCanonical } from "./processor-mode.ts";
 import { linear } from "./segmentation.ts";
 
@@ -44,7 +44,14 @@ function checkStack(cpu: Cpu, stack: LegacyStack, offset: number, bytes: number)
 }
 
 /** Pushes values of `bytes` each, first one first; returns the new stack pointer (low 32 or 16 bits of it in use). */
-export function pushLegacy(cpu: Cpu, stack: LegacyStack, pointer: number, bytes: 2 | 4, values: readonly number[], supervisor: boolean): number {
+export function pushLegacy(
+  cpu: Cpu,
+  stack: LegacyStack,
+  pointer: number,
+  bytes: 2 | 4,
+  values: readonly number[],
+  supervisor: boolean,
+): number {
   const mask = maskOf(stack);
   let at = pointer;
   for (let i = 0; i < values.length; i++) {

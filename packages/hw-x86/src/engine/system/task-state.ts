@@ -27,7 +27,8 @@ export function readTaskState(cpu: Cpu, offset: number, bytes: 2 | 4 | 8, extern
 /** RSP0 to RSP2 of a 64-bit TSS. */
 export const innerRsp = (cpu: Cpu, level: number, external: number): bigint => readTaskState(cpu, 4 + level * 8, 8, external);
 /** IST1 to IST7. */
-export const interruptRsp = (cpu: Cpu, index: number, external: number): bigint => readTaskState(cpu, 28 + index * 8, 8, external);
+export const interruptRsp = (cpu: Cpu, index: number, external: number): bigint =>
+  readTaskState(cpu, 28 + index * 8, 8, external);
 
 export interface InnerStack {
   selector: number;
