@@ -4,15 +4,13 @@ import { join } from "node:path";
 import type { Host, ProcessHandle } from "@mkvm/host";
 import { type CheckReport, CheckWorkload, checkGuest, findLinuxGuest } from "@mkvm/testkit";
 
-let tinyImage: string | undefined;
+const folder = mkdtempSync(join(tmpdir(), "mkvm-guest-"));
 
-/** Arguments of the VMM for the tiny guest of testkit. */
-export function tinyGuest(memory = "16M"): string[] {
-  if (!tinyImage) {
-    tinyImage = join(mkdtempSync(join(tmpdir(), "mkvm-guest-")), "check-guest.bin");
-    writeFileSync(tinyImage, checkGuest());
-  }
-  return ["--kernel", tinyImage, "--format", "flat64", "--memory", memory];
+/** Arguments of the VMM for the tiny guest of testkit; with `rounds` it ends by itself. */
+export function tinyGuest(rounds?: number): string[] {
+  const image = join(folder, `check-guest-${rounds ?? "endless"}.bin`);
+  writeFileSync(image, checkGuest(rounds));
+  return ["--kernel", image, "--format", "flat64", "--memory", "16M"];
 }
 
 /** Arguments of the VMM for Linux with `workload` as mkvm.run; undefined where no Linux can be had, which the test then says. */

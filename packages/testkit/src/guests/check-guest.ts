@@ -53,9 +53,10 @@ const MODULUS = 1_000_000_007;
 /**
  * A 64-bit guest for machines without a Linux at hand: a flat64 image that runs the same rounds as the Linux workload, with its
  * own page-fault handler, local APIC timer and serial console. Registers: R12 rounds, R13 checksum, R14 timer ticks, R15 page.
+ * With `rounds` it ends by itself after that many, else when told to.
  * Each round waits for a timer tick, writes the sum through a page that is mapped only when the write faults, and reads it back.
  */
-export function checkGuest(): Uint8Array {
+export function checkGuest(rounds?: number): Uint8Array {
   const a = new Assembler(64, ORIGIN);
   const timerHandler = a.label("timer"),
     faultHandler = a.label("page fault"),
@@ -155,6 +156,7 @@ export function checkGuest(): Uint8Array {
   a.bytes(0xf3, 0x48, 0xab);
   a.emit(Code.Mov_r64_cr, RAX, CR3).emit(Code.Mov_cr_r64, CR3, RAX);
   a.place(mapped);
+  if (rounds) a.emit(Code.Cmp_rm64_imm32, R12, rounds).emit(Code.Je_rel32_64, stop);
   // A command from the console: s(top) or m(ark), told by its first letter.
   a.emit(Code.Mov_r32_imm32, EDX, LINE_STATUS)
     .emit(Code.In_AL_DX, AL, DX)
