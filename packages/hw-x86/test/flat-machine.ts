@@ -4,7 +4,23 @@
  */
 import { type Gpa, type Gva, hpa } from "../src/addresses.ts";
 import type { CpuModel } from "../src/engine/cpu.ts";
-import { BANK_FIRST_FREE, CS, DS, ES, FS, GS, LDTR, SEG_ACCESS, SEG_BASE, SEG_LIMIT, SEG_SELECTOR, SS, segmentOffset, state, TR } from "../src/engine/cpu-state.ts";
+import {
+  BANK_FIRST_FREE,
+  CS,
+  DS,
+  ES,
+  FS,
+  GS,
+  LDTR,
+  SEG_ACCESS,
+  SEG_BASE,
+  SEG_LIMIT,
+  SEG_SELECTOR,
+  SS,
+  segmentOffset,
+  state,
+  TR,
+} from "../src/engine/cpu-state.ts";
 import { Engine } from "../src/engine/engine.ts";
 import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../src/engine/guest-mode.ts";
 
@@ -123,7 +139,8 @@ export function createFlatMachine(mode: 16 | 32 | 64, ramBytes = 16 << 20): Flat
   const isProtected = mode !== 16;
   const limit = isProtected ? 0xffff_ffff : 0xffff;
   setSegment(engine, CS, isProtected ? 8 : 0, 0, limit, mode === 64 ? 0xa09b : mode === 32 ? 0xc09b : 0x9b);
-  for (const segment of [ES, SS, DS, FS, GS]) setSegment(engine, segment, isProtected ? 16 : 0, 0, limit, isProtected ? 0xc093 : 0x93);
+  for (const segment of [ES, SS, DS, FS, GS])
+    setSegment(engine, segment, isProtected ? 16 : 0, 0, limit, isProtected ? 0xc093 : 0x93);
   setSegment(engine, LDTR, 0, 0, 0, 0x1_0000);
   setSegment(engine, TR, 0, 0, 0xffff, 0x8b);
   engine.set64(state.cr0, isProtected ? 0x11n : 0x10n);

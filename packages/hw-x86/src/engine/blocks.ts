@@ -2,9 +2,10 @@
  * Decoded code: blocks of operation records in the arena of the bank, found by the physical address of their first byte and the
  * mode they were decoded for. A table in the bank leads generated code from RIP to them; what it does not know comes here.
  */
+
+import { CodePage, PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu } from "./cpu.ts";
 import { BLOCK_TABLE, CS, DS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
-import { CodePage, PAGE_BYTES } from "./code-pages.ts";
 import type { Decode, DecodedOperation, Variant } from "./decoder/variant.ts";
 import { BLOCK_TABLE_ENTRY_BYTES, BLOCK_TABLE_LOG2 } from "./interpreter/common-functions.ts";
 import { Synthetic } from "./interpreter/synthetic.ts";
@@ -40,7 +41,6 @@ export class Blocks {
   readonly #into: DecodedOperation;
   readonly #handlers: HandlerNumbers;
   readonly #isRelative: Uint8Array;
-  readonly #loadsSegment: Uint8Array;
   readonly #pages = new Map<number, CodePage>();
   /** 1 for pages of the bank that hold code. */
   readonly #holdsCode: Uint8Array;
@@ -58,7 +58,6 @@ export class Blocks {
     this.#handlers = handlers;
     this.#holdsCode = new Uint8Array(Math.ceil(cpu.bankBytes / PAGE_BYTES));
     this.#isRelative = Uint8Array.from(variants, ({ access }) => (access.some(({ kind }) => kind === "relative") ? 1 : 0));
-    this.#loadsSegment = Uint8Array.from(variants, loadsSegment);
   }
 
   holdsCode(pageOffset: number): boolean {
@@ -265,9 +264,7 @@ export class Blocks {
       switch (result) {
         case "ok":
           this.#write(record, offset, codeSize, flat);
-          ends =
-            this.#handlers.endsBlock[this.#into.handler] !== 0 ||
-            (codeSize !== 64 && this.#loadsSegment[this.#into.handler] !== 0);
+          ends = this.#handlers.endsBlock[this.#into.handler] !== 0;
           offset += this.#into.length;
           break;
         case "undefined":
@@ -358,7 +355,8 @@ export class Blocks {
     let displacement = from.displacement;
     if (from.ripRelative) {
       displacement += end;
-      if (displacement > 0x7fff_ffff) throw new RangeError("a RIP-relative displacement does not fit 32 bits from its block's start");
+      if (displacement > 0x7fff_ffff)
+        throw new RangeError("a RIP-relative displacement does not fit 32 bits from its block's start");
     }
     i32[word + (op.displacement >>> 2)] = displacement;
     u8[record + op.addressSize] = from.addressSize;
@@ -374,12 +372,4 @@ export class Blocks {
     u32[word + (op.immediate >>> 2)] = low;
     u32[word + (op.immediate >>> 2) + 1] = high;
   }
-}
-
-/** 1 for instructions that load ES, SS or DS: outside 64-bit mode what follows may need other handlers. */
-function loadsSegment({ instruction, access, form }: Variant): number {
-  const { mnemonic } = instruction;
-  if (access.some(({ kind }) => kind === "segmentRegister") && form.opcode.startsWith("8E")) return 1;
-  if (/^(LDS|LES|LSS|LFS|LGS)$/.test(mnemonic)) return 1;
-  return mnemonic === "POP" && /^(07|17|1F|0F A1|0F A9)/.test(form.opcode) ? 1 : 0;
 }

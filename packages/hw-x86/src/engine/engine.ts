@@ -81,8 +81,16 @@ export class Engine implements Cpu, EngineControl {
     this.model = options.model;
     this.guest = options.guest;
     this.#log = options.log;
-    this.u64.fill(0xffff_ffff_ffff_ffffn, (state.flatSegment + SEG_READ_TOP) >>> 3, (state.flatSegment + SEG_READ_TOP + 8) >>> 3);
-    this.u64.fill(0xffff_ffff_ffff_ffffn, (state.flatSegment + SEG_WRITE_TOP) >>> 3, (state.flatSegment + SEG_WRITE_TOP + 8) >>> 3);
+    this.u64.fill(
+      0xffff_ffff_ffff_ffffn,
+      (state.flatSegment + SEG_READ_TOP) >>> 3,
+      (state.flatSegment + SEG_READ_TOP + 8) >>> 3,
+    );
+    this.u64.fill(
+      0xffff_ffff_ffff_ffffn,
+      (state.flatSegment + SEG_WRITE_TOP) >>> 3,
+      (state.flatSegment + SEG_WRITE_TOP + 8) >>> 3,
+    );
     this.#blocks = new Blocks(this, decode, createDecodedOperation(), variants, interpreterTables());
     this.#interpreter = this.#instantiate(options.memory);
   }

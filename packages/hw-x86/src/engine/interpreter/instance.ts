@@ -22,7 +22,13 @@ const halves = (text: string): Uint16Array => new Uint16Array(bytesOf(text).buff
 
 /** Handler numbers of the variants that the interpreter was generated from. */
 export function interpreterTables(): HandlerNumbers & { variantCount: number } {
-  return { general: halves(general), flat: halves(flat), flatNoIndex: halves(flatNoIndex), endsBlock: bytesOf(endsBlock), variantCount };
+  return {
+    general: halves(general),
+    flat: halves(flat),
+    flatNoIndex: halves(flatNoIndex),
+    endsBlock: bytesOf(endsBlock),
+    variantCount,
+  };
 }
 
 export function instantiateInterpreter(

@@ -344,6 +344,12 @@ export class InterpreterEmitter implements Emitter {
       this.#loadGuest(this.#linearIn(this.#field(op.segment, "i32.load16_u"), nodeOf(offset), size / 8, false), size),
     );
   }
+  probeStoreDefault(offset: Int, size: Size): void {
+    const linear = this.#linearIn(this.#field(op.segment, "i32.load16_u"), nodeOf(offset), size / 8, true);
+    this.#effect([this.#pc, linear, this.#constant32(size / 8)], NOTHING, (c) =>
+      c.call(this.#target.common.rmwProbe).op("drop"),
+    );
+  }
   storeDefault(offset: Int, size: Size, value: Int): void {
     this.#storeGuest(
       this.#linearIn(this.#field(op.segment, "i32.load16_u"), nodeOf(offset), size / 8, true),
@@ -885,6 +891,7 @@ export class InterpreterEmitter implements Emitter {
     });
   }
   endBlock(): void {
+    this.#effect([], NOTHING, (c) => c.call(this.#target.common.settle));
     this.jump(this.nextRip());
   }
   raise(
