@@ -17,6 +17,23 @@ export interface InterruptMessage {
   readonly shorthand: number;
 }
 
-/** Delivers to every APIC that the message names. Returns how many took it: 0 when all had it pending already, -1 when it names
- *  none. `source` sends by a shorthand; in `lapics`, ascending by id. */
-export type DeliverInterrupt = (lapics: Iterable<Lapic>, message: InterruptMessage, source?: Lapic) => number;
+/**
+ * Delivers to every APIC that the message names; a lowest-priority one to the one with the lowest processor priority. Returns how
+ * many took it as new: 0 when all had it pending already, -1 when there is nobody to take it. `source`: the APIC whose ICR sent it.
+ */
+export function deliverInterrupt(lapics: Iterable<Lapic>, message: InterruptMessage, source?: Lapic): number {
+  if (message.deliveryMode === DeliveryMode.init && message.levelTriggered && !message.asserted) return 0; // INIT de-assert is for old APICs
+  const isVector = message.deliveryMode === DeliveryMode.fixed || message.deliveryMode === DeliveryMode.lowestPriority;
+  let taken = 0;
+  let named = false;
+  let lowest: Lapic | undefined;
+  for (const lapic of lapics) {
+    if (!lapic.matches(message, source) || (isVector && !(lapic.enabled && lapic.softwareEnabled))) continue;
+    named = true;
+    if (message.deliveryMode === DeliveryMode.lowestPriority) {
+      if (!lowest || lapic.processorPriority < lowest.processorPriority) lowest = lapic;
+    } else if (lapic.accept(message)) taken++;
+  }
+  if (lowest?.accept(message)) taken++;
+  return named ? taken : -1;
+}

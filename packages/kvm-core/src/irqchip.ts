@@ -1,10 +1,11 @@
-import type { KvmIrqRoutingEntry, Section, StructValue } from "@mkvm/kvm-abi";
-import type { InterruptMessage } from "./interrupt-message.ts";
-import type { Ioapic } from "./ioapic.ts";
+/** The interrupt controllers that the VM's vCPUs share. */
+import { type Section, VmIrqchip, VmIrqRouting } from "@mkvm/kvm-abi";
+import { deliverInterrupt, type InterruptMessage } from "./interrupt-message.ts";
+import { createIoapic, type Ioapic } from "./ioapic.ts";
+import { createIrqRouting, type IrqRoute } from "./irq-routing.ts";
 import type { Lapic } from "./lapic.ts";
-import type { Pic } from "./pic.ts";
-
-export type IrqRoute = StructValue<(typeof KvmIrqRoutingEntry)["fields"]>;
+import { decodeMsi } from "./msi.ts";
+import { createPic, type Pic } from "./pic.ts";
 
 export interface IrqchipHost {
   /** Local APICs of the VM, ascending by id. */
@@ -36,4 +37,60 @@ export interface Irqchip {
   restore(sections: readonly Section[]): string | undefined;
 }
 
-export type CreateIrqchip = (host: IrqchipHost) => Irqchip;
+export function createIrqchip(host: IrqchipHost): Irqchip {
+  const deliver = (message: InterruptMessage, source?: Lapic) => deliverInterrupt(host.lapics(), message, source);
+  const pic = createPic({
+    outputChanged: (level) => host.picOutputChanged(level),
+    acknowledged: (irq) => routing.acknowledged(irq >> 3, irq & 7),
+  });
+  const ioapic = createIoapic({ deliver, acknowledged: (pin) => routing.acknowledged(2, pin) });
+  const signalMsi = (low: number, high: number, data: number) => deliver(decodeMsi(low, high, data));
+  const routing = createIrqRouting({
+    setPicLine: (irq, source, level) => pic.setLine(irq, source, level),
+    setIoapicLine: (pin, source, level) => ioapic.setLine(pin, source, level),
+    sendMsi: signalMsi,
+    acknowledged: (gsi) => host.acknowledged(gsi),
+  });
+
+  return {
+    pic,
+    ioapic,
+    deliver,
+    setGsi: (gsi, source, level) => routing.setGsi(gsi, source, level),
+    signalMsi: (low, high, data) => Math.max(0, signalMsi(low, high, data)),
+    setRoutes: (routes) => routing.setRoutes(routes),
+    releaseSource(source) {
+      pic.lines.forEach((sources, irq) => {
+        if (sources & source) pic.setLine(irq, source, false);
+      });
+      ioapic.lines.forEach((sources, pin) => {
+        if (sources & source) ioapic.setLine(pin, source, false);
+      });
+    },
+    reset() {
+      pic.reset();
+      ioapic.reset();
+    },
+    save: () => [
+      VmIrqchip.encode(0, {
+        pic_master: pic.getState(0),
+        pic_slave: pic.getState(1),
+        pic_lines: [...pic.lines],
+        ...ioapic.save(),
+      }),
+      VmIrqRouting.encode(0, {}, routing.routes),
+    ],
+    restore(sections) {
+      const chips = VmIrqchip.find(sections);
+      if (typeof chips === "string") return chips;
+      const routes = VmIrqRouting.find(sections);
+      if (typeof routes === "string") return routes;
+      if (routing.setRoutes(routes.entries) < 0) return "section vm.irq-routing[0] has a route that this side cannot take";
+      pic.lines.set(chips.fixed.pic_lines);
+      pic.setState(0, chips.fixed.pic_master);
+      pic.setState(1, chips.fixed.pic_slave);
+      ioapic.restore(chips.fixed);
+      return undefined;
+    },
+  };
+}
