@@ -160,7 +160,7 @@ export const VcpuDebug = section("vcpu.debug", {
   fixed: struct("mkvm_vcpu_debug", 200, {
     registers: nested(0, KvmDebugregs),
     guest_debug_control: u32(128), // GuestDebugFlag
-    reserved: u32(132),
+    pending_debug: u32(132), // debug exceptions that the processor owes the guest, DR6 bits; bit 12: enabled breakpoint
     guest_debug_registers: array(136, u64, 8),
   }),
 });
@@ -226,7 +226,7 @@ export const VcpuPv = section("vcpu.pv", {
     pvclock_flags: u32(56), // PVCLOCK_GUEST_STOPPED to be shown at the next update
     pv_eoi_pending: u32(60),
     legacy_msrs: u32(64), // 1: system_time and wall_clock came by the old numbers
-    reserved: u32(68),
+    update_pending: u32(68), // 1: the time page must be written before the guest runs on
   }),
 });
 
@@ -265,7 +265,8 @@ export const VcpuPendingExit = sectionList("vcpu.pending-exit", {
     rip: u64(24), // of the instruction
     instruction_length: u32(32), // RIP moves on by this at completion; 0: it restarts, or has moved already
     address_size: u32(36), // bytes, string forms
-    reserved: u64(40),
+    segment: u32(40), // of the memory operand, string forms; encoding order
+    reserved: u32(44),
   }),
   entry: struct("mkvm_mmio_fragment", 24, {
     address: u64(0), // guest physical

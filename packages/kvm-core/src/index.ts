@@ -56,6 +56,7 @@ export {
   writeWallClock,
 } from "./kvmclock.ts";
 export { createLapic, type Lapic, type LapicHost } from "./lapic.ts";
+export * from "./modules.ts";
 export { decodeMsi } from "./msi.ts";
 export { createMsrStore, MSR_INDEX_LIST, type MsrStore } from "./msr-table.ts";
 export { createPic, type Pic, type PicHost } from "./pic.ts";

@@ -3,8 +3,10 @@
  * the VMCS, in a cache, ...) is its own affair. All methods are for a vCPU that is not in guest mode.
  */
 
-/** Segment registers by the numbers that instructions use, then LDTR and TR. */
-export const SegmentRegister = { es: 0, cs: 1, ss: 2, ds: 3, fs: 4, gs: 5, ldtr: 6, tr: 7 } as const;
+import { Efer, SegmentRegister, Vector } from "../arch/registers.ts";
+
+/** Numbers of LDTR and TR beside those of SegmentRegister. */
+export const SystemSegment = { LDTR: 6, TR: 7 } as const;
 
 export interface SegmentState {
   selector: number;
@@ -41,6 +43,8 @@ export interface EventState {
   nmiPending: number;
   /** Of the instruction behind a software event. */
   instructionLength: number;
+  /** A fault on the way to #DF: the vCPU shuts down at its next entry. */
+  tripleFault: boolean;
 }
 
 /** Interrupt shadow: bit 0 MOV SS, bit 1 STI (KVM_X86_SHADOW_INT_*). */
@@ -93,24 +97,6 @@ export interface GuestCpu {
   queueException(vector: number, errorCode?: number, payload?: bigint): void;
 }
 
-export const GPR = { rax: 0, rcx: 1, rdx: 2, rbx: 3, rsp: 4, rbp: 5, rsi: 6, rdi: 7 } as const;
-
-export const Exception = {
-  DE: 0,
-  DB: 1,
-  NMI: 2,
-  BP: 3,
-  UD: 6,
-  NM: 7,
-  DF: 8,
-  TS: 10,
-  NP: 11,
-  SS: 12,
-  GP: 13,
-  PF: 14,
-  AC: 17,
-  MC: 18,
-} as const;
 /** Exceptions that push an error code outside real mode. */
 export function exceptionHasErrorCode(vector: number): boolean {
   return vector === 8 || (vector >= 10 && vector <= 14) || vector === 17 || vector === 21;
@@ -119,54 +105,15 @@ export function exceptionHasErrorCode(vector: number): boolean {
 /** What two exceptions in a row become (SDM 3A, "Interrupt 8 - Double Fault Exception (#DF)"). */
 export function combineExceptions(first: number, second: number): "second" | "double" | "triple" {
   const contributory = (vector: number): boolean => vector === 0 || (vector >= 10 && vector <= 13);
-  if (first === Exception.DF) return contributory(second) || second === Exception.PF ? "triple" : "second";
+  if (first === Vector.DF) return contributory(second) || second === Vector.PF ? "triple" : "second";
   if (contributory(first) && contributory(second)) return "double";
-  if (first === Exception.PF && (contributory(second) || second === Exception.PF)) return "double";
+  if (first === Vector.PF && (contributory(second) || second === Vector.PF)) return "double";
   return "second";
 }
 
-export const Cr0 = {
-  PE: 1n,
-  MP: 2n,
-  EM: 4n,
-  TS: 8n,
-  ET: 0x10n,
-  NE: 0x20n,
-  WP: 0x1_0000n,
-  AM: 0x4_0000n,
-  NW: 0x2000_0000n,
-  CD: 0x4000_0000n,
-  PG: 0x8000_0000n,
-} as const;
-export const Cr4 = {
-  VME: 1n,
-  PVI: 2n,
-  TSD: 4n,
-  DE: 8n,
-  PSE: 0x10n,
-  PAE: 0x20n,
-  MCE: 0x40n,
-  PGE: 0x80n,
-  PCE: 0x100n,
-  OSFXSR: 0x200n,
-  OSXMMEXCPT: 0x400n,
-  UMIP: 0x800n,
-  LA57: 0x1000n,
-  VMXE: 0x2000n,
-  SMXE: 0x4000n,
-  FSGSBASE: 0x1_0000n,
-  PCIDE: 0x2_0000n,
-  OSXSAVE: 0x4_0000n,
-  SMEP: 0x10_0000n,
-  SMAP: 0x20_0000n,
-  PKE: 0x40_0000n,
-} as const;
-export const Efer = { SCE: 1n, LME: 0x100n, LMA: 0x400n, NXE: 0x800n } as const;
-export const Rflags = { CF: 1n, FIXED: 2n, TF: 0x100n, IF: 0x200n, DF: 0x400n, RF: 0x1_0000n, VM: 0x2_0000n } as const;
-
 export function cpl(cpu: GuestCpu): number {
-  return (cpu.segment(SegmentRegister.ss).access >> 5) & 3;
+  return (cpu.segment(SegmentRegister.SS).access >> 5) & 3;
 }
 export function in64BitMode(cpu: GuestCpu): boolean {
-  return (cpu.efer & Efer.LMA) !== 0n && (cpu.segment(SegmentRegister.cs).access & 0x2000) !== 0;
+  return (cpu.efer & Efer.LMA) !== 0n && (cpu.segment(SegmentRegister.CS).access & 0x2000) !== 0;
 }

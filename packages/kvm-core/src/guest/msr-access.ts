@@ -1,0 +1,178 @@
+/** RDMSR and WRMSR by the guest, KVM_GET_MSRS and KVM_SET_MSRS by user space: which part of the vCPU has which MSR. */
+import { Msr } from "../arch/msr-index.ts";
+import { findCpuid } from "../cpuid-table.ts";
+import { writeEfer } from "./control-registers.ts";
+import { readClockMsr, writeClockMsr } from "./kvmclock-msrs.ts";
+import type { VcpuParts } from "./vcpu-parts.ts";
+
+const MASK64 = 0xffff_ffff_ffff_ffffn;
+
+/** MSRs in the hardware or in VAC, ascending: they travel in section vcpu.msrs beside those of the store. */
+export const HARDWARE_MSRS: readonly number[] = [
+  Msr.IA32_SYSENTER_CS,
+  Msr.IA32_SYSENTER_ESP,
+  Msr.IA32_SYSENTER_EIP,
+  Msr.IA32_DEBUGCTL,
+  Msr.IA32_PAT,
+  Msr.IA32_STAR,
+  Msr.IA32_LSTAR,
+  Msr.IA32_CSTAR,
+  Msr.IA32_FMASK,
+  Msr.IA32_KERNEL_GS_BASE,
+  Msr.IA32_TSC_AUX,
+];
+/** Segment bases: in KVM_GET_SREGS as well, hence not sent twice. */
+const SEGMENT_BASE_MSRS: readonly number[] = [Msr.IA32_FS_BASE, Msr.IA32_GS_BASE];
+const CANONICAL_MSRS: ReadonlySet<number> = new Set([
+  Msr.IA32_SYSENTER_ESP,
+  Msr.IA32_SYSENTER_EIP,
+  Msr.IA32_LSTAR,
+  Msr.IA32_CSTAR,
+  Msr.IA32_FS_BASE,
+  Msr.IA32_GS_BASE,
+  Msr.IA32_KERNEL_GS_BASE,
+]);
+const HARDWARE = new Set([...HARDWARE_MSRS, ...SEGMENT_BASE_MSRS]);
+
+/** MSRs that are neither in the store nor in hardware; for KVM_GET_MSR_INDEX_LIST. */
+export const MODULE_MSRS: readonly number[] = [
+  Msr.IA32_TSC,
+  Msr.IA32_TSC_ADJUST,
+  Msr.IA32_TSC_DEADLINE,
+  Msr.IA32_EFER,
+  ...HARDWARE_MSRS,
+  ...SEGMENT_BASE_MSRS,
+];
+export const CLOCK_MSRS: readonly number[] = [
+  Msr.MSR_KVM_WALL_CLOCK,
+  Msr.MSR_KVM_SYSTEM_TIME,
+  Msr.MSR_KVM_WALL_CLOCK_NEW,
+  Msr.MSR_KVM_SYSTEM_TIME_NEW,
+];
+
+export function guestTsc(vcpu: VcpuParts): bigint {
+  return BigInt.asUintN(64, BigInt(vcpu.vm.hostTsc()) + vcpu.tscOffset);
+}
+
+export function isCanonical(value: bigint, bits = 48): boolean {
+  return BigInt.asUintN(64, BigInt.asIntN(bits, value)) === BigInt.asUintN(64, value);
+}
+
+function isX2apic(index: number): boolean {
+  return index >= Msr.X2APIC_BASE && index <= Msr.X2APIC_LAST;
+}
+
+/** undefined: #GP, or not readable. */
+export function readMsr(vcpu: VcpuParts, index: number, byHost: boolean): bigint | undefined {
+  switch (index) {
+    case Msr.IA32_TSC:
+      return guestTsc(vcpu);
+    case Msr.IA32_TSC_ADJUST:
+      return vcpu.tscAdjust;
+    case Msr.IA32_APIC_BASE:
+      return vcpu.lapic?.apicBase ?? vcpu.userApicBase;
+    case Msr.IA32_TSC_DEADLINE:
+      return vcpu.lapic?.tscDeadline ?? 0n;
+    case Msr.IA32_EFER:
+      return vcpu.efer;
+    default:
+  }
+  if (HARDWARE.has(index)) {
+    if (index === Msr.IA32_TSC_AUX && !byHost && !hasTscAux(vcpu)) return undefined;
+    return vcpu.hardwareMsr(index);
+  }
+  if (isX2apic(index)) return vcpu.lapic?.x2apic ? vcpu.lapic.msrRead(index) : undefined;
+  return readClockMsr(vcpu, index) ?? vcpu.msrs.read(index);
+}
+
+/** "unknown": no such MSR; "refused": the value is not allowed. */
+export function writeMsr(vcpu: VcpuParts, index: number, value: bigint, byHost: boolean): "ok" | "unknown" | "refused" {
+  const verdict = (accepted: boolean): "ok" | "refused" => (accepted ? "ok" : "refused");
+  switch (index) {
+    case Msr.IA32_TSC:
+      writeTsc(vcpu, value, byHost);
+      return "ok";
+    case Msr.IA32_TSC_ADJUST:
+      if (!byHost) {
+        setTscOffset(vcpu, vcpu.tscOffset + value - vcpu.tscAdjust);
+      }
+      vcpu.tscAdjust = value;
+      return "ok";
+    case Msr.IA32_APIC_BASE:
+      if (vcpu.lapic !== undefined) return verdict(vcpu.lapic.setApicBase(value));
+      vcpu.userApicBase = value;
+      return "ok";
+    case Msr.IA32_TSC_DEADLINE:
+      vcpu.lapic?.setTscDeadline(value);
+      return "ok";
+    case Msr.IA32_EFER:
+      return verdict(writeEfer(vcpu, value, byHost));
+    default:
+  }
+  if (HARDWARE.has(index)) {
+    if (index === Msr.IA32_PAT && !isValidPat(value)) return "refused";
+    if (CANONICAL_MSRS.has(index) && !isCanonical(value)) return "refused";
+    if (index === Msr.IA32_TSC_AUX && ((!byHost && !hasTscAux(vcpu)) || value >> 32n !== 0n)) return "refused";
+    // No branch records, no branch single-step: LBR and BTF read as written zero
+    if (index === Msr.IA32_DEBUGCTL && (value & ~3n) !== 0n) return "refused";
+    if (index === Msr.IA32_DEBUGCTL) return verdict(vcpu.setHardwareMsr(index, value & ~3n));
+    return verdict(vcpu.setHardwareMsr(index, value));
+  }
+  if (isX2apic(index)) return verdict(vcpu.lapic?.x2apic ? vcpu.lapic.msrWrite(index, value) : false);
+  const clock = writeClockMsr(vcpu, index, value, byHost);
+  if (clock !== undefined) return verdict(clock);
+  return vcpu.msrs.write(index, value, byHost);
+}
+
+function hasTscAux(vcpu: VcpuParts): boolean {
+  const rdtscp = findCpuid(vcpu.cpuid, 0x8000_0001, 0);
+  const rdpid = findCpuid(vcpu.cpuid, 7, 0);
+  return ((rdtscp?.edx ?? 0) & (1 << 27)) !== 0 || ((rdpid?.ecx ?? 0) & (1 << 22)) !== 0;
+}
+
+function isValidPat(value: bigint): boolean {
+  for (let shift = 0n; shift < 64n; shift += 8n) {
+    const type = (value >> shift) & 0xffn;
+    if (type > 7n || type === 2n || type === 3n) return false;
+  }
+  return true;
+}
+
+function setTscOffset(vcpu: VcpuParts, offset: bigint): void {
+  vcpu.tscOffset = offset & MASK64;
+  vcpu.lapic?.guestTscChanged();
+  vcpu.requestClockUpdate();
+}
+
+/** A write by the guest moves its offset and IA32_TSC_ADJUST; one by user space near another vCPU's TSC joins that vCPU. */
+function writeTsc(vcpu: VcpuParts, value: bigint, byHost: boolean): void {
+  const offset = BigInt.asUintN(64, value - BigInt(vcpu.vm.hostTsc()));
+  if (!byHost) {
+    vcpu.tscAdjust = BigInt.asUintN(64, vcpu.tscAdjust + offset - vcpu.tscOffset);
+    setTscOffset(vcpu, offset);
+    return;
+  }
+  const second = BigInt(vcpu.vm.tscKhz) * 1000n;
+  const peer = vcpu.vm.vcpus().find((other) => other !== vcpu);
+  const distance = peer === undefined ? undefined : BigInt.asIntN(64, offset - peer.tscOffset);
+  const joins = peer !== undefined && (value === 0n || (distance! < second && distance! > -second));
+  setTscOffset(vcpu, joins ? peer.tscOffset : offset);
+}
+
+/** Guest RDMSR: EDX:EAX, or undefined for #GP; unknown MSRs are named in the log once. */
+export function guestRdmsr(vcpu: VcpuParts, index: number): bigint | undefined {
+  const value = readMsr(vcpu, index, false);
+  if (value === undefined && vcpu.vm.firstTime(`rdmsr ${index}`)) {
+    vcpu.vm.log("debug", `vcpu ${vcpu.id}: RDMSR 0x${index.toString(16)} is not supported, #GP`);
+  }
+  return value;
+}
+
+/** Guest WRMSR: false for #GP. */
+export function guestWrmsr(vcpu: VcpuParts, index: number, value: bigint): boolean {
+  const result = writeMsr(vcpu, index, value, false);
+  if (result !== "ok" && vcpu.vm.firstTime(`wrmsr ${index}`)) {
+    vcpu.vm.log("debug", `vcpu ${vcpu.id}: WRMSR 0x${index.toString(16)} = 0x${value.toString(16)} is ${result}, #GP`);
+  }
+  return result === "ok";
+}

@@ -1,0 +1,204 @@
+/** A vCPU in the sections of the portable state, and back. How a version keeps what they say is hidden behind VcpuParts. */
+import {
+  PendingExitFlag,
+  PendingExitKind,
+  type Section,
+  VCPU_MMAP_SIZE_BYTES,
+  VcpuCpuid,
+  VcpuDebug,
+  VcpuEvents,
+  VcpuFpu,
+  VcpuLapic,
+  VcpuMpState,
+  VcpuMsrs,
+  VcpuPendingExit,
+  VcpuPv,
+  VcpuRegisters,
+  VcpuRunPage,
+  VcpuTsc,
+} from "@mkvm/kvm-abi";
+import { HARDWARE_MSRS } from "../guest/msr-access.ts";
+import {
+  eventsFromSection,
+  eventsToSection,
+  getDebugregs,
+  getRegs,
+  getSregs2,
+  setDebugregs,
+  setRegs,
+  setSregs2,
+} from "../guest/register-state.ts";
+import type { VcpuParts } from "../guest/vcpu-parts.ts";
+
+/** Sections of every vCPU, in the order in which they travel. vcpu.lapic goes only where the VM has an in-kernel APIC. */
+export const VCPU_SECTIONS = [
+  VcpuRunPage,
+  VcpuCpuid,
+  VcpuTsc,
+  VcpuRegisters,
+  VcpuFpu,
+  VcpuMsrs,
+  VcpuLapic,
+  VcpuEvents,
+  VcpuDebug,
+  VcpuMpState,
+  VcpuPv,
+  VcpuPendingExit,
+] as const;
+
+/** Breakpoint-enabled bit of the pending debug exceptions included: they lie below bit 17. */
+const PENDING_DEBUG_MASK = 0x1_ffffn;
+
+export function saveVcpu(vcpu: VcpuParts, runPageAddress: number): Section[] {
+  const { id, lapic } = vcpu;
+  const msrs = [...vcpu.msrs.save(), ...HARDWARE_MSRS.map((index) => ({ index, data: vcpu.hardwareMsr(index) ?? 0n }))].sort(
+    (a, b) => a.index - b.index,
+  );
+  const sections = [
+    VcpuRunPage.encode(id, {
+      address: BigInt(runPageAddress),
+      size_bytes: VCPU_MMAP_SIZE_BYTES,
+      has_signal_mask: vcpu.signalMask.set === undefined ? 0 : 1,
+      signal_mask: vcpu.signalMask.set ?? 0n,
+    }),
+    VcpuCpuid.encode(id, {}, vcpu.cpuid),
+    VcpuTsc.encode(id, { offset: vcpu.tscOffset, khz: vcpu.vm.tscKhz, adjust: vcpu.tscAdjust }),
+    VcpuRegisters.encode(id, { regs: getRegs(vcpu), sregs: getSregs2(vcpu) }),
+    VcpuFpu.encode(id, { fxsave: vcpu.fxsave(), xcr0: vcpu.xcr0 }),
+    VcpuMsrs.encode(
+      id,
+      {},
+      msrs.map((msr) => ({ index: msr.index, reserved: 0, data: msr.data })),
+    ),
+  ];
+  if (lapic !== undefined) sections.push(VcpuLapic.encode(id, lapic.save()));
+  sections.push(
+    VcpuEvents.encode(id, eventsToSection(vcpu)),
+    VcpuDebug.encode(id, { registers: getDebugregs(vcpu), pending_debug: Number(vcpu.pendingDebug & PENDING_DEBUG_MASK) }),
+    VcpuMpState.encode(id, { mp_state: vcpu.mpState }),
+    VcpuPv.encode(id, {
+      system_time: vcpu.pv.systemTime,
+      wall_clock: vcpu.pv.wallClock,
+      pvclock_flags: vcpu.pv.flags,
+      legacy_msrs: vcpu.pv.legacy ? 1 : 0,
+      update_pending: vcpu.clockUpdateRequested ? 1 : 0,
+    }),
+    savePendingExit(vcpu),
+  );
+  return sections;
+}
+
+function savePendingExit(vcpu: VcpuParts): Section {
+  const { pendingPort } = vcpu;
+  if (pendingPort === undefined) {
+    return vcpu.emulator.save(vcpu.id) ?? VcpuPendingExit.encode(vcpu.id, { kind: PendingExitKind.none });
+  }
+  const { string } = pendingPort;
+  return VcpuPendingExit.encode(vcpu.id, {
+    kind: PendingExitKind.port,
+    flags:
+      (pendingPort.isIn ? 0 : PendingExitFlag.write) |
+      (string === undefined ? 0 : PendingExitFlag.string) |
+      (string?.rep ? PendingExitFlag.rep : 0),
+    port: pendingPort.port,
+    size: pendingPort.size,
+    count: pendingPort.count,
+    rip: pendingPort.rip,
+    instruction_length: pendingPort.instructionLength,
+    address_size: string?.addressSize ?? 0,
+    segment: string?.segment ?? 0,
+  });
+}
+
+/** Undefined: restored. A sentence: why not; the vCPU is then to be thrown away. */
+export function restoreVcpu(vcpu: VcpuParts, sections: readonly Section[]): string | undefined {
+  const { id } = vcpu;
+  const cpuid = VcpuCpuid.find(sections, id);
+  const tsc = VcpuTsc.find(sections, id);
+  const registers = VcpuRegisters.find(sections, id);
+  const fpu = VcpuFpu.find(sections, id);
+  const msrs = VcpuMsrs.find(sections, id);
+  const events = VcpuEvents.find(sections, id);
+  const debug = VcpuDebug.find(sections, id);
+  const mpState = VcpuMpState.find(sections, id);
+  const pv = VcpuPv.find(sections, id);
+  const run = VcpuRunPage.find(sections, id);
+  if (typeof cpuid === "string") return cpuid;
+  if (typeof tsc === "string") return tsc;
+  if (typeof registers === "string") return registers;
+  if (typeof fpu === "string") return fpu;
+  if (typeof msrs === "string") return msrs;
+  if (typeof events === "string") return events;
+  if (typeof debug === "string") return debug;
+  if (typeof mpState === "string") return mpState;
+  if (typeof pv === "string") return pv;
+  if (typeof run === "string") return run;
+
+  if (tsc.fixed.khz !== vcpu.vm.tscKhz) return `vcpu ${id} runs at ${tsc.fixed.khz} kHz, this CPU at ${vcpu.vm.tscKhz} kHz`;
+  vcpu.cpuid = cpuid.entries;
+  vcpu.cpuidChanged();
+  vcpu.tscOffset = tsc.fixed.offset;
+  vcpu.tscAdjust = tsc.fixed.adjust;
+  if (vcpu.lapic !== undefined) {
+    const lapic = VcpuLapic.find(sections, id);
+    if (typeof lapic === "string") return lapic;
+    vcpu.lapic.restore(lapic.fixed);
+  }
+  if (!setSregs2(vcpu, registers.fixed.sregs, false)) return `vcpu ${id}: special registers were refused`;
+  setRegs(vcpu, registers.fixed.regs);
+  vcpu.fxrstor(fpu.fixed.fxsave);
+  vcpu.xcr0 = fpu.fixed.xcr0;
+  const hardware = new Set(HARDWARE_MSRS);
+  const stored: { index: number; data: bigint }[] = [];
+  for (const { index, data } of msrs.entries) {
+    if (!hardware.has(index)) stored.push({ index, data });
+    else if (!vcpu.setHardwareMsr(index, data)) return `vcpu ${id}: MSR 0x${index.toString(16)} refuses 0x${data.toString(16)}`;
+  }
+  const refused = vcpu.msrs.restore(stored);
+  if (refused !== undefined) return `vcpu ${id}: ${refused}`;
+  if (!setDebugregs(vcpu, debug.fixed.registers)) return `vcpu ${id}: debug registers were refused`;
+  vcpu.mpState = mpState.fixed.mp_state;
+  vcpu.pv.systemTime = pv.fixed.system_time;
+  vcpu.pv.wallClock = pv.fixed.wall_clock;
+  vcpu.pv.flags = pv.fixed.pvclock_flags;
+  vcpu.pv.legacy = pv.fixed.legacy_msrs !== 0;
+  if (pv.fixed.update_pending !== 0) vcpu.requestClockUpdate();
+  vcpu.signalMask.set = run.fixed.has_signal_mask !== 0 ? run.fixed.signal_mask : undefined;
+  eventsFromSection(vcpu, events.fixed);
+  vcpu.pendingDebug = BigInt(debug.fixed.pending_debug);
+  return restorePendingExit(vcpu, sections);
+}
+
+function restorePendingExit(vcpu: VcpuParts, sections: readonly Section[]): string | undefined {
+  const section = sections.find((each) => each.name === VcpuPendingExit.name && each.instance === vcpu.id);
+  if (section === undefined) return `section ${VcpuPendingExit.name}[${vcpu.id}] is missing`;
+  const pending = VcpuPendingExit.decode(section);
+  if (typeof pending === "string") return pending;
+  const { fixed } = pending;
+  switch (fixed.kind) {
+    case PendingExitKind.none:
+      return undefined;
+    case PendingExitKind.port:
+      vcpu.pendingPort = {
+        isIn: (fixed.flags & PendingExitFlag.write) === 0,
+        size: fixed.size,
+        port: fixed.port,
+        count: fixed.count,
+        string:
+          (fixed.flags & PendingExitFlag.string) === 0
+            ? undefined
+            : {
+                rep: (fixed.flags & PendingExitFlag.rep) !== 0,
+                addressSize: fixed.address_size,
+                segment: fixed.segment,
+              },
+        rip: fixed.rip,
+        instructionLength: fixed.instruction_length,
+      };
+      return undefined;
+    case PendingExitKind.mmio:
+      return vcpu.emulator.restore(section);
+    default:
+      return `vcpu ${vcpu.id}: a pending exit of kind ${fixed.kind} is not known`;
+  }
+}

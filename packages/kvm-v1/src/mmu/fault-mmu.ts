@@ -1,0 +1,147 @@
+/**
+ * The MMU of version 1: an EPT that starts empty and is filled one 4 KiB page at a time by EPT violations. Reverse maps in the
+ * slots find the leaf entry of a frame again, to take it away or to write-protect it for dirty logging.
+ */
+
+import type { Hpa, LogicalCpu, MemoryBank } from "@mkvm/hw-x86";
+import { Errno, type Kernel, type Process } from "@mkvm/kvm-abi";
+import { MEM_READONLY, PAGE_BYTES, type SlotTable } from "@mkvm/kvm-core";
+import type { Vac } from "@mkvm/vac";
+import type { MemorySlot } from "../memory-slots.ts";
+import {
+  EPT_ADDRESS_LOW,
+  EPT_EXECUTE,
+  EPT_IGNORE_PAT,
+  EPT_MEMORY_WB,
+  EPT_READ,
+  EPT_RIGHTS,
+  EPT_WRITE,
+  eptPointer,
+} from "./ept-entry.ts";
+
+/** Outcome of an EPT violation: mapped (enter again), no memory there (MMIO), a write to a read-only slot (MMIO), or an errno. */
+export type FaultOutcome = "mapped" | "no-slot" | "read-only" | number;
+
+export class FaultMmu {
+  readonly #kernel: Kernel<Vac, LogicalCpu>;
+  readonly #process: Process;
+  readonly #bank: MemoryBank;
+  readonly #slots: SlotTable<MemorySlot>;
+  readonly #tables: Hpa[] = [];
+  readonly #eptAd: boolean;
+  #root = 0;
+
+  constructor(kernel: Kernel<Vac, LogicalCpu>, process: Process, slots: SlotTable<MemorySlot>, accessedDirty: boolean) {
+    this.#kernel = kernel;
+    this.#process = process;
+    this.#bank = kernel.cpu.memory.bank(process.bank);
+    this.#slots = slots;
+    this.#eptAd = accessedDirty;
+  }
+
+  /** Allocates the root: 0 or -ENOMEM. */
+  create(): number {
+    const root = this.#allocateTable();
+    if (root < 0) return root;
+    this.#root = root;
+    return 0;
+  }
+
+  get eptPointer(): bigint {
+    return eptPointer(this.#root, this.#eptAd);
+  }
+
+  /** Frees every table. No vCPU may enter any more. */
+  destroy(): void {
+    this.flush();
+    for (const table of this.#tables) this.#kernel.memory.freePages(table, 1);
+    this.#tables.length = 0;
+    this.#root = 0;
+  }
+
+  /** Handles a violation at a guest-physical address; `write` says what the guest tried. */
+  fault(gpa: number, write: boolean): FaultOutcome {
+    const gfn = Math.floor(gpa / PAGE_BYTES);
+    const slot = this.#slots.find(gfn);
+    if (slot === undefined) return "no-slot";
+    const readOnly = (slot.flags & MEM_READONLY) !== 0;
+    if (write && readOnly) return "read-only";
+    const index = gfn - slot.baseGfn;
+    const page = this.#process.memory.translate(slot.userspaceAddress + index * PAGE_BYTES);
+    if (page < 0) return -Errno.EFAULT;
+    let entry = slot.rmap[index]!;
+    if (entry === 0) {
+      entry = this.#leafEntry(gfn);
+      if (entry < 0) return entry;
+      slot.rmap[index] = entry;
+    }
+    // A page whose dirtying is logged becomes writable by its first write only
+    const writable = !readOnly && (write || slot.dirty === undefined);
+    this.#write(entry, page, EPT_READ | EPT_EXECUTE | (writable ? EPT_WRITE : 0) | EPT_MEMORY_WB | EPT_IGNORE_PAT);
+    if (write) slot.markDirty(gfn);
+    return "mapped";
+  }
+
+  /** Takes away every mapping of a slot that goes or moves. */
+  unmapSlot(slot: MemorySlot): void {
+    let any = false;
+    for (let index = 0; index < slot.pages; index++) {
+      const entry = slot.rmap[index]!;
+      if (entry === 0) continue;
+      this.#bank.u32[entry >>> 2] = 0;
+      this.#bank.u32[(entry >>> 2) + 1] = 0;
+      slot.rmap[index] = 0;
+      any = true;
+    }
+    if (any) this.flush();
+  }
+
+  /** Write-protects a slot's pages: all, or those with a bit in `bitmap`. */
+  writeProtect(slot: MemorySlot, bitmap?: Uint8Array): void {
+    let any = false;
+    for (let index = 0; index < slot.pages; index++) {
+      if (bitmap !== undefined && (bitmap[index >> 3]! & (1 << (index & 7))) === 0) continue;
+      const entry = slot.rmap[index]!;
+      if (entry === 0) continue;
+      const low = this.#bank.u32[entry >>> 2]!;
+      if ((low & EPT_WRITE) === 0) continue;
+      this.#bank.u32[entry >>> 2] = low & ~EPT_WRITE;
+      any = true;
+    }
+    if (any) this.flush();
+  }
+
+  /** Drops cached translations of this VM's EPT on this CPU, the only one it runs on. */
+  flush(): void {
+    if (this.#root !== 0) this.#kernel.cpu.vmx.invept(1, this.eptPointer);
+  }
+
+  /** Bank offset of the leaf entry of a guest frame, tables on the way made as needed; or -ENOMEM. */
+  #leafEntry(gfn: number): number {
+    let table = this.#root;
+    for (let level = 3; level >= 1; level--) {
+      const entry = (table % 0x1_0000_0000) + (Math.floor(gfn / 2 ** (9 * level)) % 512) * 8;
+      const low = this.#bank.u32[entry >>> 2]!;
+      if ((low & EPT_RIGHTS) !== 0) {
+        table = this.#process.bank * 0x1_0000_0000 + ((low & EPT_ADDRESS_LOW) >>> 0);
+        continue;
+      }
+      const next = this.#allocateTable();
+      if (next < 0) return next;
+      this.#write(entry, next, EPT_RIGHTS);
+      table = next;
+    }
+    return (table % 0x1_0000_0000) + (gfn % 512) * 8;
+  }
+
+  #write(entry: number, address: number, flags: number): void {
+    this.#bank.u32[(entry >>> 2) + 1] = Math.floor(address / 0x1_0000_0000);
+    this.#bank.u32[entry >>> 2] = (address % 0x1_0000_0000) + flags;
+  }
+
+  #allocateTable(): number {
+    const page = this.#kernel.memory.allocatePages(this.#process, 1);
+    if (page >= 0) this.#tables.push(page as Hpa);
+    return page;
+  }
+}

@@ -1,0 +1,298 @@
+/**
+ * A vCPU of version 1. General registers lie in an array; what the control structure can hold lies there and is read from it
+ * whenever somebody asks; the rest (FPU, debug registers, ...) is on the CPU between `load` and `put`, and here otherwise.
+ */
+import { MpState, type PhysicalAddress, VCPU_MMAP_SIZE_BYTES, type WaitQueue } from "@mkvm/kvm-abi";
+import {
+  type CpuidEntry,
+  createMmioEmulator,
+  createMsrStore,
+  type DescriptorTableState,
+  type EventState,
+  findCpuid,
+  Gpr,
+  guestTsc,
+  type Lapic,
+  type MmioEmulator,
+  Msr,
+  type MsrStore,
+  type PendingPort,
+  type PvState,
+  Rflags,
+  RunPage,
+  resetFxsave,
+  resetRegisters,
+  type SegmentState,
+  type SignalMask,
+  type VcpuParts,
+} from "@mkvm/kvm-core";
+import { EventQueue } from "./event-queue.ts";
+import type { Vm } from "./vm.ts";
+
+/** MSRs whose guest values VAC exchanges for the host's: user-return MSRs, in the order of `Vcpu.userReturn`. */
+export const USER_RETURN_MSRS: readonly number[] = [
+  Msr.IA32_STAR,
+  Msr.IA32_LSTAR,
+  Msr.IA32_CSTAR,
+  Msr.IA32_FMASK,
+  Msr.IA32_TSC_AUX,
+];
+
+export class Vcpu implements VcpuParts {
+  readonly vm: Vm;
+  readonly id: number;
+  readonly lapic: Lapic | undefined;
+  readonly msrs: MsrStore;
+  readonly emulator: MmioEmulator = createMmioEmulator();
+  readonly queue = new EventQueue();
+  readonly waiters: WaitQueue;
+  readonly runAddress: PhysicalAddress;
+  readonly run: RunPage;
+
+  // Registers that are not in the control structure
+  /** 16 general registers in encoding order; RSP is in the control structure. */
+  readonly gprs = new BigUint64Array(16);
+  /** DR0 to DR3 and DR6 while off the CPU, by number. */
+  readonly drs = new BigUint64Array(8);
+  readonly fpu = resetFxsave();
+  savedCr2 = 0n;
+  savedXcr0 = 1n;
+  savedKernelGsBase = 0n;
+  /** Values for USER_RETURN_MSRS. */
+  readonly userReturn = new BigUint64Array(USER_RETURN_MSRS.length);
+  /** The registers above are on the CPU. */
+  loaded = false;
+  /** KVM_RUN is in progress (it may be waiting). */
+  running = false;
+
+  cpuid: readonly CpuidEntry[] = [];
+  pendingPort: PendingPort | undefined;
+  readonly pv: PvState = { systemTime: 0n, wallClock: 0n, legacy: false, flags: 0 };
+  tscAdjust = 0n;
+  mpState: number = MpState.KVM_MP_STATE_RUNNABLE;
+  signalMask: SignalMask = { set: undefined };
+  userApicBase: bigint;
+  userCr8 = 0;
+  #tscOffset = 0n;
+
+  clockUpdateRequested = false;
+  tlbFlushRequested = false;
+
+  constructor(vm: Vm, id: number, runAddress: PhysicalAddress) {
+    this.vm = vm;
+    this.id = id;
+    const isBootCpu = id === vm.settings.bootCpuId;
+    this.userApicBase = 0xfee0_0800n | (isBootCpu ? 0x100n : 0n);
+    this.msrs = createMsrStore();
+    this.waiters = vm.kernel.scheduler.createWaitQueue();
+    this.runAddress = runAddress;
+    this.run = new RunPage(vm.kernel.memory.bytes(runAddress, VCPU_MMAP_SIZE_BYTES));
+    if (vm.irqchip !== undefined) {
+      this.lapic = vm.fabric.createLapic(id, isBootCpu, {
+        guestTsc: () => guestTsc(this),
+        guestTscKhz: () => vm.tscKhz,
+        kick: () => this.kick(),
+        nmi: () => {
+          this.queue.raiseNmi();
+          this.kick();
+        },
+      });
+      if (!isBootCpu) this.mpState = MpState.KVM_MP_STATE_UNINITIALIZED;
+    }
+  }
+
+  // Registers
+  gpr(index: number): bigint {
+    return index === Gpr.RSP ? this.vm.vendor.readRsp(this) : this.gprs[index]!;
+  }
+  setGpr(index: number, value: bigint): void {
+    if (index === Gpr.RSP) this.vm.vendor.writeRsp(this, value);
+    else this.gprs[index] = value;
+  }
+  get rip(): bigint {
+    return this.vm.vendor.readRip(this);
+  }
+  set rip(value: bigint) {
+    this.vm.vendor.writeRip(this, value);
+  }
+  get rflags(): bigint {
+    return this.vm.vendor.readRflags(this);
+  }
+  set rflags(value: bigint) {
+    this.vm.vendor.writeRflags(this, value);
+  }
+  segment(register: number): SegmentState {
+    return this.vm.vendor.readSegment(this, register);
+  }
+  setSegment(register: number, state: SegmentState): void {
+    this.vm.vendor.writeSegment(this, register, state);
+  }
+  get gdtr(): DescriptorTableState {
+    return this.vm.vendor.readTable(this, "gdtr");
+  }
+  set gdtr(state: DescriptorTableState) {
+    this.vm.vendor.writeTable(this, "gdtr", state);
+  }
+  get idtr(): DescriptorTableState {
+    return this.vm.vendor.readTable(this, "idtr");
+  }
+  set idtr(state: DescriptorTableState) {
+    this.vm.vendor.writeTable(this, "idtr", state);
+  }
+  get cr0(): bigint {
+    return this.vm.vendor.readCr0(this);
+  }
+  set cr0(value: bigint) {
+    this.vm.vendor.writeCr0(this, value);
+  }
+  get cr2(): bigint {
+    return this.loaded ? this.vm.kernel.cpu.cr2 : this.savedCr2;
+  }
+  set cr2(value: bigint) {
+    if (this.loaded) this.vm.kernel.cpu.cr2 = value;
+    else this.savedCr2 = value;
+  }
+  get cr3(): bigint {
+    return this.vm.vendor.readCr3(this);
+  }
+  set cr3(value: bigint) {
+    this.vm.vendor.writeCr3(this, value);
+  }
+  get cr4(): bigint {
+    return this.vm.vendor.readCr4(this);
+  }
+  set cr4(value: bigint) {
+    this.vm.vendor.writeCr4(this, value);
+  }
+  get efer(): bigint {
+    return this.vm.vendor.readEfer(this);
+  }
+  set efer(value: bigint) {
+    this.vm.vendor.writeEfer(this, value);
+  }
+  get xcr0(): bigint {
+    return this.loaded ? this.vm.kernel.cpu.xcr0 : this.savedXcr0;
+  }
+  set xcr0(value: bigint) {
+    if (this.loaded) this.vm.kernel.cpu.xcr0 = value;
+    else this.savedXcr0 = value;
+  }
+  get pdptrs(): readonly bigint[] {
+    return this.vm.vendor.readPdptrs(this);
+  }
+  set pdptrs(values: readonly bigint[]) {
+    this.vm.vendor.writePdptrs(this, values);
+  }
+  debugRegister(index: number): bigint {
+    if (index === 7) return this.vm.vendor.readDr7(this);
+    return this.loaded ? this.vm.kernel.cpu.readDr(index) : this.drs[index]!;
+  }
+  setDebugRegister(index: number, value: bigint): void {
+    if (index === 7) this.vm.vendor.writeDr7(this, value);
+    else if (this.loaded) this.vm.kernel.cpu.writeDr(index, value);
+    else this.drs[index] = value;
+  }
+  fxsave(): Uint8Array {
+    if (this.loaded) this.vm.kernel.cpu.fxsave(this.fpu);
+    return this.fpu.slice();
+  }
+  fxrstor(image: Uint8Array): void {
+    this.fpu.set(image.subarray(0, this.fpu.length));
+    if (this.loaded) this.vm.kernel.cpu.fxrstor(this.fpu);
+  }
+
+  hardwareMsr(index: number): bigint | undefined {
+    const slot = USER_RETURN_MSRS.indexOf(index);
+    if (slot >= 0) return this.userReturn[slot];
+    if (index === Msr.IA32_KERNEL_GS_BASE) return this.loaded ? this.vm.kernel.cpu.rdmsr(index) : this.savedKernelGsBase;
+    return this.vm.vendor.readMsr(this, index);
+  }
+  setHardwareMsr(index: number, value: bigint): boolean {
+    const slot = USER_RETURN_MSRS.indexOf(index);
+    if (slot >= 0) {
+      if (this.loaded && !this.vm.module.setUserReturnMsr(slot, value)) return false;
+      this.userReturn[slot] = value;
+      return true;
+    }
+    if (index === Msr.IA32_KERNEL_GS_BASE) {
+      if (this.loaded) return this.vm.kernel.cpu.wrmsr(index, value);
+      this.savedKernelGsBase = value;
+      return true;
+    }
+    return this.vm.vendor.writeMsr(this, index, value) ?? false;
+  }
+
+  get tscOffset(): bigint {
+    return this.#tscOffset;
+  }
+  set tscOffset(value: bigint) {
+    this.#tscOffset = value;
+    this.vm.vendor.writeTscOffset(this, value);
+  }
+
+  // Events
+  get interruptShadow(): number {
+    return this.vm.vendor.readInterruptShadow(this);
+  }
+  set interruptShadow(value: number) {
+    this.vm.vendor.writeInterruptShadow(this, value);
+  }
+  get nmiMasked(): boolean {
+    return this.vm.vendor.readNmiMasked(this);
+  }
+  set nmiMasked(value: boolean) {
+    this.vm.vendor.writeNmiMasked(this, value);
+  }
+  get pendingDebug(): bigint {
+    return this.vm.vendor.readPendingDebug(this);
+  }
+  set pendingDebug(value: bigint) {
+    this.vm.vendor.writePendingDebug(this, value);
+  }
+  events(): EventState {
+    return this.queue.snapshot();
+  }
+  setEvents(state: EventState): void {
+    this.queue.assign(state);
+  }
+  queueException(vector: number, errorCode?: number, payload?: bigint): void {
+    this.queue.raise(vector, errorCode, payload);
+  }
+  skip(length: number): void {
+    const { vendor } = this.vm;
+    vendor.writeRip(this, vendor.readRip(this) + BigInt(length));
+    vendor.writeInterruptShadow(this, 0);
+    if ((vendor.readRflags(this) & Rflags.TF) !== 0n)
+      vendor.writePendingDebug(this, vendor.readPendingDebug(this) | (1n << 14n));
+  }
+
+  requestClockUpdate(): void {
+    this.clockUpdateRequested = true;
+  }
+  requestTlbFlush(): void {
+    this.tlbFlushRequested = true;
+  }
+  kick(): void {
+    this.waiters.wake();
+  }
+  cpuidChanged(): void {
+    const ecx = findCpuid(this.cpuid, 1, 0)?.ecx ?? 0;
+    this.lapic?.setFeatures({ x2apic: (ecx & (1 << 21)) !== 0, tscDeadline: (ecx & (1 << 24)) !== 0 });
+  }
+  reset(kind: "power-on" | "init"): void {
+    this.queue.clearAll();
+    this.pendingPort = undefined;
+    this.emulator.clear();
+    resetRegisters(this, kind);
+    this.lapic?.reset(kind);
+    if (kind === "power-on") this.msrs.reset();
+    this.requestTlbFlush();
+  }
+
+  /** Takes the vCPU apart; its run pages stay with whoever owns them now when it has moved to another module. */
+  dispose(moved: boolean): void {
+    this.lapic?.dispose();
+    this.vm.vendor.freeVcpu(this);
+    if (!moved) this.vm.kernel.memory.freePages(this.runAddress, VCPU_MMAP_SIZE_BYTES / 4096);
+  }
+}

@@ -1,0 +1,191 @@
+/** A VM of version 1: memory slots, the MMU over them, interrupt controllers, vCPUs. */
+
+import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
+import { type Clock, Errno, type Kernel, type PhysicalAddress, type Process, VCPU_MMAP_SIZE_BYTES } from "@mkvm/kvm-abi";
+import {
+  checkMemoryRegion,
+  defaultVmSettings,
+  type GuestMemory,
+  InterruptFabric,
+  type Irqchip,
+  MEM_READONLY,
+  PAGE_BYTES,
+  type Pit,
+  type RawMemoryRegion,
+  renewMasterClock,
+  SlotTable,
+  type VmClockState,
+  type VmSettings,
+  type VmUnderControl,
+} from "@mkvm/kvm-core";
+import type { Vac } from "@mkvm/vac";
+import type { Module } from "./main.ts";
+import { MemorySlot } from "./memory-slots.ts";
+import { FaultMmu } from "./mmu/fault-mmu.ts";
+import { Vcpu } from "./vcpu.ts";
+import type { VendorOperations } from "./vendor-operations.ts";
+
+export class Vm implements VmUnderControl {
+  readonly module: Module;
+  readonly kernel: Kernel<Vac, LogicalCpu>;
+  readonly process: Process;
+  readonly clock: Clock;
+  readonly vendor: VendorOperations;
+  readonly slots = new SlotTable<MemorySlot>();
+  readonly mmu: FaultMmu;
+  readonly memory: GuestMemory;
+  readonly fabric: InterruptFabric;
+  readonly settings: VmSettings = defaultVmSettings();
+  readonly clockState: VmClockState = { offsetNs: 0n, masterMonotonicNs: 0n, masterTsc: 0n };
+  readonly kvmclock: boolean;
+  readonly physicalBits: number;
+  /** Open files of the VM and its vCPUs. */
+  openFiles = 0;
+  readonly #vcpus: Vcpu[] = [];
+  readonly #logged = new Set<string>();
+
+  constructor(module: Module, process: Process) {
+    this.module = module;
+    this.kernel = module.kernel;
+    this.process = process;
+    this.clock = module.kernel.clock;
+    this.vendor = module.vendor;
+    this.kvmclock = module.parameters.kvmclock;
+    this.physicalBits = module.physicalBits;
+    this.mmu = new FaultMmu(module.kernel, process, this.slots, module.parameters.eptAd);
+    this.fabric = new InterruptFabric(module.kernel.clock, () => this.#vcpus);
+    this.memory = {
+      read: (gpa, length) => this.#page(gpa, false)?.slice(gpa % PAGE_BYTES, (gpa % PAGE_BYTES) + length),
+      write: (gpa, bytes) => {
+        const page = this.#page(gpa, true);
+        page?.set(bytes, gpa % PAGE_BYTES);
+        return page !== undefined;
+      },
+    };
+    this.clockState.offsetNs = -BigInt(this.clock.monotonicNs());
+    renewMasterClock(this);
+  }
+
+  /** A VM, or a negative errno with nothing left behind. */
+  static create(module: Module, process: Process): Vm | number {
+    const enabled = module.kernel.vac.enableVirtualization(module.owner);
+    if (enabled < 0) return enabled;
+    const vm = new Vm(module, process);
+    const failed = vm.mmu.create() || vm.vendor.createVm(vm);
+    if (failed < 0) {
+      vm.mmu.destroy();
+      module.kernel.vac.disableVirtualization(module.owner);
+      return failed;
+    }
+    return vm;
+  }
+
+  get irqchip(): Irqchip | undefined {
+    return this.fabric.irqchip;
+  }
+  get pit(): Pit | undefined {
+    return this.fabric.pit;
+  }
+  get tscKhz(): number {
+    return this.kernel.cpu.tscKhz;
+  }
+  vcpus(): readonly Vcpu[] {
+    return this.#vcpus;
+  }
+  hostTsc(): number {
+    return this.kernel.cpu.rdtsc();
+  }
+  log(level: "err" | "warn" | "info" | "debug", message: string): void {
+    this.kernel.log(level, message);
+  }
+  firstTime(key: string): boolean {
+    if (this.#logged.has(key)) return false;
+    this.#logged.add(key);
+    return true;
+  }
+
+  /** A vCPU, or a negative errno. `runAddress`: pages that exist already, of a vCPU that moves here. */
+  createVcpu(id: number, runAddress?: PhysicalAddress): Vcpu | number {
+    if (this.#vcpus.length >= this.module.parameters.maxVcpus) return -Errno.EINVAL;
+    if (this.#vcpus.some((vcpu) => vcpu.id === id)) return -Errno.EEXIST;
+    const pages = VCPU_MMAP_SIZE_BYTES / PAGE_BYTES;
+    const run = runAddress ?? this.kernel.memory.allocatePages(this.process, pages);
+    if (run < 0) return run;
+    const vcpu = new Vcpu(this, id, run);
+    const failed = this.vendor.createVcpu(vcpu);
+    if (failed < 0) {
+      vcpu.lapic?.dispose();
+      if (runAddress === undefined) this.kernel.memory.freePages(run, pages);
+      return failed;
+    }
+    vcpu.reset("power-on");
+    // All vCPUs of a VM count from the same moment
+    vcpu.tscOffset = this.#vcpus[0]?.tscOffset ?? BigInt.asUintN(64, -BigInt(this.hostTsc()));
+    this.#vcpus.push(vcpu);
+    this.#vcpus.sort((a, b) => a.id - b.id);
+    return vcpu;
+  }
+
+  /** Takes back a vCPU that nobody has seen yet. */
+  removeVcpu(vcpu: Vcpu): void {
+    this.#vcpus.splice(this.#vcpus.indexOf(vcpu), 1);
+    vcpu.dispose(false);
+  }
+
+  /** KVM_SET_USER_MEMORY_REGION: 0 or a negative errno. */
+  setMemoryRegion(raw: RawMemoryRegion): number {
+    const change = checkMemoryRegion(this.slots, raw, this.physicalBits);
+    if (typeof change === "number") return change;
+    switch (change.kind) {
+      case "none":
+        return 0;
+      case "create":
+        this.slots.set(new MemorySlot(change.region));
+        return 0;
+      case "delete":
+        this.mmu.unmapSlot(change.old);
+        this.slots.delete(change.old.id);
+        return 0;
+      case "move":
+        this.mmu.unmapSlot(change.old);
+        this.slots.set(new MemorySlot(change.region));
+        return 0;
+      case "flags": {
+        const slot = new MemorySlot(change.region, change.old);
+        this.slots.set(slot);
+        if (slot.dirty !== undefined && change.old.dirty === undefined) this.mmu.writeProtect(slot);
+        return 0;
+      }
+    }
+  }
+
+  /** KVM_GET_DIRTY_LOG: the bitmap, which starts anew; or a negative errno. */
+  takeDirtyLog(id: number): Uint8Array | number {
+    const slot = this.slots.byId(id);
+    if (slot?.dirty === undefined) return -Errno.ENOENT;
+    const bitmap = slot.dirty.slice();
+    slot.dirty.fill(0);
+    this.mmu.writeProtect(slot, bitmap);
+    return bitmap;
+  }
+
+  /** Frees everything. `moved`: the run pages belong to another module now. */
+  destroy(moved: boolean): void {
+    for (const vcpu of this.#vcpus) vcpu.dispose(moved);
+    this.#vcpus.length = 0;
+    this.fabric.dispose();
+    this.mmu.destroy();
+    this.vendor.destroyVm(this);
+    this.kernel.vac.disableVirtualization(this.module.owner);
+  }
+
+  #page(gpa: number, write: boolean): Uint8Array | undefined {
+    const gfn = Math.floor(gpa / PAGE_BYTES);
+    const slot = this.slots.find(gfn);
+    if (slot === undefined || (write && (slot.flags & MEM_READONLY) !== 0)) return undefined;
+    const page = this.process.memory.translate(slot.userspaceAddress + (gfn - slot.baseGfn) * PAGE_BYTES);
+    if (page < 0) return undefined;
+    if (write) slot.markDirty(gfn);
+    return this.kernel.cpu.memory.bytes(page as Hpa, PAGE_BYTES);
+  }
+}
