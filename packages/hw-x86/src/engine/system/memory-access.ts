@@ -4,7 +4,7 @@
  */
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { SCRATCH, SS, segmentOffset, state } from "../cpu-state.ts";
+import { RSP, SCRATCH, SS, segmentOffset, state } from "../cpu-state.ts";
 import { op } from "../operation.ts";
 import { Vector } from "./bits.ts";
 import { READ, translate, WRITE } from "./paging.ts";
@@ -13,19 +13,29 @@ import { isCanonicalHigh } from "./processor-mode.ts";
 /** Upper half of the effective base that `updateSegments` gives unusable segments outside 64-bit mode, so that no access hits. */
 export const UNUSABLE_BASE_HIGH = 0x8000_0000 | 0;
 
-/** The address faults before paging: #SS for the stack segment, #GP for the rest. */
-function raiseAddress(cpu: Cpu): never {
-  const isStack = cpu.u16[(cpu.operation + op.segment) >>> 1] === segmentOffset(SS);
+/** Distance from RSP, in bytes, within which an access without a stack operand is taken for a push or pop. */
+const STACK_REACH = 0x100n;
+
+/**
+ * The address faults before paging: #SS for the stack segment, #GP for the rest. Pushes and pops have no memory operand to name
+ * the segment, so they are told by where they go: at a stack pointer that is not canonical itself.
+ */
+function raiseAddress(cpu: Cpu, lo: number, hi: number): never {
+  let isStack = cpu.u16[(cpu.operation + op.segment) >>> 1] === segmentOffset(SS);
+  if (!isStack && cpu.u32[state.codeSize >>> 2] === 64) {
+    const distance = BigInt.asIntN(64, ((BigInt(hi) << 32n) | BigInt(lo >>> 0)) - cpu.reg(RSP));
+    isStack = distance >= -STACK_REACH && distance < STACK_REACH;
+  }
   return cpu.raise(isStack ? Vector.SS : Vector.GP, 0);
 }
 
 /** Upper half of a linear address computed by generated code: checked in 64-bit mode, dropped elsewhere, where addresses wrap. */
-function checkedHigh(cpu: Cpu, hi: number): number {
+function checkedHigh(cpu: Cpu, lo: number, hi: number): number {
   if (cpu.u32[state.codeSize >>> 2] === 64) {
-    if (!isCanonicalHigh(hi)) raiseAddress(cpu);
+    if (!isCanonicalHigh(hi)) raiseAddress(cpu, lo, hi);
     return hi;
   }
-  if (hi < 0) raiseAddress(cpu);
+  if (hi < 0) raiseAddress(cpu, lo, hi);
   return 0;
 }
 
@@ -34,7 +44,7 @@ let nextLow = 0;
 let nextHigh = 0;
 function nextPage(cpu: Cpu, lo: number, hi: number): void {
   nextLow = ((lo & ~0xfff) + 4096) | 0;
-  nextHigh = nextLow !== 0 ? hi : cpu.u32[state.codeSize >>> 2] === 64 ? checkedHigh(cpu, (hi + 1) | 0) : 0;
+  nextHigh = nextLow !== 0 ? hi : cpu.u32[state.codeSize >>> 2] === 64 ? checkedHigh(cpu, nextLow, (hi + 1) | 0) : 0;
 }
 
 const isUser = (cpu: Cpu): boolean => cpu.u32[state.cpl >>> 2] === 3;
@@ -52,7 +62,7 @@ function store(cpu: Cpu, from: number, to: number, bytes: number): void {
 
 /** Bank offset from which a value of `bytes` (1 to 16) can be read. Faults or exits by throwing. */
 export function readSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number {
-  hi = checkedHigh(cpu, hi);
+  hi = checkedHigh(cpu, lo, hi);
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
   const first = translate(cpu, lo, hi, READ, user);
@@ -66,7 +76,7 @@ export function readSlow(cpu: Cpu, lo: number, hi: number, bytes: number): numbe
 
 /** Stores `bytes` (1 to 16) of `state.storeValue`, whole, or throws with nothing written. */
 export function writeSlow(cpu: Cpu, lo: number, hi: number, bytes: number): void {
-  hi = checkedHigh(cpu, hi);
+  hi = checkedHigh(cpu, lo, hi);
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
   const first = translate(cpu, lo, hi, WRITE, user);
@@ -88,7 +98,7 @@ let pendingSecondBytes = 0;
 
 /** Checks read and write of `bytes` (1 to 16); bank offset to read from and store to, in SCRATCH where `rmwFinish` must follow. */
 export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number {
-  hi = checkedHigh(cpu, hi);
+  hi = checkedHigh(cpu, lo, hi);
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
   const first = translate(cpu, lo, hi, WRITE, user);
