@@ -1,4 +1,11 @@
 export { bankOf, type Gpa, type Gva, type Hpa, hpa, offsetOf } from "./addresses.ts";
+export { createLogicalCpu } from "./create-logical-cpu.ts";
 export { type LogicalCpu, type VmxInstructions, VmxStatus } from "./logical-cpu.ts";
-export type { MachineDescription, MachineOptions } from "./machine.ts";
+export {
+  type CreateLogicalCpu,
+  type CreateMachine,
+  createMachine,
+  type MachineDescription,
+  type MachineOptions,
+} from "./machine.ts";
 export type { MemoryBank, PhysicalMemory } from "./physical-memory.ts";

@@ -214,7 +214,8 @@ export class VmxGuest implements GuestMode {
       exit.errorCode = errorCode;
     }
     if (vector === 14 || vector === 1) exit.setQualification(payload);
-    if (type >= 5) exit.instructionLength = this.engine.instructionLength();
+    // INT1, INT3 and INTO have one byte; the instruction is no longer at hand when its exception is delivered
+    if (type >= 5) exit.instructionLength = 1;
     this.#leave();
   }
 
