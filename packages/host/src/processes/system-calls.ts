@@ -107,17 +107,15 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
 
   async function readInput(address: Hva, lengthBytes: number): Promise<number> {
     for (;;) {
-      await process.inputArrived.wait(task);
-      if (process.ending) return never();
-      if (process.frozen) {
-        await process.thawed();
-        continue;
-      }
       const into = memory.view(address, lengthBytes);
       if (!into) return backToUser(-Errno.EFAULT);
       const count = process.input.read(into);
       if (count !== undefined) return backToUser(count);
       if (task.signalPending()) return backToUser(-Errno.EINTR);
+      await process.inputArrived.wait(task);
+      if (process.ending) return never();
+      if (process.frozen) await process.thawed();
+      if (process.ending) return never();
     }
   }
 

@@ -13,6 +13,7 @@ export class StepRecorder {
   }
 
   begin(step: MoveStep): void {
+    if (step === this.#step) return;
     this.#close();
     this.#step = step;
   }
