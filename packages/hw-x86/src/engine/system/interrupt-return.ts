@@ -43,6 +43,7 @@ export function mergedFlags(cpu: Cpu, popped: number, bytes: TransferBytes, cpl:
 /** IRET ends blocking by NMI, also when it faults; virtual NMIs are the vendor's. */
 function unblockNmis(cpu: Cpu): void {
   cpu.set32(state.interruptibility, cpu.get32(state.interruptibility) & ~8);
+  if (cpu.guest.windowOpened()) cpu.requestStop();
 }
 
 function returnToVirtual8086(cpu: Cpu, rip: bigint, selector: number, flags: number): void {
