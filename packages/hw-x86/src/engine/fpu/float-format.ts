@@ -230,6 +230,7 @@ export function round(context: FloatContext, format: FloatFormat, sign: Sign, ex
   const isTiny = roundedTop < format.minExponent;
   if (isTiny && (context.unmasked & UE) !== 0) {
     context.flags |= UE;
+    if (format.wrap !== 0 && roundedTop + format.wrap < format.minExponent) return massive(context, zero(sign));
     return deliver(context, sign, normalExponent + format.wrap, normal);
   }
   if (isTiny && context.flushToZero) {
@@ -257,7 +258,11 @@ function deliver(context: FloatContext, sign: Sign, exponent: number, rounded: R
 
 function overflow(context: FloatContext, format: FloatFormat, sign: Sign, rounded: Rounded, exponent: number): Num {
   context.flags |= OE;
-  if ((context.unmasked & OE) !== 0) return deliver(context, sign, exponent - format.wrap, rounded);
+  if ((context.unmasked & OE) !== 0) {
+    const top = exponent + bitLength(rounded.value) - 1;
+    if (format.wrap !== 0 && top - format.wrap > format.maxExponent) return massive(context, infinity(sign));
+    return deliver(context, sign, exponent - format.wrap, rounded);
+  }
   context.flags |= PE;
   const towardZero =
     context.rounding === TO_ZERO || (context.rounding === DOWN && sign === 0) || (context.rounding === UP && sign === 1);
@@ -265,4 +270,11 @@ function overflow(context: FloatContext, format: FloatFormat, sign: Sign, rounde
   if (!towardZero) return infinity(sign);
   const ones = (1n << BigInt(format.precision)) - 1n;
   return num("finite", sign, format.maxExponent - format.precision + 1, ones);
+}
+
+/** An unmasked over- or underflow that even the wrapped exponent cannot express (FSCALE). */
+function massive(context: FloatContext, result: Num): Num {
+  context.flags |= PE;
+  context.roundedUp = result.kind === "infinity";
+  return result;
 }

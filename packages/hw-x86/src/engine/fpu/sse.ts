@@ -179,7 +179,8 @@ export const sseHelpers: HelperTable = {
       } else if ((operation === SSE_OPERATION.minimum || operation === SSE_OPERATION.maximum) && (isNan(a) || isNan(b))) {
         // The second operand comes through as it is, a signalling NaN included.
         context.flags |= IE;
-        if (bits === 32) cpu.u32[(RESULT >> 2) + lane] = cpu.u32[(SOURCE_VECTOR >> 2) + lane];
+        if (b.kind === "zero") writeLane(cpu, bits, lane, b);
+        else if (bits === 32) cpu.u32[(RESULT >> 2) + lane] = cpu.u32[(SOURCE_VECTOR >> 2) + lane];
         else cpu.u64[(RESULT >> 3) + lane] = cpu.u64[(SOURCE_VECTOR >> 3) + lane];
       } else writeLane(cpu, bits, lane, compute(operation, format, a, b));
       endLane();

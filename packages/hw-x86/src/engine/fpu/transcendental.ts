@@ -7,7 +7,7 @@
  */
 
 import { integerSquareRoot } from "./float-arithmetic.ts";
-import { bitLength, type Num, type Sign } from "./float-format.ts";
+import { bitLength, type Num, num, type Sign } from "./float-format.ts";
 
 export interface Scaled {
   readonly sign: Sign;
@@ -139,9 +139,21 @@ export function yLogarithm(y: Num, logarithm: Scaled): Scaled {
   return inexact(times(scaled(y), logarithm));
 }
 
-/** log2(1 + x) for |x| < 1, finite and not zero. */
+/** log2(1 + x) for x > -1, finite and not zero. */
 export function logarithmOnePlus(x: Num): Scaled {
   const a = scaled(x);
+  const top = a.exponent + bitLength(a.significand);
+  if (top >= -1) {
+    // Far from zero nothing cancels, and the series below would not converge.
+    const low = Math.min(a.exponent, 0);
+    const one = 1n << BigInt(-low);
+    const magnitude = a.significand << BigInt(a.exponent - low);
+    const sum = a.sign === 1 ? one - magnitude : one + magnitude;
+    const logarithm = logarithm2(num("finite", 0, low, sum));
+    if ("value" in logarithm) return logarithm.value;
+    const exact = logarithm.exact;
+    return fromFixed(exact < 0 ? 1 : 0, BigInt(Math.abs(exact)) << BITS);
+  }
   // 2 + x exactly, in units of the smaller exponent; beyond 400 bits x does not matter to it.
   let denominator: Scaled;
   if (a.exponent < -400) denominator = positive(1, 1n);

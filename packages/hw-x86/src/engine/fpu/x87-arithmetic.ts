@@ -25,6 +25,7 @@ import {
   IE,
   isNan,
   type Num,
+  PE,
   pack32,
   pack64,
   quieted,
@@ -144,17 +145,23 @@ const FLAGS = new Map<Ordering, number>([
   [undefined, 0x45],
 ]);
 
-/** Ordering of ST(0) and the operand; null when an unmasked exception keeps the instruction from completing. */
-function orderWith(cpu: Cpu, source: number, index: number, quietSignals: boolean): Ordering | null {
+interface Comparison {
+  ordering: Ordering;
+  /** False when an unmasked exception keeps the instruction from popping. */
+  completes: boolean;
+}
+
+/** Ordering of ST(0) and the operand, which shows even when the comparison raised an unmasked exception. */
+function orderWith(cpu: Cpu, source: number, index: number, quietSignals: boolean): Comparison {
   note(cpu, source);
   setC1(cpu, false);
   if (isEmpty(cpu, 0) || (source === SOURCE.register && isEmpty(cpu, index))) {
-    return stackFault(cpu, false) ? undefined : null;
+    return { ordering: undefined, completes: stackFault(cpu, false) };
   }
   begin(cpu);
   const other = source === SOURCE.register ? readRegister(cpu, index) : memoryOperand(cpu, source);
   const ordering = compare(context, readRegister(cpu, 0), other, quietSignals);
-  return settle(cpu, context) ? ordering : null;
+  return { ordering, completes: settle(cpu, context) };
 }
 
 function loadFloat(cpu: Cpu, isDouble: boolean): void {
@@ -167,7 +174,9 @@ function loadFloat(cpu: Cpu, isDouble: boolean): void {
   }
   begin(cpu);
   const value = convert(context, EXTENDED, memoryOperand(cpu, isDouble ? SOURCE.double : SOURCE.single), true);
-  if (settle(cpu, context)) push(cpu, value);
+  settle(cpu, context);
+  // An unmasked denormal operand is loaded all the same.
+  if ((context.flags & context.unmasked & IE) === 0) push(cpu, value);
 }
 
 /** Results of the first half of a store: 0 nothing happens, 1 store and complete. */
@@ -182,8 +191,9 @@ function prepare(cpu: Cpu, flags: number, c1: boolean, refuse: number): number {
   if ((flags & refuse) !== 0) {
     noteInstruction(cpu);
     noteOperand(cpu);
-    setC1(cpu, c1);
-    raiseFlags(cpu, flags);
+    // Nothing was rounded.
+    setC1(cpu, false);
+    raiseFlags(cpu, flags & ~PE);
     return DO_NOTHING;
   }
   pendingFlags = flags;
@@ -293,28 +303,25 @@ export const x87Arithmetic: HelperTable = {
 
   /** a source, b index, c pops, d 1: quiet NaNs do not signal. */
   fpuCompare(cpu, source, index, pops, unordered) {
-    const ordering = orderWith(cpu, source, index, unordered === 0);
-    if (ordering === null) return;
+    const { ordering, completes } = orderWith(cpu, source, index, unordered === 0);
     setCodes(cpu, CODES.get(ordering) ?? 0);
-    for (let i = 0; i < pops; i++) pop(cpu);
+    for (let i = 0; completes && i < pops; i++) pop(cpu);
   },
-  /** a index, b pops, c unordered. Returns ZF, PF and CF, or -1 when they keep their values. */
+  /** a index, b pops, c unordered. Returns ZF, PF and CF. */
   fpuCompareFlags(cpu, index, pops, unordered) {
-    const ordering = orderWith(cpu, SOURCE.register, index, unordered === 0);
-    if (ordering === null) return -1;
-    for (let i = 0; i < pops; i++) pop(cpu);
+    const { ordering, completes } = orderWith(cpu, SOURCE.register, index, unordered === 0);
+    for (let i = 0; completes && i < pops; i++) pop(cpu);
     return FLAGS.get(ordering) ?? 0;
   },
   fpuTest(cpu) {
     noteInstruction(cpu);
     setC1(cpu, false);
     let ordering: Ordering;
-    if (isEmpty(cpu, 0)) {
-      if (!stackFault(cpu, false)) return;
-    } else {
+    if (isEmpty(cpu, 0)) stackFault(cpu, false);
+    else {
       begin(cpu);
       ordering = compare(context, readRegister(cpu, 0), zero(0), true);
-      if (!settle(cpu, context)) return;
+      settle(cpu, context);
     }
     setCodes(cpu, CODES.get(ordering) ?? 0);
   },

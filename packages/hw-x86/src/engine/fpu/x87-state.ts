@@ -103,11 +103,15 @@ export function stackFault(cpu: Cpu, isOverflow: boolean): boolean {
   return (unmasked(cpu) & IE) === 0;
 }
 
-/** Takes over flags and C1 of a computation. True when its result may be stored in a register. */
+/**
+ * Takes over flags and C1 of a computation. True when its result may be stored in a register. An unmasked exception found
+ * before computing hides what computing would have found.
+ */
 export function settle(cpu: Cpu, context: FloatContext): boolean {
-  setC1(cpu, context.roundedUp);
-  raiseFlags(cpu, context.flags);
-  return (context.flags & context.unmasked & PRE_COMPUTATION) === 0;
+  const isStopped = (context.flags & context.unmasked & PRE_COMPUTATION) !== 0;
+  setC1(cpu, context.roundedUp && !isStopped);
+  raiseFlags(cpu, isStopped ? context.flags & PRE_COMPUTATION : context.flags);
+  return !isStopped;
 }
 
 /** Pushes `value`, or the indefinite on a masked overflow of the stack. Called after the flags of `value` were settled. */

@@ -12,6 +12,7 @@ import {
   isNan,
   type Num,
   num,
+  PE,
   round,
   type Sign,
   ZE,
@@ -131,6 +132,8 @@ function logarithmTimes(x: Num, y: Num): Num {
   noteDenormals(x, y);
   if (y.kind === "zero" || isOne) return zero(product(y.sign, logarithmSign));
   if ("exact" in logarithm) {
+    // Silicon calls every logarithm but that of 1 inexact.
+    context.flags |= PE;
     const factor = BigInt(Math.abs(logarithm.exact));
     return round(context, EXTENDED, product(y.sign, logarithmSign), y.exponent, y.significand * factor);
   }

@@ -181,6 +181,7 @@ export const CMPXCHG16B = instruction("CMPXCHG16B", {
     e.checkAligned(target);
     const low = e.address(target);
     const high = e.and(e.add(low, e.int(8), 64), e.addressMask());
+    e.probeStoreDefault(low, 64);
     const oldLow = e.loadDefault(low, 64);
     const oldHigh = e.loadDefault(high, 64);
     const isEqual = e.and1(e.eq(e.reg(RAX, 64), oldLow), e.eq(e.reg(RDX, 64), oldHigh));

@@ -26,6 +26,7 @@ function bitOperation(
     const units = e.sar(e.signExtend(number, size), e.int(log2), 64);
     const distance = e.shl(units, e.int(log2 - 3), 64);
     const offset = e.and(e.add(e.address(target), distance, 64), e.addressMask());
+    if (replace) e.probeStoreDefault(offset, size);
     const unit = e.loadDefault(offset, size);
     if (replace) e.storeDefault(offset, size, replace(unit, mask()));
     e.setFlag("CF", e.bit(unit, inUnit));
