@@ -76,6 +76,7 @@ export class Blocks {
     let header = page.blocks.get(key);
     if (header !== undefined && this.#straddling.has(header) && !this.#isStraddlingValid(header, lo, hi)) {
       this.#kill(page, key, header);
+      this.#unlink(page);
       header = undefined;
     }
     if (header === undefined) header = this.#build(physical, lo, hi, LONGEST_BLOCK, false);
@@ -122,6 +123,7 @@ export class Blocks {
     page.uncoverAll();
     if (page.isEmpty) this.#forget(page);
     else {
+      this.#unlink(page);
       for (const header of page.blocks.values()) {
         const first = cpu.u32[(header + block.physical) >>> 2];
         page.cover(first, Math.min(cpu.u32[(header + block.bytes) >>> 2], page.offset + PAGE_BYTES - first), cpu.u32);
@@ -207,10 +209,13 @@ export class Blocks {
       this.#straddling.delete(header);
       this.#pages.get(straddling.second >>> 12)?.tails.delete(header);
     }
-    // Links lead to blocks of the same page only
-    for (const other of page.blocks.values()) {
-      i32[(other + block.taken) >>> 2] = 0;
-      i32[(other + block.next) >>> 2] = 0;
+  }
+  /** After blocks of the page were dropped: links lead to blocks of the same page only. */
+  #unlink(page: CodePage): void {
+    const { i32 } = this.#cpu;
+    for (const header of page.blocks.values()) {
+      i32[(header + block.taken) >>> 2] = 0;
+      i32[(header + block.next) >>> 2] = 0;
     }
   }
   #killTail(second: CodePage, header: number): void {
@@ -218,6 +223,7 @@ export class Blocks {
     const page = this.#pages.get(this.#cpu.u32[(header + block.physical) >>> 2] >>> 12);
     if (page === undefined) return;
     for (const [key, own] of [...page.blocks]) if (own === header) this.#kill(page, key, header);
+    this.#unlink(page);
   }
   #forget(page: CodePage): void {
     this.#pages.delete(page.offset >>> 12);

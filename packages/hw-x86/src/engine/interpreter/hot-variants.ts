@@ -5,54 +5,22 @@
  */
 import type { Variant } from "../decoder/variant.ts";
 
-const ALL = new Set([8, 16, 32, 64]);
-const WIDE = new Set([32, 64]);
-const HOT = new Map<string, ReadonlySet<number>>([
-  ["MOV", new Set([8, 32, 64])],
-  ["ADD", WIDE],
-  ["SUB", WIDE],
-  ["AND", WIDE],
-  ["OR", WIDE],
-  ["XOR", WIDE],
-  ["ADC", WIDE],
-  ["SBB", WIDE],
-  ["CMP", new Set([8, 32, 64])],
-  ["TEST", new Set([8, 32, 64])],
-  ["INC", WIDE],
-  ["DEC", WIDE],
-  ["NEG", WIDE],
-  ["NOT", WIDE],
-  ["LEA", WIDE],
-  ["MOVZX", WIDE],
-  ["MOVSX", WIDE],
-  ["MOVSXD", WIDE],
-  ["IMUL", WIDE],
-  ["SHL", WIDE],
-  ["SHR", WIDE],
-  ["SAR", WIDE],
-  ["ROL", WIDE],
-  ["ROR", WIDE],
-  ["PUSH", WIDE],
-  ["POP", WIDE],
-  ["CALL", WIDE],
-  ["RET", WIDE],
-  ["JMP", WIDE],
-  ["Jcc", WIDE],
-  ["CMOVcc", WIDE],
-  ["SETcc", ALL],
-  ["NOP", ALL],
-  ["ENDBR64", ALL],
-  ["CDQE", WIDE],
-  ["CWDE", WIDE],
-  ["CDQ", WIDE],
-  ["CQO", WIDE],
-  ["LEAVE", WIDE],
-]);
+const HOT = new Set(
+  `MOV MOVZX MOVSX LEA XCHG CMOVcc SETcc NOP PUSH POP LEAVE JMP Jcc CALL RET
+   ADD SUB AND OR XOR ADC SBB CMP TEST INC DEC NEG NOT IMUL MUL SHL SHR SAR ROL ROR SHLD SHRD
+   CBW/CWDE/CDQE CWD/CDQ/CQO BSWAP BT BTS BTR BSF BSR POPCNT CMPXCHG XADD CLD
+   MOVAPS MOVUPS MOVDQA MOVDQU MOVQ MOVD/MOVQ PXOR POR PAND XORPS/XORPD`.split(/\s+/),
+);
+/** Of these only operands of 32 and 64 bits are common. */
+const WIDE_ONLY = new Set(
+  "ADC SBB XCHG BTS BTR SHLD SHRD ROL ROR CMPXCHG XADD CMOVcc PUSH POP LEAVE JMP Jcc CALL RET".split(" "),
+);
 
 export function isHot(variant: Variant): boolean {
   if (variant.form.attributes.includes("cold")) return false;
   // Segment and control register moves share the mnemonic MOV.
   if (variant.access.some(({ kind }) => kind === "segmentRegister" || kind === "controlRegister" || kind === "debugRegister"))
     return false;
-  return HOT.get(variant.instruction.mnemonic)?.has(variant.size) ?? false;
+  const { mnemonic } = variant.instruction;
+  return HOT.has(mnemonic) && (variant.size >= 32 || !WIDE_ONLY.has(mnemonic));
 }
