@@ -85,8 +85,13 @@ export function createPit(host: PitHost, options: { speaker: boolean }): Pit {
       if (!acknowledged) return;
       acknowledged = false;
     }
-    host.setIrq(true);
+    const taken = host.setIrq(true) >= 0;
     host.setIrq(false);
+    // Nobody will acknowledge a masked tick; counting on, the guest would get a burst of them when it unmasks the line
+    if (!taken) {
+      acknowledged = true;
+      pendingTicks = 0;
+    }
   }
   function fire(): void {
     if (nextTickNs === undefined) return;

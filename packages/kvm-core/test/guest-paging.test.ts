@@ -1,0 +1,103 @@
+import { describe, expect, it } from "vitest";
+import { Cr0, Cr4, Efer, Rflags } from "../src/arch/registers.ts";
+import { type PagingState, translateGuest } from "../src/guest-paging.ts";
+
+function guest(registers: Partial<PagingState>) {
+  const memory = new Map<number, bigint>();
+  const state: PagingState = {
+    cr0: Cr0.PE | Cr0.PG | Cr0.WP,
+    cr3: 0x1000n,
+    cr4: Cr4.PAE,
+    efer: Efer.LME | Efer.LMA | Efer.NXE,
+    rflags: 2n,
+    cpl: 0,
+    readEntry: (gpa) => (gpa < 0x10_0000 ? (memory.get(gpa) ?? 0n) : undefined),
+    writeEntry: (gpa, _bytes, value) => {
+      memory.set(gpa, value);
+    },
+    ...registers,
+  };
+  return { memory, state };
+}
+const NX = 1n << 63n;
+/** Four levels to 0x5000 at linear 0x1234_5000. */
+function fourLevels(leaf: bigint, registers: Partial<PagingState> = {}) {
+  const { memory, state } = guest(registers);
+  memory.set(0x1000, 0x2007n);
+  memory.set(0x2000, 0x3007n);
+  memory.set(0x3000 + 0x91 * 8, 0x4007n);
+  memory.set(0x4000 + 0x145 * 8, leaf);
+  return { memory, state };
+}
+const LINEAR = 0x1234_5678n;
+
+describe("guest paging", () => {
+  it("is the identity while it is off", () => {
+    const { state } = guest({ cr0: Cr0.PE });
+    expect(translateGuest(state, 0x1_2345_6789n, "write", true)).toMatchObject({ gpa: 0x2345_6789 });
+  });
+  it("walks four levels, and sets accessed and dirty bits only when told", () => {
+    const { memory, state } = fourLevels(0x5007n);
+    expect(translateGuest(state, LINEAR, "read", false)).toEqual({ gpa: 0x5678, pageBytes: 4096, writable: true, user: true });
+    expect(memory.get(0x4000 + 0x145 * 8)).toBe(0x5007n);
+    translateGuest(state, LINEAR, "read", true);
+    expect([memory.get(0x1000), memory.get(0x4000 + 0x145 * 8)]).toEqual([0x2027n, 0x5027n]);
+    translateGuest(state, LINEAR, "write", true);
+    expect(memory.get(0x4000 + 0x145 * 8)).toBe(0x5067n);
+  });
+  it("faults with the error code of the access", () => {
+    const fault = (leaf: bigint, access: "read" | "write" | "fetch", registers: Partial<PagingState> = {}) => {
+      const result = translateGuest(fourLevels(leaf, registers).state, LINEAR, access, true);
+      return "vector" in result ? result.errorCode : "none";
+    };
+    expect(fault(0n, "read")).toBe(0);
+    expect(fault(0n, "write", { cpl: 3 })).toBe(6);
+    expect(fault(0x5005n, "write")).toBe(3);
+    expect(fault(0x5005n, "write", { cr0: Cr0.PE | Cr0.PG })).toBe("none");
+    expect(fault(0x5005n, "write", { cr0: Cr0.PE | Cr0.PG, cpl: 3 })).toBe(7);
+    expect(fault(0x5003n, "read", { cpl: 3 })).toBe(5);
+    expect(fault(NX | 0x5007n, "fetch")).toBe(0x11);
+    expect(fault(NX | 0x5007n, "read")).toBe("none");
+    expect(fault(NX | 0x5007n, "read", { efer: Efer.LME | Efer.LMA })).toBe(9);
+    expect(fault(0x5007n, "fetch", { cr4: Cr4.PAE | Cr4.SMEP })).toBe(0x11);
+    expect(fault(0x5007n, "read", { cr4: Cr4.PAE | Cr4.SMAP })).toBe(1);
+    expect(fault(0x5007n, "read", { cr4: Cr4.PAE | Cr4.SMAP, rflags: 2n | Rflags.AC })).toBe("none");
+    expect(fault(0x5007n, "read", { cr3: 0x20_0000n })).toBe(0);
+  });
+  it("refuses addresses that are not canonical, with #GP", () => {
+    const { state } = fourLevels(0x5007n);
+    expect(translateGuest(state, 1n << 47n, "read", true)).toMatchObject({ vector: 13, errorCode: 0 });
+    expect(translateGuest(state, 0xffff_8000_0000_0000n, "read", true)).toMatchObject({ vector: 14 });
+  });
+  it("maps 2 MiB and 1 GiB pages, and refuses reserved bits in them", () => {
+    const { memory, state } = fourLevels(0n);
+    memory.set(0x3000 + 0x91 * 8, 0x4000_0087n);
+    expect(translateGuest(state, LINEAR, "write", true)).toMatchObject({ gpa: 0x4014_5678, pageBytes: 0x20_0000 });
+    memory.set(0x3000 + 0x91 * 8, 0x4000_2087n);
+    expect(translateGuest(state, LINEAR, "read", true)).toMatchObject({ errorCode: 9 });
+    memory.set(0x2000, 0x8000_0087n);
+    expect(translateGuest(state, LINEAR, "read", true)).toMatchObject({
+      gpa: 0x8000_0000 + 0x1234_5678,
+      pageBytes: 0x4000_0000,
+    });
+  });
+  it("walks PAE tables from the PDPTEs in use, or from memory", () => {
+    const { memory, state } = guest({ efer: 0n, cr3: 0x1020n });
+    memory.set(0x1020 + 3 * 8, 0x3001n);
+    memory.set(0x3000 + 0x1ff * 8, 0x4003n);
+    memory.set(0x4000 + 0x1ff * 8, 0x7003n);
+    expect(translateGuest(state, 0xffff_f123n, "read", true)).toMatchObject({ gpa: 0x7123, user: false });
+    expect(translateGuest({ ...state, pdptrs: [0n, 0n, 0n, 0n] }, 0xffff_f123n, "read", true)).toMatchObject({ errorCode: 0 });
+    expect(translateGuest({ ...state, pdptrs: [0n, 0n, 0n, 0x3001n] }, 0xffff_f123n, "read", true)).toMatchObject({
+      gpa: 0x7123,
+    });
+  });
+  it("walks 32-bit tables, with 4 MiB pages beyond 4 GiB", () => {
+    const { memory, state } = guest({ efer: 0n, cr4: Cr4.PSE });
+    memory.set(0x1000 + 0x48 * 4, 0x2007n);
+    memory.set(0x2000 + 0x345 * 4, 0x9007n);
+    expect(translateGuest(state, LINEAR, "read", true)).toMatchObject({ gpa: 0x9678, pageBytes: 4096 });
+    memory.set(0x1000 + 0x48 * 4, 0x0080_2087n);
+    expect(translateGuest(state, LINEAR, "read", true)).toMatchObject({ gpa: 0x1_0080_0000 + 0x34_5678, pageBytes: 0x40_0000 });
+  });
+});
