@@ -5,6 +5,7 @@
 
 import type { CpuModel } from "./engine/cpu.ts";
 import { state } from "./engine/cpu-state.ts";
+import { constantMsr } from "./engine/system/msrs.ts";
 import { Msr } from "./msr.ts";
 import type { StateBlock } from "./state-block.ts";
 import { vmxCapability } from "./vmx/capabilities.ts";
@@ -104,7 +105,7 @@ export class RootMsrs {
     if (own !== undefined) return this.values[own];
     const shared = SHARED.get(index);
     if (shared !== undefined) return this.#block.get(shared);
-    return vmxCapability(index, this.#model);
+    return vmxCapability(index, this.#model) ?? constantMsr(index);
   }
 
   /** false: #GP(0). */

@@ -136,6 +136,23 @@ describe("EPT", () => {
     expect(h.log.join()).toContain("has no memory");
   });
 
+  it("misconfigures when the EPT pointer names a bank that is not there", () => {
+    const h = guest("long", HLT);
+    h.write("EPT_POINTER", (BigInt(BANK + 5) << 32n) | BigInt(h.eptRoot) | 0x1en);
+    expect(h.run().reason).toBe(ExitReason.eptMisconfiguration);
+  });
+
+  it("runs guests on physical memory without EPT", () => {
+    const h = guest("long", HLT);
+    h.clearControl("SECONDARY_CONTROLS", Secondary.enableEpt | Secondary.unrestrictedGuest);
+    const base = BigInt(h.guestMemory) | (BigInt(BANK) << 32n);
+    h.bank.view.setBigUint64(h.guestMemory + 0x1000, (base + 0x2000n) | 7n, true);
+    h.bank.view.setBigUint64(h.guestMemory + 0x2000, (base + 0x3000n) | 7n, true);
+    h.bank.view.setBigUint64(h.guestMemory + 0x3000, base | 0x87n, true);
+    h.write("GUEST_CR3", base + 0x1000n);
+    expect(h.run()).toMatchObject({ reason: ExitReason.hlt, rip: CODE });
+  });
+
   it("forgets old translations after INVEPT", () => {
     const h = guest("long", [...touch, ...CPUID, ...touch, ...HLT]);
     expect(h.run().reason).toBe(ExitReason.cpuid);

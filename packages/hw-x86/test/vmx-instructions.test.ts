@@ -245,3 +245,39 @@ describe("banks", () => {
     expect(() => h.cpu.memory.bank(BANK)).toThrow("no bank 3");
   });
 });
+
+describe("MSRs of root mode", () => {
+  it("refuses what raises #GP and keeps the rest", () => {
+    const { cpu } = harness();
+    expect(cpu.wrmsr(0xc000_0081, 0x1234_5678_9abc_def0n)).toBe(true);
+    expect(cpu.rdmsr(0xc000_0081)).toBe(0x1234_5678_9abc_def0n);
+    expect(cpu.wrmsr(0xc000_0082, 0x8000_0000_0000n)).toBe(false);
+    expect(cpu.wrmsr(0xc000_0103, 1n << 32n)).toBe(false);
+    expect(cpu.wrmsr(0x277, 2n)).toBe(false);
+    expect(cpu.wrmsr(0xc000_0080, 0n)).toBe(false);
+    expect(cpu.wrmsr(0x480, 0n)).toBe(false);
+    expect(cpu.rdmsr(0x123_4567)).toBeUndefined();
+    expect(cpu.rdmsr(0x10a)).not.toBeUndefined();
+    expect(cpu.rdmsr(0x3a)).toBe(5n);
+  });
+
+  it("keeps x87 and SSE state through FXRSTOR and FXSAVE", () => {
+    const { cpu } = harness();
+    const image = new Uint8Array(512);
+    const view = new DataView(image.buffer);
+    view.setUint16(0, 0x27f, true);
+    view.setUint16(2, 5 << 11, true);
+    view.setUint8(4, 0b1110_0000);
+    view.setUint32(24, 0x1fa0, true);
+    for (let i = 0; i < 3; i++) {
+      view.setBigUint64(32 + i * 16, 0x8000_0000_0000_0000n + BigInt(i), true);
+      view.setUint16(40 + i * 16, 0x3fff, true);
+    }
+    for (let i = 160; i < 416; i++) image[i] = i & 0xff;
+    cpu.fxrstor(image);
+    const saved = new Uint8Array(512);
+    cpu.fxsave(saved);
+    view.setUint32(28, 0xffff, true);
+    expect(saved).toEqual(image);
+  });
+});

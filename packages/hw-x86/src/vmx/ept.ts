@@ -14,6 +14,7 @@ const ACCESSED = 1 << 8;
 const DIRTY = 1 << 9;
 const LARGE = 1 << 7;
 const SPAN = 0x1_0000_0000;
+const REPORTED_PAGES = 256;
 
 /** Cached walks: direct-mapped by guest page number, four words each: page number + 1, context tag, bank offset, rights and size. */
 const CACHE_ENTRIES = 4096;
@@ -23,6 +24,7 @@ function reservedHigh(physicalAddressBits: number): number {
   return physicalAddressBits >= 52 ? 0 : (0xf_ffff & ~(2 ** (physicalAddressBits - 32) - 1)) >>> 0;
 }
 
+const ALL_ONES = new Uint32Array(1024).fill(0xffff_ffff);
 const MEMORY_TYPES = 0b0111_0011; // UC, WC, WT, WP, WB
 
 export class Ept {
@@ -41,6 +43,7 @@ export class Ept {
   #accessedDirty = false;
   readonly #reservedHigh: number;
   readonly #cache = new Uint32Array(CACHE_ENTRIES * 4);
+  readonly #reported = new Set<number>();
   readonly #log: (line: string) => void;
 
   constructor(physicalAddressBits: number, log: (line: string) => void) {
@@ -58,6 +61,28 @@ export class Ept {
     this.#root = (pointerLow & 0xffff_f000) >>> 0;
     this.#accessedDirty = (pointerLow & (1 << 6)) !== 0;
     this.#tag = tag;
+  }
+
+  /** Turns to tables where no memory answers: every entry reads as all ones. */
+  useNothing(tag: number): void {
+    this.#u32 = ALL_ONES;
+    this.#root = 0;
+    this.#accessedDirty = false;
+    this.#tag = tag;
+  }
+
+  /** Without EPT a guest-physical address is a physical one, and must lie in `bank`. */
+  physical(bank: MemoryBank, address: number, access: number): SecondLevelPage {
+    this.#u8 = bank.u8;
+    this.#bank = bank.id;
+    const offset = address - bank.id * SPAN;
+    if (offset < bank.firstFreeOffset || offset >= bank.sizeBytes) this.#nowhere(address, address, access);
+    else {
+      this.page.hpa = address as Hpa;
+      this.page.rights = 7;
+      this.page.pageBytes = 4096;
+    }
+    return this.page;
   }
 
   get hasAccessedDirty(): boolean {
@@ -174,9 +199,14 @@ export class Ept {
 
   /** No memory of this bank answers at `address`: reads give ones, writes are lost. Software made a mistake, so it is said aloud. */
   #nowhere(address: number, gpa: number, access: number): void {
-    this.#log(
-      `EPT: guest physical ${gpa.toString(16)} maps to ${address.toString(16)}, where bank ${this.#bank} has no memory`,
-    );
+    const pageAddress = address - (address % 4096);
+    // Once a page, and no more than a log can bear: a guest repeats such accesses as fast as it can
+    if (this.#reported.size < REPORTED_PAGES && !this.#reported.has(pageAddress)) {
+      this.#reported.add(pageAddress);
+      this.#log(
+        `EPT: guest physical ${gpa.toString(16)} maps to ${address.toString(16)}, where bank ${this.#bank} has no memory`,
+      );
+    }
     this.#u8.fill(0xff, BUS_READ_PAGE, BUS_READ_PAGE + 0x1000);
     const page = this.page;
     page.hpa = (this.#bank * SPAN + ((access & 2) !== 0 ? BUS_WRITE_PAGE : BUS_READ_PAGE) + (gpa % 4096)) as Hpa;

@@ -378,8 +378,10 @@ export class VmxInstructionSet implements VmxInstructions {
     let eptTag = 0;
     if (guest.usesEpt) {
       const low = vmcs.low(slot.EPT_POINTER);
-      eptTag = this.#eptTag(current.bank.id, low);
-      guest.ept.use(current.bank, low, eptTag);
+      const bank = bankOf(vmcs.number(slot.EPT_POINTER) as Hpa);
+      eptTag = this.#eptTag(bank, low);
+      if (bank === current.bank.id) guest.ept.use(current.bank, low, eptTag);
+      else guest.ept.useNothing(eptTag);
     }
     const hasVpid = (guest.secondary & Secondary.enableVpid) !== 0;
     guest.translationTag = hasVpid ? current.tags.tagFor(vmcs.low(slot.VPID), eptTag) : current.tags.fresh();

@@ -3,7 +3,7 @@
  * Non-Root Operation. Controls are copied out of the VMCS by `useControls`, since some of these methods run for every translation.
  */
 import type { Gpa, Gva } from "../addresses.ts";
-import { BANK_FIRST_FREE, state } from "../engine/cpu-state.ts";
+import { state } from "../engine/cpu-state.ts";
 import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
 import type { MemoryBanks } from "../memory-banks.ts";
@@ -68,7 +68,6 @@ export class VmxGuest implements GuestMode {
   /** The event whose delivery is under way; `isVectoring` says whether there is one. */
   readonly #event: VectoringEvent = { vector: 0, type: 0, errorCode: undefined, instructionLength: 0 };
   #isVectoring = false;
-  readonly #page: SecondLevelPage = { hpa: 0 as SecondLevelPage["hpa"], rights: 7, pageBytes: 4096 };
   readonly #ioA = new Bitmap();
   readonly #ioB = new Bitmap();
   readonly #msrBitmap = new Bitmap();
@@ -163,7 +162,7 @@ export class VmxGuest implements GuestMode {
   // Memory
 
   translate(gpa: Gpa, access: number, linear: Gva | undefined, walk: boolean): SecondLevelPage {
-    if (!this.usesEpt) return this.#physical(gpa);
+    if (!this.usesEpt) return this.ept.physical(this.#cpu.memory.bank(this.#vmcs.bank), gpa, access);
     const { ept } = this;
     // With accessed and dirty flags on, the walk of guest paging structures counts as writing them
     const wanted = walk && ept.hasAccessedDirty ? access | 2 : access;
@@ -185,19 +184,6 @@ export class VmxGuest implements GuestMode {
     }
     if ((access & FETCH) === 0) exit.instructionLength = this.engine.instructionLength();
     return this.#leave();
-  }
-
-  /** Without EPT guest-physical addresses are physical ones: nothing but the bank's free memory is there. */
-  #physical(gpa: number): SecondLevelPage {
-    const { engine } = this;
-    const bank = this.#vmcs.bank;
-    const offset = gpa - bank * 0x1_0000_0000;
-    if (offset < BANK_FIRST_FREE || offset >= engine.bankBytes) {
-      this.#cpu.log(`physical ${gpa.toString(16)} is no memory of bank ${bank}`);
-      throw new Error(`guest without EPT reached physical ${gpa.toString(16)}, which is no memory of bank ${bank}`);
-    }
-    this.#page.hpa = gpa as SecondLevelPage["hpa"];
-    return this.#page;
   }
 
   // Events

@@ -83,6 +83,8 @@ const constants = new Map<number, bigint>([
   [Msr.MCG_STATUS, 0n],
   [Msr.DEBUGCTL, 0n],
 ]);
+/** Value of a register that is the same in root mode and in guests; undefined: not one of these. */
+export const constantMsr = (index: number): bigint | undefined => constants.get(index);
 const writableConstants: readonly number[] = [Msr.BIOS_SIGN_ID, Msr.MTRR_DEF_TYPE, Msr.MCG_STATUS, Msr.DEBUGCTL];
 
 /** undefined: #GP(0). */

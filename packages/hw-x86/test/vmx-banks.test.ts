@@ -1,0 +1,79 @@
+/** Two guests in two banks take turns on one CPU: registers follow the CPU, translations and time do not mix. */
+import { describe, expect, it } from "vitest";
+import { createLogicalCpu } from "../src/create-logical-cpu.ts";
+import { Engine } from "../src/engine/engine.ts";
+import { createMachine } from "../src/machine.ts";
+import { ExitReason } from "../src/vmx/controls.ts";
+import { VmxHarness } from "./vmx-harness.ts";
+
+// add rax, rcx; rol rax, 7; xor [0x300000], rax; jmp back
+const MIX = [0x48, 0x01, 0xc8, 0x48, 0xc1, 0xc0, 7, 0x48, 0x31, 0x04, 0x25, 0, 0, 0x30, 0, 0xeb, 0xef];
+
+function mixer(): VmxHarness {
+  const h = new VmxHarness({ mode: "long", engine: (options) => new Engine(options) });
+  h.load(MIX);
+  h.cpu.setGpr(1, 0x9e37_79b9_7f4a_7c15n);
+  return h;
+}
+
+/** Runs until `instructions` are retired, with an exit at each of the steps on the way. */
+function runTo(h: VmxHarness, instructions: number, step: number): void {
+  for (let at = step; ; at += step) {
+    h.cpu.setTimerDeadline(20 * Math.min(at, instructions));
+    expect(h.run().reason).toBe(ExitReason.externalInterrupt);
+    if (at >= instructions) return;
+  }
+}
+
+describe("icount", () => {
+  it("gives the same state whatever exits there were on the way", () => {
+    const states = [10_007, 1000, 37, 1].map((step) => {
+      const h = mixer();
+      runTo(h, 10_007, step);
+      return [
+        h.cpu.gpr(0),
+        h.read("GUEST_RIP"),
+        h.guestU32(0x30_0000),
+        h.guestU32(0x30_0004),
+        h.cpu.retiredInstructions(),
+        h.cpu.rdtsc(),
+      ];
+    });
+    for (const state of states) expect(state).toEqual(states[0]);
+    expect(states[0]?.[4]).toBe(10_007);
+  });
+});
+
+describe("banks", () => {
+  it("carries registers from bank to bank and counts instructions over all", () => {
+    const h = mixer();
+    runTo(h, 1000, 1000);
+    const rax = h.cpu.gpr(0);
+    const { cpu } = h;
+    const other = cpu.memory.createBank(9, 0x200_0000);
+    cpu.turnTo(other);
+    expect(cpu.gpr(0)).toBe(rax);
+    expect(cpu.retiredInstructions()).toBe(1000);
+    cpu.vmx.vmclear(h.vmcs);
+    cpu.memory.releaseBank(9);
+    expect(cpu.gpr(0)).toBe(rax);
+    expect(cpu.retiredInstructions()).toBe(1000);
+  });
+});
+
+describe("a machine", () => {
+  it("has 1 to 64 Intel CPUs", () => {
+    expect(() => createMachine({ cpus: 0 })).toThrow(RangeError);
+    expect(() => createMachine({ cpus: 65 })).toThrow(RangeError);
+    expect(() => createMachine({ vendor: "amd" })).toThrow("SVM");
+    const machine = createMachine({ cpus: 2, clock: "icount" });
+    expect(() => createLogicalCpu(machine, 2, () => undefined)).toThrow("no CPU 2");
+    const first = createLogicalCpu(machine, 0, () => undefined);
+    const second = createLogicalCpu(machine, 1, () => undefined);
+    first.sendIpi(1);
+    expect([first.interruptPending(), second.interruptPending()]).toEqual([false, true]);
+    second.acknowledgeInterrupt();
+    expect(second.interruptPending()).toBe(false);
+    expect(first.vendor).toBe("intel");
+  });
+});
