@@ -30,6 +30,13 @@ function registerAt(offset: number, size: number): number {
   return FIRST[size] + number;
 }
 
+/** The 64-bit register of a 16- or 32-bit one. */
+function widened(register: number): number {
+  if (register >= Register.AX && register <= Register.R15W) return register - Register.AX + Register.RAX;
+  if (register >= Register.EAX && register <= Register.R15D) return register - Register.EAX + Register.RAX;
+  return register;
+}
+
 function ourRegisters(variant: Variant): number[] {
   return variant.access.flatMap((access) => {
     switch (access.kind) {
@@ -101,8 +108,19 @@ function compareMemory(variant: Variant, theirs: Instruction, codeSize: CodeSize
 
 function compareOperands(variant: Variant, theirs: Instruction, codeSize: CodeSize): string | undefined {
   if (variant.operands.length === 0) return undefined;
-  const our = ourRegisters(variant).sort((a, b) => a - b);
-  const their = theirRegisters(theirs).sort((a, b) => a - b);
+  const { operands } = variant.form;
+  const our = ourRegisters(variant);
+  let their = theirRegisters(theirs);
+  // x87 rows leave out ST(0), and the width of a register of fixed size is written differently
+  if (/st\(i\)/.test(operands) && their.length > 1) their.splice(their.indexOf(Register.ST0), 1);
+  if (/r16|r32|r\/m16|m32/.test(operands)) {
+    our.forEach((register, i) => {
+      our[i] = widened(register);
+    });
+    their = their.map(widened);
+  }
+  our.sort((a, b) => a - b);
+  their.sort((a, b) => a - b);
   // Hint NOPs and UD name registers that they never look at
   if (!["NOP", "UD"].includes(variant.instruction.mnemonic) && our.join() !== their.join()) {
     const names = (registers: number[]): string => registers.map((register) => Register[register]).join(" ");

@@ -75,6 +75,8 @@ export interface Emitter {
   loadDefault(offset: Int, size: Size): Int;
   /** Stores through the operation's own segment: MOV to moffs, bit strings. */
   storeDefault(offset: Int, size: Size, value: Int): void;
+  /** Raises the fault that `storeDefault` there would raise: before the load of a read-modify-write. */
+  probeStoreDefault(offset: Int, size: Size): void;
   /** Raises the fault that a store there would raise, and does nothing else. */
   probeStore(segment: number, offset: Int, size: Size): void;
   /** Mask of the operation's address size: 0xffff, 0xffffffff or all ones. */

@@ -362,6 +362,12 @@ export function createDecoder(variants: readonly Variant[]): Decode {
       }
     }
 
+    // Pushes, pops, calls and returns without a memory operand access the stack only: faults are to name it
+    else if ((flags & (LEAF_DEFAULT64 | LEAF_FORCE64)) !== 0) {
+      defaultSegment = SS;
+      segment = -1;
+    }
+
     const slot = leaf * 8 + (isMemory ? 4 : 0);
     const handler = leafHandlers[slot + (size === 16 ? 0 : size === 32 ? 1 : 2)];
     const fieldA = leafFields[slot];

@@ -1,0 +1,296 @@
+/**
+ * Random user-mode test cases: a few instructions of given forms, and the registers, flags and FPU state that they start from.
+ * Registers are mostly pointers into the data pages or small numbers, so that most memory operands are mapped, and some are not.
+ */
+import { Decoder, DecoderOptions, Mnemonic } from "iced-x86";
+import type { ParsedForm } from "../../src/engine/decoder/form-syntax.ts";
+import type { Random } from "../random.ts";
+
+export const DATA = 0x1000_0000;
+export const DATA_BYTES = 8192;
+export const CODE = 0x2000_0000;
+export const CASE_CODE = 112;
+
+export interface GeneratedForm {
+  readonly mnemonic: string;
+  readonly parsed: ParsedForm;
+}
+
+export interface TestCase {
+  readonly codeSize: 32 | 64;
+  readonly gpr: BigUint64Array;
+  readonly rflags: number;
+  readonly code: Uint8Array;
+  /** Offset of each instruction in `code`, and of the INT3 behind the last. */
+  readonly starts: readonly number[];
+  /** RFLAGS bits that are undefined before each instruction, likewise. */
+  readonly undefinedFlags: readonly number[];
+  readonly names: readonly string[];
+  readonly fx: Uint8Array;
+}
+
+const FLAG_BITS = 0x8d5;
+const INTERESTING = [
+  0n,
+  1n,
+  2n,
+  0x7fn,
+  0x80n,
+  0xffn,
+  0x7fffn,
+  0x8000n,
+  0x7fffffffn,
+  0x80000000n,
+  0xffffffffn,
+  1n << 63n,
+  (1n << 63n) - 1n,
+  (1n << 64n) - 1n,
+];
+
+function randomRegister(random: Random, isAligned: boolean): bigint {
+  switch (random.below(8)) {
+    case 0:
+    case 1:
+    case 2:
+    case 3:
+      return BigInt((DATA + random.below(DATA_BYTES)) & (isAligned ? ~15 : ~0));
+    case 4:
+      // Around the boundary of the pages
+      return BigInt(DATA + 4096 - 8 + random.below(16));
+    case 5:
+      return BigInt(random.below(64));
+    case 6:
+      return random.pick(INTERESTING);
+    default:
+      return random.next64();
+  }
+}
+
+/** An immediate of `bytes`, little-endian, often small. */
+function immediate(random: Random, bytes: number): number[] {
+  let value = random.oneIn(2) ? random.next64() : random.oneIn(2) ? random.pick(INTERESTING) : BigInt(random.below(80));
+  return Array.from({ length: bytes }, () => {
+    const byte = Number(value & 255n);
+    value >>= 8n;
+    return byte;
+  });
+}
+
+interface Encoding {
+  readonly bytes: number[];
+  /** Length of the relative displacement at the end, 0 when there is none. */
+  readonly relativeBytes: number;
+}
+
+function encodeModrm(
+  random: Random,
+  parsed: ParsedForm,
+  codeSize: 32 | 64,
+  isAligned: boolean,
+): { bytes: number[]; rex: number } {
+  if (parsed.modrmByte !== undefined) return { bytes: [parsed.modrmByte + random.below(parsed.modrmCount)], rex: 0 };
+  const reg = parsed.digit ?? random.below(8);
+  const isMemory = parsed.mod === "memory" || (parsed.mod === "any" && random.oneIn(2));
+  let rex = parsed.digit === undefined && random.oneIn(2) ? 4 : 0;
+  if (!isMemory) return { bytes: [0xc0 | (reg << 3) | random.below(8)], rex: rex | (random.oneIn(2) ? 1 : 0) };
+  const mod = random.pick([0, 1, 1, 2]);
+  const bytes: number[] = [];
+  const align = isAligned ? ~15 : ~0;
+  if (random.oneIn(2)) {
+    const rm = random.pick([0, 1, 2, 3, 5, 6, 7]);
+    bytes.push((mod << 6) | (reg << 3) | rm);
+    if (mod === 0 && rm === 5) {
+      // Absolute, or relative to RIP: both reach the data pages from the code page
+      const target = DATA + random.below(DATA_BYTES) - (codeSize === 64 ? CODE : 0);
+      bytes.push(target & 255, (target >> 8) & 255, (target >> 16) & 255, (target >> 24) & 255);
+      return { bytes, rex };
+    }
+  } else {
+    const base = random.below(8);
+    const index = isAligned || random.oneIn(2) ? 4 : random.below(8);
+    bytes.push((mod << 6) | (reg << 3) | 4, (random.below(4) << 6) | (index << 3) | base);
+    if (random.oneIn(4)) rex |= 2;
+    if (mod === 0 && base === 5) {
+      const target = DATA + random.below(DATA_BYTES);
+      bytes.push(target & 255, (target >> 8) & 255, (target >> 16) & 255, (target >> 24) & 255);
+      return { bytes, rex };
+    }
+  }
+  if (random.oneIn(2)) rex |= 1;
+  if (mod === 1) bytes.push(random.below(256) & align);
+  else if (mod === 2) {
+    const displacement = (random.oneIn(2) ? random.below(64) : -random.below(64)) & align;
+    bytes.push(displacement & 255, (displacement >> 8) & 255, (displacement >> 16) & 255, (displacement >> 24) & 255);
+  }
+  return { bytes, rex };
+}
+
+/** Bytes of one instruction of the form, with random operands. */
+function encode(random: Random, parsed: ParsedForm, codeSize: 32 | 64, isAligned: boolean): Encoding {
+  const bytes: number[] = [];
+  const isSized = parsed.sizes.length > 1;
+  const isWide = parsed.wide || (codeSize === 64 && isSized && parsed.sizes.includes(64) && random.oneIn(3));
+  const isForced = codeSize === 64 && parsed.form.attributes.includes("force64");
+  const isWord =
+    !isWide &&
+    !isForced &&
+    (parsed.prefix === "any" || parsed.prefix === "F2" || parsed.prefix === "F3") &&
+    parsed.sizes.includes(16) &&
+    random.oneIn(4);
+  // Near branches of 16 bits leave the code page
+  const isRelative = parsed.immediate === "relative8" || parsed.immediate === "relativeZ";
+  if (isWord && !isRelative) bytes.push(0x66);
+  if (codeSize === 64 && random.oneIn(24)) bytes.push(0x67);
+  if (parsed.prefix === "66") bytes.push(0x66);
+  else if (parsed.prefix === "F2") bytes.push(0xf2);
+  else if (parsed.prefix === "F3") bytes.push(0xf3);
+  const opcode = parsed.opcode + random.below(parsed.opcodeCount);
+  const modrm = parsed.hasModrm ? encodeModrm(random, parsed, codeSize, isAligned) : { bytes: [], rex: 0 };
+  let rex = modrm.rex | (isWide ? 8 : 0);
+  if (!parsed.hasModrm && parsed.opcodeCount > 1 && !parsed.isConditional && random.oneIn(2)) rex |= 1;
+  if (codeSize === 64 && (rex !== 0 || random.oneIn(8))) bytes.push(0x40 | rex);
+  if (parsed.map > 0) bytes.push(0x0f);
+  if (parsed.map === 2) bytes.push(0x38);
+  if (parsed.map === 3) bytes.push(0x3a);
+  bytes.push(opcode, ...modrm.bytes);
+  const isWordSized = isWord && !isRelative;
+  const z = isWordSized ? 2 : 4;
+  switch (parsed.immediate) {
+    case "byte":
+    case "byteSigned":
+      bytes.push(...immediate(random, 1));
+      break;
+    case "word":
+      bytes.push(random.below(32), 0);
+      break;
+    case "wordByte":
+      bytes.push(random.below(64), 0, random.below(4));
+      break;
+    case "dword":
+      bytes.push(...immediate(random, 4));
+      break;
+    case "qword":
+      bytes.push(...immediate(random, 8));
+      break;
+    case "z":
+      bytes.push(...immediate(random, z));
+      break;
+    case "v":
+      bytes.push(...immediate(random, isWide ? 8 : z));
+      break;
+    case "moffs": {
+      const at = DATA + random.below(DATA_BYTES);
+      bytes.push(at & 255, (at >> 8) & 255, (at >> 16) & 255, (at >> 24) & 255);
+      if (codeSize === 64 && !bytes.slice(0, 3).includes(0x67)) bytes.push(0, 0, 0, 0);
+      break;
+    }
+    case "relative8":
+      return { bytes, relativeBytes: 1 };
+    case "relativeZ":
+      return { bytes, relativeBytes: 4 };
+    case "far":
+      throw new Error(`${parsed.form.opcode}: far pointers are not generated`);
+    case "none":
+      break;
+  }
+  return { bytes, relativeBytes: 0 };
+}
+
+interface FlagUse {
+  read: number;
+  written: number;
+  undefined: number;
+}
+
+// iced-x86's RflagsBits to RFLAGS: OF SF ZF AF CF PF DF IF AC UIF
+const ICED_FLAGS = [0x800, 0x80, 0x40, 0x10, 1, 4, 0x400];
+function fromIced(bits: number): number {
+  return ICED_FLAGS.reduce((flags, flag, i) => (((bits >> i) & 1) !== 0 ? flags | flag : flags), 0);
+}
+
+/** What the flags of the instruction at the start of `bytes` are, by iced-x86's tables; undefined when it sees none. */
+function flagUse(bytes: readonly number[], codeSize: 32 | 64): FlagUse | undefined {
+  const decoder = new Decoder(codeSize, Uint8Array.from([...bytes, ...new Array<number>(15).fill(0)]), DecoderOptions.None);
+  const decoded = decoder.decode();
+  const mnemonic = Mnemonic[decoded.mnemonic];
+  const isValid = mnemonic !== "INVALID" && decoded.length === bytes.length;
+  const use = {
+    read: fromIced(decoded.rflagsRead),
+    written: fromIced(decoded.rflagsWritten | decoded.rflagsCleared | decoded.rflagsSet),
+    undefined: fromIced(decoded.rflagsUndefined),
+  };
+  // A count of zero changes no flag, so an undefined one stays what it was; and rotates of more than one leave OF open
+  if (/^(Sh[lr]d?|Sa[lr]|Ro[lr]|Rc[lr])$/.test(mnemonic)) {
+    use.written = 0;
+    use.undefined |= decoded.opCount > 1 && /^(Sh|Sa)/.test(mnemonic) ? 0x810 : 0x800;
+  }
+  // Repeated zero times, comparisons change no flag either
+  if (decoded.hasRepePrefix || decoded.hasRepnePrefix) use.written = 0;
+  decoded.free();
+  decoder.free();
+  return isValid ? use : undefined;
+}
+
+/** Instructions whose result the manuals leave undefined, or where Intel's and AMD's processors differ. */
+function isModelSpecific(bytes: readonly number[], { mnemonic, parsed }: GeneratedForm): boolean {
+  // Counts above the operand size; 16-bit BSWAP; PREFETCHW with a register
+  if (/^SH[LR]D$/.test(mnemonic) || mnemonic === "BSWAP") return bytes.includes(0x66);
+  // Approximations; what EMMS does to TOP; whether a conversion from memory enters MMX state; which byte of a masked store faults
+  if (/^(RCP|RSQRT|EMMS|CVTPI2PS|MASKMOV)/.test(mnemonic)) return true;
+  return mnemonic === "NOP" && parsed.opcode === 0x0d && bytes[bytes.length - 1] >= 0xc0;
+}
+
+export interface GeneratorOptions {
+  readonly codeSize: 32 | 64;
+  readonly fx: (random: Random) => Uint8Array;
+}
+
+export function generateCase(random: Random, forms: readonly GeneratedForm[], options: GeneratorOptions): TestCase {
+  const { codeSize } = options;
+  // Vector operands fault unless they are aligned
+  const isAligned = random.oneIn(2);
+  const encodings: Encoding[] = [];
+  const names: string[] = [];
+  const undefinedFlags: number[] = [0];
+  const wanted = 1 + random.below(4);
+  let isStraight = true;
+  for (let attempts = 0; encodings.length < wanted && attempts < 100; attempts++) {
+    const generated = random.pick(forms);
+    const { attributes } = generated.parsed.form;
+    if (attributes.includes(codeSize === 64 ? "invalid64" : "only64")) continue;
+    if (generated.parsed.wide && codeSize !== 64) continue;
+    const encoding = encode(random, generated.parsed, codeSize, isAligned);
+    const whole = [...encoding.bytes, ...new Array<number>(encoding.relativeBytes).fill(0)];
+    if (isModelSpecific(whole, generated)) continue;
+    const use = flagUse(whole, codeSize);
+    const before = undefinedFlags[undefinedFlags.length - 1];
+    if (use === undefined || (use.read & before) !== 0) continue;
+    encodings.push(encoding);
+    names.push(`${generated.mnemonic} ${generated.parsed.form.operands}`);
+    // What is written becomes defined again, unless a branch may skip it
+    undefinedFlags.push((isStraight ? before & ~use.written : before) | use.undefined);
+    if (encoding.relativeBytes > 0) isStraight = false;
+  }
+
+  const starts: number[] = [0];
+  for (const { bytes, relativeBytes } of encodings) starts.push(starts[starts.length - 1] + bytes.length + relativeBytes);
+  const code: number[] = [];
+  encodings.forEach(({ bytes, relativeBytes }, i) => {
+    code.push(...bytes);
+    if (relativeBytes === 0) return;
+    const target = starts[i + 1 + random.below(encodings.length - i)];
+    const displacement = target - starts[i + 1];
+    for (let byte = 0; byte < relativeBytes; byte++) code.push((displacement >> (byte * 8)) & 255);
+  });
+  code.push(0xcc);
+
+  const gpr = new BigUint64Array(16);
+  for (let i = 0; i < 16; i++) gpr[i] = randomRegister(random, isAligned);
+  // The stack is in the data pages nearly always, and RCX a small count often
+  if (!random.oneIn(16)) gpr[4] = BigInt(DATA + 512 + random.below(DATA_BYTES - 1024)) & ~(random.oneIn(4) ? 0n : 7n);
+  if (random.oneIn(2)) gpr[1] = BigInt(random.below(40));
+  if (codeSize === 32) for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? gpr[i] & 0xffff_ffffn : 0n;
+  const direction = random.oneIn(4) ? 0x400 : 0;
+  const rflags = (random.next() & FLAG_BITS) | direction | 0x202;
+  return { codeSize, gpr, rflags, code: Uint8Array.from(code), starts, undefinedFlags, names, fx: options.fx(random) };
+}

@@ -1,0 +1,73 @@
+/** Runs test cases on the processor at hand with the C program beside this file, compiled when first needed. */
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CASE_CODE, DATA_BYTES, type TestCase } from "./case-generator.ts";
+import type { Outcome } from "./engine-runner.ts";
+
+const CASE_BYTES = 128 + 8 + 8 + CASE_CODE + 512;
+const RESULT_BYTES = 128 + 24 + 8 + 8 + 512;
+
+export interface Silicon {
+  run(initial: Uint8Array, cases: readonly TestCase[]): Outcome[];
+  close(): void;
+}
+
+/** Undefined, and why, where cases cannot run natively. */
+export function openSilicon(): Silicon | string {
+  if (process.platform !== "linux" || process.arch !== "x64")
+    return `needs Linux on x86-64, this is ${process.platform} on ${process.arch}`;
+  const folder = mkdtempSync(join(tmpdir(), "mkvm-silicon-"));
+  const program = join(folder, "run-cases");
+  const source = new URL("run-cases.c", import.meta.url).pathname;
+  const compiler = spawnSync("gcc", ["-O1", "-o", program, source], { encoding: "utf8" });
+  if (compiler.status !== 0) {
+    rmSync(folder, { recursive: true });
+    return compiler.error ? "needs gcc" : `gcc failed: ${compiler.stderr}`;
+  }
+  return {
+    run: (initial, cases) => runCases(folder, program, initial, cases),
+    close: () => rmSync(folder, { recursive: true }),
+  };
+}
+
+function runCases(folder: string, program: string, initial: Uint8Array, cases: readonly TestCase[]): Outcome[] {
+  if (initial.length !== DATA_BYTES) throw new RangeError("the data pages have another size");
+  const input = Buffer.alloc(DATA_BYTES + cases.length * CASE_BYTES);
+  input.set(initial);
+  cases.forEach((test, i) => {
+    if (test.code.length > CASE_CODE) throw new RangeError("the case is too long");
+    const at = DATA_BYTES + i * CASE_BYTES;
+    test.gpr.forEach((value, register) => {
+      input.writeBigUInt64LE(value, at + register * 8);
+    });
+    input.writeBigUInt64LE(BigInt(test.rflags), at + 128);
+    input.writeUInt32LE(test.codeSize, at + 136);
+    input.writeUInt32LE(test.code.length, at + 140);
+    input.set(test.code, at + 144);
+    input.set(test.fx, at + 144 + CASE_CODE);
+  });
+  const casesFile = join(folder, "cases");
+  const resultsFile = join(folder, "results");
+  writeFileSync(casesFile, input);
+  rmSync(resultsFile, { force: true });
+  const child = spawnSync(program, [casesFile, resultsFile], { encoding: "utf8" });
+  if (child.status !== 0) throw new Error(`run-cases ended with ${child.status ?? child.signal}: ${child.stderr}`);
+  const output = readFileSync(resultsFile);
+  return cases.map((_, i) => {
+    const at = i * RESULT_BYTES;
+    const gpr = new BigUint64Array(16);
+    for (let register = 0; register < 16; register++) gpr[register] = output.readBigUInt64LE(at + register * 8);
+    return {
+      gpr,
+      rip: output.readBigUInt64LE(at + 128),
+      rflags: output.readUInt32LE(at + 136),
+      cr2: output.readBigUInt64LE(at + 144),
+      vector: output.readUInt32LE(at + 152),
+      error: output.readUInt32LE(at + 156),
+      memory: output.readBigUInt64LE(at + 160),
+      fx: new Uint8Array(output.subarray(at + 168, at + 168 + 512)),
+    };
+  });
+}
