@@ -281,9 +281,7 @@ export const FieldKind = {
   guest: 3,
   /** RIP, RSP, RFLAGS and the like: looked at by every VM entry. */
   guestEveryEntry: 4,
-  /** Control registers and EFER: old linear translations may be wrong under the new value. */
-  guestPaging: 5,
-  readOnly: 6,
+  readOnly: 5,
 } as const;
 export type FieldKind = (typeof FieldKind)[keyof typeof FieldKind];
 
@@ -298,7 +296,6 @@ const EVERY_ENTRY: readonly VmcsFieldName[] = [
   "GUEST_PENDING_DEBUG",
   "GUEST_PREEMPTION_TIMER",
 ];
-const PAGING: readonly VmcsFieldName[] = ["GUEST_CR0", "GUEST_CR3", "GUEST_CR4", "GUEST_EFER"];
 const INJECTION: readonly VmcsFieldName[] = ["ENTRY_INTERRUPTION_INFO", "ENTRY_ERROR_CODE", "ENTRY_INSTRUCTION_LENGTH"];
 
 const ENCODINGS = 0x8000;
@@ -313,11 +310,7 @@ function kindOf(name: VmcsFieldName, encoding: number): FieldKind {
     case 1:
       return FieldKind.readOnly;
     case 2:
-      return EVERY_ENTRY.includes(name)
-        ? FieldKind.guestEveryEntry
-        : PAGING.includes(name)
-          ? FieldKind.guestPaging
-          : FieldKind.guest;
+      return EVERY_ENTRY.includes(name) ? FieldKind.guestEveryEntry : FieldKind.guest;
     default:
       return FieldKind.host;
   }

@@ -274,7 +274,6 @@ export class VmxInstructionSet implements VmxInstructions {
         vmcs.checked &= ~CHECKED_HOST;
         return;
       case FieldKind.guest:
-      case FieldKind.guestPaging:
         vmcs.checked &= ~CHECKED_GUEST;
         vmcs.dirty |= DIRTY_GUEST;
         return;

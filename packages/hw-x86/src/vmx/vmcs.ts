@@ -16,14 +16,13 @@ const LAUNCH_WORD = 2;
 const CHECKED_WORD = 3;
 /** Number of the logical CPU on which the VMCS is active, plus 1; 0: none. */
 const ACTIVE_WORD = 4;
-/** DIRTY_* bits: guest state that VMWRITE changed since the last VM exit. */
+/** DIRTY_GUEST: guest state that VMWRITE changed since the last VM exit. */
 const DIRTY_WORD = 5;
 
 export const CHECKED_CONTROLS = 1;
 export const CHECKED_HOST = 2;
 export const CHECKED_GUEST = 4;
 export const DIRTY_GUEST = 1;
-export const DIRTY_PAGING = 2;
 
 const NO_WORDS = new Uint32Array(0);
 const NO_QUADS = new BigUint64Array(0);
@@ -80,12 +79,6 @@ export class Vmcs {
     this.u32[this.base + slot] = low;
     this.u32[this.base + slot + 1] = high;
   }
-  setNumber(slot: number, value: number): void {
-    this.setPair(slot, value >>> 0, Math.floor(value / 0x1_0000_0000));
-  }
-  setBig(slot: number, value: bigint): void {
-    this.u64[(this.base + slot) >>> 1] = value;
-  }
 
   get isLaunched(): boolean {
     return this.u32[this.base + LAUNCH_WORD] === 1;
@@ -113,7 +106,7 @@ export function clearRegion(bank: MemoryBank, offset: number): void {
   bank.u32[base + LAUNCH_WORD] = 0;
   bank.u32[base + CHECKED_WORD] = 0;
   bank.u32[base + ACTIVE_WORD] = 0;
-  bank.u32[base + DIRTY_WORD] = DIRTY_GUEST | DIRTY_PAGING;
+  bank.u32[base + DIRTY_WORD] = DIRTY_GUEST;
 }
 
 /** Marks the region active on `cpu`; returns the CPU on which it is active already, or -1. */
