@@ -48,6 +48,8 @@ export class Blocks {
   readonly #straddling = new Map<number, { second: number; bytes: Uint8Array }>();
   readonly #twoPages = new Uint8Array(2 * LONGEST_INSTRUCTION + 2);
   #next = OP_ARENA;
+  #trust = 0;
+  #tagEpoch = 0;
   /** Times the arena was emptied. */
   flushes = 0;
 
@@ -173,9 +175,27 @@ export class Blocks {
     }
     return page;
   }
-  /** Compares the page with what was decoded, once in each epoch of block tags. */
-  #validate(page: CodePage): void {
+  /**
+   * Devices and software in root mode may have written to guest memory, which no store reports: code that is looked up from now on
+   * is compared again with what was decoded. (A page that the guest had mapped anew needs no flush, so tags alone would not tell.)
+   */
+  distrust(): void {
+    this.#trust++;
+  }
+
+  /** Number of the present time in which a page, once compared, is trusted: until tags are renewed or `distrust`. */
+  #trustEpoch(): number {
     const epoch = this.#cpu.u32[BLOCK_TAG] >>> 3;
+    if (epoch !== this.#tagEpoch) {
+      this.#tagEpoch = epoch;
+      this.#trust++;
+    }
+    return this.#trust;
+  }
+
+  /** Compares the page with what was decoded, once in each epoch of trust. */
+  #validate(page: CodePage): void {
+    const epoch = this.#trustEpoch();
     if (page.checkedEpoch === epoch) return;
     page.checkedEpoch = epoch;
     if (page.isUnchanged(this.#cpu.u32)) return;
@@ -247,7 +267,7 @@ export class Blocks {
     const { u8, u32 } = cpu;
     if (!isScratch && this.#next >= ARENA_END) {
       this.flush();
-      this.#page(physical).checkedEpoch = u32[BLOCK_TAG] >>> 3;
+      this.#page(physical).checkedEpoch = this.#trustEpoch();
     }
     const header = isScratch ? SCRATCH_BLOCK : this.#next;
     const codeSize = u32[CODE_SIZE] as 16 | 32 | 64;
@@ -340,11 +360,15 @@ export class Blocks {
     const { u8, u16, i32, u32 } = this.#cpu;
     const from = this.#into;
     const variant = from.handler;
+    const end = offset + from.length;
+    // RIP-relative displacements count from the end of the instruction, ours from the start of the block
+    const displacement = from.ripRelative ? from.displacement + end : from.displacement;
+    const index = from.ripRelative && displacement > 0x7fff_ffff ? state.fourGib : from.index;
     const numbers = this.#handlers;
     let handler = numbers.general[variant];
     // FS and GS have slots of their own, which come last
     if (flat && from.addressSize === codeSize && from.segment <= segmentOffset(DS)) {
-      handler = from.index === state.zero ? numbers.flatNoIndex[variant] : numbers.flat[variant];
+      handler = index === state.zero ? numbers.flatNoIndex[variant] : numbers.flat[variant];
     }
     const word = record >>> 2;
     const half = record >>> 1;
@@ -354,16 +378,9 @@ export class Blocks {
     u16[half + (op.a >>> 1)] = from.a;
     u16[half + (op.b >>> 1)] = from.b;
     u16[half + (op.base >>> 1)] = from.base;
-    u16[half + (op.index >>> 1)] = from.index;
+    u16[half + (op.index >>> 1)] = index;
     u16[half + (op.segment >>> 1)] = from.segment;
     u16[half + (op.ripOffset >>> 1)] = offset;
-    const end = offset + from.length;
-    let displacement = from.displacement;
-    if (from.ripRelative) {
-      displacement += end;
-      if (displacement > 0x7fff_ffff)
-        throw new RangeError("a RIP-relative displacement does not fit 32 bits from its block's start");
-    }
     i32[word + (op.displacement >>> 2)] = displacement;
     u8[record + op.addressSize] = from.addressSize;
     u8[record + op.prefixes] = from.prefixes;

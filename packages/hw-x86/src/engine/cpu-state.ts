@@ -173,6 +173,8 @@ export const state = {
   lookupBase: at(8),
   /** 8 bytes: mask of effective addresses in blocks decoded for flat segments: all ones in 64-bit mode, else 32 bits. */
   flatMask: at(8),
+  /** 8 bytes, always 2^32: index register of RIP-relative operands whose displacement was wrapped to 32 bits. */
+  fourGib: at(8),
 } as const;
 
 if (next > CPU_STATE + CPU_STATE_BYTES) throw new Error("CPU state does not fit its block");

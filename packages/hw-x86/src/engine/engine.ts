@@ -81,18 +81,17 @@ export class Engine implements Cpu, EngineControl {
     this.model = options.model;
     this.guest = options.guest;
     this.#log = options.log;
-    this.u64.fill(
-      0xffff_ffff_ffff_ffffn,
-      (state.flatSegment + SEG_READ_TOP) >>> 3,
-      (state.flatSegment + SEG_READ_TOP + 8) >>> 3,
-    );
-    this.u64.fill(
-      0xffff_ffff_ffff_ffffn,
-      (state.flatSegment + SEG_WRITE_TOP) >>> 3,
-      (state.flatSegment + SEG_WRITE_TOP + 8) >>> 3,
-    );
+    this.#setConstants();
     this.#blocks = new Blocks(this, decode, createDecodedOperation(), variants, interpreterTables());
     this.#interpreter = this.#instantiate(options.memory);
+  }
+
+  /** Fields that generated code takes for granted. */
+  #setConstants(): void {
+    this.set64(state.zero, 0n);
+    this.set64(state.fourGib, 1n << 32n);
+    this.set64(state.flatSegment + SEG_READ_TOP, 0xffff_ffff_ffff_ffffn);
+    this.set64(state.flatSegment + SEG_WRITE_TOP, 0xffff_ffff_ffff_ffffn);
   }
 
   #instantiate(bank: WebAssembly.Memory): InterpreterInstance {
@@ -122,6 +121,7 @@ export class Engine implements Cpu, EngineControl {
     this.#diverted = false;
     this.i32[BUDGET] = instructions;
     this.i32[OPERATION] = 0;
+    this.#blocks.distrust();
     try {
       for (;;) {
         if (this.i32[ACTIVITY] !== 0) return this.i32[ACTIVITY] === 1 ? "halted" : "shutdown";
@@ -284,8 +284,9 @@ export class Engine implements Cpu, EngineControl {
   }
 
   adoptState(from: Uint8Array): void {
-    this.u8.set(from, CPU_STATE);
     if (from.length !== CPU_STATE_BYTES) throw new RangeError("not a CPU state block");
+    this.u8.set(from, CPU_STATE);
+    this.#setConstants();
     this.i32[OPERATION] = 0;
     this.i32[BLOCK_START] = 0;
     this.i32[BUDGET] = 0;
