@@ -53,7 +53,8 @@ export function createLapicTimer(host: Pick<LapicHost, "clock" | "guestTsc" | "g
     const ticks = tscDeadline - host.guestTsc();
     const now = host.clock.monotonicNs();
     // Rounded up, so that the TSC has reached the deadline when the timer fires
-    arm(ticks <= 0n ? now : now + Math.ceil((Number(ticks) * 1e6) / host.guestTscKhz()));
+    const delayNs = ticks <= 0n ? 0 : Math.ceil((Number(ticks) * 1e6) / host.guestTscKhz());
+    arm(Math.min(now + delayNs, Number.MAX_SAFE_INTEGER)); // some guests write "never" as the largest number
   }
   function fire(): void {
     if (deadlineNs === undefined) return;
@@ -95,7 +96,7 @@ export function createLapicTimer(host: Pick<LapicHost, "clock" | "guestTsc" | "g
       if (next === divide) return;
       const now = host.clock.monotonicNs();
       const left = deadlineNs === undefined || mode === LapicTimerMode.tscDeadline ? undefined : deadlineNs - now;
-      periodNs = (periodNs / divide) * next;
+      periodNs = Math.round((periodNs / divide) * next);
       if (left !== undefined) arm(now + Math.max(0, Math.round((left / divide) * next)));
       divide = next;
     },

@@ -304,6 +304,25 @@ describe("timer", () => {
     write(lapic, Reg.lvtTimer, 0x31);
     expect(clock.armed).toBe(0);
   });
+  it("takes a TSC deadline that never comes, and saves it", () => {
+    const { lapic, clock } = machine();
+    write(lapic, Reg.lvtTimer, 0x4_0031);
+    lapic.setTscDeadline(0xffff_ffff_ffff_ffffn);
+    expect(lapic.save().deadline).toBe(BigInt(Number.MAX_SAFE_INTEGER));
+    clock.advance(1e15);
+    expect(lapic.pendingVector()).toBe(-1);
+    expect(lapic.tscDeadline).toBe(0xffff_ffff_ffff_ffffn);
+  });
+  it("keeps whole nanoseconds whatever the divider", () => {
+    const { lapic } = machine();
+    write(lapic, Reg.lvtTimer, 0x2_0030);
+    write(lapic, Reg.divide, 10);
+    write(lapic, Reg.initialCount, 1001);
+    for (const register of [0xb, 3, 8]) {
+      write(lapic, Reg.divide, register);
+      expect(() => lapic.save()).not.toThrow();
+    }
+  });
   it("runs while masked, without an interrupt", () => {
     const { lapic, clock } = machine();
     write(lapic, Reg.lvtTimer, 0x1_0030);
