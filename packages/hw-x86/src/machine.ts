@@ -15,12 +15,16 @@ export interface MachineDescription {
   readonly shared: SharedArrayBuffer;
   /** Host time of power-on, milliseconds since the epoch: origin of every CPU's TSC under `wall`. */
   readonly poweredOnMs: number;
+  /** What CPUs translate into WebAssembly: nothing, what runs often, or everything. */
+  readonly engine: "off" | "hot" | "always";
 }
 
 export interface MachineOptions {
   vendor?: "intel" | "amd";
   cpus?: number;
   clock?: "wall" | "icount";
+  /** Default: hot. */
+  engine?: "off" | "hot" | "always";
 }
 
 export type CreateMachine = (options: MachineOptions) => MachineDescription;
@@ -48,5 +52,6 @@ export function createMachine(options: MachineOptions = {}): MachineDescription 
     ticksPerInstruction: TICKS_PER_INSTRUCTION,
     shared: new SharedArrayBuffer(cpus * LINE_BYTES),
     poweredOnMs: hostTimeMs(),
+    engine: options.engine ?? "hot",
   };
 }

@@ -22,6 +22,7 @@ import {
   TR,
 } from "../src/engine/cpu-state.ts";
 import { Engine } from "../src/engine/engine.ts";
+import { engineMode } from "./engine-mode.ts";
 import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../src/engine/guest-mode.ts";
 
 export const FLAT_MODEL: CpuModel = {
@@ -133,7 +134,7 @@ export function createFlatMachine(mode: 16 | 32 | 64, ramBytes = 16 << 20): Flat
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const guest = new FlatGuest(ramBytes);
   const log: string[] = [];
-  const engine = new Engine({ memory, model: FLAT_MODEL, guest, log: (line) => log.push(line) });
+  const engine = new Engine({ memory, model: FLAT_MODEL, guest, log: (line) => log.push(line), translate: engineMode() });
   guest.engine = engine;
   const ram = engine.u8.subarray(BANK_FIRST_FREE, BANK_FIRST_FREE + ramBytes);
   const isProtected = mode !== 16;

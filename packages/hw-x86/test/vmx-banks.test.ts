@@ -2,6 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { createLogicalCpu } from "../src/create-logical-cpu.ts";
 import { Engine } from "../src/engine/engine.ts";
+import { engineMode } from "./engine-mode.ts";
 import { createMachine } from "../src/machine.ts";
 import { ExitReason } from "../src/vmx/controls.ts";
 import { VmxHarness } from "./vmx-harness.ts";
@@ -10,7 +11,7 @@ import { VmxHarness } from "./vmx-harness.ts";
 const MIX = [0x48, 0x01, 0xc8, 0x48, 0xc1, 0xc0, 7, 0x48, 0x31, 0x04, 0x25, 0, 0, 0x30, 0, 0xeb, 0xef];
 
 function mixer(): VmxHarness {
-  const h = new VmxHarness({ mode: "long", engine: (options) => new Engine(options) });
+  const h = new VmxHarness({ mode: "long", engine: (options) => new Engine({ ...options, translate: engineMode() }) });
   h.load(MIX);
   h.cpu.setGpr(1, 0x9e37_79b9_7f4a_7c15n);
   return h;

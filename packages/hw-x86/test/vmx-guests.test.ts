@@ -1,6 +1,7 @@
 /** Small guests under VMX, on the real engine: each asserts the exits of one mechanism. */
 import { describe, expect, it } from "vitest";
 import { Engine } from "../src/engine/engine.ts";
+import { engineMode } from "./engine-mode.ts";
 import { EntryControl, ExitControl, ExitReason, Pin, Primary, Secondary } from "../src/vmx/controls.ts";
 import { BANK, CODE, type HarnessOptions, VmxHarness } from "./vmx-harness.ts";
 
@@ -15,7 +16,7 @@ const IDT = 0x6000;
 const HANDLER = 0x9000;
 
 function guest(mode: HarnessOptions["mode"], code: readonly number[], clock: HarnessOptions["clock"] = "icount"): VmxHarness {
-  const h = new VmxHarness({ mode, clock, engine: (options) => new Engine(options) });
+  const h = new VmxHarness({ mode, clock, engine: (options) => new Engine({ ...options, translate: engineMode() }) });
   h.load(code);
   return h;
 }

@@ -13,6 +13,7 @@ import { isFlat } from "./lookup-base.ts";
 import { block, OP_BYTES, op } from "./operation.ts";
 import { Vector } from "./system/bits.ts";
 import { protectCodePage, translateFetchHalves } from "./system/paging.ts";
+import type { Translator } from "./translator/translator.ts";
 
 /** The part of the generated interpreter that decoding needs; see interpreter-module.ts. */
 export interface HandlerNumbers {
@@ -52,6 +53,8 @@ export class Blocks {
   #tagEpoch = 0;
   /** Times the arena was emptied. */
   flushes = 0;
+  /** Set once, by the engine. */
+  translator!: Translator;
 
   constructor(cpu: Cpu, decode: Decode, into: DecodedOperation, variants: readonly Variant[], handlers: HandlerNumbers) {
     this.#cpu = cpu;
@@ -100,6 +103,24 @@ export class Blocks {
     return this.#build(physical, lo, hi, Math.min(count, LONGEST_BLOCK), true);
   }
 
+  /** The block at that header has been entered so often that it is to be translated. */
+  hot(header: number): void {
+    const { u32 } = this.#cpu;
+    const codeSize = u32[CODE_SIZE];
+    if (this.#straddling.has(header) || codeSize === 16 || !isFlat(this.#cpu)) return;
+    const first = u32[(header + block.physical) >>> 2];
+    const page = this.#pages.get(first >>> 12);
+    // A truncated block belongs to no page
+    if (page === undefined || page.blocks.get(this.#key(first)) !== header) return;
+    this.translator.translate(header, {
+      codeSize: codeSize as 32 | 64,
+      at: (offset) => {
+        const found = page.blocks.get(this.#key(page.offset + offset));
+        return found === undefined || this.#straddling.has(found) ? undefined : found;
+      },
+    });
+  }
+
   /** The operation that would run next gives up its place: the next instruction is looked up anew. Returns what was there. */
   cutAfter(operation: number): void {
     this.#cpu.u16[(operation + OP_BYTES + op.handler) >>> 1] = Synthetic.cut;
@@ -137,6 +158,7 @@ export class Blocks {
   flush(): void {
     const { u8, u32 } = this.#cpu;
     for (const page of this.#pages.values()) this.#holdsCode[page.offset >>> 12] = 0;
+    this.translator.flush();
     this.#pages.clear();
     this.#straddling.clear();
     this.#next = OP_ARENA;
@@ -223,6 +245,7 @@ export class Blocks {
   #kill(page: CodePage, key: number, header: number): void {
     const { i32 } = this.#cpu;
     page.blocks.delete(key);
+    this.translator.pageChanged(page.offset);
     i32[(header + block.charge) >>> 2] = DEAD;
     const straddling = this.#straddling.get(header);
     if (straddling !== undefined) {
@@ -315,7 +338,8 @@ export class Blocks {
     u32[at + (block.bytes >>> 2)] = offset;
     u32[at + (block.taken >>> 2)] = 0;
     u32[at + (block.next >>> 2)] = 0;
-    u32[at + (block.entries >>> 2)] = 0;
+    u32[at + (block.entries >>> 2)] = isScratch ? 0 : this.translator.initialEntries;
+    u32[at + (block.region >>> 2)] = 0;
     const page = this.#cover(physical, Math.min(offset, inPage));
     if (second >= 0) this.#noteStraddling(header, physical, inPage, second, offset, isScratch);
     if (isScratch) return header;

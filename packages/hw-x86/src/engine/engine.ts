@@ -19,6 +19,7 @@ import * as memory from "./system/memory-access.ts";
 import * as paging from "./system/paging.ts";
 import * as segmentation from "./system/segmentation.ts";
 import type { EngineControl, GuestEvent, StopReason } from "./system-interface.ts";
+import { type TranslateMode, Translator, type TranslatorStatistics } from "./translator/translator.ts";
 
 const BUDGET = state.budget >>> 2;
 const OPERATION = state.operation >>> 2;
@@ -37,6 +38,8 @@ export interface EngineOptions {
   model: CpuModel;
   guest: GuestMode;
   log: (line: string) => void;
+  /** What is translated; "hot" unless given. */
+  translate?: TranslateMode | undefined;
 }
 
 export class Engine implements Cpu, EngineControl {
@@ -52,6 +55,7 @@ export class Engine implements Cpu, EngineControl {
   readonly #log: (line: string) => void;
   readonly #blocks: Blocks;
   readonly #interpreter: InterpreterInstance;
+  readonly #translator: Translator;
   readonly #logged = new Set<string>();
 
   /** Instructions that `run` was ever allowed, minus what it gave back. */
@@ -67,6 +71,8 @@ export class Engine implements Cpu, EngineControl {
   #faultPayload = 0n;
   /** Handler that `cutAfter` replaced, to be put back, and where. */
   #cutAt = 0;
+  /** What an access of a translated region threw. */
+  #regionThrown: unknown;
   #cutHandler = 0;
 
   constructor(options: EngineOptions) {
@@ -82,8 +88,12 @@ export class Engine implements Cpu, EngineControl {
     this.guest = options.guest;
     this.#log = options.log;
     this.#setConstants();
-    this.#blocks = new Blocks(this, decode, createDecodedOperation(), variants, interpreterTables());
+    const numbers = interpreterTables();
+    this.#blocks = new Blocks(this, decode, createDecodedOperation(), variants, numbers);
     this.#interpreter = this.#instantiate(options.memory);
+    const mode = options.translate ?? "hot";
+    this.#translator = new Translator(mode, this, options.memory, this.#interpreter, variants, numbers);
+    this.#blocks.translator = this.#translator;
   }
 
   /** Fields that generated code takes for granted. */
@@ -109,7 +119,36 @@ export class Engine implements Cpu, EngineControl {
       raise: (vector, error) => this.#raiseFromRow(vector, error),
       undefinedInstruction: () => this.#undefinedInstruction(),
       divert: () => this.#divert(),
+      hot: (header) => this.#blocks.hot(header),
+      regionRead: (lo, hi, bytes) => this.#forRegion(() => memory.readSlow(this, lo, hi, bytes)),
+      regionUpdate: (lo, hi, bytes) =>
+        this.#forRegion(() => (memory.writeReachesCode(this, lo, hi, bytes) ? 0 : memory.rmwSlow(this, lo, hi, bytes))),
+      regionWrite: (lo, hi, bytes) =>
+        this.#forRegion(() => {
+          if (memory.writeReachesCode(this, lo, hi, bytes)) return 0;
+          memory.writeSlow(this, lo, hi, bytes);
+          return 1;
+        }),
+      regionResume: () => {
+        const thrown = this.#regionThrown;
+        this.#regionThrown = undefined;
+        if (thrown !== undefined) throw thrown;
+        return this.i32[OPERATION];
+      },
     });
+  }
+
+  /**
+   * A translated region holds registers in locals, which an exception through it would lose: what is thrown here waits until the
+   * region has put them back. Stores to code are left to the interpreter, which drops the code at once.
+   */
+  #forRegion(access: () => number): number {
+    try {
+      return access();
+    } catch (thrown) {
+      this.#regionThrown = thrown;
+      return 0;
+    }
   }
 
   // ---- Running ----
@@ -281,6 +320,10 @@ export class Engine implements Cpu, EngineControl {
   deliverEvent(event: GuestEvent): void {
     this.#deliveries++;
     events.deliverEvent(this, event);
+  }
+
+  translatorStatistics(): TranslatorStatistics {
+    return this.#translator.statistics();
   }
 
   adoptState(from: Uint8Array): void {

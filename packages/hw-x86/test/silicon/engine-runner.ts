@@ -5,6 +5,7 @@
 import { type Gpa, type Gva, hpa } from "../../src/addresses.ts";
 import { BANK_FIRST_FREE, CS, DS, ES, FS, GS, gprOffset, SS, state } from "../../src/engine/cpu-state.ts";
 import { Engine } from "../../src/engine/engine.ts";
+import { engineMode } from "../engine-mode.ts";
 import { fxrstor, fxsave } from "../../src/engine/fpu/fxsave.ts";
 import { type GuestMode, VM_EXIT } from "../../src/engine/guest-mode.ts";
 import { writeSegment } from "../../src/engine/system/descriptors.ts";
@@ -101,6 +102,7 @@ export class EngineRunner {
         this.#fault = fault;
       }),
       log: () => {},
+      translate: engineMode(),
     });
     this.#map();
     this.#enterLongMode();

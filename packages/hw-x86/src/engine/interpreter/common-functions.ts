@@ -22,6 +22,14 @@ export const ENGINE_IMPORTS = {
   raise: signature(["i32", "i32"]),
   /** The operation is no instruction: logs its bytes and raises #UD. */
   undefinedInstruction: signature([]),
+  /** The block was entered as often as a translation takes. */
+  hot: signature(["i32"]),
+  /** For translated regions: as readSlow, rmwSlow and writeSlow, but 0 when the region must be left at this operation. */
+  regionRead: signature(["i32", "i32", "i32"], ["i32"]),
+  regionUpdate: signature(["i32", "i32", "i32"], ["i32"]),
+  regionWrite: signature(["i32", "i32", "i32"], ["i32"]),
+  /** Throws what made one of these return 0, or returns the operation that the interpreter is to run. */
+  regionResume: signature([], ["i32"]),
   /** A helper left single-step or an interrupt shadow behind: `run` must return before the next block. */
   divert: signature([]),
 } as const;

@@ -8,6 +8,10 @@ export type EngineImports = Readonly<Record<keyof typeof ENGINE_IMPORTS, (...val
 export interface InterpreterInstance {
   /** Runs the block at that header, or at `state.rip` when 0, until the budget is short. */
   run(header: number): void;
+  /** Handlers that are functions, and after them translated regions. */
+  readonly handlers: WebAssembly.Table;
+  /** What regions import, by name. */
+  readonly exports: WebAssembly.Exports;
 }
 
 let compiled: WebAssembly.Module | undefined;
@@ -38,5 +42,6 @@ export function instantiateInterpreter(
 ): InterpreterInstance {
   compiled ??= new WebAssembly.Module(bytesOf(base64));
   const instance = new WebAssembly.Instance(compiled, { bank: { memory }, helper, engine });
-  return { run: instance.exports.run as (header: number) => void };
+  const { exports } = instance;
+  return { run: exports.run as (header: number) => void, handlers: exports.handlers as WebAssembly.Table, exports };
 }

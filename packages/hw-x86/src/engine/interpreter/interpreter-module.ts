@@ -11,6 +11,7 @@ import { FunctionBuilder, ModuleBuilder, signature } from "../wasm/module-builde
 import { buildCommonFunctions, type CommonFunctions, declareImports } from "./common-functions.ts";
 import { isHot } from "./hot-variants.ts";
 import { InterpreterEmitter } from "./interpreter-emitter.ts";
+import { buildRegionSupport } from "./region-support.ts";
 import { SYNTHETIC_COUNT, Synthetic } from "./synthetic.ts";
 import type { HandlerTarget, HandlerTraits, MainFunction } from "./target.ts";
 
@@ -104,6 +105,8 @@ export function buildInterpreter(
   const main = buildMain(module, common, base, arms, handlerType, functions.length > 0);
   module.table(functions.map((fn) => module.add(fn)));
   module.export("run", module.add(main));
+  for (const [name, index] of Object.entries(buildRegionSupport(module, common))) module.export(name, index);
+  module.exportTable("handlers");
   return {
     bytes: module.encode(),
     general,
@@ -156,6 +159,17 @@ function buildMain(
     {
       const lookup = c.block();
       {
+        // A translated region, or one more entry towards it.
+        c.get(header).memory("i32.load", block.region).tee(scratch).op("i32.eqz").if();
+        c.get(header).get(header).memory("i32.load", block.entries).i32(1).op("i32.sub").tee(scratch);
+        c.memory("i32.store", block.entries);
+        c.get(scratch).op("i32.eqz").if();
+        c.get(header).call(common.imports.hot).end();
+        c.get(header).memory("i32.load", block.region).set(scratch).end();
+        c.get(scratch).if();
+        c.get(pc).get(scratch).callIndirect(handlerType).tee(pc).op("i32.eqz").if();
+        c.loadAt("i64.load", state.rip).set(rip).br(lookup).end();
+        c.end();
         const dispatch = c.loop();
         const main: MainFunction = { dispatch, lookup, follow, rip, link };
         const outOfLine = c.block();

@@ -7,9 +7,37 @@ const ENTRY_SHIFT = 12 - Math.log2(TLB_ENTRY_BYTES);
 const ENTRY_MASK = (TLB_ENTRIES - 1) * TLB_ENTRY_BYTES;
 
 /**
- * Opens `if (result i32)` on a hit and leaves the bank offset; the caller adds `else`, the slow path's i32, and `end`. `linear` is
- * a local; the number of bytes is a constant, or `lastByte` pushes bytes - 1 as an i64.
+ * Pushes whether the TLB serves the access, and leaves the bank offset of its entry in the local `entry`. `linear` is a local; the
+ * number of bytes is a constant, or `lastByte` pushes bytes - 1 as an i64.
  */
+export function emitMatch(
+  c: Code,
+  linear: number,
+  entry: number,
+  isWrite: boolean,
+  lastByte: (() => void) | undefined,
+  bytes: number | undefined,
+): void {
+  c.get(linear).i64(BigInt(ENTRY_SHIFT)).op("i64.shr_u").op("i32.wrap_i64").i32(ENTRY_MASK).op("i32.and").tee(entry);
+  c.memory("i64.load", TLB + (isWrite ? TLB_WRITE_TAG : TLB_READ_TAG));
+  c.get(linear);
+  if (lastByte !== undefined) {
+    lastByte();
+    c.op("i64.add");
+  } else if (bytes !== undefined && bytes > 1) c.i64(BigInt(bytes - 1)).op("i64.add");
+  c.i64(-4096n).op("i64.and").loadAt("i64.load", state.tlbTag).op("i64.or").op("i64.eq");
+}
+
+/** After a match: pushes the bank offset of the byte at `linear`. */
+export function emitPlace(c: Code, linear: number, entry: number): void {
+  c.get(linear)
+    .op("i32.wrap_i64")
+    .get(entry)
+    .memory("i32.load", TLB + TLB_ADDEND)
+    .op("i32.add");
+}
+
+/** Opens `if (result i32)` on a hit and leaves the bank offset; the caller adds `else`, the slow path's i32, and `end`. */
 export function emitProbe(
   c: Code,
   f: FunctionBuilder,
@@ -19,19 +47,8 @@ export function emitProbe(
   bytes: number | undefined,
 ): void {
   const entry = f.allocate("i32");
-  c.get(linear).i64(BigInt(ENTRY_SHIFT)).op("i64.shr_u").op("i32.wrap_i64").i32(ENTRY_MASK).op("i32.and").tee(entry);
-  c.memory("i64.load", TLB + (isWrite ? TLB_WRITE_TAG : TLB_READ_TAG));
-  c.get(linear);
-  if (lastByte !== undefined) {
-    lastByte();
-    c.op("i64.add");
-  } else if (bytes !== undefined && bytes > 1) c.i64(BigInt(bytes - 1)).op("i64.add");
-  c.i64(-4096n).op("i64.and").loadAt("i64.load", state.tlbTag).op("i64.or").op("i64.eq");
+  emitMatch(c, linear, entry, isWrite, lastByte, bytes);
   c.if("i32");
-  c.get(linear)
-    .op("i32.wrap_i64")
-    .get(entry)
-    .memory("i32.load", TLB + TLB_ADDEND)
-    .op("i32.add");
+  emitPlace(c, linear, entry);
   f.release("i32", entry);
 }

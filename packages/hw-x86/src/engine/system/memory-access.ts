@@ -60,6 +60,17 @@ function store(cpu: Cpu, from: number, to: number, bytes: number): void {
   if (cpu.holdsCode((to & ~0xfff) >>> 0)) cpu.codeWritten(to, bytes);
 }
 
+/** Whether a store of `bytes` (1 to 16) would change a page that code was decoded from. Faults or exits as the store would. */
+export function writeReachesCode(cpu: Cpu, lo: number, hi: number, bytes: number): boolean {
+  hi = checkedHigh(cpu, lo, hi);
+  const user = isUser(cpu);
+  const first = translate(cpu, lo, hi, WRITE, user);
+  if (cpu.holdsCode((first & ~0xfff) >>> 0)) return true;
+  if (bytes <= 4096 - (lo & 0xfff)) return false;
+  nextPage(cpu, lo, hi);
+  return cpu.holdsCode((translate(cpu, nextLow, nextHigh, WRITE, user) & ~0xfff) >>> 0);
+}
+
 /** Bank offset from which a value of `bytes` (1 to 16) can be read. Faults or exits by throwing. */
 export function readSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number {
   hi = checkedHigh(cpu, lo, hi);

@@ -32,6 +32,18 @@ export function pushSigned(bytes: number[], value: bigint): void {
   }
 }
 
+/** The same for a number of 32 bits. */
+function pushSigned32(bytes: number[], value: number): void {
+  let rest = value | 0;
+  for (;;) {
+    const low = rest & 0x7f;
+    rest >>= 7;
+    const done = (rest === 0 && (low & 0x40) === 0) || (rest === -1 && (low & 0x40) !== 0);
+    bytes.push(done ? low : low | 0x80);
+    if (done) return;
+  }
+}
+
 export class Code {
   readonly bytes: number[] = [];
   #depth = 0;
@@ -46,7 +58,7 @@ export class Code {
   }
   i32(value: number): this {
     this.bytes.push(0x41);
-    pushSigned(this.bytes, BigInt(value | 0));
+    pushSigned32(this.bytes, value);
     return this;
   }
   i64(value: bigint): this {

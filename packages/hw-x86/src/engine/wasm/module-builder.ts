@@ -5,6 +5,10 @@
 import { Code, pushUnsigned } from "./code.ts";
 import { VALUE_TYPE_CODES, type ValueType } from "./opcodes.ts";
 
+/** Kinds of exports. */
+const FUNCTION = 0x00,
+  TABLE = 0x01;
+
 export interface Signature {
   readonly parameters: readonly ValueType[];
   readonly results: readonly ValueType[];
@@ -69,7 +73,7 @@ export class ModuleBuilder {
   readonly #imports: { module: string; name: string; typeIndex: number }[] = [];
   readonly #importKeys = new Map<string, number>();
   readonly #functions: FunctionBuilder[] = [];
-  readonly #exports: { name: string; index: number }[] = [];
+  readonly #exports: { name: string; kind: number; index: number }[] = [];
   #tableEntries: readonly number[] = [];
 
   typeIndex(type: Signature): number {
@@ -96,7 +100,11 @@ export class ModuleBuilder {
     return this.#imports.length + this.#functions.push(made) - 1;
   }
   export(name: string, index: number): void {
-    this.#exports.push({ name, index });
+    this.#exports.push({ name, kind: FUNCTION, index });
+  }
+  /** Exports the table under that name; it can grow. */
+  exportTable(name: string): void {
+    this.#exports.push({ name, kind: TABLE, index: 0 });
   }
   /** The functions that call_indirect reaches, by position. */
   table(entries: readonly number[]): void {
@@ -154,8 +162,7 @@ export class ModuleBuilder {
       vector(this.#functions, (into, entry) => pushUnsigned(into, entry.typeIndex)),
     );
     if (this.#tableEntries.length > 0) {
-      const table: number[] = [1, 0x70, 0x01];
-      pushUnsigned(table, this.#tableEntries.length);
+      const table: number[] = [1, 0x70, 0x00];
       pushUnsigned(table, this.#tableEntries.length);
       section(4, table);
     }
@@ -163,7 +170,7 @@ export class ModuleBuilder {
       7,
       vector(this.#exports, (into, entry) => {
         text(into, entry.name);
-        into.push(0x00);
+        into.push(entry.kind);
         pushUnsigned(into, entry.index);
       }),
     );

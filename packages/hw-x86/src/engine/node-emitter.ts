@@ -1,0 +1,516 @@
+/**
+ * The part of an emitter that does not depend on where operands lie: values as expression nodes, arithmetic on them, branches, and
+ * the checks that rows ask for. The interpreter's emitter finds operands at run time, the translator's knows them.
+ */
+import { state } from "./cpu-state.ts";
+import type { OperandAccess, Variant } from "./decoder/variant.ts";
+import type { Bool, ConditionCode, Emitter, FlagName, Int, Size, Value, Variable, Vec } from "./emitter.ts";
+import type { FormOperand } from "./instruction.ts";
+import {
+  makeNode,
+  NOTHING,
+  type Node,
+  type Scope,
+  type Statement,
+  VARIABLES,
+  type VariableSlot,
+} from "./interpreter/schedule.ts";
+import { simplify } from "./simplification.ts";
+import type { Code } from "./wasm/code.ts";
+import { resultType, type ValueType } from "./wasm/opcodes.ts";
+
+const CR0_EM = 4,
+  CR0_MP = 2,
+  CR0_TS = 8,
+  CR4_OSFXSR = 0x200;
+
+// Handles are nodes; the types of emitter.ts keep rows from mixing them up.
+export const asInt = (node: Node): Int => node as unknown as Int;
+export const asBool = (node: Node): Bool => node as unknown as Bool;
+export const asVec = (node: Node): Vec => node as unknown as Vec;
+export const nodeOf = (value: Value): Node => value as unknown as Node;
+
+export const LOAD64: Readonly<Record<Size, string>> = {
+  8: "i64.load8_u",
+  16: "i64.load16_u",
+  32: "i64.load32_u",
+  64: "i64.load",
+};
+export const STORE64: Readonly<Record<Size, string>> = {
+  8: "i64.store8",
+  16: "i64.store16",
+  32: "i64.store32",
+  64: "i64.store",
+};
+export const maskOf = (size: Size): bigint => (1n << BigInt(size)) - 1n;
+
+export function integerSize(bits: number): Size {
+  if (bits === 8 || bits === 16 || bits === 32 || bits === 64) return bits;
+  throw new Error(`no integer of ${bits} bits`);
+}
+
+export type Requirement = "fpu" | "sse" | "mmx" | "cpl0" | "protected" | "waitFpu";
+
+/** What an emitter adds to this class to be an `Emitter`. */
+type Rest =
+  | "read"
+  | "readForWrite"
+  | "write"
+  | "address"
+  | "readVec"
+  | "writeVec"
+  | "checkAligned"
+  | "reg"
+  | "setReg"
+  | "load"
+  | "store"
+  | "loadDefault"
+  | "storeDefault"
+  | "probeStoreDefault"
+  | "probeStore"
+  | "addressMask"
+  | "immediate"
+  | "state"
+  | "setState"
+  | "recordFlags"
+  | "recordShiftFlags"
+  | "flag"
+  | "setFlag"
+  | "readFlags"
+  | "writeArithmeticFlags"
+  | "jump"
+  | "jumpRelative"
+  | "branchRelative"
+  | "nextRip"
+  | "repeat"
+  | "endBlock"
+  | "raise"
+  | "helper"
+  | "helperThenEndBlock";
+
+export abstract class NodeEmitter implements Omit<Emitter, Rest> {
+  readonly size: Size;
+  protected readonly variant: Variant;
+  protected statements: Statement[] = [];
+  /** Effective addresses of memory operands, by operand position. */
+  protected readonly addresses = new Map<number, Node>();
+  /** Bank offsets that `readForWrite` found, by operand position. */
+  protected readonly places = new Map<number, Node>();
+
+  constructor(variant: Variant) {
+    this.variant = variant;
+    this.size = variant.size;
+  }
+
+  abstract state(offset: number, size: Size): Int;
+  abstract flag(name: FlagName): Bool;
+  /** SF differs from OF. */
+  protected abstract lessThan(): Bool;
+  abstract raise(vector: Parameters<Emitter["raise"]>[0], error?: number): void;
+
+  // ---- Building blocks ----
+
+  protected value(
+    type: ValueType,
+    args: readonly Node[],
+    emit: (code: Code) => void,
+    options: { reads?: number; bits?: number; constant?: bigint } = {},
+  ): Node {
+    const node = makeNode(type, args, emit, options);
+    this.statements.push({ kind: "value", node });
+    return node;
+  }
+  protected operation(name: string, args: readonly Node[], bits = 64): Node {
+    const simpler = simplify(name, args);
+    if (typeof simpler === "bigint")
+      return resultType(name) === "i64" ? this.constant(simpler) : this.constant32(Number(simpler));
+    if (simpler !== undefined) return simpler;
+    return this.value(resultType(name), args, (c) => c.op(name), { bits });
+  }
+  protected effect(args: readonly Node[], writes: number, emit: (code: Code, scope: Scope) => void, result?: Node): void {
+    this.statements.push({ kind: "effect", args, writes, result, emit });
+  }
+  protected constant(value: bigint): Node {
+    const wrapped = BigInt.asUintN(64, value);
+    return this.value("i64", [], (c) => c.i64(wrapped), { constant: wrapped, bits: wrapped.toString(2).length });
+  }
+  protected constant32(value: number): Node {
+    return this.value("i32", [], (c) => c.i32(value), { constant: BigInt(value) });
+  }
+  protected access(operand: FormOperand): OperandAccess {
+    const access = this.variant.access[operand.position];
+    if (access === undefined) throw new Error(`${this.variant.name}: no operand ${operand.position}`);
+    return access;
+  }
+  protected fits(node: Node, size: Size): Node {
+    return node.bits <= size ? node : this.mask(node, maskOf(size));
+  }
+  protected mask(node: Node, mask: bigint): Node {
+    if (node.constant !== undefined) return this.constant(node.constant & mask);
+    return this.operation("i64.and", [node, this.constant(mask)], Math.min(node.bits, mask.toString(2).length));
+  }
+  protected fail(what: string): never {
+    throw new Error(`${this.variant.name}: ${what}`);
+  }
+
+  // ---- Constants and variables ----
+
+  int(value: number | bigint): Int {
+    return asInt(this.constant(BigInt(value)));
+  }
+  bool(value: boolean): Bool {
+    return asBool(this.constant32(value ? 1 : 0));
+  }
+  variable(type: "i64", initial: Int): Variable<Int>;
+  variable(type: "i32", initial: Bool): Variable<Bool>;
+  variable(type: "v128", initial: Vec): Variable<Vec>;
+  variable<V extends Value>(type: ValueType, initial: V): Variable<V> {
+    const slot: VariableSlot = { type, local: -1 };
+    this.statements.push({ kind: "declare", variable: slot, initial: nodeOf(initial) });
+    return {
+      get: () => this.value(type, [], (c) => c.get(slot.local), { reads: VARIABLES }) as unknown as V,
+      set: (value) => {
+        this.statements.push({ kind: "assign", variable: slot, value: nodeOf(value) });
+      },
+    };
+  }
+
+  sizeOf(operand: FormOperand): number {
+    const access = this.access(operand);
+    return "size" in access ? access.size : 64;
+  }
+  isMemory(operand: FormOperand): boolean {
+    return this.access(operand).kind === "memory";
+  }
+  // ---- Integer arithmetic ----
+
+  protected sized(name: string, a: Int, b: Int, size: Size | undefined): Int {
+    const node = this.operation(name, [nodeOf(a), nodeOf(b)]);
+    return asInt(this.fits(node, size ?? this.size));
+  }
+  protected plain(name: string, a: Int, b: Int, bits = 64): Int {
+    return asInt(this.operation(name, [nodeOf(a), nodeOf(b)], bits));
+  }
+  protected widest(a: Int, b: Int): number {
+    return Math.max(nodeOf(a).bits, nodeOf(b).bits);
+  }
+  add(a: Int, b: Int, size?: Size): Int {
+    return this.sized("i64.add", a, b, size);
+  }
+  sub(a: Int, b: Int, size?: Size): Int {
+    return this.sized("i64.sub", a, b, size);
+  }
+  mul(a: Int, b: Int, size?: Size): Int {
+    return this.sized("i64.mul", a, b, size);
+  }
+  mulHigh(a: Int, b: Int, signed: boolean): Int {
+    // Schoolbook on 32-bit halves (unsigned); the signed product differs by a multiple of each operand.
+    const mask = this.int(0xffff_ffffn);
+    const half = this.int(32);
+    const [al, ah, bl, bh] = [this.and(a, mask), this.shr(a, half), this.and(b, mask), this.shr(b, half)];
+    const low = this.plain("i64.mul", al, bl);
+    const middle = this.plain("i64.add", this.plain("i64.mul", ah, bl), this.shr(low, half));
+    const other = this.plain("i64.add", this.plain("i64.mul", al, bh), this.and(middle, mask));
+    const high = this.plain(
+      "i64.add",
+      this.plain("i64.add", this.plain("i64.mul", ah, bh), this.shr(middle, half)),
+      this.shr(other, half),
+    );
+    if (!signed) return high;
+    const top = this.int(63);
+    const corrected = this.plain("i64.sub", high, this.and(this.plain("i64.shr_s", a, top), b));
+    return this.plain("i64.sub", corrected, this.and(this.plain("i64.shr_s", b, top), a));
+  }
+  and(a: Int, b: Int): Int {
+    return this.plain("i64.and", a, b, Math.min(nodeOf(a).bits, nodeOf(b).bits));
+  }
+  or(a: Int, b: Int): Int {
+    return this.plain("i64.or", a, b, this.widest(a, b));
+  }
+  xor(a: Int, b: Int): Int {
+    return this.plain("i64.xor", a, b, this.widest(a, b));
+  }
+  not(a: Int, size?: Size): Int {
+    return this.plain("i64.xor", a, this.int(maskOf(size ?? this.size)), Math.max(nodeOf(a).bits, size ?? this.size));
+  }
+  neg(a: Int, size?: Size): Int {
+    return this.sized("i64.sub", this.int(0), a, size);
+  }
+  shl(a: Int, count: Int, size?: Size): Int {
+    return this.sized("i64.shl", a, count, size);
+  }
+  shr(a: Int, count: Int): Int {
+    return this.plain("i64.shr_u", a, count, nodeOf(a).bits);
+  }
+  sar(a: Int, count: Int, size?: Size): Int {
+    const width = size ?? this.size;
+    return asInt(this.fits(nodeOf(this.plain("i64.shr_s", this.signExtend(a, width), count)), width));
+  }
+  div(a: Int, b: Int, signed: boolean): Int {
+    return asInt(this.faulting(signed ? "i64.div_s" : "i64.div_u", a, b));
+  }
+  rem(a: Int, b: Int, signed: boolean): Int {
+    return asInt(this.faulting(signed ? "i64.rem_s" : "i64.rem_u", a, b));
+  }
+  /** Division traps on zero, so that it must not move into or out of the row's guards. */
+  protected faulting(name: string, a: Int, b: Int): Node {
+    const result = makeNode("i64", [], () => undefined);
+    this.effect([nodeOf(a), nodeOf(b)], NOTHING, (c) => c.op(name), result);
+    return result;
+  }
+  signExtend(a: Int, from: Size): Int {
+    const node = nodeOf(a);
+    if (from === 64) return a;
+    return asInt(this.operation(`i64.extend${from}_s`, [node]));
+  }
+  truncate(a: Int, to: Size): Int {
+    return asInt(this.fits(nodeOf(a), to));
+  }
+  countLeadingZeros(a: Int): Int {
+    return asInt(this.operation("i64.clz", [nodeOf(a)], 7));
+  }
+  countTrailingZeros(a: Int): Int {
+    return asInt(this.operation("i64.ctz", [nodeOf(a)], 7));
+  }
+  popCount(a: Int): Int {
+    return asInt(this.operation("i64.popcnt", [nodeOf(a)], 7));
+  }
+  byteSwap(a: Int, size: 32 | 64): Int {
+    const bytes = (x: Int): Int => {
+      const mask = this.int(0x00ff_00ff_00ff_00ffn);
+      const eight = this.int(8);
+      return this.or(this.and(this.shr(x, eight), mask), this.plain("i64.shl", this.and(x, mask), eight));
+    };
+    const words = (x: Int): Int => {
+      const mask = this.int(0x0000_ffff_0000_ffffn);
+      const sixteen = this.int(16);
+      return this.or(this.and(this.shr(x, sixteen), mask), this.plain("i64.shl", this.and(x, mask), sixteen));
+    };
+    const halves = words(bytes(a));
+    if (size === 32) return this.truncate(halves, 32);
+    return this.plain("i64.rotl", halves, this.int(32));
+  }
+
+  // ---- Comparison and logic ----
+
+  eq(a: Int, b: Int): Bool {
+    return asBool(this.operation("i64.eq", [nodeOf(a), nodeOf(b)]));
+  }
+  ne(a: Int, b: Int): Bool {
+    return asBool(this.operation("i64.ne", [nodeOf(a), nodeOf(b)]));
+  }
+  ltu(a: Int, b: Int): Bool {
+    return asBool(this.operation("i64.lt_u", [nodeOf(a), nodeOf(b)]));
+  }
+  lts(a: Int, b: Int): Bool {
+    return asBool(this.operation("i64.lt_s", [nodeOf(a), nodeOf(b)]));
+  }
+  isZero(a: Int): Bool {
+    return asBool(this.operation("i64.eqz", [nodeOf(a)]));
+  }
+  bit(a: Int, index: number | Int): Bool {
+    const count = typeof index === "number" ? this.int(index) : index;
+    return asBool(this.operation("i32.wrap_i64", [nodeOf(this.and(this.shr(a, count), this.int(1)))]));
+  }
+  not1(a: Bool): Bool {
+    return asBool(this.operation("i32.eqz", [nodeOf(a)]));
+  }
+  and1(a: Bool, b: Bool): Bool {
+    return asBool(this.operation("i32.and", [nodeOf(a), nodeOf(b)]));
+  }
+  or1(a: Bool, b: Bool): Bool {
+    return asBool(this.operation("i32.or", [nodeOf(a), nodeOf(b)]));
+  }
+  xor1(a: Bool, b: Bool): Bool {
+    return asBool(this.operation("i32.xor", [nodeOf(a), nodeOf(b)]));
+  }
+  toInt(a: Bool): Int {
+    return asInt(this.operation("i64.extend_i32_u", [nodeOf(a)], 32));
+  }
+  select(condition: Bool, whenTrue: Int, whenFalse: Int): Int {
+    const known = nodeOf(condition).constant;
+    if (known !== undefined) return known !== 0n ? whenTrue : whenFalse;
+    const args = [nodeOf(whenTrue), nodeOf(whenFalse), nodeOf(condition)];
+    return asInt(this.value("i64", args, (c) => c.op("select"), { bits: this.widest(whenTrue, whenFalse) }));
+  }
+
+  protected toTop(vector: Int, size: Size): Int {
+    return size === 64 ? vector : this.plain("i64.shl", vector, this.int(64 - size));
+  }
+  // ---- Flags (flags.ts describes the lazy form) ----
+
+  protected negative(a: Int): Bool {
+    return this.lts(a, this.int(0));
+  }
+  protected signWord(): Int {
+    return this.xor(this.state(state.flagResult, 64), this.plain("i64.shl", this.state(state.flagAux, 32), this.int(32)));
+  }
+  protected overflowWord(): Int {
+    const carry = this.state(state.flagCarry, 64);
+    return this.xor(carry, this.plain("i64.shl", carry, this.int(1)));
+  }
+  /** The flag as the words in the state block have it. */
+  protected wordFlag(name: FlagName): Bool {
+    switch (name) {
+      case "CF":
+        return this.negative(this.state(state.flagCarry, 64));
+      case "OF":
+        return this.negative(this.overflowWord());
+      case "ZF":
+        return this.isZero(this.state(state.flagResult, 64));
+      case "SF":
+        return this.negative(this.signWord());
+      case "AF":
+        return this.bit(this.xor(this.state(state.flagResult, 64), this.state(state.flagAux, 32)), 4);
+      case "PF": {
+        const byte = this.and(this.xor(this.state(state.flagResult, 8), this.state(state.flagAux + 1, 8)), this.int(255));
+        return this.not1(this.bit(this.popCount(byte), 0));
+      }
+    }
+  }
+  protected wordLessThan(): Bool {
+    return this.negative(this.xor(this.signWord(), this.overflowWord()));
+  }
+  condition(code: ConditionCode): Bool {
+    const base = (): Bool => {
+      switch (code >> 1) {
+        case 0:
+          return this.flag("OF");
+        case 1:
+          return this.flag("CF");
+        case 2:
+          return this.flag("ZF");
+        case 3:
+          return this.or1(this.flag("CF"), this.flag("ZF"));
+        case 4:
+          return this.flag("SF");
+        case 5:
+          return this.flag("PF");
+        case 6:
+          return this.lessThan();
+        case 7:
+          return this.or1(this.flag("ZF"), this.lessThan());
+        default:
+          return this.fail(`no condition ${code}`);
+      }
+    };
+    return (code & 1) === 0 ? base() : this.not1(base());
+  }
+  formCondition(): Bool {
+    const code = this.variant.condition;
+    return code === undefined ? this.fail("the form has no condition") : this.condition(code);
+  }
+  /** The statements that `body` makes; what it computed is not there outside of it. */
+  protected branch(body: () => void): Statement[] {
+    const outer = this.statements;
+    const restore = this.branchCaches().map((cache) => {
+      const before = new Map<unknown, Node>(cache);
+      return () => {
+        cache.clear();
+        for (const [key, node] of before) cache.set(key, node);
+      };
+    });
+    this.statements = [];
+    body();
+    const inner = this.statements;
+    this.statements = outer;
+    for (const put of restore) put();
+    return inner;
+  }
+  /** What holds nodes that are valid where they were computed only. */
+  protected branchCaches(): Map<unknown, Node>[] {
+    return [this.addresses as Map<unknown, Node>, this.places as Map<unknown, Node>];
+  }
+  if(condition: Bool, whenTrue: () => void, whenFalse?: () => void): void {
+    const known = nodeOf(condition).constant;
+    if (known !== undefined) {
+      (known !== 0n ? whenTrue : whenFalse)?.();
+      return;
+    }
+    const onTrue = this.branch(whenTrue);
+    const onFalse = whenFalse === undefined ? [] : this.branch(whenFalse);
+    this.statements.push({ kind: "if", condition: nodeOf(condition), whenTrue: onTrue, whenFalse: onFalse });
+  }
+  loopWhile(body: () => Bool): void {
+    let condition: Bool | undefined;
+    const statements = this.branch(() => {
+      condition = body();
+    });
+    this.statements.push({ kind: "loop", body: statements, condition: nodeOf(condition as unknown as Bool) });
+  }
+  raiseIf(
+    condition: Bool,
+    vector: "#DE" | "#UD" | "#NM" | "#SS" | "#GP" | "#MF" | "#XM" | "#BR" | "#OF",
+    error?: number,
+  ): void {
+    this.if(condition, () => this.raise(vector, error));
+  }
+
+  low32(a: Int): Bool {
+    return asBool(this.operation("i32.wrap_i64", [nodeOf(a)]));
+  }
+  fromI32(a: Bool): Int {
+    return asInt(this.operation("i64.extend_i32_u", [nodeOf(a)], 32));
+  }
+
+  // ---- Vectors and floating point ----
+
+  vec(operation: string, ...args: Value[]): Vec {
+    return asVec(this.operation(operation, args.map(nodeOf)));
+  }
+  lane(operation: string, laneIndex: number, ...args: Value[]): Value {
+    const emit = (c: Code): void => {
+      c.lane(operation, laneIndex);
+    };
+    return this.value(resultType(operation), args.map(nodeOf), emit) as unknown as Value;
+  }
+  shuffle(a: Vec, b: Vec, lanes: readonly number[]): Vec {
+    return asVec(this.value("v128", [nodeOf(a), nodeOf(b)], (c) => c.shuffle(lanes)));
+  }
+  vecConst(bytes: readonly number[]): Vec {
+    return asVec(this.value("v128", [], (c) => c.v128(bytes)));
+  }
+  scalar(operation: string, ...args: Value[]): Value {
+    return this.operation(operation, args.map(nodeOf)) as unknown as Value;
+  }
+
+  // ---- Checks of the row ----
+
+  protected require(requirement: "fpu" | "sse" | "mmx" | "cpl0" | "protected" | "waitFpu"): void {
+    const cr0 = this.state(state.cr0, 32);
+    const anyOf = (value: Int, mask: number): Bool => this.ne(this.and(value, this.int(mask)), this.int(0));
+    const pendingFault = (): Bool => anyOf(this.state(state.fpuStatus, 16), 0x80);
+    switch (requirement) {
+      case "fpu":
+        this.raiseIf(anyOf(cr0, CR0_EM | CR0_TS), "#NM");
+        this.raiseIf(pendingFault(), "#MF");
+        return;
+      case "waitFpu":
+        this.raiseIf(this.eq(this.and(cr0, this.int(CR0_MP | CR0_TS)), this.int(CR0_MP | CR0_TS)), "#NM");
+        this.raiseIf(pendingFault(), "#MF");
+        return;
+      case "mmx":
+        this.raiseIf(anyOf(cr0, CR0_EM), "#UD");
+        this.raiseIf(anyOf(cr0, CR0_TS), "#NM");
+        this.raiseIf(pendingFault(), "#MF");
+        return;
+      case "sse": {
+        const noFxsr = this.xor(this.and(this.state(state.cr4, 32), this.int(CR4_OSFXSR)), this.int(CR4_OSFXSR));
+        const bad = this.or(this.and(cr0, this.int(CR0_EM | CR0_TS)), noFxsr);
+        this.if(this.ne(bad, this.int(0)), () => {
+          this.raiseIf(this.or1(anyOf(cr0, CR0_EM), this.ne(noFxsr, this.int(0))), "#UD");
+          this.raise("#NM");
+        });
+        return;
+      }
+      case "cpl0":
+        this.raiseIf(this.ne(this.state(state.cpl, 32), this.int(0)), "#GP", 0);
+        return;
+      case "protected": {
+        const virtual8086 = anyOf(this.state(state.systemFlags, 32), 0x2_0000);
+        this.raiseIf(this.or1(this.not1(anyOf(cr0, 1)), virtual8086), "#UD");
+        return;
+      }
+    }
+  }
+}

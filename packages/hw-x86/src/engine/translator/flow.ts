@@ -1,0 +1,104 @@
+/**
+ * Control flow of a region in the shape that WebAssembly has: every loop is entered at its header, and every block that several
+ * others go forward to is placed behind the block that dominates it. (After N. Ramsey, "Beyond Relooper", 2022.)
+ */
+import type { RegionBlock } from "./region.ts";
+
+export interface Flow {
+  /** Reachable blocks in reverse postorder, by which edges go forward or back. */
+  readonly order: ReadonlyMap<RegionBlock, number>;
+  readonly loopHeaders: ReadonlySet<RegionBlock>;
+  /** Blocks that more than one other goes forward to. */
+  readonly merges: ReadonlySet<RegionBlock>;
+  /** Of each block, the merges that it dominates immediately, in reverse postorder. */
+  readonly dominated: ReadonlyMap<RegionBlock, readonly RegionBlock[]>;
+}
+
+function reversePostorder(head: RegionBlock): RegionBlock[] {
+  const seen = new Set<RegionBlock>([head]);
+  const done: RegionBlock[] = [];
+  const visit = (block: RegionBlock): void => {
+    for (const next of block.successors) {
+      if (seen.has(next)) continue;
+      seen.add(next);
+      visit(next);
+    }
+    done.push(block);
+  };
+  visit(head);
+  return done.reverse();
+}
+
+/** Number of the immediate dominator of each block, by number in reverse postorder. */
+function immediateDominators(blocks: readonly RegionBlock[], order: ReadonlyMap<RegionBlock, number>): Int32Array {
+  const predecessors: number[][] = blocks.map(() => []);
+  blocks.forEach((block, number) => {
+    for (const next of block.successors) predecessors[order.get(next) as number]?.push(number);
+  });
+  const dominator = new Int32Array(blocks.length).fill(-1);
+  dominator[0] = 0;
+  for (let changed = true; changed; ) {
+    changed = false;
+    for (let number = 1; number < blocks.length; number++) {
+      let common = -1;
+      for (const predecessor of predecessors[number] as number[]) {
+        if (dominator[predecessor] === -1) continue;
+        if (common === -1) {
+          common = predecessor;
+          continue;
+        }
+        let other = predecessor;
+        while (other !== common) {
+          while (other > common) other = dominator[other];
+          while (common > other) common = dominator[common];
+        }
+      }
+      if (common !== dominator[number]) {
+        dominator[number] = common;
+        changed = true;
+      }
+    }
+  }
+  return dominator;
+}
+
+function dominates(dominator: Int32Array, above: number, below: number): boolean {
+  let at = below;
+  while (at > above) at = dominator[at];
+  return at === above;
+}
+
+/** Takes edges into the middle of loops out of the blocks' successors: they become exits. */
+export function analyseFlow(head: RegionBlock): Flow {
+  for (;;) {
+    const blocks = reversePostorder(head);
+    const order = new Map(blocks.map((block, number) => [block, number]));
+    const dominator = immediateDominators(blocks, order);
+    let isReducible = true;
+    blocks.forEach((block, number) => {
+      const kept = block.successors.filter((next) => {
+        const to = order.get(next) as number;
+        return to > number || dominates(dominator, to, number);
+      });
+      if (kept.length !== block.successors.length) isReducible = false;
+      block.successors = kept;
+    });
+    if (!isReducible) continue;
+
+    const loopHeaders = new Set<RegionBlock>();
+    const merges = new Set<RegionBlock>();
+    const entered = new Set<RegionBlock>();
+    blocks.forEach((block, number) => {
+      for (const next of block.successors) {
+        if ((order.get(next) as number) <= number) loopHeaders.add(next);
+        else if (entered.has(next)) merges.add(next);
+        else entered.add(next);
+      }
+    });
+    const dominated = new Map<RegionBlock, RegionBlock[]>(blocks.map((block) => [block, []]));
+    blocks.forEach((block, number) => {
+      if (merges.has(block)) dominated.get(blocks[dominator[number]] as RegionBlock)?.push(block);
+    });
+    return { order, loopHeaders, merges, dominated };
+  }
+}

@@ -1,0 +1,732 @@
+/**
+ * The emitter of translated regions: one operation, its operands known. General registers are locals that live as long as the
+ * region runs, flags are described in flag-kinds.ts. What is rare (a fault, a helper) leaves for the interpreter, which runs the
+ * operation from its beginning; so nothing that such a thing may still follow is written before it.
+ */
+import { DS, ES, RSP, SEG_EFFECTIVE_BASE, segmentOffset, state } from "../cpu-state.ts";
+import type { Bool, Emitter, FlagName, Int, Size, Vec } from "../emitter.ts";
+import type { FormOperand } from "../instruction.ts";
+import { emitMatch, emitPlace } from "../interpreter/memory-code.ts";
+import {
+  FLAGS,
+  GENERAL,
+  makeNode,
+  NOTHING,
+  type Node,
+  OTHER,
+  type Scope,
+  type Statement,
+  VECTOR,
+} from "../interpreter/schedule.ts";
+import { asBool, asInt, asVec, integerSize, LOAD64, maskOf, NodeEmitter, nodeOf, STORE64 } from "../node-emitter.ts";
+import type { Code } from "../wasm/code.ts";
+import { CARRY_IN, FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW, sizeOfKind, sourceOf } from "./flag-kinds.ts";
+import { type OperationRecord, type RegionFrame, Untranslatable } from "./region.ts";
+
+/** Kind of flags where paths with different ones have met: known at run time only. */
+export const UNKNOWN_FLAGS = -1;
+
+const DIRECTION = 0x400;
+const RFLAGS_BITS: Readonly<Record<FlagName, number>> = { CF: 0, PF: 2, AF: 4, ZF: 6, SF: 7, OF: 11 };
+const SCRATCH_END = 0x5000;
+
+/** How an operation ends its block, if it does. */
+export type Terminator =
+  | { kind: "jump"; target: number }
+  | { kind: "branch"; taken: number; next: number }
+  | { kind: "indirect" };
+
+export interface EmittedOperation {
+  readonly statements: readonly Statement[];
+  /** Statements that do nothing but write flags. */
+  readonly flagWrites: ReadonlySet<Statement>;
+  /** They write all flags, whatever happens. */
+  readonly writesAllFlags: boolean;
+  readonly readsFlags: boolean;
+  /** It may leave the region before it has written anything. */
+  readonly mayLeave: boolean;
+  readonly terminator: Terminator | undefined;
+  /** What the flag locals hold afterwards. */
+  readonly flagKind: number;
+}
+
+export class RegionEmitter extends NodeEmitter implements Emitter {
+  readonly #frame: RegionFrame;
+  readonly #record: OperationRecord;
+  readonly #header: number;
+  /** Offset of the block from the start of the page. */
+  readonly #blockOffset: number;
+  #kind: number;
+  #depth = 0;
+  #hasWritten = false;
+  #mayLeave = false;
+  #readsFlags = false;
+  #writesAllFlags = false;
+  #isRecording = false;
+  readonly #flagWrites = new Set<Statement>();
+  #terminator: Terminator | undefined;
+
+  constructor(frame: RegionFrame, record: OperationRecord, header: number, blockOffset: number, flagKind: number) {
+    super(record.variant);
+    this.#frame = frame;
+    this.#record = record;
+    this.#header = header;
+    this.#blockOffset = blockOffset;
+    this.#kind = flagKind;
+  }
+
+  /** Throws Untranslatable for what only the interpreter does. */
+  build(): EmittedOperation {
+    const { instruction, operands, form } = this.variant;
+    if (form.attributes.includes("noTranslate")) throw new Untranslatable();
+    for (const requirement of instruction.requires ?? []) this.require(requirement);
+    instruction.semantics(this, operands);
+    return {
+      statements: this.statements,
+      flagWrites: this.#flagWrites,
+      writesAllFlags: this.#writesAllFlags,
+      readsFlags: this.#readsFlags,
+      mayLeave: this.#mayLeave,
+      terminator: this.#terminator,
+      flagKind: this.#kind,
+    };
+  }
+
+  // ---- Leaving ----
+
+  /** Something that may leave follows: nothing may have been written. */
+  #leaves(): void {
+    if (this.#hasWritten) throw new Untranslatable();
+    this.#mayLeave = true;
+  }
+  #leave(c: Code): void {
+    const { next, header, exit } = this.#frame;
+    c.i32(this.#record.at).set(next).i32(this.#header).set(header).br(exit);
+  }
+  raise(): void {
+    this.#leaves();
+    if (this.#depth === 0) throw new Untranslatable();
+    this.effect([], NOTHING, (c) => this.#leave(c));
+  }
+  helper(): Bool {
+    this.#leaves();
+    if (this.#depth === 0) throw new Untranslatable();
+    const result = makeNode("i32", [], () => undefined);
+    // What follows is never reached, and so has any type
+    this.effect([], NOTHING, (c) => this.#leave(c), result);
+    return asBool(result);
+  }
+  helperThenEndBlock(): void {
+    throw new Untranslatable();
+  }
+  endBlock(): void {
+    throw new Untranslatable();
+  }
+  repeat(): void {
+    throw new Untranslatable();
+  }
+  override loopWhile(): void {
+    throw new Untranslatable();
+  }
+
+  // ---- Branches ----
+
+  protected override branch(body: () => void): Statement[] {
+    this.#depth++;
+    const statements = super.branch(body);
+    this.#depth--;
+    return statements;
+  }
+  override if(condition: Bool, whenTrue: () => void, whenFalse?: () => void): void {
+    const known = nodeOf(condition).constant;
+    if (known !== undefined) {
+      (known !== 0n ? whenTrue : whenFalse)?.();
+      return;
+    }
+    const kind = this.#kind;
+    const written = this.#hasWritten;
+    const onTrue = this.branch(whenTrue);
+    const kindTrue = this.#kind;
+    const writtenTrue = this.#hasWritten;
+    this.#kind = kind;
+    this.#hasWritten = written;
+    const onFalse = whenFalse === undefined ? [] : this.branch(whenFalse);
+    if (this.#kind !== kindTrue) this.#kind = UNKNOWN_FLAGS;
+    this.#hasWritten ||= writtenTrue;
+    this.statements.push({ kind: "if", condition: nodeOf(condition), whenTrue: onTrue, whenFalse: onFalse });
+  }
+
+  // ---- Registers ----
+
+  #local(index: number): number {
+    this.#frame.usedRegisters |= 1 << index;
+    return this.#frame.gpr[index] as number;
+  }
+  #readRegister(index: number, size: Size, isHighByte = false): Node {
+    const local = this.#local(index);
+    const whole = this.value("i64", [], (c) => c.get(local), { reads: GENERAL });
+    if (isHighByte) return nodeOf(this.and(this.shr(asInt(whole), this.int(8)), this.int(255)));
+    return size === 64 ? whole : this.mask(whole, maskOf(size));
+  }
+  #writeRegister(index: number, size: Size, value: Node, isHighByte = false): void {
+    const local = this.#local(index);
+    this.#frame.writtenRegisters |= 1 << index;
+    this.#hasWritten = true;
+    let whole = value;
+    if (size === 32) whole = this.fits(value, 32);
+    else if (size < 32) {
+      const old = asInt(this.#readRegister(index, 64));
+      const shift = isHighByte ? 8n : 0n;
+      const kept = this.and(old, this.int(BigInt.asUintN(64, ~(maskOf(size) << shift))));
+      const placed = this.plain("i64.shl", asInt(this.fits(value, size)), this.int(shift));
+      whole = nodeOf(this.or(kept, placed));
+    }
+    this.effect([whole], GENERAL, (c) => c.set(local));
+  }
+  #place(offset: number): { index: number; isHighByte: boolean } {
+    const from = offset - state.gpr;
+    if (from < 0 || from >= 128) return this.fail(`no general register at ${offset}`);
+    return { index: from >>> 3, isHighByte: (from & 7) === 1 };
+  }
+  reg(index: number, size: Size): Int {
+    return asInt(this.#readRegister(index, size));
+  }
+  setReg(index: number, size: Size, value: Int): void {
+    this.#writeRegister(index, size, nodeOf(value));
+  }
+
+  // ---- State ----
+
+  state(offset: number, size: Size): Int {
+    return asInt(this.#loadState(offset, size));
+  }
+  #loadState(offset: number, size: Size): Node {
+    if (offset >= state.gpr && offset < state.gpr + 128) throw new Untranslatable();
+    const reads = isFlagWord(offset) ? FLAGS : isVector(offset) ? VECTOR : OTHER;
+    return this.value("i64", [], (c) => c.loadAt(LOAD64[size], offset), { reads, bits: size });
+  }
+  setState(offset: number, size: Size, value: Int): void {
+    // What helpers are passed is nobody else's
+    const isPassed = offset >= state.helper && offset < state.helper + 64;
+    if (!isPassed) this.#hasWritten = true;
+    if ((offset >= state.gpr && offset < state.gpr + 128) || isFlagWord(offset)) throw new Untranslatable();
+    this.#storeState(offset, STORE64[size], nodeOf(value));
+  }
+  #storeState(offset: number, store: string, value: Node): void {
+    const group = isVector(offset) ? VECTOR : OTHER;
+    this.effect([this.constant32(0), value], group, (c) => c.memory(store, offset));
+  }
+
+  // ---- Operands ----
+
+  read(operand: FormOperand): Int {
+    const access = this.access(operand);
+    switch (access.kind) {
+      case "gpr": {
+        const { index, isHighByte } = this.#place(this.#record[access.field]);
+        return asInt(this.#readRegister(index, access.size, isHighByte));
+      }
+      case "fixedGpr":
+        return this.reg(access.register, access.size);
+      case "memory":
+        return asInt(this.#loadGuest(this.#linear(operand), integerSize(access.size)));
+      case "immediate":
+      case "farPointer":
+        return this.immediate();
+      case "constant":
+        return this.int(access.value);
+      case "xmm":
+      case "mm":
+        return asInt(this.#loadState(this.#record[access.field], integerSize(Math.min(access.size, 64))));
+      case "segmentRegister":
+      case "controlRegister":
+      case "debugRegister":
+      case "stackIndex":
+        return this.int(this.#record[access.field]);
+      case "relative":
+        return this.fail("a relative operand has no value");
+    }
+  }
+  readForWrite(operand: FormOperand): Int {
+    const access = this.access(operand);
+    if (access.kind !== "memory") return this.read(operand);
+    const size = integerSize(access.size);
+    const place = this.#probe(this.#linear(operand), size / 8, true);
+    this.places.set(operand.position, place);
+    const value = makeNode("i64", [], () => undefined, { bits: size });
+    this.effect([place], NOTHING, (c) => c.memory(LOAD64[size], 0), value);
+    return asInt(value);
+  }
+  write(operand: FormOperand, value: Int): void {
+    const access = this.access(operand);
+    switch (access.kind) {
+      case "gpr": {
+        const { index, isHighByte } = this.#place(this.#record[access.field]);
+        this.#writeRegister(index, access.size, nodeOf(value), isHighByte);
+        return;
+      }
+      case "fixedGpr":
+        this.setReg(access.register, access.size, value);
+        return;
+      case "memory": {
+        const size = integerSize(access.size);
+        const place = this.places.get(operand.position);
+        if (place === undefined) this.#storeGuest(this.#linear(operand), size, nodeOf(value));
+        else this.#storePlace(place, size, nodeOf(value));
+        return;
+      }
+      case "mm":
+        this.#writeMmx(this.#record[access.field], nodeOf(value));
+        return;
+      default:
+        this.fail(`cannot write operand ${operand.text}`);
+    }
+  }
+  #writeMmx(offset: number, value: Node): void {
+    this.#hasWritten = true;
+    this.#storeState(offset, "i64.store", value);
+    this.#storeState(offset + 8, "i64.store16", this.constant(0xffffn));
+  }
+  address(operand: FormOperand): Int {
+    const known = this.addresses.get(operand.position);
+    if (known !== undefined) return asInt(known);
+    if (this.access(operand).kind !== "memory") this.fail(`${operand.text} is no memory operand here`);
+    const { base, index, scale, displacement, addressSize } = this.#record;
+    let sum = this.int(BigInt.asUintN(64, BigInt(displacement)));
+    if (index === state.fourGib) sum = this.#wrapping("i64.add", sum, this.int(1n << 32n));
+    else if (index !== state.zero) {
+      const scaled = this.#wrapping("i64.shl", this.reg(this.#place(index).index, 64), this.int(scale));
+      sum = this.#wrapping("i64.add", scaled, sum);
+    }
+    if (base === state.blockRip) {
+      // Folds with the displacement
+      const constant = nodeOf(sum).constant;
+      if (constant === undefined) return this.fail("RIP-relative with an index register");
+      sum = asInt(this.#ripNode(BigInt.asUintN(64, constant + BigInt(this.#blockOffset)), 64));
+    } else if (base !== state.zero) sum = this.#wrapping("i64.add", this.reg(this.#place(base).index, 64), sum);
+    const node = addressSize === 64 ? nodeOf(sum) : this.mask(nodeOf(sum), maskOf(addressSize as Size));
+    this.addresses.set(operand.position, node);
+    return asInt(node);
+  }
+  #wrapping(name: string, a: Int, b: Int): Int {
+    return this.plain(name, a, b);
+  }
+  addressMask(): Int {
+    return this.int(maskOf(this.#record.addressSize as Size));
+  }
+  immediate(): Int {
+    return this.int(this.#record.immediate);
+  }
+
+  // ---- Vectors ----
+
+  readVec(operand: FormOperand): Vec {
+    const access = this.access(operand);
+    switch (access.kind) {
+      case "xmm":
+      case "mm": {
+        const offset = this.#record[access.field];
+        const load = access.kind === "xmm" ? "v128.load" : "v128.load64_zero";
+        const reads = access.kind === "xmm" ? VECTOR : OTHER;
+        return asVec(this.value("v128", [], (c) => c.loadAt(load, offset), { reads }));
+      }
+      case "memory": {
+        const load = VECTOR_LOADS[access.size];
+        if (load === undefined) return this.fail(`no vector of ${access.size} bits`);
+        const place = this.#probe(this.#linear(operand), access.size / 8, false);
+        const value = makeNode("v128", [], () => undefined);
+        this.effect([place], NOTHING, (c) => c.memory(load, 0), value);
+        return asVec(value);
+      }
+      default:
+        return this.fail(`${operand.text} is no vector`);
+    }
+  }
+  writeVec(operand: FormOperand, value: Vec): void {
+    const access = this.access(operand);
+    const lane = (): Node => this.value("i64", [nodeOf(value)], (c) => c.lane("i64x2.extract_lane", 0));
+    switch (access.kind) {
+      case "xmm":
+        this.#hasWritten = true;
+        this.effect([this.constant32(0), nodeOf(value)], VECTOR, (c) => c.memory("v128.store", this.#record[access.field]));
+        return;
+      case "mm":
+        this.#writeMmx(this.#record[access.field], lane());
+        return;
+      case "memory":
+        if (access.size === 128) this.#storeVector(this.#linear(operand), nodeOf(value));
+        else this.#storeGuest(this.#linear(operand), integerSize(access.size), lane());
+        return;
+      default:
+        this.fail(`${operand.text} is no vector`);
+    }
+  }
+  checkAligned(operand: FormOperand): void {
+    if (!this.isMemory(operand)) return;
+    const linear = asInt(this.#linear(operand));
+    this.raiseIf(this.ne(asInt(this.mask(nodeOf(linear), 15n)), this.int(0)), "#GP", 0);
+  }
+
+  // ---- Guest memory ----
+
+  load(segment: number, offset: Int, size: Size): Int {
+    return asInt(this.#loadGuest(this.#linearIn(segmentOffset(segment), offset), size));
+  }
+  store(segment: number, offset: Int, size: Size, value: Int): void {
+    this.#storeGuest(this.#linearIn(segmentOffset(segment), offset), size, nodeOf(value));
+  }
+  loadDefault(offset: Int, size: Size): Int {
+    return asInt(this.#loadGuest(this.#linearIn(this.#record.segment, offset), size));
+  }
+  storeDefault(offset: Int, size: Size, value: Int): void {
+    this.#storeGuest(this.#linearIn(this.#record.segment, offset), size, nodeOf(value));
+  }
+  probeStoreDefault(offset: Int, size: Size): void {
+    this.#probeOnly(this.#linearIn(this.#record.segment, offset), size);
+  }
+  probeStore(segment: number, offset: Int, size: Size): void {
+    this.#probeOnly(this.#linearIn(segmentOffset(segment), offset), size);
+  }
+  #probeOnly(linear: Node, size: Size): void {
+    this.effect([this.#probe(linear, size / 8, true)], NOTHING, (c) => c.op("drop"));
+  }
+  #linear(operand: FormOperand): Node {
+    return this.#linearIn(this.#record.segment, this.address(operand));
+  }
+  /** Segments other than FS and GS are flat wherever regions are made. */
+  #linearIn(slot: number, offset: Int): Node {
+    if (slot >= segmentOffset(ES) && slot <= segmentOffset(DS)) return nodeOf(offset);
+    if (this.#frame.codeSize !== 64) throw new Untranslatable();
+    return nodeOf(this.#wrapping("i64.add", offset, this.state(slot + SEG_EFFECTIVE_BASE, 64)));
+  }
+  /** Pushes what a miss function takes, after the linear address, and calls it. */
+  #callMiss(c: Code, miss: number, bytes: number): void {
+    const { gpr, budget } = this.#frame;
+    c.i32(bytes).i32(this.#header).i32(this.#record.at);
+    c.get(gpr[RSP] as number)
+      .get(budget)
+      .call(miss);
+  }
+  /** Bank offset of guest memory that may be read, or read and written. */
+  #probe(linear: Node, bytes: number, isWrite: boolean): Node {
+    this.#leaves();
+    const { support } = this.#frame;
+    const place = makeNode("i32", [], () => undefined);
+    this.effect(
+      [linear],
+      NOTHING,
+      (c, scope) => {
+        const address = scope.temporary("i64");
+        const entry = scope.temporary("i32");
+        c.set(address);
+        emitMatch(c, address, entry, isWrite, undefined, bytes);
+        c.if("i32");
+        emitPlace(c, address, entry);
+        c.else().get(address);
+        this.#callMiss(c, isWrite ? support.missUpdate : support.missRead, bytes);
+        c.tee(entry).op("i32.eqz").brIf(this.#frame.bail).get(entry).end();
+        scope.release("i64", address);
+        scope.release("i32", entry);
+      },
+      place,
+    );
+
+    return place;
+  }
+  #loadGuest(linear: Node, size: Size): Node {
+    const place = this.#probe(linear, size / 8, false);
+    const value = makeNode("i64", [], () => undefined, { bits: size });
+    this.effect([place], NOTHING, (c) => c.memory(LOAD64[size], 0), value);
+    return value;
+  }
+  #storeGuest(linear: Node, size: Size, value: Node): void {
+    this.#storeThrough(linear, value, size / 8, STORE64[size]);
+  }
+  #storeVector(linear: Node, value: Node): void {
+    this.#storeThrough(linear, value, 16, "v128.store");
+  }
+  #storeThrough(linear: Node, value: Node, bytes: number, store: string): void {
+    this.#leaves();
+    this.#hasWritten = true;
+    const { support } = this.#frame;
+    this.effect([linear, value], NOTHING, (c: Code, scope: Scope) => {
+      const held = scope.temporary(value.type);
+      const address = scope.temporary("i64");
+      const entry = scope.temporary("i32");
+      c.set(held).set(address);
+      emitMatch(c, address, entry, true, undefined, bytes);
+      c.if();
+      emitPlace(c, address, entry);
+      c.get(held).memory(store, 0);
+      c.else();
+      c.i32(0).get(held).memory(store, state.storeValue).get(address);
+      this.#callMiss(c, support.missWrite, bytes);
+      c.op("i32.eqz").brIf(this.#frame.bail).end();
+      scope.release(value.type, held);
+      scope.release("i64", address);
+      scope.release("i32", entry);
+    });
+  }
+  #storePlace(place: Node, size: Size, value: Node): void {
+    this.#hasWritten = true;
+    const { support } = this.#frame;
+    this.effect([place, value], NOTHING, (c, scope) => {
+      const held = scope.temporary("i64");
+      const at = scope.temporary("i32");
+      c.set(held).tee(at).get(held).memory(STORE64[size], 0);
+      c.get(at).i32(SCRATCH_END).op("i32.lt_u").if();
+      c.call(support.rmwFinish).end();
+      scope.release("i64", held);
+      scope.release("i32", at);
+    });
+  }
+
+  // ---- Flags ----
+
+  protected override effect(
+    args: readonly Node[],
+    writes: number,
+    emit: (code: Code, scope: Scope) => void,
+    result?: Node,
+  ): void {
+    super.effect(args, writes, emit, result);
+    if (this.#isRecording && this.#depth === 0) this.#flagWrites.add(this.statements[this.statements.length - 1] as Statement);
+  }
+  /** What `body` emits does nothing but change flags. */
+  #flagsOnly(all: boolean, body: () => void): void {
+    this.#hasWritten = true;
+    const outer = this.#isRecording;
+    this.#isRecording = true;
+    body();
+    this.#isRecording = outer;
+    if (all && this.#depth === 0) this.#writesAllFlags = true;
+  }
+  #reading(): void {
+    if (!this.#isRecording) this.#readsFlags = true;
+  }
+  #setKind(c: Code, kind: number): void {
+    c.i32(kind).set(this.#frame.flagKind);
+  }
+  /** Makes the words in the state block right, and the flags known. */
+  #settle(): void {
+    this.#reading();
+    if (this.#kind === FlagSource.words) return;
+    const { flagKind, flagFirst, flagSecond, flagResult, flagCarry, flagOverflow, support } = this.#frame;
+    this.effect([], FLAGS, (c) => {
+      c.get(flagKind).get(flagFirst).get(flagSecond).get(flagResult).get(flagCarry).get(flagOverflow).call(support.saveFlags);
+      this.#setKind(c, FlagSource.words);
+    });
+    this.#kind = FlagSource.words;
+  }
+  #flagLocal(local: number, bits = 64): Int {
+    return asInt(this.value("i64", [], (c) => c.get(local), { reads: FLAGS, bits }));
+  }
+  get #first(): Int {
+    return this.#flagLocal(this.#frame.flagFirst, sizeOfKind(this.#kind));
+  }
+  get #second(): Int {
+    return this.#flagLocal(this.#frame.flagSecond, sizeOfKind(this.#kind));
+  }
+  get #result(): Int {
+    return this.#flagLocal(this.#frame.flagResult, sizeOfKind(this.#kind));
+  }
+  #flagBit(local: number): Bool {
+    return asBool(this.value("i32", [], (c) => c.get(local), { reads: FLAGS }));
+  }
+
+  recordFlags(
+    operation: "add" | "adc" | "sub" | "sbb" | "inc" | "dec" | "logic",
+    a: Int,
+    b: Int,
+    result: Int,
+    size: Size = this.size,
+  ): void {
+    const { flagFirst, flagSecond, flagResult, flagCarry } = this.#frame;
+    const isStep = operation === "inc" || operation === "dec";
+    this.#flagsOnly(!isStep, () => {
+      if (isStep) {
+        // CF stays, in a local of its own
+        const kind = kindOf(operation === "inc" ? FlagSource.increment : FlagSource.decrement, size) | OWN_CARRY;
+        const carry = nodeOf(this.flag("CF"));
+        this.#kind = kind;
+        this.effect([nodeOf(a), nodeOf(result), carry], FLAGS, (c) => {
+          c.set(flagCarry).set(flagResult).set(flagFirst).i64(1n).set(flagSecond);
+          this.#setKind(c, kind);
+        });
+        return;
+      }
+      if (operation === "logic") {
+        const kind = kindOf(FlagSource.result, size);
+        this.#kind = kind;
+        this.effect([nodeOf(this.truncate(result, size))], FLAGS, (c) => {
+          c.set(flagResult);
+          this.#setKind(c, kind);
+        });
+        return;
+      }
+      const source = operation === "add" || operation === "adc" ? FlagSource.add : FlagSource.subtract;
+      const kind = kindOf(source, size) | (operation === "adc" || operation === "sbb" ? CARRY_IN : 0);
+      this.#kind = kind;
+      this.effect(
+        [nodeOf(a), nodeOf(b), nodeOf(result)].map((node) => this.fits(node, size)),
+        FLAGS,
+        (c) => {
+          c.set(flagResult).set(flagSecond).set(flagFirst);
+          this.#setKind(c, kind);
+        },
+      );
+    });
+  }
+  recordShiftFlags(result: Int, carry: Bool, overflow: Bool, size: Size = this.size): void {
+    const { flagResult, flagCarry, flagOverflow } = this.#frame;
+    this.#flagsOnly(true, () => {
+      const kind = kindOf(FlagSource.result, size) | OWN_CARRY | OWN_OVERFLOW;
+      this.#kind = kind;
+      this.effect([nodeOf(this.truncate(result, size)), nodeOf(carry), nodeOf(overflow)], FLAGS, (c) => {
+        c.set(flagOverflow).set(flagCarry).set(flagResult);
+        this.#setKind(c, kind);
+      });
+    });
+  }
+  setFlag(name: FlagName, value: Bool): void {
+    const { flagKind, flagCarry, flagOverflow, support } = this.#frame;
+    if (name === "CF" || name === "OF") {
+      const own = name === "CF" ? OWN_CARRY : OWN_OVERFLOW;
+      const local = name === "CF" ? flagCarry : flagOverflow;
+      this.#flagsOnly(false, () => {
+        if (this.#kind !== UNKNOWN_FLAGS) this.#kind |= own;
+        this.effect([nodeOf(value)], FLAGS, (c) => c.set(local).get(flagKind).i32(own).op("i32.or").set(flagKind));
+      });
+      return;
+    }
+    this.#settle();
+    this.#hasWritten = true;
+    const mask = 1 << RFLAGS_BITS[name];
+    const position = this.operation("i32.shl", [nodeOf(value), this.constant32(RFLAGS_BITS[name])]);
+    this.effect([position], FLAGS, (c) =>
+      c.call(support.getFlags).i32(~mask).op("i32.and").op("i32.or").call(support.setFlags),
+    );
+  }
+  flag(name: FlagName): Bool {
+    this.#reading();
+    if (this.#kind === UNKNOWN_FLAGS) this.#settle();
+    const kind = this.#kind;
+    if (name === "CF" && (kind & OWN_CARRY) !== 0) return this.#flagBit(this.#frame.flagCarry);
+    if (name === "OF" && (kind & OWN_OVERFLOW) !== 0) return this.#flagBit(this.#frame.flagOverflow);
+    const source = sourceOf(kind);
+    if (source === FlagSource.words) return this.wordFlag(name);
+    if (source === FlagSource.rflags) return this.bit(this.#flagLocal(this.#frame.flagFirst), RFLAGS_BITS[name]);
+    const size = sizeOfKind(kind);
+    const isSum = source === FlagSource.add || source === FlagSource.subtract;
+    const top = (vector: Int): Bool => this.bit(vector, size - 1);
+    const invert = (value: Int): Int => this.not(value, size);
+    switch (name) {
+      case "ZF":
+        if (source === FlagSource.subtract && (kind & CARRY_IN) === 0) return this.eq(this.#first, this.#second);
+        return this.isZero(this.#result);
+      case "SF":
+        return this.negative(this.signExtend(this.#result, size));
+      case "PF":
+        return this.not1(this.bit(this.popCount(this.and(this.#result, this.int(255))), 0));
+      case "AF":
+        if (source === FlagSource.result) return this.bool(false);
+        return this.bit(this.xor(isSum ? this.xor(this.#first, this.#second) : this.#first, this.#result), 4);
+      case "CF": {
+        if (source === FlagSource.result) return this.bool(false);
+        if (!isSum) return this.fail("flags of INC and DEC have CF of their own");
+        if ((kind & CARRY_IN) === 0) {
+          return source === FlagSource.add ? this.ltu(this.#result, this.#first) : this.ltu(this.#first, this.#second);
+        }
+        const [a, b, result] = [this.#first, this.#second, this.#result];
+        if (source === FlagSource.add) return top(this.or(this.and(a, b), this.and(this.or(a, b), invert(result))));
+        return top(this.or(this.and(invert(a), b), this.and(this.or(invert(a), b), result)));
+      }
+      case "OF": {
+        if (source === FlagSource.result) return this.bool(false);
+        const [a, b, result] = [this.#first, this.#second, this.#result];
+        if (source === FlagSource.increment) return top(this.and(invert(a), result));
+        if (source === FlagSource.decrement) return top(this.and(a, invert(result)));
+        if (source === FlagSource.add) return top(this.and(this.xor(a, result), this.xor(b, result)));
+        return top(this.and(this.xor(a, b), this.xor(a, result)));
+      }
+    }
+  }
+  protected lessThan(): Bool {
+    this.#reading();
+    if (this.#kind === UNKNOWN_FLAGS) this.#settle();
+    const kind = this.#kind;
+    const size = sizeOfKind(kind);
+    if (kind === kindOf(FlagSource.subtract, size)) {
+      return this.lts(this.signExtend(this.#first, size), this.signExtend(this.#second, size));
+    }
+    if (kind === FlagSource.words) return this.wordLessThan();
+    return this.xor1(this.flag("SF"), this.flag("OF"));
+  }
+  readFlags(): Int {
+    this.#reading();
+    const { support, flagFirst } = this.#frame;
+    let arithmetic: Int;
+    if (this.#kind === FlagSource.rflags << 2) arithmetic = this.and(this.#flagLocal(flagFirst), this.int(0x8d5));
+    else {
+      this.#settle();
+      const flags = this.value("i32", [], (c) => c.call(support.getFlags), { reads: FLAGS });
+      arithmetic = asInt(this.operation("i64.extend_i32_u", [flags], 32));
+    }
+    return this.or(arithmetic, this.state(state.systemFlags, 32));
+  }
+  writeArithmeticFlags(value: Int): void {
+    const { flagFirst } = this.#frame;
+    this.#flagsOnly(true, () => {
+      this.#kind = FlagSource.rflags << 2;
+      this.effect([nodeOf(value)], FLAGS, (c) => {
+        c.set(flagFirst);
+        this.#setKind(c, FlagSource.rflags << 2);
+      });
+    });
+    const rest = this.and(this.state(state.systemFlags, 32), this.int(0xffff_ffff & ~DIRECTION));
+    this.setState(state.systemFlags, 32, this.or(rest, this.and(value, this.int(DIRECTION))));
+  }
+
+  // ---- Control ----
+
+  /** RIP at a distance from the start of the page. */
+  #ripNode(distance: bigint, size: number): Node {
+    const { base } = this.#frame;
+    const node = this.value("i64", [], (c) => c.get(base).i64(distance).op("i64.add"));
+    return size === 64 ? node : this.mask(node, maskOf(size as Size));
+  }
+  nextRip(): Int {
+    const { ripOffset, length } = this.#record;
+    return asInt(this.#ripNode(BigInt(this.#blockOffset + ripOffset + length), this.#frame.codeSize));
+  }
+  #ends(terminator: Terminator): void {
+    if (this.#depth > 0 || this.#terminator !== undefined) throw new Untranslatable();
+    this.#terminator = terminator;
+  }
+  #relativeTarget(): number {
+    // With a 16-bit operand size RIP is cut to 16 bits
+    if (this.size !== this.#frame.codeSize) throw new Untranslatable();
+    return this.#blockOffset + Number(BigInt.asIntN(64, this.#record.immediate));
+  }
+  jump(target: Int): void {
+    this.#ends({ kind: "indirect" });
+    this.effect([nodeOf(target)], NOTHING, (c) => c.set(this.#frame.rip));
+  }
+  jumpRelative(): void {
+    this.#ends({ kind: "jump", target: this.#relativeTarget() });
+  }
+  branchRelative(condition: Bool): void {
+    const { ripOffset, length } = this.#record;
+    this.#ends({ kind: "branch", taken: this.#relativeTarget(), next: this.#blockOffset + ripOffset + length });
+    this.effect([nodeOf(condition)], NOTHING, (c) => c.set(this.#frame.condition));
+  }
+}
+
+const VECTOR_LOADS: Readonly<Record<number, string>> = { 32: "v128.load32_zero", 64: "v128.load64_zero", 128: "v128.load" };
+
+function isFlagWord(offset: number): boolean {
+  return offset >= state.flagResult && offset < state.flagAux + 4;
+}
+function isVector(offset: number): boolean {
+  return offset >= state.xmm && offset < state.xmm + 256;
+}

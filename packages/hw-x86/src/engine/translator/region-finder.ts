@@ -1,0 +1,156 @@
+/** Finds what belongs to a region: the blocks of its page that its first block leads to, as they lie in the operation arena. */
+
+import type { HandlerNumbers } from "../blocks.ts";
+import type { Cpu } from "../cpu.ts";
+import type { Variant } from "../decoder/variant.ts";
+import { Synthetic } from "../interpreter/synthetic.ts";
+import { block, OP_BYTES, op } from "../operation.ts";
+import type { Ending, OperationRecord, Region, RegionBlock } from "./region.ts";
+
+const MOST_BLOCKS = 48;
+const MOST_OPERATIONS = 600;
+const MOST_RETURN_SITES = 6;
+
+/** Blocks of the page and mode of a region. */
+export interface PageBlocks {
+  readonly codeSize: 32 | 64;
+  /** Header of the block at that distance from the start of the page; undefined when it has not been decoded. */
+  at(offset: number): number | undefined;
+}
+
+type Flow = "jump" | "branch" | "call" | "return" | "indirect" | "none";
+
+/** How control goes on after a variant, by what its row is. */
+function flowOf(variant: Variant): Flow {
+  const { mnemonic } = variant.instruction;
+  const isRelative = variant.access.some(({ kind }) => kind === "relative");
+  if (isRelative) return mnemonic === "JMP" ? "jump" : mnemonic === "CALL" ? "call" : "branch";
+  if (mnemonic === "RET") return "return";
+  return "indirect";
+}
+
+export class RegionFinder {
+  readonly #cpu: Cpu;
+  readonly #variants: (Variant | undefined)[] = [];
+  readonly #endsBlock: Uint8Array;
+
+  constructor(cpu: Cpu, variants: readonly Variant[], handlers: HandlerNumbers) {
+    this.#cpu = cpu;
+    this.#endsBlock = handlers.endsBlock;
+    for (const numbers of [handlers.general, handlers.flat, handlers.flatNoIndex]) {
+      for (const variant of variants) this.#variants[numbers[variant.number]] = variant;
+    }
+  }
+
+  /** `isWorth` says of other blocks than the first whether they are to be part of the region. */
+  find(header: number, page: PageBlocks, isWorth: (header: number) => boolean): Region {
+    const offsetOf = (at: number): number => this.#cpu.u32[(at + block.physical) >>> 2] & 4095;
+    const head = this.#read(header, offsetOf(header));
+    const blocks = new Map<number, RegionBlock>([[head.offset, head]]);
+    let operations = head.operations.length;
+    const queue = [head];
+    for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
+      for (const offset of targets(next.ending)) {
+        if (blocks.has(offset) || offset < 0 || offset > 4095) continue;
+        const at = page.at(offset);
+        if (at === undefined || blocks.size >= MOST_BLOCKS || operations >= MOST_OPERATIONS || !isWorth(at)) continue;
+        const found = this.#read(at, offset);
+        operations += found.operations.length;
+        blocks.set(offset, found);
+        queue.push(found);
+      }
+    }
+    const all = [...blocks.values()];
+    const sites: RegionBlock[] = [];
+    for (const { ending } of all) {
+      if (ending.kind !== "call" || !blocks.has(ending.target)) continue;
+      const site = blocks.get(ending.returnsTo);
+      if (site !== undefined && !sites.includes(site) && sites.length < MOST_RETURN_SITES) sites.push(site);
+    }
+    for (const found of all) found.successors = successors(found.ending, blocks, sites);
+    return { head, blocks: all, codeSize: page.codeSize };
+  }
+
+  #read(header: number, offset: number): RegionBlock {
+    const { u32 } = this.#cpu;
+    const count = u32[(header + block.count) >>> 2];
+    const operations: OperationRecord[] = [];
+    let ending: Ending | undefined;
+    for (let at = header + OP_BYTES; operations.length < count; at += OP_BYTES) {
+      const variant = this.#variants[this.#cpu.u16[(at + op.handler) >>> 1]];
+      if (variant === undefined) {
+        ending = { kind: "interpreter", at };
+        break;
+      }
+      operations.push(this.#operation(at, variant));
+    }
+    return { header, offset, count, operations, ending: ending ?? this.#ending(header, offset, operations), successors: [] };
+  }
+
+  #ending(header: number, offset: number, operations: readonly OperationRecord[]): Ending {
+    const last = operations[operations.length - 1] as OperationRecord;
+    const behind = offset + last.ripOffset + last.length;
+    if (this.#endsBlock[last.variant.number] === 0) {
+      const end = header + (operations.length + 1) * OP_BYTES;
+      const isEnd = this.#cpu.u16[(end + op.handler) >>> 1] === Synthetic.end;
+      return isEnd ? { kind: "jump", target: behind } : { kind: "interpreter", at: end };
+    }
+    const target = offset + Number(BigInt.asIntN(64, last.immediate));
+    switch (flowOf(last.variant)) {
+      case "jump":
+        return { kind: "jump", target };
+      case "branch":
+        return { kind: "branch", taken: target, next: behind };
+      case "call":
+        return { kind: "call", target, returnsTo: behind };
+      case "return":
+        return { kind: "return" };
+      default:
+        return { kind: "indirect" };
+    }
+  }
+
+  #operation(at: number, variant: Variant): OperationRecord {
+    const { u8, u16, i32, u64 } = this.#cpu;
+    return {
+      at,
+      variant,
+      length: u8[at + op.length],
+      scale: u8[at + op.scale],
+      a: u16[(at + op.a) >>> 1],
+      b: u16[(at + op.b) >>> 1],
+      c: u16[(at + op.c) >>> 1],
+      base: u16[(at + op.base) >>> 1],
+      index: u16[(at + op.index) >>> 1],
+      segment: u16[(at + op.segment) >>> 1],
+      ripOffset: u16[(at + op.ripOffset) >>> 1],
+      displacement: i32[(at + op.displacement) >>> 2],
+      addressSize: u8[at + op.addressSize],
+      immediate: u64[(at + op.immediate) >>> 3],
+    };
+  }
+}
+
+function targets(ending: Ending): number[] {
+  switch (ending.kind) {
+    case "jump":
+      return [ending.target];
+    case "branch":
+      return [ending.next, ending.taken];
+    case "call":
+      return [ending.target, ending.returnsTo];
+    default:
+      return [];
+  }
+}
+
+function successors(ending: Ending, blocks: ReadonlyMap<number, RegionBlock>, sites: readonly RegionBlock[]): RegionBlock[] {
+  if (ending.kind === "return") return [...sites];
+  const offsets = ending.kind === "call" ? [ending.target] : targets(ending);
+  const found = new Set<RegionBlock>();
+  for (const offset of offsets) {
+    const to = blocks.get(offset);
+    if (to !== undefined) found.add(to);
+  }
+  return [...found];
+}

@@ -1,0 +1,263 @@
+/** From a region to the WebAssembly module of its function: (first operation) -> 0 with `state.rip` set, or the next operation. */
+import { gprOffset, RSP, state } from "../cpu-state.ts";
+import { REGION_SUPPORT, type RegionSupport } from "../interpreter/region-support.ts";
+import { schedule } from "../interpreter/schedule.ts";
+import { Code, type Label } from "../wasm/code.ts";
+import { FunctionBuilder, ModuleBuilder, signature } from "../wasm/module-builder.ts";
+import { FlagSource } from "./flag-kinds.ts";
+import { analyseFlow, type Flow } from "./flow.ts";
+import { type Region, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
+import { type EmittedOperation, RegionEmitter, UNKNOWN_FLAGS } from "./region-emitter.ts";
+
+/** `next` after a miss that returned 0. */
+const RESUME = -1;
+
+export interface RegionCode {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Guest instructions translated. */
+  readonly instructions: number;
+}
+
+/** Undefined when not even the first operation can be translated. */
+export function buildRegionModule(region: Region): RegionCode | undefined {
+  const module = new ModuleBuilder();
+  const support = {} as Record<keyof RegionSupport, number>;
+  for (const name of Object.keys(REGION_SUPPORT) as (keyof RegionSupport)[]) {
+    support[name] = module.importFunction("support", name, REGION_SUPPORT[name]);
+  }
+  const fn = new FunctionBuilder(module.typeIndex(signature(["i32"], ["i32"])), 1);
+  const emission = new RegionEmission(region, analyseFlow(region.head), fn, support);
+  const instructions = emission.emit();
+  if (instructions === 0) return undefined;
+  module.export("region", module.add(fn));
+  return { bytes: module.encode(), instructions };
+}
+
+/** A frame with locals allocated; labels are set when they open. */
+function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport): RegionFrame {
+  const local = (type: "i32" | "i64"): number => fn.allocate(type);
+  return {
+    fn,
+    support,
+    codeSize: region.codeSize,
+    gpr: Array.from({ length: 16 }, () => local("i64")),
+    base: local("i64"),
+    rip: local("i64"),
+    next: local("i32"),
+    header: local("i32"),
+    budget: local("i32"),
+    flagKind: local("i32"),
+    flagFirst: local("i64"),
+    flagSecond: local("i64"),
+    flagResult: local("i64"),
+    flagCarry: local("i32"),
+    flagOverflow: local("i32"),
+    condition: local("i32"),
+    exit: { depth: 0 },
+    bail: { depth: 0 },
+    // The stack pointer is passed to misses
+    usedRegisters: 1 << RSP,
+    writtenRegisters: 0,
+  };
+}
+
+class RegionEmission {
+  readonly #region: Region;
+  readonly #flow: Flow;
+  readonly #frame: RegionFrame;
+  readonly #code: Code;
+  readonly #labels = new Map<RegionBlock, Label>();
+  readonly #byOffset: ReadonlyMap<number, RegionBlock>;
+  /** What the flag locals hold at the start of blocks, as far as edges to them have been emitted. */
+  readonly #flagsAtEntry = new Map<RegionBlock, number>();
+  #instructions = 0;
+
+  constructor(region: Region, flow: Flow, fn: FunctionBuilder, support: RegionSupport) {
+    this.#region = region;
+    this.#flow = flow;
+    this.#frame = createFrame(region, fn, support);
+    this.#code = fn.code;
+    this.#byOffset = new Map(region.blocks.map((block) => [block.offset, block]));
+  }
+
+  /** Number of instructions translated. */
+  emit(): number {
+    const frame = this.#frame;
+    const { head } = this.#region;
+    const c = this.#code;
+    this.#flagsAtEntry.set(head, FlagSource.words);
+    frame.exit = c.block();
+    frame.bail = c.block();
+    this.#tree(head);
+    c.op("unreachable").end();
+    c.i32(RESUME).set(frame.next);
+    c.end();
+    this.#epilogue();
+    // What the body turned out to need is loaded before it
+    const prologue = new Code();
+    this.#prologue(prologue);
+    c.bytes.unshift(...prologue.bytes);
+    return this.#instructions;
+  }
+
+  #prologue(c: Code): void {
+    const { gpr, usedRegisters, writtenRegisters, base, budget } = this.#frame;
+    const { head } = this.#region;
+    gpr.forEach((local, index) => {
+      if ((((usedRegisters | writtenRegisters) >>> index) & 1) !== 0) c.loadAt("i64.load", gprOffset(index)).set(local);
+    });
+    c.loadAt("i64.load", state.blockRip).i64(BigInt(head.offset)).op("i64.sub").set(base);
+    // The interpreter has charged for the head, which charges for itself
+    c.loadAt("i32.load", state.budget).i32(head.count).op("i32.add").set(budget);
+  }
+
+  #epilogue(): void {
+    const c = this.#code;
+    const { gpr, writtenRegisters, support, budget, next, header, rip } = this.#frame;
+    const { flagKind, flagFirst, flagSecond, flagResult, flagCarry, flagOverflow } = this.#frame;
+    gpr.forEach((local, index) => {
+      if (((writtenRegisters >>> index) & 1) !== 0) c.i32(0).get(local).memory("i64.store", gprOffset(index));
+    });
+    c.get(flagKind).if();
+    c.get(flagKind).get(flagFirst).get(flagSecond).get(flagResult).get(flagCarry).get(flagOverflow).call(support.saveFlags);
+    c.end();
+    c.i32(0).get(budget).memory("i32.store", state.budget);
+    c.get(next).op("i32.eqz").if();
+    c.i32(0).get(rip).memory("i64.store", state.rip).i32(0).return().end();
+    c.get(next).i32(RESUME).op("i32.eq").if();
+    c.call(support.regionResume).return().end();
+    c.get(header).call(support.moveTo).get(next);
+  }
+
+  // ---- Control flow ----
+
+  #tree(block: RegionBlock): void {
+    const c = this.#code;
+    const isLoop = this.#flow.loopHeaders.has(block);
+    if (isLoop) {
+      this.#labels.set(block, c.loop());
+      // Edges from within the loop are still to come
+      this.#flagsAtEntry.set(block, UNKNOWN_FLAGS);
+    }
+    const merges = this.#flow.dominated.get(block) ?? [];
+    for (const merge of [...merges].reverse()) this.#labels.set(merge, c.block());
+    this.#block(block);
+    for (const merge of merges) {
+      c.end();
+      this.#tree(merge);
+    }
+    if (isLoop) c.op("unreachable").end();
+  }
+
+  /** Goes on at a distance from the start of the page. */
+  #edge(from: RegionBlock, offset: number, flagKind: number): void {
+    const to = this.#byOffset.get(offset);
+    if (to === undefined || !from.successors.includes(to)) {
+      this.#pushRip(offset);
+      this.#code.set(this.#frame.rip);
+      this.#exit();
+      return;
+    }
+    const known = this.#flagsAtEntry.get(to);
+    if (known === undefined) this.#flagsAtEntry.set(to, flagKind);
+    else if (known !== flagKind) this.#flagsAtEntry.set(to, UNKNOWN_FLAGS);
+    const isBack = (this.#flow.order.get(to) as number) <= (this.#flow.order.get(from) as number);
+    if (isBack || this.#flow.merges.has(to)) this.#code.br(this.#labels.get(to) as Label);
+    else this.#tree(to);
+  }
+  /** `rip` is set. */
+  #exit(): void {
+    this.#code.i32(0).set(this.#frame.next).br(this.#frame.exit);
+  }
+  #pushRip(offset: number): void {
+    const c = this.#code;
+    c.get(this.#frame.base).i64(BigInt(offset)).op("i64.add");
+    if (this.#frame.codeSize === 32) c.i64(0xffff_ffffn).op("i64.and");
+  }
+
+  // ---- Blocks ----
+
+  #charge(block: RegionBlock): void {
+    const { budget, rip } = this.#frame;
+    const c = this.#code;
+    c.get(budget).i32(block.count).op("i32.sub").tee(budget).i32(0).op("i32.lt_s").if();
+    c.get(budget).i32(block.count).op("i32.add").set(budget);
+    this.#pushRip(block.offset);
+    c.set(rip);
+    this.#exit();
+    c.end();
+  }
+
+  #block(block: RegionBlock): void {
+    this.#charge(block);
+    let flagKind = this.#flagsAtEntry.get(block) ?? UNKNOWN_FLAGS;
+    const emitted: EmittedOperation[] = [];
+    let stopped = -1;
+    for (const record of block.operations) {
+      try {
+        const operation = new RegionEmitter(this.#frame, record, block.header, block.offset, flagKind).build();
+        flagKind = operation.flagKind;
+        emitted.push(operation);
+      } catch (thrown) {
+        if (!(thrown instanceof Untranslatable)) throw thrown;
+        stopped = record.at;
+        break;
+      }
+    }
+    this.#instructions += emitted.length;
+    if (stopped < 0 && block.ending.kind === "interpreter") stopped = block.ending.at;
+    for (const statements of withoutDeadFlags(emitted)) schedule(statements, this.#frame.fn);
+    if (stopped >= 0) {
+      this.#code.i32(stopped).set(this.#frame.next).i32(block.header).set(this.#frame.header).br(this.#frame.exit);
+      return;
+    }
+    this.#ending(block, flagKind);
+  }
+
+  #ending(block: RegionBlock, flagKind: number): void {
+    const c = this.#code;
+    const { ending } = block;
+    switch (ending.kind) {
+      case "jump":
+      case "call":
+        this.#edge(block, ending.target, flagKind);
+        return;
+      case "branch":
+        c.get(this.#frame.condition).if();
+        this.#edge(block, ending.taken, flagKind);
+        c.else();
+        this.#edge(block, ending.next, flagKind);
+        c.end();
+        return;
+      case "return":
+        // Calls within the region return to it
+        for (const site of block.successors) {
+          c.get(this.#frame.rip);
+          this.#pushRip(site.offset);
+          c.op("i64.eq").if();
+          this.#edge(block, site.offset, flagKind);
+          c.end();
+        }
+        this.#exit();
+        return;
+      case "indirect":
+        this.#exit();
+        return;
+      case "interpreter":
+        throw new Error("the interpreter's operation was not met");
+    }
+  }
+}
+
+/** The operations' statements, less the flags that nothing reads before they are all written again. */
+function withoutDeadFlags(operations: readonly EmittedOperation[]): (readonly EmittedOperation["statements"][number][])[] {
+  let isLive = true;
+  const result = operations.map(({ statements }) => statements);
+  for (let i = operations.length - 1; i >= 0; i--) {
+    const { statements, flagWrites, writesAllFlags, readsFlags, mayLeave } = operations[i] as EmittedOperation;
+    if (!isLive && flagWrites.size > 0) result[i] = statements.filter((statement) => !flagWrites.has(statement));
+    if (writesAllFlags) isLive = false;
+    if (readsFlags || mayLeave) isLive = true;
+  }
+  return result;
+}

@@ -1,0 +1,87 @@
+/** What a region is made of: blocks of one page that jump to each other, and where their code goes. */
+import type { Variant } from "../decoder/variant.ts";
+import type { REGION_SUPPORT } from "../interpreter/region-support.ts";
+import type { Label } from "../wasm/code.ts";
+import type { FunctionBuilder } from "../wasm/module-builder.ts";
+
+/** An operation record, read. Field names as in operation.ts. */
+export interface OperationRecord {
+  /** Bank offset of the record. */
+  readonly at: number;
+  readonly variant: Variant;
+  readonly length: number;
+  readonly scale: number;
+  readonly a: number;
+  readonly b: number;
+  readonly c: number;
+  readonly base: number;
+  readonly index: number;
+  readonly segment: number;
+  readonly ripOffset: number;
+  readonly displacement: number;
+  readonly addressSize: number;
+  /** Unsigned 64 bits. */
+  readonly immediate: bigint;
+}
+
+/** How a block ends. Targets are offsets from the start of the page, in bytes; they may lie outside of it. */
+export type Ending =
+  | { kind: "jump"; target: number }
+  | { kind: "branch"; taken: number; next: number }
+  | { kind: "call"; target: number; returnsTo: number }
+  | { kind: "return" }
+  | { kind: "indirect" }
+  /** The rest is the interpreter's, from that operation on. */
+  | { kind: "interpreter"; at: number };
+
+export interface RegionBlock {
+  readonly header: number;
+  /** Offset from the start of the page, in bytes. */
+  readonly offset: number;
+  /** Instructions, and what entering costs. */
+  readonly count: number;
+  readonly operations: readonly OperationRecord[];
+  readonly ending: Ending;
+  /** Blocks of the region that it can go to; see flow.ts. */
+  successors: RegionBlock[];
+}
+
+export interface Region {
+  readonly head: RegionBlock;
+  readonly blocks: readonly RegionBlock[];
+  readonly codeSize: 32 | 64;
+}
+
+/** Locals and labels of a region's function, shared by all of its operations. */
+export interface RegionFrame {
+  readonly fn: FunctionBuilder;
+  readonly support: Readonly<Record<keyof typeof REGION_SUPPORT, number>>;
+  readonly codeSize: 32 | 64;
+  /** Locals of the general registers. */
+  readonly gpr: readonly number[];
+  /** RIP of the start of the page. */
+  readonly base: number;
+  /** Where execution goes on after an exit, when `next` is 0; else `next` is an operation of the block `header`. */
+  readonly rip: number;
+  readonly next: number;
+  readonly header: number;
+  readonly budget: number;
+  /** Flags: see flag-kinds.ts. */
+  readonly flagKind: number;
+  readonly flagFirst: number;
+  readonly flagSecond: number;
+  readonly flagResult: number;
+  readonly flagCarry: number;
+  readonly flagOverflow: number;
+  /** Result of the condition that ends a block. */
+  readonly condition: number;
+  /** Leaves the region: as `rip` and `next` say; because a miss returned 0. */
+  exit: Label;
+  bail: Label;
+  /** Registers that the region reads or writes, and writes, by bit. */
+  usedRegisters: number;
+  writtenRegisters: number;
+}
+
+/** Thrown by the emitter for an operation that only the interpreter runs. */
+export class Untranslatable extends Error {}
