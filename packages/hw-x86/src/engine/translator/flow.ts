@@ -5,6 +5,10 @@
 import type { RegionBlock } from "./region.ts";
 
 export interface Flow {
+  /** The first block: the head, or the block that dispatches to the entries. */
+  readonly root: RegionBlock;
+  /** Blocks at which the region can be entered. */
+  readonly entries: readonly RegionBlock[];
   /** Reachable blocks in reverse postorder, by which edges go forward or back. */
   readonly order: ReadonlyMap<RegionBlock, number>;
   readonly loopHeaders: ReadonlySet<RegionBlock>;
@@ -68,25 +72,38 @@ function dominates(dominator: Int32Array, above: number, below: number): boolean
   return at === above;
 }
 
-/** Takes edges into the middle of loops out of the blocks' successors: they become exits. */
+/** A block without instructions that goes to any of the region's entries; the first is the head. */
+function createDispatcher(head: RegionBlock): RegionBlock {
+  return { header: 0, offset: -1, count: 0, operations: [], ending: { kind: "dispatch" }, successors: [head] };
+}
+
+/**
+ * Edges into the middle of a loop, which WebAssembly cannot express, go through a dispatching block, which then comes first and has
+ * their targets as entries of their own; in the successors of their sources it takes the targets' places.
+ */
 export function analyseFlow(head: RegionBlock): Flow {
+  let dispatcher: RegionBlock | undefined;
   for (;;) {
-    const blocks = reversePostorder(head);
+    const root = dispatcher ?? head;
+    const blocks = reversePostorder(root);
     const order = new Map(blocks.map((block, number) => [block, number]));
     const dominator = immediateDominators(blocks, order);
     let isReducible = true;
     blocks.forEach((block, number) => {
-      const kept = block.successors.filter((next) => {
+      for (const next of block.successors) {
         const to = order.get(next) as number;
-        return to > number || dominates(dominator, to, number);
-      });
-      if (kept.length !== block.successors.length) isReducible = false;
-      block.successors = kept;
+        if (to > number || dominates(dominator, to, number)) continue;
+        isReducible = false;
+        dispatcher ??= createDispatcher(head);
+        const through = dispatcher;
+        if (!through.successors.includes(next)) through.successors.push(next);
+        block.successors = [...new Set(block.successors.map((other) => (other === next ? through : other)))];
+      }
     });
     if (!isReducible) continue;
 
     const loopHeaders = new Set<RegionBlock>();
-    const merges = new Set<RegionBlock>();
+    const merges = new Set<RegionBlock>(dispatcher?.successors);
     const entered = new Set<RegionBlock>();
     blocks.forEach((block, number) => {
       for (const next of block.successors) {
@@ -99,6 +116,6 @@ export function analyseFlow(head: RegionBlock): Flow {
     blocks.forEach((block, number) => {
       if (merges.has(block)) dominated.get(blocks[dominator[number]] as RegionBlock)?.push(block);
     });
-    return { order, loopHeaders, merges, dominated };
+    return { root, entries: dispatcher?.successors ?? [head], order, loopHeaders, merges, dominated };
   }
 }

@@ -68,7 +68,7 @@ export class RegionFinder {
       if (site !== undefined && !sites.includes(site) && sites.length < MOST_RETURN_SITES) sites.push(site);
     }
     for (const found of all) found.successors = successors(found.ending, blocks, sites);
-    return { head, blocks: all, codeSize: page.codeSize };
+    return { head, blocks: all, returnSites: sites, codeSize: page.codeSize };
   }
 
   #read(header: number, offset: number): RegionBlock {

@@ -2,6 +2,7 @@
 import { gprOffset, RSP, state } from "../cpu-state.ts";
 import { REGION_SUPPORT, type RegionSupport } from "../interpreter/region-support.ts";
 import { schedule } from "../interpreter/schedule.ts";
+import { block, OP_BYTES } from "../operation.ts";
 import { Code, type Label } from "../wasm/code.ts";
 import { FunctionBuilder, ModuleBuilder, signature } from "../wasm/module-builder.ts";
 import { FlagSource } from "./flag-kinds.ts";
@@ -16,6 +17,8 @@ export interface RegionCode {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Guest instructions translated. */
   readonly instructions: number;
+  /** Headers of the blocks that it can be entered at. */
+  readonly entries: readonly number[];
 }
 
 /** Undefined when not even the first operation can be translated. */
@@ -26,11 +29,11 @@ export function buildRegionModule(region: Region): RegionCode | undefined {
     support[name] = module.importFunction("support", name, REGION_SUPPORT[name]);
   }
   const fn = new FunctionBuilder(module.typeIndex(signature(["i32"], ["i32"])), 1);
-  const emission = new RegionEmission(region, analyseFlow(region.head), fn, support);
-  const instructions = emission.emit();
+  const flow = analyseFlow(region.head);
+  const instructions = new RegionEmission(region, flow, fn, support).emit();
   if (instructions === 0) return undefined;
   module.export("region", module.add(fn));
-  return { bytes: module.encode(), instructions };
+  return { bytes: module.encode(), instructions, entries: flow.entries.map(({ header }) => header) };
 }
 
 /** A frame with locals allocated; labels are set when they open. */
@@ -53,6 +56,7 @@ function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport
     flagCarry: local("i32"),
     flagOverflow: local("i32"),
     condition: local("i32"),
+    entry: local("i32"),
     exit: { depth: 0 },
     bail: { depth: 0 },
     // The stack pointer is passed to misses
@@ -62,7 +66,6 @@ function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport
 }
 
 class RegionEmission {
-  readonly #region: Region;
   readonly #flow: Flow;
   readonly #frame: RegionFrame;
   readonly #code: Code;
@@ -70,25 +73,25 @@ class RegionEmission {
   readonly #byOffset: ReadonlyMap<number, RegionBlock>;
   /** What the flag locals hold at the start of blocks, as far as edges to them have been emitted. */
   readonly #flagsAtEntry = new Map<RegionBlock, number>();
+  readonly #returnSites: readonly RegionBlock[];
   #instructions = 0;
 
   constructor(region: Region, flow: Flow, fn: FunctionBuilder, support: RegionSupport) {
-    this.#region = region;
     this.#flow = flow;
     this.#frame = createFrame(region, fn, support);
     this.#code = fn.code;
+    this.#returnSites = region.returnSites;
     this.#byOffset = new Map(region.blocks.map((block) => [block.offset, block]));
   }
 
   /** Number of instructions translated. */
   emit(): number {
     const frame = this.#frame;
-    const { head } = this.#region;
     const c = this.#code;
-    this.#flagsAtEntry.set(head, FlagSource.words);
+    this.#flagsAtEntry.set(this.#flow.root, FlagSource.words);
     frame.exit = c.block();
     frame.bail = c.block();
-    this.#tree(head);
+    this.#tree(this.#flow.root);
     c.op("unreachable").end();
     c.i32(RESUME).set(frame.next);
     c.end();
@@ -101,14 +104,21 @@ class RegionEmission {
   }
 
   #prologue(c: Code): void {
-    const { gpr, usedRegisters, writtenRegisters, base, budget } = this.#frame;
-    const { head } = this.#region;
+    const { gpr, usedRegisters, writtenRegisters, base, budget, entry } = this.#frame;
     gpr.forEach((local, index) => {
       if ((((usedRegisters | writtenRegisters) >>> index) & 1) !== 0) c.loadAt("i64.load", gprOffset(index)).set(local);
     });
-    c.loadAt("i64.load", state.blockRip).i64(BigInt(head.offset)).op("i64.sub").set(base);
-    // The interpreter has charged for the head, which charges for itself
-    c.loadAt("i32.load", state.budget).i32(head.count).op("i32.add").set(budget);
+    // Segments are flat, so that RIP and physical address agree within the page
+    c.loadAt("i64.load", state.blockRip).i64(-4096n).op("i64.and").set(base);
+    // The interpreter has charged for the block entered, which charges for itself
+    const header = (): Code => c.get(0).i32(OP_BYTES).op("i32.sub");
+    c.loadAt("i32.load", state.budget);
+    header().memory("i32.load", block.count).op("i32.add").set(budget);
+    this.#flow.entries.forEach((other, number) => {
+      if (number === 0) return;
+      header().i32(other.header).op("i32.eq").if();
+      c.i32(number).set(entry).end();
+    });
   }
 
   #epilogue(): void {
@@ -152,6 +162,14 @@ class RegionEmission {
   /** Goes on at a distance from the start of the page. */
   #edge(from: RegionBlock, offset: number, flagKind: number): void {
     const to = this.#byOffset.get(offset);
+    const { root, entries } = this.#flow;
+    if (to !== undefined && !from.successors.includes(to) && entries.includes(to) && from.successors.includes(root)) {
+      this.#code
+        .i32(entries.indexOf(to))
+        .set(this.#frame.entry)
+        .br(this.#labels.get(root) as Label);
+      return;
+    }
     if (to === undefined || !from.successors.includes(to)) {
       this.#pushRip(offset);
       this.#code.set(this.#frame.rip);
@@ -189,7 +207,7 @@ class RegionEmission {
   }
 
   #block(block: RegionBlock): void {
-    this.#charge(block);
+    if (block.count > 0) this.#charge(block);
     let flagKind = this.#flagsAtEntry.get(block) ?? UNKNOWN_FLAGS;
     const emitted: EmittedOperation[] = [];
     let stopped = -1;
@@ -231,7 +249,7 @@ class RegionEmission {
         return;
       case "return":
         // Calls within the region return to it
-        for (const site of block.successors) {
+        for (const site of this.#returnSites) {
           c.get(this.#frame.rip);
           this.#pushRip(site.offset);
           c.op("i64.eq").if();
@@ -243,6 +261,12 @@ class RegionEmission {
       case "indirect":
         this.#exit();
         return;
+      case "dispatch": {
+        const labels = block.successors.map((entry) => this.#labels.get(entry) as Label);
+        for (const entry of block.successors) this.#flagsAtEntry.set(entry, UNKNOWN_FLAGS);
+        c.get(this.#frame.entry).brTable(labels, labels[0] as Label);
+        return;
+      }
       case "interpreter":
         throw new Error("the interpreter's operation was not met");
     }

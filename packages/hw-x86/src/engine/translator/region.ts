@@ -32,7 +32,9 @@ export type Ending =
   | { kind: "return" }
   | { kind: "indirect" }
   /** The rest is the interpreter's, from that operation on. */
-  | { kind: "interpreter"; at: number };
+  | { kind: "interpreter"; at: number }
+  /** Goes to the successor whose number is in the local `entry`. */
+  | { kind: "dispatch" };
 
 export interface RegionBlock {
   readonly header: number;
@@ -49,6 +51,8 @@ export interface RegionBlock {
 export interface Region {
   readonly head: RegionBlock;
   readonly blocks: readonly RegionBlock[];
+  /** Blocks behind calls whose target is in the region too. */
+  readonly returnSites: readonly RegionBlock[];
   readonly codeSize: 32 | 64;
 }
 
@@ -75,6 +79,8 @@ export interface RegionFrame {
   readonly flagOverflow: number;
   /** Result of the condition that ends a block. */
   readonly condition: number;
+  /** Number of the entry that the dispatching block, if there is one, goes to. */
+  readonly entry: number;
   /** Leaves the region: as `rip` and `next` say; because a miss returned 0. */
   exit: Label;
   bail: Label;

@@ -18,6 +18,8 @@ export type TranslateMode = "off" | "hot" | "always";
 const HOT_ENTRIES = 400;
 /** A block belongs to its neighbour's region when it ran at least once in so many of the neighbour's entries. */
 const RARE = 40;
+/** A block that a region has inside is translated as the first of another after so many times more entries. */
+const MEMBER_PATIENCE = 20;
 /** Regions kept; when there are more, all are dropped and what is still hot is translated anew. */
 const MOST_REGIONS = 6000;
 /** Regions of a page that changes more often than this stay with the interpreter. */
@@ -40,8 +42,12 @@ export interface TranslatorStatistics {
 }
 
 interface PageRegions {
-  /** Headers of the first blocks, with their table index. */
+  /** Headers of the blocks that regions are entered at, with their table index. */
   readonly regions: Map<number, number>;
+  /** Table indexes of all of them. */
+  readonly indexes: number[];
+  /** Headers of the other blocks in them. */
+  readonly members: Set<number>;
   changes: number;
 }
 
@@ -93,10 +99,16 @@ export class Translator {
     const number = u32[(header + block.physical) >>> 2] >>> 12;
     let regions = this.#pages.get(number);
     if (regions === undefined) {
-      regions = { regions: new Map(), changes: 0 };
+      regions = { regions: new Map(), indexes: [], members: new Set(), changes: 0 };
       this.#pages.set(number, regions);
     }
     if (regions.changes > MOST_CHANGES) return;
+    if (this.mode === "hot" && regions.members.has(header)) {
+      // Reached from the inside of a region that was left in the middle, most likely
+      regions.members.delete(header);
+      u32[(header + block.entries) >>> 2] = HOT_ENTRIES * MEMBER_PATIENCE;
+      return;
+    }
     const started = performance.now();
     const least = this.mode === "always" ? 0 : HOT_ENTRIES / RARE;
     const region = this.#finder.find(header, page, (other) => {
@@ -109,8 +121,14 @@ export class Translator {
     const instance = new WebAssembly.Instance(new WebAssembly.Module(code.bytes), this.#imports);
     const index = this.#free.pop() ?? this.#handlers.grow(1);
     this.#handlers.set(index, instance.exports.region);
-    this.#pages.get(number)?.regions.set(header, index);
-    u32[(header + block.region) >>> 2] = index;
+    for (const entry of code.entries) {
+      const before = u32[(entry + block.region) >>> 2];
+      if (before !== 0) continue;
+      regions.regions.set(entry, index);
+      u32[(entry + block.region) >>> 2] = index;
+    }
+    regions.indexes.push(index);
+    for (const member of region.blocks) if (!regions.regions.has(member.header)) regions.members.add(member.header);
     const statistics = this.#statistics;
     statistics.regionsMade++;
     statistics.regionsInUse++;
@@ -124,7 +142,7 @@ export class Translator {
     const page = this.#pages.get(pageOffset >>> 12);
     if (page === undefined || page.regions.size === 0) return;
     page.changes++;
-    this.#statistics.invalidated += page.regions.size;
+    this.#statistics.invalidated += page.indexes.length;
     this.#drop(page);
   }
 
@@ -140,13 +158,17 @@ export class Translator {
   }
   #drop(page: PageRegions): void {
     const { u32 } = this.#cpu;
-    for (const [header, index] of page.regions) {
+    for (const header of page.regions.keys()) {
       u32[(header + block.region) >>> 2] = 0;
       u32[(header + block.entries) >>> 2] = this.initialEntries;
+    }
+    for (const index of page.indexes) {
       this.#handlers.set(index, null);
       this.#free.push(index);
     }
-    this.#statistics.regionsInUse -= page.regions.size;
+    this.#statistics.regionsInUse -= page.indexes.length;
+    page.indexes.length = 0;
     page.regions.clear();
+    page.members.clear();
   }
 }
