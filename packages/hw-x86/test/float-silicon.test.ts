@@ -79,8 +79,9 @@ function extended(random: Random): Uint8Array {
   const bytes = new Uint8Array(16);
   const view = new DataView(bytes.buffer);
   let significand = random.next64() | (1n << 63n);
-  if (random.oneIn(3)) significand = random.pick(SIGNIFICANDS);
-  else if (random.oneIn(3)) significand = (significand >> 40n) << 40n;
+  const shape = random.below(3);
+  if (shape === 0) significand = random.pick(SIGNIFICANDS);
+  else if (shape === 1) significand = (significand >> 40n) << 40n;
   if (random.oneIn(4)) significand |= 1n << 63n;
   const field = random.pick([
     0,
@@ -118,8 +119,9 @@ function floatBits(random: Random, bits: 32 | 64): bigint {
   const top = bits === 32 ? 255 : 2047;
   const bias = bits === 32 ? 127 : 1023;
   let fraction = random.next64() & ((1n << fractionBits) - 1n);
-  if (random.oneIn(3)) fraction = random.pick([0n, 1n, (1n << fractionBits) - 1n, 1n << (fractionBits - 1n)]);
-  else if (random.oneIn(3)) fraction = (fraction >> (fractionBits / 2n)) << (fractionBits / 2n);
+  const shape = random.below(3);
+  if (shape === 0) fraction = random.pick([0n, 1n, (1n << fractionBits) - 1n, 1n << (fractionBits - 1n)]);
+  else if (shape === 1) fraction = (fraction >> (fractionBits / 2n)) << (fractionBits / 2n);
   const field = random.pick([
     0,
     top,

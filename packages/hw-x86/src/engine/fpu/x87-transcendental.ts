@@ -38,6 +38,7 @@ import {
   noteInstruction,
   pop,
   push,
+  pushOver,
   readRegister,
   setC1,
   setCodes,
@@ -71,6 +72,7 @@ function exponential(a: Num): Num {
   if (a.kind === "zero") return a;
   if (a.kind === "infinity") return a.sign === 1 ? num("finite", 1, 0, 1n) : a;
   // Outside -1 to 1 the result is undefined; what is deterministic is the operand itself.
+  context.flags |= PE;
   if (magnitude(a) > 0) return a;
   if (a.exponent + bitLength(a.significand) === 1 && (a.significand & (a.significand - 1n)) === 0n) {
     return a.sign === 1 ? num("finite", 1, -1, 1n) : ONE;
@@ -208,12 +210,6 @@ function trigonometric(cpu: Cpu, results: (a: Num) => [Num, Num?], pushes: boole
   if (!settle(cpu, context)) return;
   writeRegister(cpu, 0, first);
   if (pushes && second !== undefined) push(cpu, second);
-}
-
-/** Push on a full or empty register alike. */
-function pushOver(cpu: Cpu, value: Num): void {
-  setStatus(cpu, (status(cpu) & ~0x3800) | ((status(cpu) - 0x800) & 0x3800));
-  writeRegister(cpu, 0, value);
 }
 
 function sine(a: Num): Num {

@@ -122,15 +122,18 @@ const integerToFloat = [
   row(
     "CVTPI2PD",
     "66 0F 2A /r",
-    "xmm, mm/m64",
+    "xmm, mm=rm",
     (e, [dst, src]) => {
       const result = e.vec("f64x2.convert_low_i32x4_s", e.readVec(src));
-      // From memory it leaves the x87 unit alone.
-      if (!e.isMemory(src)) enterMmx(e);
+      enterMmx(e);
       e.writeVec(dst, result);
     },
     ["sse", "mmx"],
   ),
+  // From memory it leaves the x87 unit alone.
+  row("CVTPI2PD", "66 0F 2A /r", "xmm, m64", (e, [dst, src]) => {
+    e.writeVec(dst, e.vec("f64x2.convert_low_i32x4_s", e.readVec(src)));
+  }),
 ];
 
 // ---- Floats to integers ----
