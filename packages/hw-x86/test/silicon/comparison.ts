@@ -1,5 +1,6 @@
 /** Compares what silicon and the engine made of a case. */
-import { CODE, type TestCase } from "./case-generator.ts";
+import { RSP } from "../../src/engine/cpu-state.ts";
+import { CODE, DATA, DATA_BYTES, type TestCase } from "./case-generator.ts";
 import { type Outcome, TIMEOUT } from "./engine-runner.ts";
 
 const REGISTERS = [
@@ -22,6 +23,8 @@ const REGISTERS = [
 ];
 const BREAKPOINT = 3;
 const PAGE_FAULT = 14;
+/** #SS, #GP and #PF. */
+const ADDRESS_FAULTS = [12, 13, 14];
 const KERNEL_HALF = 1n << 63n;
 const FLAGS = 0xcd5;
 
@@ -52,6 +55,13 @@ export function compareOutcomes(test: TestCase, silicon: Outcome, engine: Outcom
   const index = faultIndex(test, engine);
   // Which of its two operands faults first is up to the processor, when both do
   if (differences.length === 0 && index >= 0 && test.names[index]?.includes("CMPS")) return [];
+  // With a stack pointer gone astray, whether its fault is #SS and whether a call's target or its push comes first differ, too
+  const isAstray = engine.gpr[RSP] - BigInt(DATA) >= BigInt(DATA_BYTES) || engine.gpr[RSP] < BigInt(DATA);
+  if (differences.length === 0 && isAstray && silicon.vector !== engine.vector && ADDRESS_FAULTS.includes(engine.vector))
+    return [];
+  // The manual leaves it open whether an access may wrap at 4 GiB in a flat segment or exceeds its limit
+  const isWrap = test.codeSize === 32 && engine.vector === PAGE_FAULT && engine.cr2 > 0xffff_fff0n;
+  if (differences.length === 0 && isWrap && silicon.vector !== PAGE_FAULT) return [];
   check("vector", engine.vector, silicon.vector);
   if (differences.length > 0) return differences;
   // Whether the upper half of the address space is mapped is the host kernel's affair: P says protection there, or absence

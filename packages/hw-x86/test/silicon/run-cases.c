@@ -159,6 +159,8 @@ int main(int argc, char **argv)
 	int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM, SIGUSR1 };
 	for (unsigned i = 0; i < sizeof signals / sizeof *signals; i++)
 		sigaction(signals[i], &action, NULL);
+	/* In 64-bit mode these do not matter and are null, but 32-bit cases need them; signals leave them alone */
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(0x2b));
 	raise(SIGUSR1);
 	return 1;
 }
