@@ -8,13 +8,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { state } from "../src/engine/cpu-state.ts";
+import { fpuHelpers } from "../src/engine/fpu/helpers.ts";
 import { RESULT } from "../src/engine/fpu/sse.ts";
+import { OPERAND_ADDRESS } from "../src/engine/fpu/x87-state.ts";
 import { prepareSse, SSE_OPERATIONS, TRANSCENDENTAL, X87_OPERATIONS } from "./float-operations.ts";
 import { floatCpu, OPERAND_AT, Raised } from "./fpu-state.ts";
 import { chooseSeed, type Random, seededRandom } from "./random.ts";
 
 const CASE_BYTES = 64;
 const RESULT_BYTES = 80;
+const ENVIRONMENT_AT = OPERAND_AT + 0x100;
 
 function compiler(): string | undefined {
   if (process.arch !== "x64" || process.platform !== "linux") return "no x86-64 Linux";
@@ -175,6 +178,17 @@ function loadStack(cpu: ReturnType<typeof floatCpu>, one: Case): void {
   cpu.u8.set(one.memory, OPERAND_AT);
 }
 
+/** The tag word as FNSTENV stores it. */
+function tagWord(cpu: ReturnType<typeof floatCpu>): number {
+  const control = cpu.u16[state.fpuControl >> 1];
+  const status = cpu.u16[state.fpuStatus >> 1];
+  cpu.set64(OPERAND_ADDRESS, BigInt(ENVIRONMENT_AT));
+  fpuHelpers.fpuStoreEnvironment(cpu, 32, 0, 0, 0);
+  cpu.u16[state.fpuControl >> 1] = control;
+  cpu.u16[state.fpuStatus >> 1] = status;
+  return cpu.u16[(ENVIRONMENT_AT + 8) >> 1];
+}
+
 /** Distance in units of the last place between two 80-bit numbers of equal sign; Infinity when they are not comparable. */
 function ulps(a: Uint8Array, b: Uint8Array): number {
   const value = (bytes: Uint8Array): bigint => {
@@ -212,7 +226,7 @@ describe.skipIf(missing !== undefined)(`the soft float beside this processor${mi
         const at = state.fpr + ((top + n) & 7) * 16;
         return cpu.u8.slice(at, at + 10);
       };
-      const problem = difference();
+      const problem = difference() ?? (tagWord(cpu) === view.getUint32(4, true) ? undefined : "tags");
       if (problem !== undefined) {
         const wanted = `st0 ${hex(real.subarray(16, 26))} st1 ${hex(real.subarray(32, 42))} sw ${view.getUint16(0, true).toString(16)}`;
         failures.push(

@@ -187,9 +187,9 @@ function packedToMmx(mnemonic: string, opcode: string, bits: 32 | 64, truncates:
     (e, [dst, src]) => {
       if (bits === 64) e.checkAligned(src);
       const b = e.readVec(src);
-      const result = viaHelper(e, b, b, "sseToInteger", bits, 2, 32, truncates ? 1 : 0);
+      // Processors switch to MMX state before the conversion can raise #XM.
       enterMmx(e);
-      e.writeVec(dst, result);
+      e.writeVec(dst, viaHelper(e, b, b, "sseToInteger", bits, 2, 32, truncates ? 1 : 0));
     },
     ["sse", "mmx"],
   );
