@@ -52,6 +52,15 @@ function addRunCommand(program: Command, done: (status: number) => void): void {
     .requiredOption("--kernel <image>", "bzImage, vmlinux, multiboot or flat image")
     .option("--initrd <file>", "initial RAM file system")
     .option("--append <text>", `kernel command line (default for a bzImage: "${linuxCommandLine}")`)
+    .option("--cpus <number>", "number of vCPUs (default: 1)")
+    .addOption(
+      new Option("--format <kind>", "raw code, which no header tells: what to load it as").choices([
+        "flat16",
+        "flat32",
+        "flat64",
+      ]),
+    )
+    .option("--digest", "at the end, print digests of memory and registers")
     .option("--memory <size>", "RAM of the guest", "256M")
     .option("--device <path>", "device that the VMM opens", "/dev/kvm")
     .option("--module <package>", "without the daemon: module to load (default @mkvm/kvm-v1)")

@@ -13,6 +13,9 @@ export interface RunFlags {
   kernel: string;
   initrd?: string;
   append?: string;
+  cpus?: string;
+  format?: string;
+  digest?: boolean;
   memory: string;
   device: string;
   module?: string;
@@ -55,6 +58,9 @@ function runOptions(flags: RunFlags, words: readonly string[]): RunOptions {
   if (flags.initrd) args.push("--initrd", readableFile("--initrd", flags.initrd));
   const append = flags.append ?? (isBzImage(args[1]!) ? linuxCommandLine : undefined);
   if (append !== undefined) args.push("--append", append);
+  if (flags.cpus) args.push("--cpus", flags.cpus);
+  if (flags.format) args.push("--format", flags.format);
+  if (flags.digest) args.push("--digest");
   args.push("--memory", String(memoryBytes), "--device", flags.device, ...words);
   const options: RunOptions = {
     program: flags.program,
