@@ -4,8 +4,12 @@ import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
 import { Errno } from "@mkvm/kvm-abi";
 import {
   type DescriptorTableState,
+  dumpVmcs,
   type ExceptionEvent,
+  type ExitOutcome,
   exceptionHasErrorCode,
+  fillMsrBitmap,
+  handleVmxExit,
   Interruptibility,
   InterruptionInfo,
   InterruptionType,
@@ -13,18 +17,18 @@ import {
   Msr,
   PrimaryControl,
   type SegmentState,
+  setUpVmcs,
+  USER_RETURN_MSRS,
   Vector,
   VmcsField as Vmcs,
   type VmxCapabilities,
 } from "@mkvm/kvm-core";
 import type { Module } from "../main.ts";
-import { USER_RETURN_MSRS, type Vcpu } from "../vcpu.ts";
-import type { ExitOutcome, VendorOperations } from "../vendor-operations.ts";
+import type { Vcpu } from "../vcpu.ts";
+import type { VendorOperations } from "../vendor-operations.ts";
 import type { Vm } from "../vm.ts";
 import { completeEvents } from "./event-completion.ts";
-import { handleExit } from "./exit-handlers.ts";
-import { dumpVmcs } from "./vmcs-dump.ts";
-import { fillMsrBitmap, setUpVmcs } from "./vmcs-setup.ts";
+import { exitInformation } from "./exit-information.ts";
 import { VmxRegisters } from "./vmx-registers.ts";
 
 const VMX_SUCCEED = 0;
@@ -324,11 +328,11 @@ export class VmxOperations implements VendorOperations {
   }
   openInterruptWindow(vcpu: Vcpu): void {
     this.select(vcpu);
-    setPrimaryControl(this.#cpu, PrimaryControl.interruptWindowExiting, true);
+    this.#setPrimaryControl(PrimaryControl.interruptWindowExiting, true);
   }
   openNmiWindow(vcpu: Vcpu): void {
     this.select(vcpu);
-    setPrimaryControl(this.#cpu, PrimaryControl.nmiWindowExiting, true);
+    this.#setPrimaryControl(PrimaryControl.nmiWindowExiting, true);
   }
 
   enter(vcpu: Vcpu): void {
@@ -351,24 +355,23 @@ export class VmxOperations implements VendorOperations {
     state.launched = true;
   }
   handleExit(vcpu: Vcpu): ExitOutcome {
-    return handleExit(this.#cpu, vcpu);
-  }
-  skipInstruction(vcpu: Vcpu): void {
-    this.select(vcpu);
-    vcpu.skip(this.#cpu.vmx.vmread32(Vmcs.VM_EXIT_INSTRUCTION_LENGTH));
+    const cpu = this.#cpu;
+    return handleVmxExit(vcpu, exitInformation(cpu.vmx), {
+      cpuId: cpu.id,
+      memoryFault: (gpa, write) => vcpu.vm.mmu.fault(gpa, write),
+      closeInterruptWindow: () => this.#setPrimaryControl(PrimaryControl.interruptWindowExiting, false),
+      closeNmiWindow: () => this.#setPrimaryControl(PrimaryControl.nmiWindowExiting, false),
+      hostInterrupt: () => this.#module.kernel.scheduler.handleInterrupts(),
+      dump: () => dumpVmcs(cpu),
+    });
   }
   flushGuestTlb(vcpu: Vcpu): void {
     this.#cpu.vmx.invvpid(InvvpidType.singleContext, this.#vcpus.get(vcpu)!.vpid, 0n);
   }
-  dump(vcpu: Vcpu): string {
-    this.select(vcpu);
-    return dumpVmcs(this.#cpu);
-  }
-}
 
-/** Sets or clears a primary processor-based control of the current VMCS. */
-export function setPrimaryControl(cpu: LogicalCpu, control: number, on: boolean): void {
-  const controls = cpu.vmx.vmread32(Vmcs.PRIMARY_PROCESSOR_CONTROLS);
-  const wanted = (on ? controls | control : controls & ~control) >>> 0;
-  if (wanted !== controls) cpu.vmx.vmwrite(Vmcs.PRIMARY_PROCESSOR_CONTROLS, wanted);
+  #setPrimaryControl(control: number, on: boolean): void {
+    const controls = this.#cpu.vmx.vmread32(Vmcs.PRIMARY_PROCESSOR_CONTROLS);
+    const wanted = (on ? controls | control : controls & ~control) >>> 0;
+    if (wanted !== controls) this.#cpu.vmx.vmwrite(Vmcs.PRIMARY_PROCESSOR_CONTROLS, wanted);
+  }
 }
