@@ -243,10 +243,12 @@ function remainder(cpu: Cpu, toNearest: boolean): void {
   const b = readRegister(cpu, 1);
   let quotient = 0n;
   let isPartial = false;
+  let hasQuotient = false;
   let result = specialPair(a, b);
   if (result === undefined && (a.kind === "infinity" || b.kind === "zero")) result = invalid();
   if (result === undefined) {
     noteDenormals(a, b);
+    hasQuotient = true;
     if (a.kind === "zero" || b.kind === "infinity") result = a;
     else {
       const distance = magnitude(a) - magnitude(b);
@@ -267,12 +269,15 @@ function remainder(cpu: Cpu, toNearest: boolean): void {
       result = rest === 0n ? zero(a.sign) : round(context, EXTENDED, sign, low, rest);
     }
   }
-  const isUsable = settle(cpu, context);
-  const low = Number(quotient & 7n);
-  const codes = isPartial ? C2 : (low & 4 ? C0 : 0) | (low & 2 ? C3 : 0);
-  if (!isUsable) return;
-  setCodes(cpu, codes);
-  if (!isPartial) setC1(cpu, (low & 1) !== 0);
+  if (!settle(cpu, context)) return;
+  // Without a quotient C0 and C3 stay what they were.
+  if (!hasQuotient) setStatus(cpu, status(cpu) & ~C2);
+  else if (isPartial) setCodes(cpu, C2);
+  else {
+    const low = Number(quotient & 7n);
+    setCodes(cpu, (low & 4 ? C0 : 0) | (low & 2 ? C3 : 0));
+    setC1(cpu, (low & 1) !== 0);
+  }
   writeRegister(cpu, 0, result);
 }
 
