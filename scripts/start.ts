@@ -103,9 +103,9 @@ function steps(demo: Partial<Demo>, rows: Row[], options: Parameters<typeof demo
       const row = await work((line) => {
         task.output = line;
       });
-      const took = formatMs(performance.now() - began);
-      rows.push({ step: title, took, blackout: "", detail: "", ...row });
-      task.title = [title, took, row?.blackout && `blackout ${row.blackout}`, row?.detail].filter(Boolean).join(", ");
+      const whole = { step: title, took: formatMs(performance.now() - began), blackout: "", detail: "", ...row };
+      rows.push(whole);
+      task.title = [title, whole.took, row?.blackout && `blackout ${row.blackout}`, row?.detail].filter(Boolean).join(", ");
     },
     rendererOptions: { persistentOutput: false },
   });
@@ -122,7 +122,8 @@ function steps(demo: Partial<Demo>, rows: Row[], options: Parameters<typeof demo
         () => session.report.rounds >= goal,
         () => say(session.lastLine),
       );
-      return { blackout: formatMs(report.blackoutUs / 1000), detail: describeMove(report) };
+      const moveMs = report.steps.reduce((sum, { durationUs }) => sum + durationUs, 0) / 1000;
+      return { took: formatMs(moveMs), blackout: formatMs(report.blackoutUs / 1000), detail: describeMove(report) };
     });
 
   return new Listr(
