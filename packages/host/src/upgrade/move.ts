@@ -108,7 +108,8 @@ class Move {
         });
       } else {
         await this.#prepare();
-        await this.#freeze(() => this.#switch());
+        // VMs of one CPU stop one after the other: none stands still while another is being switched.
+        await this.#process.kernel.takeTurn(() => this.#freeze(() => this.#switch()));
       }
     } catch (thrown) {
       this.#fail(thrown);
