@@ -15,6 +15,7 @@ import {
   PE,
   round,
   type Sign,
+  UE,
   ZE,
   zero,
 } from "./float-format.ts";
@@ -32,6 +33,7 @@ import {
 import { begin, x87Context as context, specialOperand, unary } from "./x87-arithmetic.ts";
 import {
   C0,
+  C1,
   C2,
   C3,
   isEmpty,
@@ -134,10 +136,12 @@ function logarithmTimes(x: Num, y: Num): Num {
   noteDenormals(x, y);
   if (y.kind === "zero" || isOne) return zero(product(y.sign, logarithmSign));
   if ("exact" in logarithm) {
-    // Silicon calls every logarithm but that of 1 inexact.
-    context.flags |= PE;
     const factor = BigInt(Math.abs(logarithm.exact));
-    return round(context, EXTENDED, product(y.sign, logarithmSign), y.exponent, y.significand * factor);
+    const result = round(context, EXTENDED, product(y.sign, logarithmSign), y.exponent, y.significand * factor);
+    // Silicon calls every logarithm but that of 1 inexact, and so every tiny result an underflow.
+    const isTiny = result.kind === "zero" || (result.kind === "finite" && magnitude(result) < EXTENDED.minExponent);
+    context.flags |= isTiny ? PE | UE : PE;
+    return result;
   }
   return finish(yLogarithm(y, logarithm.value));
 }
@@ -189,11 +193,10 @@ const TWO_63 = 63;
 /** FSIN, FCOS, FPTAN, FSINCOS: `results` computes what replaces ST(0) and what is pushed after. */
 function trigonometric(cpu: Cpu, results: (a: Num) => [Num, Num?], pushes: boolean): void {
   noteInstruction(cpu);
-  setC1(cpu, false);
+  setStatus(cpu, status(cpu) & ~(C1 | C2));
   if (isEmpty(cpu, 0) || (pushes && !isEmpty(cpu, 7))) {
     const isOverflow = !isEmpty(cpu, 0);
     if (!stackFault(cpu, isOverflow)) return;
-    setStatus(cpu, status(cpu) & ~C2);
     writeRegister(cpu, 0, DEFAULT_NAN);
     if (pushes) pushOver(cpu, DEFAULT_NAN);
     return;
@@ -204,7 +207,6 @@ function trigonometric(cpu: Cpu, results: (a: Num) => [Num, Num?], pushes: boole
     return;
   }
   begin(cpu);
-  setStatus(cpu, status(cpu) & ~C2);
   const special = specialOperand(a) ?? (a.kind === "infinity" ? invalid() : undefined);
   const [first, second] = special !== undefined ? [special, special] : results(a);
   if (!settle(cpu, context)) return;
@@ -231,10 +233,9 @@ function tangentOf(a: Num): Num {
 /** FPREM (quotient truncated) and FPREM1 (quotient rounded to nearest even): ST(0) by ST(1). */
 function remainder(cpu: Cpu, toNearest: boolean): void {
   noteInstruction(cpu);
-  setC1(cpu, false);
+  setStatus(cpu, status(cpu) & ~(C1 | C2));
   if (isEmpty(cpu, 0) || isEmpty(cpu, 1)) {
     if (!stackFault(cpu, false)) return;
-    setStatus(cpu, status(cpu) & ~C2);
     writeRegister(cpu, 0, DEFAULT_NAN);
     return;
   }
@@ -271,9 +272,8 @@ function remainder(cpu: Cpu, toNearest: boolean): void {
   }
   if (!settle(cpu, context)) return;
   // Without a quotient C0 and C3 stay what they were.
-  if (!hasQuotient) setStatus(cpu, status(cpu) & ~C2);
-  else if (isPartial) setCodes(cpu, C2);
-  else {
+  if (hasQuotient && isPartial) setCodes(cpu, C2);
+  else if (hasQuotient) {
     const low = Number(quotient & 7n);
     setCodes(cpu, (low & 4 ? C0 : 0) | (low & 2 ? C3 : 0));
     setC1(cpu, (low & 1) !== 0);
