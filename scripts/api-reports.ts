@@ -27,6 +27,7 @@ for (const name of published) {
         reportTempFolder: join(projectFolder, "dist", "api"),
         reportFileName: `${name}.api.md`,
       },
+      newlineKind: "lf",
       docModel: { enabled: false },
       dtsRollup: { enabled: false },
       tsdocMetadata: { enabled: false },
