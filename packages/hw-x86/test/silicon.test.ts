@@ -78,8 +78,9 @@ describe(`the engine and this processor agree on${reason}`, () => {
     if (typeof silicon !== "string") silicon.close();
   });
 
-  test.skipIf(typeof silicon === "string").each(groups)(`$name (seed ${seed})`, ({ rows, codeSize, fx }) => {
+  test.skipIf(typeof silicon === "string").for(groups)(`$name (seed ${seed})`, ({ rows, codeSize, fx }, { skip }) => {
     if (typeof silicon === "string") return;
+    if (codeSize === 16 && !silicon.has16) skip("this kernel gives programs no 16-bit segments");
     const random = seededRandom(seed);
     const forms: GeneratedForm[] = rows.flatMap(({ mnemonic, forms: own }) =>
       own.map((form) => ({ mnemonic, parsed: parseForm(form) })),
@@ -104,8 +105,10 @@ describe(`the engine and this processor agree on${reason}`, () => {
     };
     const failures: string[] = [];
     for (let done = 0; done < CASES; done += BATCH) {
-      const options = { codeSize, fx: fx ?? initialFx };
-      const cases = Array.from({ length: Math.min(BATCH, CASES - done) }, () => generateCase(random, forms, options));
+      // Every form comes first in some cases, so that none is left to chance
+      const cases = Array.from({ length: Math.min(BATCH, CASES - done) }, (_, i) =>
+        generateCase(random, forms, { codeSize, fx: fx ?? initialFx, first: forms[(done + i) % forms.length] }),
+      );
       const expected = silicon.run(initial, cases);
       cases.forEach((generated, i) => {
         runner.run(generated, outcome);

@@ -267,6 +267,8 @@ function isModelSpecific(bytes: readonly number[], { mnemonic, parsed }: Generat
 export interface GeneratorOptions {
   readonly codeSize: CaseCodeSize;
   readonly fx: (random: Random) => Uint8Array;
+  /** The form of the first instruction, if it can be had in this mode; else a random one. */
+  readonly first?: GeneratedForm;
 }
 
 export function generateCase(random: Random, forms: readonly GeneratedForm[], options: GeneratorOptions): TestCase {
@@ -279,7 +281,7 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
   const wanted = 1 + random.below(4);
   let isStraight = true;
   for (let attempts = 0; encodings.length < wanted && attempts < 100; attempts++) {
-    const generated = random.pick(forms);
+    const generated = attempts === 0 && options.first !== undefined ? options.first : random.pick(forms);
     const { attributes } = generated.parsed.form;
     if (attributes.includes(codeSize === 64 ? "invalid64" : "only64")) continue;
     if (generated.parsed.wide && codeSize !== 64) continue;

@@ -174,9 +174,13 @@ int main(int argc, char **argv)
 	int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGVTALRM, SIGUSR1 };
 	for (unsigned i = 0; i < sizeof signals / sizeof *signals; i++)
 		sigaction(signals[i], &action, NULL);
+	int has16 = 0;
+	for (long i = 0; i < count; i++)
+		has16 |= cases[i].code_size == 16;
 	struct user_desc code16 = { .entry_number = 0, .base_addr = CODE, .limit = 0xffff, .contents = 2, .useable = 1 };
 	struct user_desc data16 = { .entry_number = 1, .base_addr = DATA, .limit = DATA16_LIMIT, .contents = 0, .useable = 1 };
-	if (syscall(SYS_modify_ldt, 1, &code16, sizeof code16) || syscall(SYS_modify_ldt, 1, &data16, sizeof data16)) {
+	if (has16 &&
+	    (syscall(SYS_modify_ldt, 1, &code16, sizeof code16) || syscall(SYS_modify_ldt, 1, &data16, sizeof data16))) {
 		perror("modify_ldt");
 		return 1;
 	}
