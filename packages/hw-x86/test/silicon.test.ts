@@ -29,7 +29,7 @@ import { EngineRunner, type Outcome } from "./silicon/engine-runner.ts";
 import { initialFx, randomFx } from "./silicon/fpu-state.ts";
 import { openSilicon } from "./silicon/silicon-runner.ts";
 
-const CASES = Number(process.env.MKVM_SILICON_CASES ?? 8000);
+const CASES = Number(process.env.MKVM_SILICON_CASES ?? 4000);
 const BATCH = 4000;
 const SHOWN = 10;
 
