@@ -4,7 +4,9 @@ import { VmcsField as Vmcs, type VmxExit } from "@mkvm/kvm-core";
 
 export function exitInformation(vmx: VmxInstructions): VmxExit {
   return {
-    reason: vmx.vmread32(Vmcs.EXIT_REASON),
+    get reason() {
+      return vmx.vmread32(Vmcs.EXIT_REASON);
+    },
     get qualification() {
       return vmx.vmread32(Vmcs.EXIT_QUALIFICATION);
     },

@@ -22,6 +22,8 @@ import {
   Vector,
   VmcsField as Vmcs,
   type VmxCapabilities,
+  type VmxExit,
+  type VmxExitHost,
 } from "@mkvm/kvm-core";
 import type { Module } from "../main.ts";
 import type { Vcpu } from "../vcpu.ts";
@@ -39,6 +41,7 @@ const PAGE = 1;
 interface VcpuVmx {
   readonly vmcs: Hpa;
   readonly vpid: number;
+  readonly exitHost: VmxExitHost;
   launched: boolean;
   hostKernelGsBase: bigint;
   hostXcr0: bigint;
@@ -55,6 +58,7 @@ export class VmxOperations implements VendorOperations {
   readonly #registers: VmxRegisters;
   readonly #vms = new Map<Vm, VmVmx>();
   readonly #vcpus = new Map<Vcpu, VcpuVmx>();
+  readonly #exit: VmxExit;
   #selected: Vcpu | undefined;
 
   constructor(module: Module, capabilities: VmxCapabilities) {
@@ -62,6 +66,7 @@ export class VmxOperations implements VendorOperations {
     this.#cpu = module.kernel.cpu;
     this.#capabilities = capabilities;
     this.#registers = new VmxRegisters(this.#cpu, capabilities);
+    this.#exit = exitInformation(this.#cpu.vmx);
   }
 
   createVm(vm: Vm): number {
@@ -89,7 +94,7 @@ export class VmxOperations implements VendorOperations {
     // VMCS revision identifier
     const head = vm.kernel.memory.bytes(vmcs, 4);
     new DataView(head.buffer, head.byteOffset, 4).setUint32(0, this.#capabilities.revision, true);
-    const state: VcpuVmx = { vmcs, vpid, launched: false, hostKernelGsBase: 0n, hostXcr0: 1n };
+    const state: VcpuVmx = { vmcs, vpid, exitHost: this.#exitHost(vcpu), launched: false, hostKernelGsBase: 0n, hostXcr0: 1n };
     this.#vcpus.set(vcpu, state);
     this.#module.kernel.vac.clearVmcs(this.#module.owner, vmcs);
     this.select(vcpu);
@@ -355,15 +360,18 @@ export class VmxOperations implements VendorOperations {
     state.launched = true;
   }
   handleExit(vcpu: Vcpu): ExitOutcome {
+    return handleVmxExit(vcpu, this.#exit, this.#vcpus.get(vcpu)!.exitHost);
+  }
+  #exitHost(vcpu: Vcpu): VmxExitHost {
     const cpu = this.#cpu;
-    return handleVmxExit(vcpu, exitInformation(cpu.vmx), {
+    return {
       cpuId: cpu.id,
       memoryFault: (gpa, write) => vcpu.vm.mmu.fault(gpa, write),
       closeInterruptWindow: () => this.#setPrimaryControl(PrimaryControl.interruptWindowExiting, false),
       closeNmiWindow: () => this.#setPrimaryControl(PrimaryControl.nmiWindowExiting, false),
       hostInterrupt: () => this.#module.kernel.scheduler.handleInterrupts(),
       dump: () => dumpVmcs(cpu),
-    });
+    };
   }
   flushGuestTlb(vcpu: Vcpu): void {
     this.#cpu.vmx.invvpid(InvvpidType.singleContext, this.#vcpus.get(vcpu)!.vpid, 0n);
