@@ -59,24 +59,25 @@ async function run(): Promise<number> {
   }
   const rows: Row[] = [];
   const demo: Partial<Demo> = {};
-  let interrupted = false;
-  const stop = () => {
-    if (interrupted) process.exit(130);
-    interrupted = true;
-    void (demo.host?.close() ?? Promise.resolve()).finally(() => {
-      console.error("\ninterrupted: the guest was killed, both modules are gone");
-      process.exit(130);
-    });
-  };
-  process.on("SIGINT", stop);
-  process.on("SIGTERM", stop);
-  let failure: Error | undefined;
-  try {
-    await steps(demo, rows, { ...values, log: () => {} }).run();
-  } catch (error) {
-    failure = error as Error;
+  const interrupted = new Promise<"interrupted">((resolve) => {
+    process.once("SIGINT", () => resolve("interrupted"));
+    process.once("SIGTERM", () => resolve("interrupted"));
+  });
+  const outcome = await Promise.race([
+    interrupted,
+    steps(demo, rows, { ...values, log: () => {} })
+      .run()
+      .then(
+        () => undefined,
+        (error: Error) => error,
+      ),
+  ]);
+  if (outcome === "interrupted") {
+    await demo.host?.close();
+    console.error("\ninterrupted: the guest was killed, the modules are unloaded");
+    process.exit(130);
   }
-  if (interrupted) return 130;
+  const failure = outcome;
   const { session, host } = demo;
   if (values.verbose && session) console.log(`\n${session.transcript}`);
   console.log(`\n${table(rows)}`);
@@ -103,9 +104,9 @@ function steps(demo: Partial<Demo>, rows: Row[], options: Parameters<typeof demo
       const row = await work((line) => {
         task.output = line;
       });
-      const took = formatMs(performance.now() - began);
-      rows.push({ step: title, took, blackout: "", detail: "", ...row });
-      task.title = [title, took, row?.blackout && `blackout ${row.blackout}`, row?.detail].filter(Boolean).join(", ");
+      const whole = { step: title, took: formatMs(performance.now() - began), blackout: "", detail: "", ...row };
+      rows.push(whole);
+      task.title = [title, whole.took, row?.blackout && `blackout ${row.blackout}`, row?.detail].filter(Boolean).join(", ");
     },
     rendererOptions: { persistentOutput: false },
   });
@@ -122,7 +123,8 @@ function steps(demo: Partial<Demo>, rows: Row[], options: Parameters<typeof demo
         () => session.report.rounds >= goal,
         () => say(session.lastLine),
       );
-      return { blackout: formatMs(report.blackoutUs / 1000), detail: describeMove(report) };
+      const moveMs = report.steps.reduce((sum, { durationUs }) => sum + durationUs, 0) / 1000;
+      return { took: formatMs(moveMs), blackout: formatMs(report.blackoutUs / 1000), detail: describeMove(report) };
     });
 
   return new Listr(
@@ -183,7 +185,13 @@ function steps(demo: Partial<Demo>, rows: Row[], options: Parameters<typeof demo
         return { detail: `${session.report.rounds} rounds in all` };
       }),
     ],
-    { concurrent: false, exitOnError: true, fallbackRenderer: "simple", rendererOptions: { collapseSubtasks: false } },
+    {
+      concurrent: false,
+      exitOnError: true,
+      registerSignalListeners: false,
+      fallbackRenderer: "simple",
+      rendererOptions: { collapseSubtasks: false },
+    },
   );
 }
 

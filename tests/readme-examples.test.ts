@@ -4,7 +4,9 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 
 const packages = join(import.meta.dirname, "..", "packages");
-const published = readdirSync(packages).filter((name) => !JSON.parse(readFileSync(join(packages, name, "package.json"), "utf8")).private);
+const published = readdirSync(packages).filter(
+  (name) => !JSON.parse(readFileSync(join(packages, name, "package.json"), "utf8")).private,
+);
 
 test.each(published)("the example in the README of @mkvm/%s prints what it says", (name) => {
   const readme = join(packages, name, "README.md");

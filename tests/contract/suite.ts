@@ -98,7 +98,7 @@ export const contract: readonly Check[] = [
     const fpu = await calls.get(vm.vcpuFd, Ioctl.KVM_GET_FPU, KvmFpu);
     assert.equal(fpu.fcw, 0x37f);
     assert.equal(fpu.mxcsr, 0x1f80);
-    fpu.xmm[3] = Uint8Array.from({ length: 16 }, (_, index) => index);
+    fpu.xmm.set([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], 3 * 16);
     ok(await calls.set(vm.vcpuFd, Ioctl.KVM_SET_FPU, KvmFpu, fpu));
     assert.deepEqual(await calls.get(vm.vcpuFd, Ioctl.KVM_GET_FPU, KvmFpu), fpu);
     const debug = await calls.get(vm.vcpuFd, Ioctl.KVM_GET_DEBUGREGS, KvmDebugregs);

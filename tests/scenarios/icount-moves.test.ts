@@ -53,7 +53,7 @@ test(`the tiny guest ends the same with moves at random instructions and without
   expect(still).toMatchObject({ status: 0, console: expect.stringMatching(/mkvm-check-end.*\n.*mkvm-digest/s) });
   const again = await run(tinyGuest(50), []);
   expect(again.console).toBe(still.console);
-  const moved = await run(tinyGuest(50), schedule(SEED, 20, 60_000));
+  const moved = await run(tinyGuest(50), schedule(SEED, 20, 20_000));
   expect(moved.moves).toBeGreaterThan(10);
   expect(moved.console).toBe(still.console);
 });

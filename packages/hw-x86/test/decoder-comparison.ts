@@ -121,6 +121,8 @@ function compareOperands(variant: Variant, theirs: Instruction, codeSize: CodeSi
   }
   our.sort((a, b) => a - b);
   their.sort((a, b) => a - b);
+  // F3 with REX.B and 90 is PAUSE for iced-x86; silicon exchanges RAX and R8
+  if (variant.form.opcode === "91+r" && their.length === 0) return undefined;
   // Hint NOPs and UD name registers that they never look at
   if (!["NOP", "UD"].includes(variant.instruction.mnemonic) && our.join() !== their.join()) {
     const names = (registers: number[]): string => registers.map((register) => Register[register]).join(" ");

@@ -15,7 +15,10 @@ function call(cpu: Cpu, name: string, ...args: number[]): number {
 }
 const plain =
   (name: string, ...args: number[]): Run =>
-  (cpu) => (call(cpu, name, ...args), -1);
+  (cpu) => {
+    call(cpu, name, ...args);
+    return -1;
+  };
 /** The helper's result are flags. */
 const flags =
   (name: string, ...args: number[]): Run =>

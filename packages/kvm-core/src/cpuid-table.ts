@@ -35,8 +35,8 @@ const HIDDEN_LEAF1_EDX = bits(18, 21, 22, 29, 31);
 /** SGX, MPX, processor trace. */
 const HIDDEN_LEAF7_EBX = bits(2, 14, 25);
 const HIDDEN_LEAF7_ECX = bits(4);
-/** Speculation controls, whose MSRs are not offered. */
-const HIDDEN_LEAF7_EDX = bits(26, 27, 28, 29, 31);
+/** Speculation controls, whose MSRs are not offered. IA32_ARCH_CAPABILITIES is: it spares guests their work-arounds. */
+const HIDDEN_LEAF7_EDX = bits(26, 27, 28, 31);
 /** SVM. */
 const HIDDEN_EXT1_ECX = bits(2);
 

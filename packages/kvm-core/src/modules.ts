@@ -10,11 +10,10 @@ export {
   type RegionChange,
   SlotTable,
 } from "./api/memory-region.ts";
-export { offeredCpuid, type SystemContext, systemIoctl } from "./api/system-ioctls.ts";
-export { readUser, writeUser, writeUserBytes } from "./api/user-copy.ts";
-export { vcpuStateIoctl } from "./api/vcpu-ioctls.ts";
-export { type VmUnderControl, vmStateIoctl } from "./api/vm-state-ioctls.ts";
-export { moveToCr0, moveToCr3, moveToCr4, setXcr } from "./guest/control-registers.ts";
+export { type ManagedVcpu, type ManagedVm, ModuleFiles } from "./api/module-files.ts";
+export { slotMemory } from "./api/slot-memory.ts";
+export type { SystemContext } from "./api/system-ioctls.ts";
+export { acceptApicEvents } from "./guest/apic-events.ts";
 export { resetFxsave } from "./guest/fpu-state.ts";
 export {
   combineExceptions,
@@ -28,18 +27,18 @@ export {
   type SegmentState,
   SystemSegment,
 } from "./guest/guest-cpu.ts";
-export { handleHypercall } from "./guest/hypercall.ts";
 export { hasInterrupt, InterruptFabric, takeInterrupt } from "./guest/interrupt-fabric.ts";
 export { renewMasterClock, updateClockPage } from "./guest/kvmclock-msrs.ts";
-export { completeMmio, handleMmio } from "./guest/mmio.ts";
-export { guestRdmsr, guestTsc, guestWrmsr } from "./guest/msr-access.ts";
+export { completeMmio } from "./guest/mmio.ts";
+export { guestTsc } from "./guest/msr-access.ts";
 export { usesPdptrs } from "./guest/paging.ts";
-export { completePortExit, handlePortExit, type PortExit } from "./guest/port-io.ts";
+export { completePortExit } from "./guest/port-io.ts";
 export { resetRegisters } from "./guest/reset-state.ts";
 export { RunPage } from "./guest/run-page.ts";
 export {
   defaultVmSettings,
   type ExitOutcome,
+  type FaultOutcome,
   type GuestMemory,
   type PendingPort,
   type PvState,
@@ -49,17 +48,11 @@ export {
   type VmParts,
   type VmSettings,
 } from "./guest/vcpu-parts.ts";
-export { restoreVcpu, saveVcpu, VCPU_SECTIONS } from "./portable/vcpu-sections.ts";
-export {
-  applyShape,
-  decodeDirtyLog,
-  decodeShape,
-  decodeSlots,
-  type PortableSlot,
-  RECEIVED_SECTIONS,
-  restoreVmDevices,
-  type ShapeValue,
-  saveEarly,
-  saveVm,
-} from "./portable/vm-sections.ts";
-export { type EptCapabilities, probeVmx, type VmxCapabilities } from "./vmx/capabilities.ts";
+export type { PortableSlot, ShapeValue } from "./portable/vm-sections.ts";
+export { sameRegion, type TransferableVm, type TransferHost, VmTransfer } from "./portable/vm-transfer.ts";
+export type { EptCapabilities, VmxCapabilities } from "./vmx/capabilities.ts";
+export type { VmxExit, VmxExitHost } from "./vmx/exit.ts";
+export { handleVmxExit } from "./vmx/exit-handlers.ts";
+export { claimVac, USER_RETURN_MSRS, type VacClaim } from "./vmx/vac-claim.ts";
+export { dumpVmcs } from "./vmx/vmcs-dump.ts";
+export { CR0_GUEST_OWNED, CR4_GUEST_OWNED, fillMsrBitmap, setUpVmcs, type VmcsSetup } from "./vmx/vmcs-setup.ts";

@@ -25,7 +25,7 @@ const all8AreTypes = (value: bigint) => {
 const keepIf = (test: (value: bigint) => boolean) => (value: bigint) => (test(value) ? "keep" : "refuse") as "keep" | "refuse";
 const zeroOnly = (value: bigint) => (value === 0n ? "drop" : "refuse") as "drop" | "refuse";
 
-function rows(): Row[] {
+function rows(archCapabilities = 0n): Row[] {
   const table: Row[] = [
     { index: Msr.IA32_P5_MC_ADDR, reset: 0n },
     { index: Msr.IA32_P5_MC_TYPE, reset: 0n },
@@ -42,6 +42,7 @@ function rows(): Row[] {
     { index: Msr.MSR_FSB_FREQ, reset: 3n },
     { index: Msr.MSR_PLATFORM_INFO, reset: 0n, hostSets: true, listed: true },
     { index: Msr.IA32_MTRRCAP, reset: 0x500n | BigInt(VARIABLE_MTRRS) }, // fixed ranges, write-combining
+    { index: Msr.IA32_ARCH_CAPABILITIES, reset: archCapabilities, hostSets: true, listed: true },
     { index: Msr.MISC_FEATURES_ENABLES, reset: 0n, write: zeroOnly, listed: true },
     { index: Msr.IA32_MCG_CAP, reset: BigInt(MCE_BANKS), hostSets: true },
     { index: Msr.IA32_MCG_STATUS, reset: 0n, write: keepIf((value) => value >> 3n === 0n), listed: true },
@@ -109,8 +110,9 @@ export interface MsrStore {
   reset(): void;
 }
 
-export function createMsrStore(): MsrStore {
-  const byIndex = new Map(rows().map((row) => [row.index, row]));
+/** `archCapabilities`: the hardware's IA32_ARCH_CAPABILITIES, which tells guests what they need not work around. */
+export function createMsrStore(options: { archCapabilities?: bigint | undefined } = {}): MsrStore {
+  const byIndex = new Map(rows(options.archCapabilities).map((row) => [row.index, row]));
   const changed = new Map<number, bigint>();
   const put = (row: Row, value: bigint) => {
     if (value === row.reset) changed.delete(row.index);

@@ -36,6 +36,14 @@ describe("MSR store", () => {
     expect(store.write(0x401, 1n, false)).toBe("refused");
     expect(store.write(0x401, 1n, true)).toBe("ok");
   });
+  it("shows the hardware's capabilities to guests, and lets user space show fewer", () => {
+    const store = createMsrStore({ archCapabilities: 0xffn });
+    expect(store.read(0x10a)).toBe(0xffn);
+    expect(store.write(0x10a, 0n, false)).toBe("refused");
+    expect(store.write(0x10a, 1n, true)).toBe("ok");
+    expect(store.read(0x10a)).toBe(1n);
+    expect(createMsrStore().read(0x10a)).toBe(0n);
+  });
   it("saves what differs from reset, ascending, and restores it", () => {
     const store = createMsrStore();
     store.write(0x2ff, 0xc06n, false);

@@ -1,13 +1,12 @@
 /** The module: what the kernel loads, and what its VMs share. */
 
 import type { LogicalCpu } from "@mkvm/hw-x86";
-import { Errno, type FileOperations, type Kernel, type KernelModule, type ModuleInstance } from "@mkvm/kvm-abi";
-import { MAX_VCPU_ID, probeVmx, type SystemContext } from "@mkvm/kvm-core";
+import type { Kernel, KernelModule, ModuleInstance } from "@mkvm/kvm-abi";
+import { claimVac, MAX_VCPU_ID, ModuleFiles, type VacClaim, VmTransfer } from "@mkvm/kvm-core";
 import type { OwnerId, Vac } from "@mkvm/vac";
-import { systemFileOperations } from "./files/system-file.ts";
-import { VmTransfer } from "./transfer.ts";
-import { USER_RETURN_MSRS } from "./vcpu.ts";
+import { Vcpu } from "./vcpu.ts";
 import type { VendorOperations } from "./vendor-operations.ts";
+import { Vm } from "./vm.ts";
 import { VmxOperations } from "./vmx/vmx-operations.ts";
 
 export interface Parameters {
@@ -19,74 +18,58 @@ export interface Parameters {
 /** One loaded instance of the module on one logical CPU. */
 export class Module {
   readonly kernel: Kernel<Vac, LogicalCpu>;
-  readonly owner: OwnerId;
   readonly parameters: Parameters;
   readonly vendor: VendorOperations;
-  readonly physicalBits: number;
-  readonly #slots: readonly number[];
+  readonly #claim: VacClaim;
 
-  constructor(
-    kernel: Kernel<Vac, LogicalCpu>,
-    owner: OwnerId,
-    parameters: Parameters,
-    slots: readonly number[],
-    vendor: (module: Module) => VendorOperations,
-  ) {
+  constructor(kernel: Kernel<Vac, LogicalCpu>, claim: VacClaim, parameters: Parameters) {
     this.kernel = kernel;
-    this.owner = owner;
     this.parameters = parameters;
-    this.#slots = slots;
-    const sizes = kernel.cpu.cpuid(0x8000_0008, 0).eax & 0xff;
-    this.physicalBits = sizes === 0 ? 36 : sizes;
-    this.vendor = vendor(this);
+    this.#claim = claim;
+    this.vendor = new VmxOperations(this, claim.capabilities);
   }
 
-  get system(): SystemContext {
-    return { cpu: this.kernel.cpu, maxVcpus: this.parameters.maxVcpus, kvmclock: this.parameters.kvmclock };
+  get owner(): OwnerId {
+    return this.#claim.owner;
   }
+  get physicalBits(): number {
+    return this.#claim.physicalBits;
+  }
+  /** `index`: into USER_RETURN_MSRS. */
   setUserReturnMsr(index: number, value: bigint): boolean {
-    return this.kernel.vac.setUserReturnMsr(this.owner, this.#slots[index]!, value);
+    return this.kernel.vac.setUserReturnMsr(this.owner, this.#claim.slots[index]!, value);
   }
 }
 
 function init(kernel: Kernel<Vac, LogicalCpu>): ModuleInstance | number {
-  const { cpu, vac, parameters } = kernel;
-  if (cpu.vendor !== "intel") {
-    kernel.log("err", `${kernel.moduleName}: no support for ${cpu.vendor} processors`);
-    return -Errno.EOPNOTSUPP;
-  }
-  const capabilities = probeVmx(cpu);
-  if (typeof capabilities === "string") {
-    kernel.log("err", `${kernel.moduleName}: ${capabilities}`);
-    return -Errno.EOPNOTSUPP;
-  }
-  const owner = vac.registerOwner(kernel.moduleName);
-  if (owner < 0) return owner;
-  const slots: number[] = [];
-  for (const msr of USER_RETURN_MSRS) {
-    const slot = vac.registerUserReturnMsr(owner as OwnerId, msr);
-    if (slot < 0) {
-      vac.unregisterOwner(owner as OwnerId);
-      return slot;
-    }
-    slots.push(slot);
-  }
-  const module = new Module(
-    kernel,
-    owner as OwnerId,
-    {
-      eptAd: parameters.ept_ad === true && capabilities.ept.accessedDirty,
-      kvmclock: parameters.kvmclock === true,
-      maxVcpus: Number(parameters.max_vcpus),
-    },
-    slots,
-    (self) => new VmxOperations(self, capabilities),
+  const claim = claimVac(kernel);
+  if (typeof claim === "number") return claim;
+  const { parameters } = kernel;
+  const module = new Module(kernel, claim, {
+    eptAd: parameters.ept_ad === true && claim.capabilities.ept.accessedDirty,
+    kvmclock: parameters.kvmclock === true,
+    maxVcpus: Number(parameters.max_vcpus),
+  });
+  const { maxVcpus, kvmclock } = module.parameters;
+  const files = new ModuleFiles(kernel.moduleName, { cpu: kernel.cpu, maxVcpus, kvmclock }, (process) =>
+    Vm.create(module, process),
   );
-  const operations: FileOperations = systemFileOperations(module);
+  const transfer = new VmTransfer<Vm>({
+    files,
+    isVm: (value) => value instanceof Vm,
+    isVcpu: (value) => value instanceof Vcpu,
+    createVm: (process) => Vm.create(module, process),
+    refuse: (shape) =>
+      shape.vcpu_count > maxVcpus
+        ? `the VM has ${shape.vcpu_count} vCPUs, max_vcpus of ${kernel.moduleName} is ${maxVcpus}`
+        : undefined,
+    // Guest memory comes in by faults
+    buildAhead: () => Promise.resolve(),
+  });
   return {
-    devices: [{ name: "kvm", operations }],
-    transfer: new VmTransfer(module, operations),
-    exit: () => vac.unregisterOwner(owner as OwnerId),
+    devices: [{ name: "kvm", operations: files.systemOperations }],
+    transfer,
+    exit: () => kernel.vac.unregisterOwner(claim.owner),
   };
 }
 

@@ -1,6 +1,7 @@
 /** KVM_RUN of version 1: enters the guest again and again until user space, a signal or the kernel wants the vCPU. */
-import { Errno, ExitReason, LapicEvent, MpState, type Task } from "@mkvm/kvm-abi";
+import { Errno, ExitReason, MpState, type Task } from "@mkvm/kvm-abi";
 import {
+  acceptApicEvents,
   completeMmio,
   completePortExit,
   type ExitOutcome,
@@ -118,25 +119,6 @@ function loop(vcpu: Vcpu, task: Task): Pause {
       return 0;
     }
     vcpu.mpState = MpState.KVM_MP_STATE_HALTED;
-  }
-}
-
-/** INIT resets the vCPU and makes an AP wait for SIPI, which gives it a start address (SDM 3A, "MP Initialization"). */
-function acceptApicEvents(vcpu: Vcpu): void {
-  const { lapic } = vcpu;
-  if (lapic === undefined || lapic.pendingEvents === 0) return;
-  if ((lapic.pendingEvents & LapicEvent.init) !== 0) {
-    lapic.clearEvents(LapicEvent.init);
-    vcpu.reset("init");
-    vcpu.mpState = vcpu.id === vcpu.vm.settings.bootCpuId ? MpState.KVM_MP_STATE_RUNNABLE : MpState.KVM_MP_STATE_INIT_RECEIVED;
-  }
-  if ((lapic.pendingEvents & LapicEvent.sipi) !== 0) {
-    const vector = lapic.sipiVector;
-    lapic.clearEvents(LapicEvent.sipi);
-    if (vcpu.mpState !== MpState.KVM_MP_STATE_INIT_RECEIVED) return;
-    vcpu.setSegment(1, { selector: vector << 8, base: BigInt(vector) << 12n, limit: 0xffff, access: 0x9b });
-    vcpu.rip = 0n;
-    vcpu.mpState = MpState.KVM_MP_STATE_RUNNABLE;
   }
 }
 

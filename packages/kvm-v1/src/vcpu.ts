@@ -2,7 +2,7 @@
  * A vCPU of version 1. General registers lie in an array; what the control structure can hold lies there and is read from it
  * whenever somebody asks; the rest (FPU, debug registers, ...) is on the CPU between `load` and `put`, and here otherwise.
  */
-import { MpState, type PhysicalAddress, VCPU_MMAP_SIZE_BYTES, type WaitQueue } from "@mkvm/kvm-abi";
+import { MpState, type PhysicalAddress, type Task, VCPU_MMAP_SIZE_BYTES, type WaitQueue } from "@mkvm/kvm-abi";
 import {
   type CpuidEntry,
   createMmioEmulator,
@@ -13,6 +13,7 @@ import {
   Gpr,
   guestTsc,
   type Lapic,
+  type ManagedVcpu,
   type MmioEmulator,
   Msr,
   type MsrStore,
@@ -24,21 +25,13 @@ import {
   resetRegisters,
   type SegmentState,
   type SignalMask,
-  type VcpuParts,
+  USER_RETURN_MSRS,
 } from "@mkvm/kvm-core";
 import { EventQueue } from "./event-queue.ts";
+import { runVcpu } from "./run-loop.ts";
 import type { Vm } from "./vm.ts";
 
-/** MSRs whose guest values VAC exchanges for the host's: user-return MSRs, in the order of `Vcpu.userReturn`. */
-export const USER_RETURN_MSRS: readonly number[] = [
-  Msr.IA32_STAR,
-  Msr.IA32_LSTAR,
-  Msr.IA32_CSTAR,
-  Msr.IA32_FMASK,
-  Msr.IA32_TSC_AUX,
-];
-
-export class Vcpu implements VcpuParts {
+export class Vcpu implements ManagedVcpu {
   readonly vm: Vm;
   readonly id: number;
   readonly lapic: Lapic | undefined;
@@ -83,7 +76,7 @@ export class Vcpu implements VcpuParts {
     this.id = id;
     const isBootCpu = id === vm.settings.bootCpuId;
     this.userApicBase = 0xfee0_0800n | (isBootCpu ? 0x100n : 0n);
-    this.msrs = createMsrStore();
+    this.msrs = createMsrStore({ archCapabilities: vm.kernel.cpu.rdmsr(Msr.IA32_ARCH_CAPABILITIES) });
     this.waiters = vm.kernel.scheduler.createWaitQueue();
     this.runAddress = runAddress;
     this.run = new RunPage(vm.kernel.memory.bytes(runAddress, VCPU_MMAP_SIZE_BYTES));
@@ -287,6 +280,10 @@ export class Vcpu implements VcpuParts {
     this.lapic?.reset(kind);
     if (kind === "power-on") this.msrs.reset();
     this.requestTlbFlush();
+  }
+
+  runLoop(task: Task): number | Promise<number> {
+    return runVcpu(this, task);
   }
 
   /** Takes the vCPU apart; its run pages stay with whoever owns them now when it has moved to another module. */

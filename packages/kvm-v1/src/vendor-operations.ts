@@ -2,15 +2,9 @@
  * What version 1 asks of a vendor's virtualization extension: the one list of operations between the vendor-neutral files and
  * `vmx/` (and `svm/`, when it comes). All of them act on the logical CPU of the module instance.
  */
-import type { DescriptorTableState, ExceptionEvent, SegmentState } from "@mkvm/kvm-core";
+import type { DescriptorTableState, ExceptionEvent, ExitOutcome, SegmentState } from "@mkvm/kvm-core";
 import type { Vcpu } from "./vcpu.ts";
 import type { Vm } from "./vm.ts";
-
-/**
- * What a handler decided: "resume" the guest; "exit" to user space with kvm_run filled in; "halt" (the vCPU blocks until an
- * event); or a negative errno for KVM_RUN.
- */
-export type ExitOutcome = "resume" | "exit" | "halt" | number;
 
 export interface VendorOperations {
   readonly name: "vmx" | "svm";
@@ -75,10 +69,6 @@ export interface VendorOperations {
   /** Enters the guest, returns after the exit with events that were cut short queued again. */
   enter(vcpu: Vcpu): void;
   handleExit(vcpu: Vcpu): ExitOutcome;
-  /** Moves past the instruction that exited. */
-  skipInstruction(vcpu: Vcpu): void;
   /** Cached translations of a guest's linear addresses are void. */
   flushGuestTlb(vcpu: Vcpu): void;
-  /** The control structure in words, for the log. */
-  dump(vcpu: Vcpu): string;
 }

@@ -8,15 +8,17 @@ import {
   type GuestMemory,
   InterruptFabric,
   type Irqchip,
-  MEM_READONLY,
+  type MemoryRegion,
   PAGE_BYTES,
   type Pit,
   type RawMemoryRegion,
   renewMasterClock,
   SlotTable,
+  sameRegion,
+  slotMemory,
+  type TransferableVm,
   type VmClockState,
   type VmSettings,
-  type VmUnderControl,
 } from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
 import type { Module } from "./main.ts";
@@ -25,7 +27,7 @@ import { FaultMmu } from "./mmu/fault-mmu.ts";
 import { Vcpu } from "./vcpu.ts";
 import type { VendorOperations } from "./vendor-operations.ts";
 
-export class Vm implements VmUnderControl {
+export class Vm implements TransferableVm {
   readonly module: Module;
   readonly kernel: Kernel<Vac, LogicalCpu>;
   readonly process: Process;
@@ -54,14 +56,7 @@ export class Vm implements VmUnderControl {
     this.physicalBits = module.physicalBits;
     this.mmu = new FaultMmu(module.kernel, process, this.slots, module.parameters.eptAd);
     this.fabric = new InterruptFabric(module.kernel.clock, () => this.#vcpus);
-    this.memory = {
-      read: (gpa, length) => this.#page(gpa, false)?.slice(gpa % PAGE_BYTES, (gpa % PAGE_BYTES) + length),
-      write: (gpa, bytes) => {
-        const page = this.#page(gpa, true);
-        page?.set(bytes, gpa % PAGE_BYTES);
-        return page !== undefined;
-      },
-    };
+    this.memory = slotMemory(process, this.slots, (address, length) => module.kernel.cpu.memory.bytes(address as Hpa, length));
     this.clockState.offsetNs = -BigInt(this.clock.monotonicNs());
     renewMasterClock(this);
   }
@@ -159,14 +154,31 @@ export class Vm implements VmUnderControl {
     }
   }
 
-  /** KVM_GET_DIRTY_LOG: the bitmap, which starts anew; or a negative errno. */
-  takeDirtyLog(id: number): Uint8Array | number {
-    const slot = this.slots.byId(id);
-    if (slot?.dirty === undefined) return -Errno.ENOENT;
-    const bitmap = slot.dirty.slice();
-    slot.dirty.fill(0);
+  dirtyLogBytes(id: number): number {
+    return this.slots.byId(id)?.dirty?.length ?? -Errno.ENOENT;
+  }
+
+  takeDirtyLog(id: number): Uint8Array {
+    const slot = this.slots.byId(id)!;
+    const bitmap = slot.dirty!.slice();
+    slot.dirty!.fill(0);
     this.mmu.writeProtect(slot, bitmap);
     return bitmap;
+  }
+
+  portableSlots(): readonly MemorySlot[] {
+    return this.slots.all();
+  }
+  adoptSlots(regions: readonly MemoryRegion[]): void {
+    for (const old of [...this.slots.all()]) {
+      if (regions.some((region) => sameRegion(region, old))) continue;
+      this.mmu.unmapSlot(old);
+      this.slots.delete(old.id);
+    }
+    for (const region of regions) if (this.slots.byId(region.id) === undefined) this.slots.set(new MemorySlot(region));
+  }
+  setDirtyLog(id: number, bitmap: Uint8Array): void {
+    this.slots.byId(id)?.dirty?.set(bitmap);
   }
 
   /** Frees everything. `moved`: the run pages belong to another module now. */
@@ -177,15 +189,5 @@ export class Vm implements VmUnderControl {
     this.mmu.destroy();
     this.vendor.destroyVm(this);
     this.kernel.vac.disableVirtualization(this.module.owner);
-  }
-
-  #page(gpa: number, write: boolean): Uint8Array | undefined {
-    const gfn = Math.floor(gpa / PAGE_BYTES);
-    const slot = this.slots.find(gfn);
-    if (slot === undefined || (write && (slot.flags & MEM_READONLY) !== 0)) return undefined;
-    const page = this.process.memory.translate(slot.userspaceAddress + (gfn - slot.baseGfn) * PAGE_BYTES);
-    if (page < 0) return undefined;
-    if (write) slot.markDirty(gfn);
-    return this.kernel.cpu.memory.bytes(page as Hpa, PAGE_BYTES);
   }
 }

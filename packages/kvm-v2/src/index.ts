@@ -1,1 +1,1 @@
-export const placeholder = 1;
+export { kernelModule as default } from "./main.ts";

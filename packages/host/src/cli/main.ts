@@ -4,7 +4,7 @@ import { messageOf } from "../errors.ts";
 import { addDaemonCommands } from "./daemon-commands.ts";
 import { addDeviceCommands, addModuleCommands } from "./module-commands.ts";
 import { addProcessCommands } from "./process-commands.ts";
-import { type RunFlags, runVm } from "./run.ts";
+import { linuxCommandLine, type RunFlags, runVm } from "./run.ts";
 import { hostVersion } from "./version.ts";
 
 /** Runs one command line; the status to exit with. */
@@ -19,7 +19,7 @@ export async function runCommandLine(words: readonly string[]): Promise<number> 
       "after",
       `
 Examples:
-  mkvm run --kernel bzImage --append console=ttyS0     a VM without a daemon
+  mkvm run --kernel bzImage --initrd initrd.gz         a VM without a daemon
   mkvm up                                              start the daemon
   mkvm insmod @mkvm/kvm-v1 && mkvm ln /dev/kvm1 /dev/kvm
   mkvm run --kernel bzImage --detach                   a VM in it
@@ -45,25 +45,33 @@ Examples:
 }
 
 function addRunCommand(program: Command, done: (status: number) => void): void {
-  const collect = (word: string, words: string[]) => [...words, word];
   program
     .command("run")
     .summary("start a VM")
     .description("Starts a VM: in the daemon when one runs, else on a host of its own that ends with it.")
     .requiredOption("--kernel <image>", "bzImage, vmlinux, multiboot or flat image")
     .option("--initrd <file>", "initial RAM file system")
-    .option("--append <text>", "kernel command line")
+    .option("--append <text>", `kernel command line (default for a bzImage: "${linuxCommandLine}")`)
+    .option("--cpus <number>", "number of vCPUs (default: 1)")
+    .addOption(
+      new Option("--format <kind>", "raw code, which no header tells: what to load it as").choices([
+        "flat16",
+        "flat32",
+        "flat64",
+      ]),
+    )
+    .option("--digest", "at the end, print digests of memory and registers")
     .option("--memory <size>", "RAM of the guest", "256M")
     .option("--device <path>", "device that the VMM opens", "/dev/kvm")
     .option("--module <package>", "without the daemon: module to load (default @mkvm/kvm-v1)")
-    .option("--param <name=value>", "without the daemon: parameter of the module", collect, [])
+    .option("--param <name=value...>", "without the daemon: parameter of the module")
     .addOption(
       new Option("--clock <kind>", "without the daemon: real time, or instructions counted").choices(["wall", "icount"]),
     )
     .option("--one-shot", "without the daemon, even when one runs")
     .option("--program <package>", "VMM to run", "@mkvm/vmm")
     .option("--cpu <number>", "in the daemon: logical CPU")
-    .option("--mount <source:target>", "bind mount in the VMM's namespace", collect, [])
+    .option("--mount <source:target...>", "bind mount in the VMM's namespace")
     .option("--name <name>", "name of the process")
     .option("-d, --detach", "in the daemon: print the pid and return")
     .option("--json", "with --detach: print JSON")
@@ -75,7 +83,7 @@ The exit status is the VM's: 0 after a power-off, (v << 1) | 1 after a write of 
 Ctrl-] ends it on a terminal, Ctrl-C otherwise.
 
 Examples:
-  mkvm run --kernel bzImage --initrd initrd.gz --append "console=ttyS0 quiet" --memory 512M
+  mkvm run --kernel bzImage --initrd initrd.gz --append "console=ttyS0 panic=-1 quiet" --memory 512M
   mkvm run --kernel test.elf --module @mkvm/kvm-v2 --clock icount
   mkvm run --kernel bzImage --mount /dev/kvm2:/dev/kvm --detach`,
     )

@@ -1,5 +1,5 @@
 /** `mkvm run`: a VM in the daemon, or one of its own that lives as long as the command. */
-import { existsSync, statSync } from "node:fs";
+import { closeSync, existsSync, openSync, readSync, statSync } from "node:fs";
 import { resolve } from "node:path";
 import { createHost } from "../control/host.ts";
 import { parseSize } from "../control/sizes.ts";
@@ -13,19 +13,25 @@ export interface RunFlags {
   kernel: string;
   initrd?: string;
   append?: string;
+  cpus?: string;
+  format?: string;
+  digest?: boolean;
   memory: string;
   device: string;
   module?: string;
-  param: string[];
+  param?: string[];
   clock?: "wall" | "icount";
   program: string;
   cpu?: string;
-  mount: string[];
+  mount?: string[];
   name?: string;
   detach?: boolean;
   oneShot?: boolean;
   json?: boolean;
 }
+
+/** So that a Linux without --append is seen, and ends the VM instead of hanging when it panics. */
+export const linuxCommandLine = "console=ttyS0 panic=-1";
 
 /** Status of a command that a signal or the user's Ctrl-] ended. */
 const interruptedStatus = 130;
@@ -33,7 +39,7 @@ const interruptedStatus = 130;
 /** Runs a VM; the status to exit with. `words`: more arguments for the program. */
 export async function runVm(flags: RunFlags, words: readonly string[]): Promise<number> {
   const options = runOptions(flags, words);
-  const oneShot = flags.oneShot || flags.module !== undefined || flags.clock !== undefined || flags.param.length > 0;
+  const oneShot = flags.oneShot || flags.module !== undefined || flags.clock !== undefined || flags.param !== undefined;
   const daemon = oneShot ? undefined : await tryConnect();
   if (daemon) {
     try {
@@ -50,14 +56,18 @@ function runOptions(flags: RunFlags, words: readonly string[]): RunOptions {
   const memoryBytes = parseSize(flags.memory);
   const args = ["--kernel", readableFile("--kernel", flags.kernel)];
   if (flags.initrd) args.push("--initrd", readableFile("--initrd", flags.initrd));
-  if (flags.append !== undefined) args.push("--append", flags.append);
+  const append = flags.append ?? (isBzImage(args[1]!) ? linuxCommandLine : undefined);
+  if (append !== undefined) args.push("--append", append);
+  if (flags.cpus) args.push("--cpus", flags.cpus);
+  if (flags.format) args.push("--format", flags.format);
+  if (flags.digest) args.push("--digest");
   args.push("--memory", String(memoryBytes), "--device", flags.device, ...words);
   const options: RunOptions = {
     program: flags.program,
     args,
     memoryBytes,
     directory: process.cwd(),
-    mounts: flags.mount.map((word) => {
+    mounts: (flags.mount ?? []).map((word) => {
       const [source, target, ...more] = word.split(":");
       if (!source || !target || more.length > 0)
         throw new HostError("EINVAL", `--mount ${word}: write SOURCE:TARGET, as /dev/kvm2:/dev/kvm`);
@@ -72,6 +82,15 @@ function runOptions(flags: RunFlags, words: readonly string[]): RunOptions {
   return options;
 }
 
+/** Linux/x86 boot protocol: "HdrS" in the real-mode kernel header. */
+function isBzImage(path: string): boolean {
+  const header = Buffer.alloc(0x206);
+  const fd = openSync(path, "r");
+  readSync(fd, header, 0, header.length, 0);
+  closeSync(fd);
+  return header.toString("latin1", 0x202) === "HdrS";
+}
+
 function readableFile(option: string, path: string): string {
   const full = resolve(path);
   if (!existsSync(full)) throw new HostError("ENOENT", `${option} ${path}: no such file`);
@@ -82,7 +101,7 @@ function readableFile(option: string, path: string): string {
 async function runOneShot(options: RunOptions, flags: RunFlags): Promise<number> {
   const host = await createHost({ cpus: 1, clock: flags.clock ?? "wall" });
   try {
-    const module = await host.insmod(flags.module ?? "@mkvm/kvm-v1", { parameters: parseParameterWords(flags.param) });
+    const module = await host.insmod(flags.module ?? "@mkvm/kvm-v1", { parameters: parseParameterWords(flags.param ?? []) });
     if (module.devices[0] !== flags.device && flags.device === "/dev/kvm") await host.ln(module.devices[0]!, "/dev/kvm");
     const process = await host.run(options);
     let quit = false;

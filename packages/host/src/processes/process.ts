@@ -45,6 +45,8 @@ export class KernelProcess implements Process {
   /** The move that is going on. */
   moving: { to: string; done: Promise<MoveReport> } | undefined;
   moves = 0;
+  /** Called when the process has ended. */
+  readonly atEnd = new Set<() => void>();
   ending: ExitStatus | undefined;
   #freeze: Freeze | undefined;
   #ended = false;
@@ -144,6 +146,7 @@ export class KernelProcess implements Process {
     return new Promise((resolve) => {
       this.#freeze = { onStill, started: false, waiting: [], thawed: resolve };
       for (const task of this.tasks) task.requestWork();
+      this.kernel.scheduler.prefer(this);
       this.settle();
     });
   }
@@ -186,7 +189,7 @@ export class KernelProcess implements Process {
     if (!freeze) return;
     this.#freeze = undefined;
     for (const task of this.tasks) task.workDone();
-    for (const resume of freeze.waiting) this.kernel.scheduler.makeRunnable(resume);
+    for (const resume of freeze.waiting) this.kernel.scheduler.makeRunnable(resume, this);
     freeze.thawed();
   }
 

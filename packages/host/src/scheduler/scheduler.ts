@@ -32,11 +32,13 @@ export interface InstructionStop {
 export class CpuScheduler {
   readonly clock: CpuClock;
   readonly timers: TimerQueue;
+  /** Whose turn it is: the process of the task that runs. */
+  running: object | undefined;
   readonly #cpu: LogicalCpu;
   readonly #ticksPerInstruction: number;
   readonly #sliceTicks: number;
   readonly #granularityTicks: number;
-  readonly #runnable: (() => void)[] = [];
+  readonly #runnable: { resume: () => void; owner: object | undefined }[] = [];
   readonly #stops: InstructionStop[] = [];
   readonly #sleepCell = new Int32Array(new SharedArrayBuffer(4));
   #sliceStart = 0;
@@ -85,15 +87,23 @@ export class CpuScheduler {
 
   // For the kernel
 
-  /** Puts a continuation at the end of the run queue. */
-  makeRunnable(resume: () => void): void {
-    this.#runnable.push(resume);
+  /** Puts a continuation at the end of the run queue; `owner` defaults to whose turn it is. */
+  makeRunnable(resume: () => void, owner = this.running): void {
+    this.#runnable.push({ resume, owner });
     const early = this.#sliceStart + this.#granularityTicks;
     if (early < this.#sliceEnd) {
       this.#sliceEnd = early;
       this.#programTimer();
     }
     this.#requestDispatch();
+  }
+
+  /** Brings the runnable tasks of one owner to the front, for work that stops a VM meanwhile. */
+  prefer(owner: object): void {
+    const preferred = this.#runnable.filter((entry) => entry.owner === owner);
+    if (preferred.length === 0) return;
+    const others = this.#runnable.filter((entry) => entry.owner !== owner);
+    this.#runnable.splice(0, this.#runnable.length, ...preferred, ...others);
   }
 
   /** Sleeps `task` until `deadlineNs`, or until the task is interrupted. */
@@ -103,7 +113,7 @@ export class CpuScheduler {
       const finish = () => {
         timer.cancel();
         task.interruptWait = undefined;
-        this.makeRunnable(resolve);
+        this.makeRunnable(resolve, task.process);
       };
       task.interruptWait = finish;
       timer.arm(deadlineNs);
@@ -151,15 +161,16 @@ export class CpuScheduler {
     this.#dispatchPending = false;
     if (this.#stopped) return;
     this.timers.runDue(this.clock.monotonicNs());
-    const resume = this.#runnable.shift();
-    if (!resume) {
+    const next = this.#runnable.shift();
+    this.running = next?.owner;
+    if (!next) {
       this.#idle();
       return;
     }
     this.#sliceStart = this.#cpu.rdtsc();
     this.#sliceEnd = this.#sliceStart + this.#sliceTicks;
     this.#programTimer();
-    resume();
+    next.resume();
     // The task's own steps run as microtasks after this; the next turn finds out what came of them.
     this.#requestDispatch();
   };
@@ -229,10 +240,10 @@ class TaskWaitQueue implements WaitQueue {
         const at = this.#waiting.indexOf(finish);
         if (at >= 0) this.#waiting.splice(at, 1);
         waiter.interruptWait = undefined;
-        this.#scheduler.makeRunnable(resolve);
+        this.#scheduler.makeRunnable(resolve, task.process);
       };
       if (task.signalPending() || task.workPending()) {
-        this.#scheduler.makeRunnable(resolve);
+        this.#scheduler.makeRunnable(resolve, task.process);
         return;
       }
       this.#waiting.push(finish);

@@ -6,13 +6,13 @@
  * From the moment the last vCPU stands still to the thaw everything is synchronous. Whatever fails before commit ends with
  * the VM on its old module, as it was, and the report says which step and why.
  */
-import type { FileOperations, IncomingVm, Section } from "@mkvm/kvm-abi";
+import type { FileOperations, IncomingVm, Section, SectionSupport } from "@mkvm/kvm-abi";
 import type { MoveReport, MoveStep } from "../control/types.ts";
 import type { ModuleFile } from "../devices/open-file.ts";
 import { HostError, messageOf, stackOf } from "../errors.ts";
 import type { LoadedInstance } from "../loader/module-instances.ts";
 import type { KernelProcess } from "../processes/process.ts";
-import { firstDifference, firstUnknownSection, totalBytes } from "./sections.ts";
+import { featureLevel, firstDifference, firstUnknownSection, totalBytes } from "./sections.ts";
 import { StepRecorder } from "./step-recorder.ts";
 
 /** Real time for all threads to come out of their modules; they look several times a slice. */
@@ -78,6 +78,8 @@ class Move {
   readonly #to: LoadedInstance;
   readonly #options: MoveOptions;
   readonly #steps = new StepRecorder();
+  /** Sections that cross: what the new module takes and, until the move is final, all that the VM can go back to take too. */
+  readonly #level: readonly SectionSupport[];
   #vms: MovingVm[] = [];
   #committed = false;
   #failed: { step: MoveStep; reason: string } | undefined;
@@ -89,6 +91,11 @@ class Move {
     this.#from = from;
     this.#to = to;
     this.#options = options;
+    const { modules } = process.kernel;
+    const wayBack = options.finalise ? [] : [from.name, ...process.previous];
+    this.#level = featureLevel(
+      [to, ...wayBack.flatMap((name) => modules.get(name) ?? [])].map((module) => module.instance.transfer.receives),
+    );
   }
 
   async run(): Promise<MoveReport> {
@@ -101,7 +108,8 @@ class Move {
         });
       } else {
         await this.#prepare();
-        await this.#freeze(() => this.#switch());
+        // VMs of one CPU stop one after the other: none stands still while another is being switched.
+        await this.#process.kernel.takeTurn(() => this.#freeze(() => this.#switch()));
       }
     } catch (thrown) {
       this.#fail(thrown);
@@ -116,10 +124,13 @@ class Move {
     const { transfer } = this.#to.instance;
     for (const file of this.#vmFiles()) {
       this.#steps.begin("check");
-      const description = this.#from.instance.transfer.describe(file, transfer.receives);
-      const unknown = firstUnknownSection(description, transfer.receives, this.#to.name);
+      const description = this.#from.instance.transfer.describe(file, this.#level);
+      const unknown =
+        firstUnknownSection(description, transfer.receives, this.#to.name) ??
+        firstUnknownSection(description, this.#level, "a module that it could roll back to");
       if (unknown) throw new MoveFailure(unknown);
       this.#steps.begin("prepare");
+      this.#process.kernel.current = this.#process;
       const incoming = await transfer.prepare(this.#process, description);
       if (typeof incoming === "string") throw new MoveFailure(incoming);
       this.#vms.push({ file, incoming, sections: [] });
@@ -160,7 +171,7 @@ class Move {
   /** Save, restore, verify, commit: the process stands still, nothing in here waits. */
   #switch(): void {
     const from = this.#from.instance.transfer;
-    const to = this.#to.instance.transfer;
+    this.#process.kernel.current = this.#process;
     const still = this.#vmFiles();
     if (this.#process.ending) throw new MoveFailure("the process ended");
     if (still.length !== this.#vms.length || this.#vms.some((vm) => !still.includes(vm.file))) {
@@ -168,7 +179,7 @@ class Move {
     }
     this.#steps.begin("save");
     for (const vm of this.#vms) {
-      vm.sections = from.save(vm.file, to.receives);
+      vm.sections = from.save(vm.file, this.#level);
       this.#stateBytes += totalBytes(vm.sections);
     }
     this.#steps.begin("restore");

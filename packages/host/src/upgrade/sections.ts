@@ -1,6 +1,22 @@
 /** Comparing what a VM sends with what a receiver takes, and with what it sends itself. */
 import type { Section, SectionSupport, VmDescription } from "@mkvm/kvm-abi";
 
+/** What all of `modules` take: sections that each knows, in the versions that each knows. */
+export function featureLevel(modules: readonly (readonly SectionSupport[])[]): SectionSupport[] {
+  const [first = [], ...others] = modules;
+  return others.reduce<SectionSupport[]>(
+    (level, receives) =>
+      level.flatMap((known) => {
+        const other = receives.find((candidate) => candidate.name === known.name);
+        if (!other) return [];
+        const minVersion = Math.max(known.minVersion, other.minVersion);
+        const maxVersion = Math.min(known.maxVersion, other.maxVersion);
+        return minVersion <= maxVersion ? [{ name: known.name, minVersion, maxVersion }] : [];
+      }),
+    [...first],
+  );
+}
+
 /** Undefined when `receives` takes every required section; else the first that it does not. */
 export function firstUnknownSection(
   vm: VmDescription,

@@ -32,11 +32,10 @@ export class CpuKernel {
   readonly memory: CpuMemory;
   readonly tree = new DeviceTree();
   readonly modules: ModuleInstances;
-  /** The process that entered a module last: whom to blame for what is thrown without a caller. */
-  current: KernelProcess | undefined;
   readonly #processes = new Map<number, KernelProcess>();
   readonly #send: (event: CpuEvent, transfer?: ArrayBuffer[]) => void;
   readonly #startedMs: number;
+  #turns: Promise<void> = Promise.resolve();
 
   constructor(boot: CpuBoot, hardware: Hardware, send: (event: CpuEvent) => void) {
     this.id = boot.cpu;
@@ -48,6 +47,15 @@ export class CpuKernel {
     this.memory = new CpuMemory(this.cpu.memory, 1 + boot.cpu);
     this.vac = hardware.createVac(boot, this.cpu, (count) => this.memory.allocateCpuPages(count));
     this.modules = new ModuleInstances(this);
+  }
+
+  /** The process whose turn it is: whom to blame for what is thrown without a caller. */
+  get current(): KernelProcess | undefined {
+    return this.scheduler.running as KernelProcess | undefined;
+  }
+
+  set current(process: KernelProcess | undefined) {
+    this.scheduler.running = process;
   }
 
   log(level: LogLevel, source: string, message: string): void {
@@ -74,17 +82,25 @@ export class CpuKernel {
         }
         process.taskFinished(task);
       };
-      this.scheduler.makeRunnable(run);
+      this.scheduler.makeRunnable(run, process);
     });
   }
 
   /** The process has given everything back but its bank. */
   processEnded(process: KernelProcess, exit: ExitStatus): void {
     this.#processes.delete(process.pid);
+    for (const cancel of process.atEnd) cancel();
     this.memory.forget(process.bank);
     this.cpu.memory.releaseBank(process.bank);
     if (this.current === process) this.current = undefined;
     this.#send({ event: "exited", pid: process.pid, exit });
+  }
+
+  /** Runs `work` when earlier such work has ended. */
+  takeTurn(work: () => Promise<void>): Promise<void> {
+    const turn = this.#turns.then(work);
+    this.#turns = turn.catch(() => {});
+    return turn;
   }
 
   readonly handlers: RequestHandlers = {
@@ -219,9 +235,13 @@ export class CpuKernel {
   /** A move when the CPU has retired exactly `at` instructions since the process started. */
   #moveAt(process: KernelProcess, to: string, at: number, finalise: boolean): Promise<MoveReport> {
     return new Promise((resolve, reject) => {
+      const tooLate = () => {
+        this.scheduler.removeStop(stop);
+        reject(new HostError("ESRCH", `process ${process.pid} ended before instruction ${at}`));
+      };
       const begin = (): void => {
         if (process.ending) {
-          reject(new HostError("ESRCH", `process ${process.pid} ended before instruction ${at}`));
+          tooLate();
           return;
         }
         // Two moves at one instruction happen one after the other.
@@ -229,12 +249,15 @@ export class CpuKernel {
           process.moving.done.then(begin, begin);
           return;
         }
+        process.atEnd.delete(tooLate);
         this.#move(process, to, true, finalise).then(resolve, (thrown) => {
           this.log("err", "host", `process ${process.pid} was to move at instruction ${at}: ${messageOf(thrown)}`);
           reject(thrown);
         });
       };
-      this.scheduler.addStop({ at: process.startRetired + at, reached: begin });
+      const stop = { at: process.startRetired + at, reached: begin };
+      process.atEnd.add(tooLate);
+      this.scheduler.addStop(stop);
     });
   }
 

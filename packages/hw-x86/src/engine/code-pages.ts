@@ -13,7 +13,7 @@ export class CodePage {
   readonly blocks = new Map<number, number>();
   /** Headers of blocks that begin in another page and end in this one. */
   readonly tails = new Set<number>();
-  /** Epoch of block tags in which the bytes were last compared. */
+  /** Epoch of trust (see blocks.ts) in which the bytes were last compared. */
   checkedEpoch = -1;
   readonly #granules = new Uint8Array(GRANULES);
   readonly #snapshot = new Uint32Array(PAGE_BYTES >>> 2);

@@ -11,13 +11,22 @@ export const DATA_BYTES = 8192;
 export const CODE = 0x2000_0000;
 export const CASE_CODE = 112;
 
+/** Last offset of the data segment of 16-bit cases. */
+export const DATA16_LIMIT = 0x1bff;
+
+export type CaseCodeSize = 16 | 32 | 64;
+
+/** Offset of code and data in their segments, which are flat unless the code has 16 bits. */
+export const codeBase = (codeSize: CaseCodeSize): number => (codeSize === 16 ? 0 : CODE);
+export const dataBase = (codeSize: CaseCodeSize): number => (codeSize === 16 ? 0 : DATA);
+
 export interface GeneratedForm {
   readonly mnemonic: string;
   readonly parsed: ParsedForm;
 }
 
 export interface TestCase {
-  readonly codeSize: 32 | 64;
+  readonly codeSize: CaseCodeSize;
   readonly gpr: BigUint64Array;
   readonly rflags: number;
   readonly code: Uint8Array;
@@ -47,16 +56,16 @@ const INTERESTING = [
   (1n << 64n) - 1n,
 ];
 
-function randomRegister(random: Random, isAligned: boolean): bigint {
+function randomRegister(random: Random, isAligned: boolean, base: number): bigint {
   switch (random.below(8)) {
     case 0:
     case 1:
     case 2:
     case 3:
-      return BigInt((DATA + random.below(DATA_BYTES)) & (isAligned ? ~15 : ~0));
+      return BigInt((base + random.below(DATA_BYTES)) & (isAligned ? ~15 : ~0));
     case 4:
       // Around the boundary of the pages
-      return BigInt(DATA + 4096 - 8 + random.below(16));
+      return BigInt(base + 4096 - 8 + random.below(16));
     case 5:
       return BigInt(random.below(64));
     case 6:
@@ -82,10 +91,15 @@ interface Encoding {
   readonly relativeBytes: number;
 }
 
+function littleEndian(value: number, bytes: number): number[] {
+  return Array.from({ length: bytes }, (_, i) => (value >> (i * 8)) & 255);
+}
+
 function encodeModrm(
   random: Random,
   parsed: ParsedForm,
-  codeSize: 32 | 64,
+  codeSize: CaseCodeSize,
+  addressSize: number,
   isAligned: boolean,
 ): { bytes: number[]; rex: number } {
   if (parsed.modrmByte !== undefined) return { bytes: [parsed.modrmByte + random.below(parsed.modrmCount)], rex: 0 };
@@ -95,14 +109,22 @@ function encodeModrm(
   if (!isMemory) return { bytes: [0xc0 | (reg << 3) | random.below(8)], rex: rex | (random.oneIn(2) ? 1 : 0) };
   const mod = random.pick([0, 1, 1, 2]);
   const bytes: number[] = [];
+  if (addressSize === 16) {
+    const rm = random.below(8);
+    bytes.push((mod << 6) | (reg << 3) | rm);
+    if (mod === 0 && rm === 6) bytes.push(...littleEndian(random.below(DATA_BYTES), 2));
+    else if (mod === 1) bytes.push(random.below(256));
+    else if (mod === 2) bytes.push(...littleEndian(random.oneIn(2) ? random.below(64) : -random.below(64), 2));
+    return { bytes, rex };
+  }
   const align = isAligned ? ~15 : ~0;
   if (random.oneIn(2)) {
     const rm = random.pick([0, 1, 2, 3, 5, 6, 7]);
     bytes.push((mod << 6) | (reg << 3) | rm);
     if (mod === 0 && rm === 5) {
       // Absolute, or relative to RIP: both reach the data pages from the code page
-      const target = DATA + random.below(DATA_BYTES) - (codeSize === 64 ? CODE : 0);
-      bytes.push(target & 255, (target >> 8) & 255, (target >> 16) & 255, (target >> 24) & 255);
+      const target = dataBase(codeSize) + random.below(DATA_BYTES) - (codeSize === 64 ? CODE : 0);
+      bytes.push(...littleEndian(target, 4));
       return { bytes, rex };
     }
   } else {
@@ -111,8 +133,8 @@ function encodeModrm(
     bytes.push((mod << 6) | (reg << 3) | 4, (random.below(4) << 6) | (index << 3) | base);
     if (random.oneIn(4)) rex |= 2;
     if (mod === 0 && base === 5) {
-      const target = DATA + random.below(DATA_BYTES);
-      bytes.push(target & 255, (target >> 8) & 255, (target >> 16) & 255, (target >> 24) & 255);
+      const target = dataBase(codeSize) + random.below(DATA_BYTES);
+      bytes.push(...littleEndian(target, 4));
       return { bytes, rex };
     }
   }
@@ -120,32 +142,35 @@ function encodeModrm(
   if (mod === 1) bytes.push(random.below(256) & align);
   else if (mod === 2) {
     const displacement = (random.oneIn(2) ? random.below(64) : -random.below(64)) & align;
-    bytes.push(displacement & 255, (displacement >> 8) & 255, (displacement >> 16) & 255, (displacement >> 24) & 255);
+    bytes.push(...littleEndian(displacement, 4));
   }
   return { bytes, rex };
 }
 
 /** Bytes of one instruction of the form, with random operands. */
-function encode(random: Random, parsed: ParsedForm, codeSize: 32 | 64, isAligned: boolean): Encoding {
+function encode(random: Random, parsed: ParsedForm, codeSize: CaseCodeSize, isAligned: boolean): Encoding {
   const bytes: number[] = [];
   const isSized = parsed.sizes.length > 1;
   const isWide = parsed.wide || (codeSize === 64 && isSized && parsed.sizes.includes(64) && random.oneIn(3));
   const isForced = codeSize === 64 && parsed.form.attributes.includes("force64");
-  const isWord =
+  // Near branches of another size leave the code page
+  const isRelative = parsed.immediate === "relative8" || parsed.immediate === "relativeZ";
+  const hasSizePrefix =
     !isWide &&
     !isForced &&
+    !isRelative &&
     (parsed.prefix === "any" || parsed.prefix === "F2" || parsed.prefix === "F3") &&
     parsed.sizes.includes(16) &&
     random.oneIn(4);
-  // Near branches of 16 bits leave the code page
-  const isRelative = parsed.immediate === "relative8" || parsed.immediate === "relativeZ";
-  if (isWord && !isRelative) bytes.push(0x66);
-  if (codeSize === 64 && random.oneIn(24)) bytes.push(0x67);
+  if (hasSizePrefix) bytes.push(0x66);
+  const hasAddressPrefix = random.oneIn(codeSize === 16 ? 4 : 24);
+  if (hasAddressPrefix) bytes.push(0x67);
+  const addressSize = codeSize === 64 ? (hasAddressPrefix ? 32 : 64) : (codeSize === 16) !== hasAddressPrefix ? 16 : 32;
   if (parsed.prefix === "66") bytes.push(0x66);
   else if (parsed.prefix === "F2") bytes.push(0xf2);
   else if (parsed.prefix === "F3") bytes.push(0xf3);
   const opcode = parsed.opcode + random.below(parsed.opcodeCount);
-  const modrm = parsed.hasModrm ? encodeModrm(random, parsed, codeSize, isAligned) : { bytes: [], rex: 0 };
+  const modrm = parsed.hasModrm ? encodeModrm(random, parsed, codeSize, addressSize, isAligned) : { bytes: [], rex: 0 };
   let rex = modrm.rex | (isWide ? 8 : 0);
   if (!parsed.hasModrm && parsed.opcodeCount > 1 && !parsed.isConditional && random.oneIn(2)) rex |= 1;
   if (codeSize === 64 && (rex !== 0 || random.oneIn(8))) bytes.push(0x40 | rex);
@@ -153,8 +178,7 @@ function encode(random: Random, parsed: ParsedForm, codeSize: 32 | 64, isAligned
   if (parsed.map === 2) bytes.push(0x38);
   if (parsed.map === 3) bytes.push(0x3a);
   bytes.push(opcode, ...modrm.bytes);
-  const isWordSized = isWord && !isRelative;
-  const z = isWordSized ? 2 : 4;
+  const z = (codeSize === 16) !== hasSizePrefix ? 2 : 4;
   switch (parsed.immediate) {
     case "byte":
     case "byteSigned":
@@ -179,15 +203,15 @@ function encode(random: Random, parsed: ParsedForm, codeSize: 32 | 64, isAligned
       bytes.push(...immediate(random, isWide ? 8 : z));
       break;
     case "moffs": {
-      const at = DATA + random.below(DATA_BYTES);
-      bytes.push(at & 255, (at >> 8) & 255, (at >> 16) & 255, (at >> 24) & 255);
-      if (codeSize === 64 && !bytes.slice(0, 3).includes(0x67)) bytes.push(0, 0, 0, 0);
+      const at = dataBase(codeSize) + random.below(DATA_BYTES);
+      bytes.push(...littleEndian(at, Math.min(addressSize, 32) / 8));
+      if (addressSize === 64) bytes.push(0, 0, 0, 0);
       break;
     }
     case "relative8":
       return { bytes, relativeBytes: 1 };
     case "relativeZ":
-      return { bytes, relativeBytes: 4 };
+      return { bytes, relativeBytes: codeSize === 16 ? 2 : 4 };
     case "far":
       throw new Error(`${parsed.form.opcode}: far pointers are not generated`);
     case "none":
@@ -209,7 +233,7 @@ function fromIced(bits: number): number {
 }
 
 /** What the flags of the instruction at the start of `bytes` are, by iced-x86's tables; undefined when it sees none. */
-function flagUse(bytes: readonly number[], codeSize: 32 | 64): FlagUse | undefined {
+function flagUse(bytes: readonly number[], codeSize: CaseCodeSize): FlagUse | undefined {
   const decoder = new Decoder(codeSize, Uint8Array.from([...bytes, ...new Array<number>(15).fill(0)]), DecoderOptions.None);
   const decoded = decoder.decode();
   const mnemonic = Mnemonic[decoded.mnemonic];
@@ -232,17 +256,19 @@ function flagUse(bytes: readonly number[], codeSize: 32 | 64): FlagUse | undefin
 }
 
 /** Instructions whose result the manuals leave undefined, or where Intel's and AMD's processors differ. */
-function isModelSpecific(bytes: readonly number[], { mnemonic, parsed }: GeneratedForm): boolean {
+function isModelSpecific(bytes: readonly number[], { mnemonic, parsed }: GeneratedForm, codeSize: CaseCodeSize): boolean {
   // Counts above the operand size; 16-bit BSWAP; PREFETCHW with a register
-  if (/^SH[LR]D$/.test(mnemonic) || mnemonic === "BSWAP") return bytes.includes(0x66);
+  if (/^SH[LR]D$/.test(mnemonic) || mnemonic === "BSWAP") return (codeSize === 16) !== (bytes[0] === 0x66);
   // Approximations; what EMMS does to TOP; whether a conversion from memory enters MMX state; which byte of a masked store faults
   if (/^(RCP|RSQRT|EMMS|CVTPI2PS|MASKMOV)/.test(mnemonic)) return true;
   return mnemonic === "NOP" && parsed.opcode === 0x0d && bytes[bytes.length - 1] >= 0xc0;
 }
 
 export interface GeneratorOptions {
-  readonly codeSize: 32 | 64;
+  readonly codeSize: CaseCodeSize;
   readonly fx: (random: Random) => Uint8Array;
+  /** The form of the first instruction, if it can be had in this mode; else a random one. */
+  readonly first?: GeneratedForm;
 }
 
 export function generateCase(random: Random, forms: readonly GeneratedForm[], options: GeneratorOptions): TestCase {
@@ -255,13 +281,16 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
   const wanted = 1 + random.below(4);
   let isStraight = true;
   for (let attempts = 0; encodings.length < wanted && attempts < 100; attempts++) {
-    const generated = random.pick(forms);
+    const generated = attempts === 0 && options.first !== undefined ? options.first : random.pick(forms);
     const { attributes } = generated.parsed.form;
     if (attributes.includes(codeSize === 64 ? "invalid64" : "only64")) continue;
     if (generated.parsed.wide && codeSize !== 64) continue;
+    // A random 16-bit target is in the code now and then, between instructions, where nothing says which flags are defined
+    if (codeSize === 16 && /^(CALL|JMP|RET)/.test(generated.mnemonic) && !generated.parsed.immediate.startsWith("rel"))
+      continue;
     const encoding = encode(random, generated.parsed, codeSize, isAligned);
     const whole = [...encoding.bytes, ...new Array<number>(encoding.relativeBytes).fill(0)];
-    if (isModelSpecific(whole, generated)) continue;
+    if (isModelSpecific(whole, generated, codeSize)) continue;
     const use = flagUse(whole, codeSize);
     const before = undefinedFlags[undefinedFlags.length - 1];
     if (use === undefined || (use.read & before) !== 0) continue;
@@ -284,12 +313,13 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
   });
   code.push(0xcc);
 
+  const base = dataBase(codeSize);
   const gpr = new BigUint64Array(16);
-  for (let i = 0; i < 16; i++) gpr[i] = randomRegister(random, isAligned);
+  for (let i = 0; i < 16; i++) gpr[i] = randomRegister(random, isAligned, base);
   // The stack is in the data pages nearly always, and RCX a small count often
-  if (!random.oneIn(16)) gpr[4] = BigInt(DATA + 512 + random.below(DATA_BYTES - 1024)) & ~(random.oneIn(4) ? 0n : 7n);
+  if (!random.oneIn(16)) gpr[4] = BigInt(base + 512 + random.below(DATA_BYTES - 1024)) & ~(random.oneIn(4) ? 0n : 7n);
   if (random.oneIn(2)) gpr[1] = BigInt(random.below(40));
-  if (codeSize === 32) for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? gpr[i] & 0xffff_ffffn : 0n;
+  if (codeSize !== 64) for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? gpr[i] & 0xffff_ffffn : 0n;
   const direction = random.oneIn(4) ? 0x400 : 0;
   const rflags = (random.next() & FLAG_BITS) | direction | 0x202;
   return { codeSize, gpr, rflags, code: Uint8Array.from(code), starts, undefinedFlags, names, fx: options.fx(random) };

@@ -1,5 +1,6 @@
 /** Compares what silicon and the engine made of a case. */
-import { CODE, type TestCase } from "./case-generator.ts";
+import { RSP } from "../../src/engine/cpu-state.ts";
+import { codeBase, DATA, DATA_BYTES, type TestCase } from "./case-generator.ts";
 import { type Outcome, TIMEOUT } from "./engine-runner.ts";
 
 const REGISTERS = [
@@ -22,6 +23,8 @@ const REGISTERS = [
 ];
 const BREAKPOINT = 3;
 const PAGE_FAULT = 14;
+/** #SS, #GP and #PF. */
+const ADDRESS_FAULTS = [12, 13, 14];
 const KERNEL_HALF = 1n << 63n;
 const FLAGS = 0xcd5;
 
@@ -29,7 +32,7 @@ const hex = (value: number | bigint): string => `0x${value.toString(16)}`;
 
 /** Index of the instruction that faulted, or of the INT3 that ends the case; -1 when RIP left the case's instructions. */
 export function faultIndex(test: TestCase, outcome: Outcome): number {
-  return test.starts.indexOf(Number(outcome.rip - BigInt(CODE)));
+  return test.starts.indexOf(Number(outcome.rip - BigInt(codeBase(test.codeSize))));
 }
 
 export interface CompareOptions {
@@ -50,15 +53,29 @@ export function compareOutcomes(test: TestCase, silicon: Outcome, engine: Outcom
   const siliconRip = silicon.vector === BREAKPOINT ? silicon.rip - 1n : silicon.rip;
   check("rip", engine.rip, siliconRip);
   const index = faultIndex(test, engine);
-  // Which of its two operands faults first is up to the processor, when both do
-  if (differences.length === 0 && index >= 0 && test.names[index]?.includes("CMPS")) return [];
+  // Which of its two operands faults first, when both do, and what POPA has loaded by then are up to the processor
+  if (differences.length === 0 && /CMPS|POPA/.test(test.names[index] ?? "")) return [];
+  // So are whether a call's target or its push is checked first and, with a stack pointer gone astray, whether a fault is #SS
+  const { gpr } = engine;
+  const isAstray = test.codeSize !== 16 && (gpr[RSP] - BigInt(DATA) >= BigInt(DATA_BYTES) || gpr[RSP] < BigInt(DATA));
+  const isOpen = isAstray || test.names[index]?.startsWith("CALL");
+  if (differences.length === 0 && isOpen && silicon.vector !== engine.vector && ADDRESS_FAULTS.includes(engine.vector))
+    return [];
+  // The manual leaves it open whether an access may wrap at 4 GiB in a flat segment or exceeds its limit
+  const wraps = ({ vector, cr2 }: Outcome): boolean => vector === PAGE_FAULT && cr2 > 0xffff_fff0n;
+  const isWrap = test.codeSize === 32 && wraps(engine) !== wraps(silicon);
+  if (differences.length === 0 && isWrap && silicon.vector !== engine.vector) return [];
   check("vector", engine.vector, silicon.vector);
   if (differences.length > 0) return differences;
   // Whether the upper half of the address space is mapped is the host kernel's affair: P says protection there, or absence
   const ignored = silicon.vector === PAGE_FAULT && silicon.cr2 >= KERNEL_HALF ? 1 : 0;
   check("error code", engine.error & ~ignored, (silicon.vector === BREAKPOINT ? 0 : silicon.error) & ~ignored);
   if (silicon.vector === PAGE_FAULT) check("cr2", engine.cr2, silicon.cr2);
-  for (let i = 0; i < (test.codeSize === 64 ? 16 : 8); i++) check(REGISTERS[i], engine.gpr[i], silicon.gpr[i]);
+  // Outside 64-bit mode upper halves are not defined: the kernel's return to a 16-bit stack leaves its own in RSP
+  const width = test.codeSize === 64 ? 64 : 32;
+  for (let i = 0; i < width / 4; i++) {
+    check(REGISTERS[i], BigInt.asUintN(width, engine.gpr[i]), BigInt.asUintN(width, silicon.gpr[i]));
+  }
   const undefinedFlags = index < 0 ? FLAGS : test.undefinedFlags[index];
   check("rflags", engine.rflags & FLAGS & ~undefinedFlags, silicon.rflags & FLAGS & ~undefinedFlags);
   check("memory", engine.memory, silicon.memory);

@@ -9,7 +9,7 @@ import { engineMode } from "../engine-mode.ts";
 import { fxrstor, fxsave } from "../../src/engine/fpu/fxsave.ts";
 import { type GuestMode, VM_EXIT } from "../../src/engine/guest-mode.ts";
 import { writeSegment } from "../../src/engine/system/descriptors.ts";
-import { CODE, DATA, DATA_BYTES, type TestCase } from "./case-generator.ts";
+import { type CaseCodeSize, CODE, codeBase, DATA, DATA_BYTES, DATA16_LIMIT, type TestCase } from "./case-generator.ts";
 
 /** What a case left behind. */
 export interface Outcome {
@@ -139,14 +139,19 @@ export class EngineRunner {
     cpu.set64(state.xcr0, 1n);
     cpu.set32(state.systemFlags, 2);
     cpu.set32(state.cpl, 3);
-    for (const segment of [ES, SS, DS]) writeSegment(cpu, segment, 0x2b, 0, 0xffff_ffff, 0xc0f3);
     for (const segment of [FS, GS]) writeSegment(cpu, segment, 0, 0, 0, 0x1_0000);
     this.#setCodeSize(64);
   }
 
-  #setCodeSize(codeSize: 32 | 64): void {
+  #setCodeSize(codeSize: CaseCodeSize): void {
     const cpu = this.#engine;
-    writeSegment(cpu, CS, codeSize === 64 ? 0x33 : 0x23, 0, 0xffff_ffff, codeSize === 64 ? 0xa0fb : 0xc0fb);
+    if (codeSize === 16) {
+      writeSegment(cpu, CS, 0x07, CODE, 0xffff, 0x00fb);
+      for (const segment of [ES, SS, DS]) writeSegment(cpu, segment, 0x0f, DATA, DATA16_LIMIT, 0x00f3);
+    } else {
+      writeSegment(cpu, CS, codeSize === 64 ? 0x33 : 0x23, 0, 0xffff_ffff, codeSize === 64 ? 0xa0fb : 0xc0fb);
+      for (const segment of [ES, SS, DS]) writeSegment(cpu, segment, 0x2b, 0, 0xffff_ffff, 0xc0f3);
+    }
     cpu.updateSegments();
     cpu.updateTags();
   }
@@ -165,7 +170,7 @@ export class EngineRunner {
     cpu.writeLinearBytes(BigInt(CODE) as Gva, code, true);
     for (let i = 0; i < 16; i++) cpu.setReg(i, test.gpr[i]);
     fxrstor(cpu, test.fx);
-    cpu.set64(state.rip, BigInt(CODE));
+    cpu.set64(state.rip, BigInt(codeBase(test.codeSize)));
     cpu.setFlags(test.rflags);
     this.#fault = { vector: TIMEOUT, error: 0, payload: 0n };
     cpu.run(MOST_INSTRUCTIONS);

@@ -6,9 +6,11 @@
  *
  * All happens in signal handlers: a case is started by returning from a signal with its registers in the frame, and ends with
  * the signal of its fault. Files are arrays of the structures below. Data lies in two writable pages at DATA with nothing
- * around them; code is copied to CODE. Linux on x86-64 only.
+ * around them; code is copied to CODE. 16-bit cases see both at 0, through segments that are based there; their data segment
+ * ends within the second page. Linux on x86-64 only.
  */
 #define _GNU_SOURCE
+#include <asm/ldt.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdint.h>
@@ -17,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -25,13 +28,20 @@
 #define DATA_BYTES 8192
 #define CODE 0x20000000UL
 #define CODE_BYTES 4096
+#define DATA16_LIMIT 0x1bff
+/* The kernel's user segments, and those of the LDT that main makes */
+#define CODE64_SELECTOR 0x33
+#define CODE32_SELECTOR 0x23
+#define DATA32_SELECTOR 0x2b
+#define CODE16_SELECTOR 0x07
+#define DATA16_SELECTOR 0x0f
 #define CASE_CODE 112
 #define TIMEOUT_TRAP 1000
 
 struct test_case {
 	uint64_t gpr[16];
 	uint64_t rflags;
-	uint32_t code_size; /* 64 or 32 */
+	uint32_t code_size; /* 64, 32 or 16 */
 	uint32_t length;
 	uint8_t code[CASE_CODE];
 	uint8_t fx[512];
@@ -85,7 +95,7 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 		result->rip = gregs[REG_RIP];
 		result->rflags = gregs[REG_EFL];
 		result->cr2 = gregs[REG_CR2];
-		result->vector = signal == SIGALRM ? TIMEOUT_TRAP : gregs[REG_TRAPNO];
+		result->vector = signal == SIGVTALRM ? TIMEOUT_TRAP : gregs[REG_TRAPNO];
 		result->error = gregs[REG_ERR];
 		result->memory = hash((const uint32_t *)DATA, DATA_BYTES / 4);
 		memcpy(result->fx, fx, 512);
@@ -96,10 +106,15 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 	const struct test_case *next = &cases[current];
 	for (int i = 0; i < 16; i++)
 		gregs[slots[i]] = next->gpr[i];
-	gregs[REG_RIP] = CODE;
+	int is16 = next->code_size == 16;
+	gregs[REG_RIP] = is16 ? 0 : CODE;
 	gregs[REG_EFL] = next->rflags;
-	/* CS, GS, FS and SS are 16 bits each: the kernel's 32-bit and 64-bit user code segments */
-	gregs[REG_CSGSFS] = (gregs[REG_CSGSFS] & ~0xffffL) | (next->code_size == 64 ? 0x33 : 0x23);
+	/* CS, GS, FS and SS are 16 bits each */
+	uint64_t code = is16 ? CODE16_SELECTOR : next->code_size == 32 ? CODE32_SELECTOR : CODE64_SELECTOR;
+	uint64_t data = is16 ? DATA16_SELECTOR : DATA32_SELECTOR;
+	gregs[REG_CSGSFS] = (gregs[REG_CSGSFS] & 0x0000ffffffff0000L) | code | data << 48;
+	/* In 64-bit mode these do not matter and are null, but other cases need them; returning from a signal leaves them alone */
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"((uint32_t)data));
 	memcpy(fx, next->fx, 464); /* what follows describes the frame */
 	/* MXCSR_MASK is the processor's; the header after 512 bytes says that x87 and SSE state are not in their initial form */
 	uint32_t magic;
@@ -109,8 +124,8 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 	memcpy((void *)DATA, initial, DATA_BYTES);
 	memset((void *)CODE, 0xcc, CODE_BYTES);
 	memcpy((void *)CODE, next->code, next->length);
-	struct itimerval timer = { { 0, 0 }, { 0, 500000 } };
-	setitimer(ITIMER_REAL, &timer, NULL);
+	struct itimerval timer = { { 0, 0 }, { 0, 100000 } };
+	setitimer(ITIMER_VIRTUAL, &timer, NULL);
 }
 
 static void *map_file(const char *path, int flags, int protection, long *bytes)
@@ -156,9 +171,19 @@ int main(int argc, char **argv)
 	sigaltstack(&alternate, NULL);
 	struct sigaction action = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 	sigfillset(&action.sa_mask);
-	int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGALRM, SIGUSR1 };
+	int signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGVTALRM, SIGUSR1 };
 	for (unsigned i = 0; i < sizeof signals / sizeof *signals; i++)
 		sigaction(signals[i], &action, NULL);
+	int has16 = 0;
+	for (long i = 0; i < count; i++)
+		has16 |= cases[i].code_size == 16;
+	struct user_desc code16 = { .entry_number = 0, .base_addr = CODE, .limit = 0xffff, .contents = 2, .useable = 1 };
+	struct user_desc data16 = { .entry_number = 1, .base_addr = DATA, .limit = DATA16_LIMIT, .contents = 0, .useable = 1 };
+	if (has16 &&
+	    (syscall(SYS_modify_ldt, 1, &code16, sizeof code16) || syscall(SYS_modify_ldt, 1, &data16, sizeof data16))) {
+		perror("modify_ldt");
+		return 1;
+	}
 	raise(SIGUSR1);
 	return 1;
 }

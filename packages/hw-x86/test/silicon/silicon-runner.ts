@@ -5,11 +5,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CASE_CODE, DATA_BYTES, type TestCase } from "./case-generator.ts";
 import type { Outcome } from "./engine-runner.ts";
+import { initialFx } from "./fpu-state.ts";
 
 const CASE_BYTES = 128 + 8 + 8 + CASE_CODE + 512;
 const RESULT_BYTES = 128 + 24 + 8 + 8 + 512;
 
 export interface Silicon {
+  /** False where the kernel gives programs no 16-bit segments. */
+  readonly has16: boolean;
   run(initial: Uint8Array, cases: readonly TestCase[]): Outcome[];
   close(): void;
 }
@@ -26,7 +29,24 @@ export function openSilicon(): Silicon | string {
     rmSync(folder, { recursive: true });
     return compiler.error ? "needs gcc" : `gcc failed: ${compiler.stderr}`;
   }
+  const probe: TestCase = {
+    codeSize: 16,
+    gpr: new BigUint64Array(16),
+    rflags: 0x202,
+    code: Uint8Array.of(0xcc),
+    starts: [0],
+    undefinedFlags: [0],
+    names: [],
+    fx: initialFx(),
+  };
+  let has16 = true;
+  try {
+    runCases(folder, program, new Uint8Array(DATA_BYTES), [probe]);
+  } catch {
+    has16 = false;
+  }
   return {
+    has16,
     run: (initial, cases) => runCases(folder, program, initial, cases),
     close: () => rmSync(folder, { recursive: true }),
   };

@@ -19,7 +19,6 @@ const PRESENT: ReadonlySet<number> = new Set([
   Capability.KVM_CAP_NOP_IO_DELAY,
   Capability.KVM_CAP_PIT,
   Capability.KVM_CAP_MP_STATE,
-  Capability.KVM_CAP_SYNC_MMU,
   Capability.KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
   Capability.KVM_CAP_USER_NMI,
   Capability.KVM_CAP_REINJECT_CONTROL,

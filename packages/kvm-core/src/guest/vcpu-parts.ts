@@ -16,6 +16,9 @@ import type { RunPage } from "./run-page.ts";
  *  or a negative errno for KVM_RUN. */
 export type ExitOutcome = "resume" | "exit" | "halt" | number;
 
+/** Outcome of an EPT violation: mapped (enter again), no memory there or a write to a read-only slot (MMIO), or a negative errno. */
+export type FaultOutcome = "mapped" | "no-slot" | "read-only" | number;
+
 /** Guest memory by guest-physical address, within one page. */
 export interface GuestMemory {
   /** A copy; undefined where no slot is. */

@@ -135,6 +135,8 @@ export function restoreVcpu(vcpu: VcpuParts, sections: readonly Section[]): stri
   if (typeof run === "string") return run;
 
   if (tsc.fixed.khz !== vcpu.vm.tscKhz) return `vcpu ${id} runs at ${tsc.fixed.khz} kHz, this CPU at ${vcpu.vm.tscKhz} kHz`;
+  if (pv.fixed.system_time !== 0n && !vcpu.vm.kvmclock)
+    return `vcpu ${id} uses kvmclock, which parameters of this module turn off`;
   vcpu.cpuid = cpuid.entries;
   vcpu.cpuidChanged();
   vcpu.tscOffset = tsc.fixed.offset;

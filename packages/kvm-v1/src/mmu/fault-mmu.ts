@@ -5,7 +5,7 @@
 
 import type { Hpa, LogicalCpu, MemoryBank } from "@mkvm/hw-x86";
 import { Errno, type Kernel, type Process } from "@mkvm/kvm-abi";
-import { MEM_READONLY, PAGE_BYTES, type SlotTable } from "@mkvm/kvm-core";
+import { type FaultOutcome, MEM_READONLY, PAGE_BYTES, type SlotTable } from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
 import type { MemorySlot } from "../memory-slots.ts";
 import {
@@ -18,9 +18,6 @@ import {
   EPT_WRITE,
   eptPointer,
 } from "./ept-entry.ts";
-
-/** Outcome of an EPT violation: mapped (enter again), no memory there (MMIO), a write to a read-only slot (MMIO), or an errno. */
-export type FaultOutcome = "mapped" | "no-slot" | "read-only" | number;
 
 export class FaultMmu {
   readonly #kernel: Kernel<Vac, LogicalCpu>;

@@ -4,8 +4,12 @@ import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
 import { Errno } from "@mkvm/kvm-abi";
 import {
   type DescriptorTableState,
+  dumpVmcs,
   type ExceptionEvent,
+  type ExitOutcome,
   exceptionHasErrorCode,
+  fillMsrBitmap,
+  handleVmxExit,
   Interruptibility,
   InterruptionInfo,
   InterruptionType,
@@ -13,18 +17,20 @@ import {
   Msr,
   PrimaryControl,
   type SegmentState,
+  setUpVmcs,
+  USER_RETURN_MSRS,
   Vector,
   VmcsField as Vmcs,
   type VmxCapabilities,
+  type VmxExit,
+  type VmxExitHost,
 } from "@mkvm/kvm-core";
 import type { Module } from "../main.ts";
-import { USER_RETURN_MSRS, type Vcpu } from "../vcpu.ts";
-import type { ExitOutcome, VendorOperations } from "../vendor-operations.ts";
+import type { Vcpu } from "../vcpu.ts";
+import type { VendorOperations } from "../vendor-operations.ts";
 import type { Vm } from "../vm.ts";
 import { completeEvents } from "./event-completion.ts";
-import { handleExit } from "./exit-handlers.ts";
-import { dumpVmcs } from "./vmcs-dump.ts";
-import { fillMsrBitmap, setUpVmcs } from "./vmcs-setup.ts";
+import { exitInformation } from "./exit-information.ts";
 import { VmxRegisters } from "./vmx-registers.ts";
 
 const VMX_SUCCEED = 0;
@@ -35,6 +41,7 @@ const PAGE = 1;
 interface VcpuVmx {
   readonly vmcs: Hpa;
   readonly vpid: number;
+  readonly exitHost: VmxExitHost;
   launched: boolean;
   hostKernelGsBase: bigint;
   hostXcr0: bigint;
@@ -51,6 +58,7 @@ export class VmxOperations implements VendorOperations {
   readonly #registers: VmxRegisters;
   readonly #vms = new Map<Vm, VmVmx>();
   readonly #vcpus = new Map<Vcpu, VcpuVmx>();
+  readonly #exit: VmxExit;
   #selected: Vcpu | undefined;
 
   constructor(module: Module, capabilities: VmxCapabilities) {
@@ -58,6 +66,7 @@ export class VmxOperations implements VendorOperations {
     this.#cpu = module.kernel.cpu;
     this.#capabilities = capabilities;
     this.#registers = new VmxRegisters(this.#cpu, capabilities);
+    this.#exit = exitInformation(this.#cpu.vmx);
   }
 
   createVm(vm: Vm): number {
@@ -85,7 +94,7 @@ export class VmxOperations implements VendorOperations {
     // VMCS revision identifier
     const head = vm.kernel.memory.bytes(vmcs, 4);
     new DataView(head.buffer, head.byteOffset, 4).setUint32(0, this.#capabilities.revision, true);
-    const state: VcpuVmx = { vmcs, vpid, launched: false, hostKernelGsBase: 0n, hostXcr0: 1n };
+    const state: VcpuVmx = { vmcs, vpid, exitHost: this.#exitHost(vcpu), launched: false, hostKernelGsBase: 0n, hostXcr0: 1n };
     this.#vcpus.set(vcpu, state);
     this.#module.kernel.vac.clearVmcs(this.#module.owner, vmcs);
     this.select(vcpu);
@@ -324,11 +333,11 @@ export class VmxOperations implements VendorOperations {
   }
   openInterruptWindow(vcpu: Vcpu): void {
     this.select(vcpu);
-    setPrimaryControl(this.#cpu, PrimaryControl.interruptWindowExiting, true);
+    this.#setPrimaryControl(PrimaryControl.interruptWindowExiting, true);
   }
   openNmiWindow(vcpu: Vcpu): void {
     this.select(vcpu);
-    setPrimaryControl(this.#cpu, PrimaryControl.nmiWindowExiting, true);
+    this.#setPrimaryControl(PrimaryControl.nmiWindowExiting, true);
   }
 
   enter(vcpu: Vcpu): void {
@@ -351,24 +360,26 @@ export class VmxOperations implements VendorOperations {
     state.launched = true;
   }
   handleExit(vcpu: Vcpu): ExitOutcome {
-    return handleExit(this.#cpu, vcpu);
+    return handleVmxExit(vcpu, this.#exit, this.#vcpus.get(vcpu)!.exitHost);
   }
-  skipInstruction(vcpu: Vcpu): void {
-    this.select(vcpu);
-    vcpu.skip(this.#cpu.vmx.vmread32(Vmcs.VM_EXIT_INSTRUCTION_LENGTH));
+  #exitHost(vcpu: Vcpu): VmxExitHost {
+    const cpu = this.#cpu;
+    return {
+      cpuId: cpu.id,
+      memoryFault: (gpa, write) => vcpu.vm.mmu.fault(gpa, write),
+      closeInterruptWindow: () => this.#setPrimaryControl(PrimaryControl.interruptWindowExiting, false),
+      closeNmiWindow: () => this.#setPrimaryControl(PrimaryControl.nmiWindowExiting, false),
+      hostInterrupt: () => this.#module.kernel.scheduler.handleInterrupts(),
+      dump: () => dumpVmcs(cpu),
+    };
   }
   flushGuestTlb(vcpu: Vcpu): void {
     this.#cpu.vmx.invvpid(InvvpidType.singleContext, this.#vcpus.get(vcpu)!.vpid, 0n);
   }
-  dump(vcpu: Vcpu): string {
-    this.select(vcpu);
-    return dumpVmcs(this.#cpu);
-  }
-}
 
-/** Sets or clears a primary processor-based control of the current VMCS. */
-export function setPrimaryControl(cpu: LogicalCpu, control: number, on: boolean): void {
-  const controls = cpu.vmx.vmread32(Vmcs.PRIMARY_PROCESSOR_CONTROLS);
-  const wanted = (on ? controls | control : controls & ~control) >>> 0;
-  if (wanted !== controls) cpu.vmx.vmwrite(Vmcs.PRIMARY_PROCESSOR_CONTROLS, wanted);
+  #setPrimaryControl(control: number, on: boolean): void {
+    const controls = this.#cpu.vmx.vmread32(Vmcs.PRIMARY_PROCESSOR_CONTROLS);
+    const wanted = (on ? controls | control : controls & ~control) >>> 0;
+    if (wanted !== controls) this.#cpu.vmx.vmwrite(Vmcs.PRIMARY_PROCESSOR_CONTROLS, wanted);
+  }
 }

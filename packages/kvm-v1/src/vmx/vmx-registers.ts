@@ -1,6 +1,8 @@
 /** Guest registers in the VMCS, with the masks and shadows that hide from the guest what VMX wants of CR0 and CR4. */
 import type { LogicalCpu, VmxInstructions } from "@mkvm/hw-x86";
 import {
+  CR0_GUEST_OWNED,
+  CR4_GUEST_OWNED,
   Cr0,
   type DescriptorTableState,
   Efer,
@@ -12,7 +14,6 @@ import {
   VmcsField as Vmcs,
   type VmxCapabilities,
 } from "@mkvm/kvm-core";
-import { CR0_GUEST_OWNED, CR4_GUEST_OWNED } from "./vmcs-setup.ts";
 
 const ALL_ONES = 0xffff_ffff_ffff_ffffn;
 /** Segment fields in encoding order are 2 apart in each group. */

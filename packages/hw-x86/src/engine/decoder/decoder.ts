@@ -279,8 +279,8 @@ export function createDecoder(variants: readonly Variant[]): Decode {
     }
     const prefix = repeat !== PREFIX_NONE ? repeat : operandPrefix ? PREFIX_66 : PREFIX_NONE;
     const wide = (rex >> 3) & 1;
-    // 90 is NOP (or PAUSE) unless REX.B makes its register R8: then it is one of the XCHG forms
-    const opcode = byte === 0x90 && (rex & 1) !== 0 && map === 0 ? 0x91 : byte;
+    // 90 is NOP (with F3: PAUSE) unless REX.B makes its register R8: then it is one of the XCHG forms
+    const opcode = byte === 0x90 && (rex & 1) !== 0 && map === 0 && repeat !== PREFIX_F3 ? 0x91 : byte;
     const cell = cells[((((mode64 ? 4 : 0) + map) * 256 + opcode) * 4 + prefix) * 2 + wide];
     const cellKind = cell & 3;
     let leaf = cell >> 2;

@@ -45,6 +45,7 @@ import {
   pop,
   precisionControl,
   push,
+  pushOver,
   raiseFlags,
   readRaw,
   readRegister,
@@ -342,7 +343,7 @@ export const x87Arithmetic: HelperTable = {
     noteInstruction(cpu);
     setC1(cpu, false);
     if (isEmpty(cpu, index)) {
-      if (stackFault(cpu, false)) push(cpu, DEFAULT_NAN);
+      if (stackFault(cpu, false)) pushOver(cpu, DEFAULT_NAN);
       return;
     }
     const { signExponent, significand } = readRaw(cpu, index);
@@ -378,6 +379,16 @@ export const x87Arithmetic: HelperTable = {
     setC1(cpu, pendingC1);
     raiseFlags(cpu, pendingFlags);
     if (andPop !== 0) pop(cpu);
+  },
+  /** The undocumented alias of FSTP at D9 D8: an empty ST(0) is popped without a word. */
+  fpuStoreUnchecked(cpu, index) {
+    noteInstruction(cpu);
+    setC1(cpu, false);
+    if (!isEmpty(cpu, 0)) {
+      const { signExponent, significand } = readRaw(cpu, 0);
+      writeRaw(cpu, index, signExponent, significand);
+    }
+    pop(cpu);
   },
   /** FST and FSTP to a register. */
   fpuStoreRegister(cpu, index, andPop) {
@@ -416,10 +427,9 @@ export const x87Arithmetic: HelperTable = {
   /** FCMOVcc: b is the condition. */
   fpuMove(cpu, index, condition) {
     noteInstruction(cpu);
-    setC1(cpu, false);
     if (isEmpty(cpu, 0) || isEmpty(cpu, index)) {
-      if (!stackFault(cpu, false)) return;
-      if (condition !== 0) writeRegister(cpu, 0, DEFAULT_NAN);
+      // Whether or not the condition holds.
+      if (stackFault(cpu, false)) writeRegister(cpu, 0, DEFAULT_NAN);
       return;
     }
     if (condition === 0) return;
@@ -428,6 +438,7 @@ export const x87Arithmetic: HelperTable = {
   },
   fpuFree(cpu, index, andPop) {
     noteInstruction(cpu);
+    setC1(cpu, false);
     setEmpty(cpu, index, true);
     if (andPop !== 0) pop(cpu);
   },

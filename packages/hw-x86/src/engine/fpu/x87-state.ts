@@ -117,11 +117,14 @@ export function settle(cpu: Cpu, context: FloatContext): boolean {
 /** Pushes `value`, or the indefinite on a masked overflow of the stack. Called after the flags of `value` were settled. */
 export function push(cpu: Cpu, value: Num): void {
   if (!isEmpty(cpu, 7)) {
-    if (!stackFault(cpu, true)) return;
-    setTop(cpu, top(cpu) - 1);
-    writeRegister(cpu, 0, DEFAULT_NAN);
+    if (stackFault(cpu, true)) pushOver(cpu, DEFAULT_NAN);
     return;
   }
+  pushOver(cpu, value);
+}
+
+/** Push on a full or empty register alike. */
+export function pushOver(cpu: Cpu, value: Num): void {
   setTop(cpu, top(cpu) - 1);
   writeRegister(cpu, 0, value);
 }

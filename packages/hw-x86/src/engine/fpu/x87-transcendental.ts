@@ -15,6 +15,7 @@ import {
   PE,
   round,
   type Sign,
+  UE,
   ZE,
   zero,
 } from "./float-format.ts";
@@ -32,12 +33,14 @@ import {
 import { begin, x87Context as context, specialOperand, unary } from "./x87-arithmetic.ts";
 import {
   C0,
+  C1,
   C2,
   C3,
   isEmpty,
   noteInstruction,
   pop,
   push,
+  pushOver,
   readRegister,
   setC1,
   setCodes,
@@ -71,6 +74,7 @@ function exponential(a: Num): Num {
   if (a.kind === "zero") return a;
   if (a.kind === "infinity") return a.sign === 1 ? num("finite", 1, 0, 1n) : a;
   // Outside -1 to 1 the result is undefined; what is deterministic is the operand itself.
+  context.flags |= PE;
   if (magnitude(a) > 0) return a;
   if (a.exponent + bitLength(a.significand) === 1 && (a.significand & (a.significand - 1n)) === 0n) {
     return a.sign === 1 ? num("finite", 1, -1, 1n) : ONE;
@@ -132,10 +136,12 @@ function logarithmTimes(x: Num, y: Num): Num {
   noteDenormals(x, y);
   if (y.kind === "zero" || isOne) return zero(product(y.sign, logarithmSign));
   if ("exact" in logarithm) {
-    // Silicon calls every logarithm but that of 1 inexact.
-    context.flags |= PE;
     const factor = BigInt(Math.abs(logarithm.exact));
-    return round(context, EXTENDED, product(y.sign, logarithmSign), y.exponent, y.significand * factor);
+    const result = round(context, EXTENDED, product(y.sign, logarithmSign), y.exponent, y.significand * factor);
+    // Silicon calls every logarithm but that of 1 inexact, and so every tiny result an underflow.
+    const isTiny = result.kind === "zero" || (result.kind === "finite" && magnitude(result) < EXTENDED.minExponent);
+    context.flags |= isTiny ? PE | UE : PE;
+    return result;
   }
   return finish(yLogarithm(y, logarithm.value));
 }
@@ -187,11 +193,10 @@ const TWO_63 = 63;
 /** FSIN, FCOS, FPTAN, FSINCOS: `results` computes what replaces ST(0) and what is pushed after. */
 function trigonometric(cpu: Cpu, results: (a: Num) => [Num, Num?], pushes: boolean): void {
   noteInstruction(cpu);
-  setC1(cpu, false);
+  setStatus(cpu, status(cpu) & ~(C1 | C2));
   if (isEmpty(cpu, 0) || (pushes && !isEmpty(cpu, 7))) {
     const isOverflow = !isEmpty(cpu, 0);
     if (!stackFault(cpu, isOverflow)) return;
-    setStatus(cpu, status(cpu) & ~C2);
     writeRegister(cpu, 0, DEFAULT_NAN);
     if (pushes) pushOver(cpu, DEFAULT_NAN);
     return;
@@ -202,18 +207,11 @@ function trigonometric(cpu: Cpu, results: (a: Num) => [Num, Num?], pushes: boole
     return;
   }
   begin(cpu);
-  setStatus(cpu, status(cpu) & ~C2);
   const special = specialOperand(a) ?? (a.kind === "infinity" ? invalid() : undefined);
   const [first, second] = special !== undefined ? [special, special] : results(a);
   if (!settle(cpu, context)) return;
   writeRegister(cpu, 0, first);
   if (pushes && second !== undefined) push(cpu, second);
-}
-
-/** Push on a full or empty register alike. */
-function pushOver(cpu: Cpu, value: Num): void {
-  setStatus(cpu, (status(cpu) & ~0x3800) | ((status(cpu) - 0x800) & 0x3800));
-  writeRegister(cpu, 0, value);
 }
 
 function sine(a: Num): Num {
@@ -235,10 +233,9 @@ function tangentOf(a: Num): Num {
 /** FPREM (quotient truncated) and FPREM1 (quotient rounded to nearest even): ST(0) by ST(1). */
 function remainder(cpu: Cpu, toNearest: boolean): void {
   noteInstruction(cpu);
-  setC1(cpu, false);
+  setStatus(cpu, status(cpu) & ~(C1 | C2));
   if (isEmpty(cpu, 0) || isEmpty(cpu, 1)) {
     if (!stackFault(cpu, false)) return;
-    setStatus(cpu, status(cpu) & ~C2);
     writeRegister(cpu, 0, DEFAULT_NAN);
     return;
   }
@@ -247,10 +244,12 @@ function remainder(cpu: Cpu, toNearest: boolean): void {
   const b = readRegister(cpu, 1);
   let quotient = 0n;
   let isPartial = false;
+  let hasQuotient = false;
   let result = specialPair(a, b);
   if (result === undefined && (a.kind === "infinity" || b.kind === "zero")) result = invalid();
   if (result === undefined) {
     noteDenormals(a, b);
+    hasQuotient = true;
     if (a.kind === "zero" || b.kind === "infinity") result = a;
     else {
       const distance = magnitude(a) - magnitude(b);
@@ -271,12 +270,14 @@ function remainder(cpu: Cpu, toNearest: boolean): void {
       result = rest === 0n ? zero(a.sign) : round(context, EXTENDED, sign, low, rest);
     }
   }
-  const isUsable = settle(cpu, context);
-  const low = Number(quotient & 7n);
-  const codes = isPartial ? C2 : (low & 4 ? C0 : 0) | (low & 2 ? C3 : 0);
-  if (!isUsable) return;
-  setCodes(cpu, codes);
-  if (!isPartial) setC1(cpu, (low & 1) !== 0);
+  if (!settle(cpu, context)) return;
+  // Without a quotient C0 and C3 stay what they were.
+  if (hasQuotient && isPartial) setCodes(cpu, C2);
+  else if (hasQuotient) {
+    const low = Number(quotient & 7n);
+    setCodes(cpu, (low & 4 ? C0 : 0) | (low & 2 ? C3 : 0));
+    setC1(cpu, (low & 1) !== 0);
+  }
   writeRegister(cpu, 0, result);
 }
 

@@ -1,21 +1,35 @@
 /** Near jumps, calls and returns. In 64-bit mode their operand size is always 64. */
-import { RCX } from "../cpu-state.ts";
+import { CS, RCX, SEG_LIMIT, segmentOffset, state } from "../cpu-state.ts";
 import type { Bool, Emitter, Int } from "../emitter.ts";
 import { type Form, form, type Instruction, instruction, sdm } from "../instruction.ts";
 import { setCounter } from "./counters.ts";
 import { pop, push } from "./stack-access.ts";
 
-/** Silicon refuses a target that is not canonical at the branch, before anything has changed. */
-function checkCanonical(e: Emitter, target: Int): void {
-  if (e.size !== 64) return;
-  const extended = e.sar(e.shl(target, e.int(16), 64), e.int(16), 64);
-  e.raiseIf(e.ne(extended, target), "#GP", 0);
+/**
+ * A target that is not canonical, or beyond the limit of the code segment outside 64-bit mode, is refused at the branch: RIP
+ * stays there, and nothing has changed. `condition`: false where the branch is not taken.
+ */
+function checkTarget(e: Emitter, target: Int, condition?: Bool): void {
+  if (e.size === 64) {
+    const extended = e.sar(e.shl(target, e.int(16), 64), e.int(16), 64);
+    e.raiseIf(e.ne(extended, target), "#GP", 0);
+    return;
+  }
+  const isBeyond = e.ltu(e.state(segmentOffset(CS) + SEG_LIMIT, 32), target);
+  e.raiseIf(condition === undefined ? isBeyond : e.and1(condition, isBeyond), "#GP", 0);
+}
+
+/** The same for the form's relative operand. In 64-bit mode a displacement leads out of canonical space at its very edge only. */
+function checkRelative(e: Emitter, condition?: Bool): void {
+  if (e.size === 64) return;
+  checkTarget(e, e.truncate(e.add(e.state(state.blockRip, 64), e.immediate(), 64), e.size), condition);
 }
 
 export const JMP = instruction("JMP", {
   source: sdm("2A", "JMP - Jump"),
   forms: [form("EB cb", "rel8", "force64"), form("E9 cz", "relz", "force64")],
   semantics(e) {
+    checkRelative(e);
     e.jumpRelative();
   },
 });
@@ -25,7 +39,7 @@ export const JMP_INDIRECT = instruction("JMP", {
   forms: [form("FF /4", "r/mv", "force64")],
   semantics(e, [operand]) {
     const target = e.read(operand);
-    checkCanonical(e, target);
+    checkTarget(e, target);
     e.jump(target);
   },
 });
@@ -34,7 +48,9 @@ export const JCC = instruction("Jcc", {
   source: sdm("2A", "Jcc - Jump if Condition Is Met"),
   forms: [form("70+cc cb", "rel8", "force64"), form("0F 80+cc cz", "relz", "force64")],
   semantics(e) {
-    e.branchRelative(e.formCondition());
+    const condition = e.formCondition();
+    checkRelative(e, condition);
+    e.branchRelative(condition);
   },
 });
 
@@ -42,6 +58,7 @@ export const CALL = instruction("CALL", {
   source: sdm("2A", "CALL - Call Procedure"),
   forms: [form("E8 cz", "relz", "force64")],
   semantics(e) {
+    checkRelative(e);
     push(e, e.truncate(e.nextRip(), e.size));
     e.jumpRelative();
   },
@@ -52,7 +69,7 @@ export const CALL_INDIRECT = instruction("CALL", {
   forms: [form("FF /2", "r/mv", "force64")],
   semantics(e, [operand]) {
     const target = e.read(operand);
-    checkCanonical(e, target);
+    checkTarget(e, target);
     push(e, e.truncate(e.nextRip(), e.size));
     e.jump(target);
   },
@@ -63,7 +80,7 @@ export const RET = instruction("RET", {
   forms: [form("C3", "", "force64"), form("C2 iw", "imm16", "force64")],
   semantics(e, operands) {
     const { value, release } = pop(e, operands.length === 0 ? undefined : e.read(operands[0]));
-    checkCanonical(e, value);
+    checkTarget(e, value);
     release();
     e.jump(value);
   },
@@ -73,9 +90,11 @@ export const RET = instruction("RET", {
 function loop(e: Emitter, condition: Bool | undefined): void {
   const mask = e.addressMask();
   const count = e.and(e.sub(e.reg(RCX, 64), e.int(1), 64), mask);
-  setCounter(e, RCX, count);
   const goesOn = e.ne(count, e.int(0));
-  e.branchRelative(condition === undefined ? goesOn : e.and1(goesOn, condition));
+  const isTaken = condition === undefined ? goesOn : e.and1(goesOn, condition);
+  checkRelative(e, isTaken);
+  setCounter(e, RCX, count);
+  e.branchRelative(isTaken);
 }
 
 const loopForms = (opcode: string): Form[] => [form(`${opcode} cb`, "rel8", "force64")];
@@ -109,7 +128,9 @@ export const JRCXZ = instruction("JRCXZ", {
   source: sdm("2A", "Jcc - Jump if Condition Is Met"),
   forms: [form("E3 cb", "rel8", "force64")],
   semantics(e) {
-    e.branchRelative(e.isZero(e.and(e.reg(RCX, 64), e.addressMask())));
+    const isTaken = e.isZero(e.and(e.reg(RCX, 64), e.addressMask()));
+    checkRelative(e, isTaken);
+    e.branchRelative(isTaken);
   },
 });
 

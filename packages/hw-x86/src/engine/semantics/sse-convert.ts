@@ -122,15 +122,18 @@ const integerToFloat = [
   row(
     "CVTPI2PD",
     "66 0F 2A /r",
-    "xmm, mm/m64",
+    "xmm, mm=rm",
     (e, [dst, src]) => {
       const result = e.vec("f64x2.convert_low_i32x4_s", e.readVec(src));
-      // From memory it leaves the x87 unit alone.
-      if (!e.isMemory(src)) enterMmx(e);
+      enterMmx(e);
       e.writeVec(dst, result);
     },
     ["sse", "mmx"],
   ),
+  // From memory it leaves the x87 unit alone.
+  row("CVTPI2PD", "66 0F 2A /r", "xmm, m64", (e, [dst, src]) => {
+    e.writeVec(dst, e.vec("f64x2.convert_low_i32x4_s", e.readVec(src)));
+  }),
 ];
 
 // ---- Floats to integers ----
@@ -184,9 +187,9 @@ function packedToMmx(mnemonic: string, opcode: string, bits: 32 | 64, truncates:
     (e, [dst, src]) => {
       if (bits === 64) e.checkAligned(src);
       const b = e.readVec(src);
-      const result = viaHelper(e, b, b, "sseToInteger", bits, 2, 32, truncates ? 1 : 0);
+      // Processors switch to MMX state before the conversion can raise #XM.
       enterMmx(e);
-      e.writeVec(dst, result);
+      e.writeVec(dst, viaHelper(e, b, b, "sseToInteger", bits, 2, 32, truncates ? 1 : 0));
     },
     ["sse", "mmx"],
   );

@@ -204,8 +204,13 @@ export const WBINVD = helperRow(
 );
 export const HLT = helperRow("HLT", sdm("2A", "HLT - Halt"), [form("F4", "")], "halt");
 export const PAUSE = helperRow("PAUSE", sdm("2B", "PAUSE - Spin Loop Hint"), [form("F3 90", "")], "pause");
-export const MONITOR = helperRow("MONITOR", sdm("2B", "MONITOR - Set Up Monitor Address"), [form("0F 01 C8", "")], "monitor");
-export const MWAIT = helperRow("MWAIT", sdm("2B", "MWAIT - Monitor Wait"), [form("0F 01 C9", "")], "mwait");
+export const MONITOR = helperRow(
+  "MONITOR",
+  sdm("2B", "MONITOR - Set Up Monitor Address"),
+  [form("NP 0F 01 C8", "")],
+  "monitor",
+);
+export const MWAIT = helperRow("MWAIT", sdm("2B", "MWAIT - Monitor Wait"), [form("NP 0F 01 C9", "")], "mwait");
 export const CPUID = helperRow("CPUID", sdm("2A", "CPUID - CPU Identification"), [form("0F A2", "")], "cpuid");
 export const RDMSR = helperRow("RDMSR", sdm("2B", "RDMSR - Read From Model Specific Register"), [form("0F 32", "")], "readMsr");
 export const WRMSR = helperRow("WRMSR", sdm("2D", "WRMSR - Write to Model Specific Register"), [form("0F 30", "")], "writeMsr");
@@ -239,11 +244,11 @@ export const SWAPGS = instruction("SWAPGS", {
 
 /** VMX instructions by opcode; their operands are the hypervisor's to decode. */
 const VMX_FORMS: Readonly<Record<(typeof VMX_MNEMONICS)[number], Form>> = {
-  VMCALL: form("0F 01 C1", ""),
-  VMLAUNCH: form("0F 01 C2", ""),
-  VMRESUME: form("0F 01 C3", ""),
-  VMXOFF: form("0F 01 C4", ""),
-  VMFUNC: form("0F 01 D4", ""),
+  VMCALL: form("NP 0F 01 C1", ""),
+  VMLAUNCH: form("NP 0F 01 C2", ""),
+  VMRESUME: form("NP 0F 01 C3", ""),
+  VMXOFF: form("NP 0F 01 C4", ""),
+  VMFUNC: form("NP 0F 01 D4", ""),
   VMPTRLD: form("NP 0F C7 /6", "m64"),
   VMCLEAR: form("66 0F C7 /6", "m64"),
   VMXON: form("F3 0F C7 /6", "m64"),

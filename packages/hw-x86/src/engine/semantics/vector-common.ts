@@ -53,7 +53,7 @@ export function either(e: Emitter, condition: Bool, fast: Vec, slow: () => Vec):
   return result.get();
 }
 
-/** Every MMX instruction but EMMS: TOP = 0, all registers in use. The written register's exponent is `writeVec`'s business. */
+/** Every MMX instruction: TOP = 0, all registers in use. The written register's exponent is `writeVec`'s business. */
 export function enterMmx(e: Emitter): void {
   e.setState(state.fpuTags, 16, e.int(0));
   e.setState(state.fpuStatus, 16, e.and(e.state(state.fpuStatus, 16), e.int(0xc7ff)));

@@ -114,6 +114,7 @@ const mmxMoves = [
     e.writeVec(dst, e.readVec(src));
   }),
   row("EMMS", ["mmx"], [form("NP 0F 77", "")], (e) => {
+    enterMmx(e);
     e.setState(state.fpuTags, 16, e.int(0xffff));
   }),
 ];

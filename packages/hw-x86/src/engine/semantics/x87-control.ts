@@ -5,15 +5,21 @@ import type { Emitter, Int } from "../emitter.ts";
 import { OPERAND_ADDRESS } from "../fpu/x87-state.ts";
 import { form, type Instruction, instruction, sdm } from "../instruction.ts";
 
-const CR0_MP_TS = 0xa;
+const CR0_EM_TS = 0xc;
+
+/** #NM for instructions that do not wait: a pending exception leaves them alone. */
+function requireUnit(e: Emitter): void {
+  e.raiseIf(e.ne(e.and(e.state(state.cr0, 64), e.int(CR0_EM_TS)), e.int(0)), "#NM");
+}
 
 /** Instructions that store or load an image: the helper goes to memory itself and is told the operand size. */
 function image(mnemonic: string, opcode: string, helper: string, waits: boolean): Instruction {
   return instruction(mnemonic, {
     source: sdm("2A", mnemonic),
-    requires: waits ? ["fpu", "waitFpu"] : ["fpu"],
+    requires: waits ? ["fpu"] : [],
     forms: [form(opcode, "mv")],
     semantics(e, [operand]) {
+      if (!waits) requireUnit(e);
       e.setState(OPERAND_ADDRESS, 64, e.address(operand));
       e.helper(helper, e.size);
     },
@@ -23,9 +29,12 @@ function image(mnemonic: string, opcode: string, helper: string, waits: boolean)
 function unit(mnemonic: string, opcodes: readonly string[], waits: boolean, semantics: (e: Emitter) => void): Instruction {
   return instruction(mnemonic, {
     source: sdm("2A", mnemonic),
-    requires: waits ? ["fpu", "waitFpu"] : ["fpu"],
+    requires: waits ? ["fpu"] : [],
     forms: opcodes.map((opcode) => form(opcode, "")),
-    semantics,
+    semantics(e) {
+      if (!waits) requireUnit(e);
+      semantics(e);
+    },
   });
 }
 
@@ -34,11 +43,8 @@ const word = (e: Emitter, offset: number): Int => e.state(offset, 16);
 export const FWAIT = instruction("WAIT/FWAIT", {
   source: sdm("2C", "WAIT/FWAIT - Wait"),
   forms: [form("9B", "")],
-  semantics(e) {
-    // EM does not matter to it, and TS does only with MP.
-    e.raiseIf(e.eq(e.and(e.state(state.cr0, 64), e.int(CR0_MP_TS)), e.int(CR0_MP_TS)), "#NM");
-    e.raiseIf(e.bit(word(e, state.fpuStatus), 7), "#MF");
-  },
+  requires: ["waitFpu"],
+  semantics() {},
 });
 
 export const x87Control: readonly Instruction[] = [
@@ -54,7 +60,7 @@ export const x87Control: readonly Instruction[] = [
   }),
   instruction("FLDCW", {
     source: sdm("2A", "FLDCW - Load x87 FPU Control Word"),
-    requires: ["fpu", "waitFpu"],
+    requires: ["fpu"],
     forms: [form("D9 /5", "m16")],
     semantics(e, [source]) {
       e.helper("fpuLoadControl", e.low32(e.read(source)));
@@ -62,17 +68,17 @@ export const x87Control: readonly Instruction[] = [
   }),
   instruction("FNSTCW", {
     source: sdm("2A", "FSTCW/FNSTCW - Store x87 FPU Control Word"),
-    requires: ["fpu"],
     forms: [form("D9 /7", "m16")],
     semantics(e, [target]) {
+      requireUnit(e);
       e.write(target, word(e, state.fpuControl));
     },
   }),
   instruction("FNSTSW", {
     source: sdm("2A", "FSTSW/FNSTSW - Store x87 FPU Status Word"),
-    requires: ["fpu"],
     forms: [form("DD /7", "m16"), form("DF E0", "AX")],
     semantics(e, [target]) {
+      requireUnit(e);
       e.write(target, word(e, state.fpuStatus));
     },
   }),

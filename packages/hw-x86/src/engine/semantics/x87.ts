@@ -9,9 +9,6 @@ import { ARITHMETIC, SOURCE } from "../fpu/x87-arithmetic.ts";
 import { OPERAND_ADDRESS, VALUE } from "../fpu/x87-state.ts";
 import { type Form, type FormOperand, form, type Instruction, instruction, sdm } from "../instruction.ts";
 
-/** #NM by CR0.EM or TS, then #MF by a pending exception. */
-const WAITING = ["fpu", "waitFpu"] as const;
-
 function title(mnemonic: string): string {
   return sdm("2A", `x87 FPU Instructions, ${mnemonic}`);
 }
@@ -28,7 +25,7 @@ function passValue(e: Emitter, operand: FormOperand): void {
 }
 
 function row(mnemonic: string, forms: readonly Form[], semantics: Instruction["semantics"]): Instruction {
-  return instruction(mnemonic, { source: title(mnemonic), requires: WAITING, forms, semantics });
+  return instruction(mnemonic, { source: title(mnemonic), requires: ["fpu"], forms, semantics });
 }
 /** A row that is no more than its helper. */
 function call(mnemonic: string, opcode: string, helper: string, ...args: number[]): Instruction {
@@ -46,7 +43,13 @@ const MEMORY_KINDS = [
 ] as const;
 
 /** mode: 0 ST(0) op= source, 1 ST(i) op= ST(0), 2 the same and pop. */
-function arithmeticRows(name: string, digit: number, operation: number, reversedOperation: number): Instruction[] {
+function arithmeticRows(
+  name: string,
+  digit: number,
+  operation: number,
+  reversedOperation: number,
+  reversedName = name,
+): Instruction[] {
   // With ST(i) as the destination the two subtractions and the two divisions trade places in the opcode map.
   const low = (0xc0 + digit * 8).toString(16).toUpperCase();
   const registers = (mnemonic: string, byte: string, op: number, mode: number): Instruction =>
@@ -62,8 +65,8 @@ function arithmeticRows(name: string, digit: number, operation: number, reversed
   return [
     ...memory,
     registers(`F${name}`, "D8", operation, 0),
-    registers(`F${name} to ST(i)`, "DC", reversedOperation, 1),
-    registers(`F${name}P`, "DE", reversedOperation, 2),
+    registers(`F${reversedName}`, "DC", reversedOperation, 1),
+    registers(`F${reversedName}P`, "DE", reversedOperation, 2),
   ];
 }
 
@@ -74,10 +77,10 @@ function arithmeticRows(name: string, digit: number, operation: number, reversed
 const basic = [
   ...arithmeticRows("ADD", 0, ARITHMETIC.add, ARITHMETIC.add),
   ...arithmeticRows("MUL", 1, ARITHMETIC.multiply, ARITHMETIC.multiply),
-  ...arithmeticRows("SUB", 4, ARITHMETIC.subtract, ARITHMETIC.subtractReverse),
-  ...arithmeticRows("SUBR", 5, ARITHMETIC.subtractReverse, ARITHMETIC.subtract),
-  ...arithmeticRows("DIV", 6, ARITHMETIC.divide, ARITHMETIC.divideReverse),
-  ...arithmeticRows("DIVR", 7, ARITHMETIC.divideReverse, ARITHMETIC.divide),
+  ...arithmeticRows("SUB", 4, ARITHMETIC.subtract, ARITHMETIC.subtractReverse, "SUBR"),
+  ...arithmeticRows("SUBR", 5, ARITHMETIC.subtractReverse, ARITHMETIC.subtract, "SUB"),
+  ...arithmeticRows("DIV", 6, ARITHMETIC.divide, ARITHMETIC.divideReverse, "DIVR"),
+  ...arithmeticRows("DIVR", 7, ARITHMETIC.divideReverse, ARITHMETIC.divide, "DIV"),
 ];
 
 function compareRows(name: string, digit: number, pops: number): Instruction[] {
@@ -130,6 +133,8 @@ function load(mnemonic: string, opcode: string, operand: string, helper: string,
 /** A store in two halves, see the head of this file. */
 function store(mnemonic: string, opcode: string, bits: Size, pops: number, helper: string): Instruction {
   return row(mnemonic, [form(opcode, `m${bits}`)], (e, [target]) => {
+    // A fault of the memory operand comes before anything numeric, even where nothing will be stored.
+    e.readForWrite(target);
     noteAddress(e, target);
     const proceeds = e.helper(helper, bits);
     e.if(proceeds, () => {
@@ -167,8 +172,9 @@ const transfers = [
   store("FSTP", "DD /3", 64, 1, "fpuStoreDouble"),
   extended("FSTP", "DB /7", "fpuStoreExtended"),
   withRegister("FST", ["DD D0+i"], "fpuStoreRegister", 0),
-  // The last three are old aliases that processors still execute.
-  withRegister("FSTP", ["DD D8+i", "D9 D8+i", "DF D0+i", "DF D8+i"], "fpuStoreRegister", 1),
+  // The last two are old aliases that processors still execute, and so is the row after.
+  withRegister("FSTP", ["DD D8+i", "DF D0+i", "DF D8+i"], "fpuStoreRegister", 1),
+  withRegister("FSTPNCE", ["D9 D8+i"], "fpuStoreUnchecked"),
   store("FIST", "DF /2", 16, 0, "fpuStoreInteger"),
   store("FIST", "DB /2", 32, 0, "fpuStoreInteger"),
   store("FISTP", "DF /3", 16, 1, "fpuStoreInteger"),

@@ -4,7 +4,7 @@
  */
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { RSP, SCRATCH, SS, segmentOffset, state } from "../cpu-state.ts";
+import { RSP, SCRATCH, SEG_EFFECTIVE_BASE, SS, segmentOffset, state } from "../cpu-state.ts";
 import { op } from "../operation.ts";
 import { Vector } from "./bits.ts";
 import { READ, translate, WRITE } from "./paging.ts";
@@ -13,17 +13,18 @@ import { isCanonicalHigh } from "./processor-mode.ts";
 /** Upper half of the effective base that `updateSegments` gives unusable segments outside 64-bit mode, so that no access hits. */
 export const UNUSABLE_BASE_HIGH = 0x8000_0000 | 0;
 
-/** Distance from RSP, in bytes, within which an access without a stack operand is taken for a push or pop. */
+/** Distance from the stack pointer, in bytes, within which an access without a stack operand is taken for a push or pop. */
 const STACK_REACH = 0x100n;
 
 /**
  * The address faults before paging: #SS for the stack segment, #GP for the rest. Pushes and pops have no memory operand to name
- * the segment, so they are told by where they go: at a stack pointer that is not canonical itself.
+ * the segment, so they are told by where they go: at a stack pointer that is out of bounds itself.
  */
 function raiseAddress(cpu: Cpu, lo: number, hi: number): never {
   let isStack = cpu.u16[(cpu.operation + op.segment) >>> 1] === segmentOffset(SS);
-  if (!isStack && cpu.u32[state.codeSize >>> 2] === 64) {
-    const distance = BigInt.asIntN(64, ((BigInt(hi) << 32n) | BigInt(lo >>> 0)) - cpu.reg(RSP));
+  if (!isStack) {
+    const bits = cpu.u32[state.codeSize >>> 2] === 64 ? 64 : 32;
+    const distance = BigInt.asIntN(bits, ((BigInt(hi) << 32n) | BigInt(lo >>> 0)) - cpu.reg(RSP));
     isStack = distance >= -STACK_REACH && distance < STACK_REACH;
   }
   return cpu.raise(isStack ? Vector.SS : Vector.GP, 0);
@@ -44,7 +45,15 @@ let nextLow = 0;
 let nextHigh = 0;
 function nextPage(cpu: Cpu, lo: number, hi: number): void {
   nextLow = ((lo & ~0xfff) + 4096) | 0;
-  nextHigh = nextLow !== 0 ? hi : cpu.u32[state.codeSize >>> 2] === 64 ? checkedHigh(cpu, nextLow, (hi + 1) | 0) : 0;
+  nextHigh = hi;
+  if (nextLow !== 0) return;
+  if (cpu.u32[state.codeSize >>> 2] === 64) nextHigh = checkedHigh(cpu, nextLow, (hi + 1) | 0);
+  else {
+    // A linear address wraps at 4 GiB, an offset does not: in a segment at base 0 the access is past the limit.
+    const slot = cpu.u16[(cpu.operation + op.segment) >>> 1];
+    if (slot === 0 || cpu.u32[(slot + SEG_EFFECTIVE_BASE) >>> 2] === 0) raiseAddress(cpu, lo, hi);
+    nextHigh = 0;
+  }
 }
 
 const isUser = (cpu: Cpu): boolean => cpu.u32[state.cpl >>> 2] === 3;

@@ -108,7 +108,8 @@ function permits(cpu: Cpu, flags: number, access: number, user: boolean): boolea
 }
 
 function noteLarge(caches: TranslationCaches, lo: number, hi: number): void {
-  caches.largeStamp[TranslationCaches.stampIndex(lo >>> 21, hi)] = caches.generation;
+  const index = TranslationCaches.stampIndex(lo >>> 21, hi);
+  if (caches.largeStamp[index] < caches.generation) caches.largeStamp[index] = caches.generation;
 }
 
 /** Result of the walk beside the frame it returns: PageFlag without the second level's bits. */
@@ -163,7 +164,7 @@ function walkWide(cpu: Cpu, caches: TranslationCaches, lo: number, hi: number, a
       if ((low & offsetMask & ~0x1000) !== 0) return pageFault(cpu, caches, lo, hi, access, user, 9);
       frame += ((lo & offsetMask) >>> 12) - ((low & 0x1000) >>> 12);
       if (level === 2) noteLarge(caches, lo, hi);
-      else caches.hugeStamp = caches.generation;
+      else caches.hugeStamp = Math.max(caches.hugeStamp, caches.generation);
     }
     if (!permits(cpu, flags, access, user)) return pageFault(cpu, caches, lo, hi, access, user, 1);
     if ((low & DIRTY) !== 0 || access === WRITE) flags |= PageFlag.dirty;
@@ -219,7 +220,7 @@ function fillTlb(
   user: boolean,
 ): void {
   const page = lo & ~0xfff;
-  const tag = page | (user ? caches.userTag : caches.supervisorTag);
+  const tag = page | (caches.supervisorTag + (user ? 1 : 0));
   const entry = (TLB + ((lo >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;
   const i32 = cpu.i32;
   i32[entry] = tag;
@@ -274,7 +275,8 @@ export function translate(cpu: Cpu, lo: number, hi: number, access: number, user
 }
 
 function noteFetch(caches: TranslationCaches, lo: number, hi: number): void {
-  caches.fetchStamp[TranslationCaches.stampIndex(lo >>> 12, hi)] = caches.blockEpoch;
+  const index = TranslationCaches.stampIndex(lo >>> 12, hi);
+  if (caches.fetchStamp[index] < caches.blockEpoch) caches.fetchStamp[index] = caches.blockEpoch;
 }
 
 /** `translateFetch` for an address in halves (signed 32-bit numbers). */

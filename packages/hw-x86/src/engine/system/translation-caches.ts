@@ -11,7 +11,7 @@
  * with G set, which MOV to CR3 leaves alone, `generation` for the rest.
  */
 import type { Cpu } from "../cpu.ts";
-import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
+import { BLOCK_TABLE, OP_ARENA, state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
 import { Cr0, Cr4, Efer } from "./bits.ts";
 
 export const PAGE_ENTRIES = 8192;
@@ -19,19 +19,39 @@ export const FRAME_ENTRIES = 2048;
 const STAMPS = 4096;
 const LAST_TAG = 0xffe;
 const LAST_GENERATION = 0x7fff_0000;
+/** Block tags are 32 bits, eight for each epoch. */
 const LAST_BLOCK_EPOCH = 0x1fff_fff0;
 const CR0_MODE = Cr0.PE | Cr0.WP | Cr0.PG;
 const CR4_MODE = Cr4.PSE | Cr4.PAE | Cr4.PGE;
 const EFER_MODE = Efer.LME | Efer.LMA | Efer.NXE;
 
+/** What belongs to one translation tag, kept while another vCPU of the same bank runs. */
+interface Context {
+  translationTag: number;
+  generation: number;
+  globalGeneration: number;
+  supervisorTag: number;
+  blockEpoch: number;
+  cr0: number;
+  cr3Low: number;
+  cr3High: number;
+  cr4: number;
+  efer: number;
+}
+const CONTEXTS = 8;
+
 export class TranslationCaches {
   generation = 1;
   globalGeneration = 1;
   lastGeneration = 1;
+  /** The tag for user accesses is the one after. */
   supervisorTag = 1;
-  userTag = 2;
+  lastTag = 2;
   blockEpoch = 1;
+  lastBlockEpoch = 1;
   translationTag = -1;
+  readonly contexts: Context[] = [];
+  nextContext = 0;
   cr0 = 0;
   cr3Low = 0;
   cr3High = 0;
@@ -50,7 +70,10 @@ export class TranslationCaches {
   readonly frameOffset = new Uint32Array(FRAME_ENTRIES);
   readonly frameRights = new Uint8Array(FRAME_ENTRIES);
 
-  /** Block epoch in which code was last fetched from a page, and page generation in which a large page was used, both hashed. */
+  /**
+   * The latest block epoch in which code was fetched from a page, and page generation in which a large page was used, both hashed.
+   * Other contexts and pages that share a hash can only make them later, and then more is dropped than had to be.
+   */
   readonly fetchStamp = new Int32Array(STAMPS);
   readonly largeStamp = new Int32Array(STAMPS);
   hugeStamp = 0;
@@ -87,15 +110,26 @@ function clearTlb(cpu: Cpu): void {
 /** Writes the tags of the current privilege and code size to the state block. */
 export function publishTags(cpu: Cpu, caches: TranslationCaches): void {
   const isUser = cpu.u32[state.cpl >>> 2] === 3;
-  cpu.u32[state.tlbTag >>> 2] = isUser ? caches.userTag : caches.supervisorTag;
+  cpu.u32[state.tlbTag >>> 2] = caches.supervisorTag + (isUser ? 1 : 0);
   cpu.u32[(state.tlbTag >>> 2) + 1] = 0;
   // 16, 32, 64 >>> 5 are 0, 1, 2.
   cpu.u32[state.blockTag >>> 2] = caches.blockEpoch * 8 + (cpu.u32[state.codeSize >>> 2] >>> 5) * 2 + (isUser ? 1 : 0);
 }
 
+function forgetContexts(caches: TranslationCaches): void {
+  caches.contexts.length = 0;
+  caches.nextContext = 0;
+}
+
 /** Makes every block lookup miss once. */
 export function renewBlocks(cpu: Cpu, caches: TranslationCaches): void {
-  if (++caches.blockEpoch > LAST_BLOCK_EPOCH) throw new RangeError("block epochs are used up");
+  if (caches.lastBlockEpoch >= LAST_BLOCK_EPOCH) {
+    cpu.u8.fill(0, BLOCK_TABLE, OP_ARENA);
+    caches.fetchStamp.fill(0);
+    forgetContexts(caches);
+    caches.lastBlockEpoch = 0;
+  }
+  caches.blockEpoch = ++caches.lastBlockEpoch;
   publishTags(cpu, caches);
 }
 
@@ -123,34 +157,56 @@ export function flushTlb(cpu: Cpu, keepGlobal: boolean): void {
     caches.pageGeneration.fill(0);
     caches.largeStamp.fill(0);
     caches.hugeStamp = 0;
+    forgetContexts(caches);
     caches.lastGeneration = 0;
-    caches.globalGeneration = 0;
     keepGlobal = false;
   }
   caches.generation = ++caches.lastGeneration;
   if (!keepGlobal) caches.globalGeneration = caches.generation;
-  if (caches.userTag + 2 > LAST_TAG) {
+  if (caches.lastTag + 2 > LAST_TAG) {
     clearTlb(cpu);
-    caches.supervisorTag = 1;
-    caches.userTag = 2;
-  } else {
-    caches.supervisorTag += 2;
-    caches.userTag += 2;
+    forgetContexts(caches);
+    caches.lastTag = 0;
   }
+  caches.supervisorTag = caches.lastTag + 1;
+  caches.lastTag += 2;
   noteMode(cpu, caches);
   renewBlocks(cpu, caches);
+}
+
+/** Puts the present context aside. */
+function keepContext(caches: TranslationCaches): void {
+  const { translationTag, generation, globalGeneration, supervisorTag, blockEpoch, cr0, cr3Low, cr3High, cr4, efer } = caches;
+  const context = { translationTag, generation, globalGeneration, supervisorTag, blockEpoch, cr0, cr3Low, cr3High, cr4, efer };
+  const known = caches.contexts.findIndex((kept) => kept.translationTag === translationTag);
+  if (known >= 0) caches.contexts[known] = context;
+  else {
+    caches.contexts[caches.nextContext % CONTEXTS] = context;
+    caches.nextContext = (caches.nextContext + 1) % CONTEXTS;
+  }
+}
+
+/** The context of another translation tag, as it was left; false when there is none. Tags are never used twice. */
+function takeContext(caches: TranslationCaches, translationTag: number): boolean {
+  const context = caches.contexts.find((kept) => kept.translationTag === translationTag);
+  if (context === undefined) return false;
+  Object.assign(caches, context);
+  return true;
 }
 
 /** Privilege, code size, paging mode or second-level translation may have changed: makes `tlbTag` and `blockTag` right. */
 export function updateTags(cpu: Cpu): void {
   const caches = cachesOf(cpu);
-  if (cpu.guest.translationTag !== caches.translationTag) {
-    caches.translationTag = cpu.guest.translationTag;
+  const { translationTag } = cpu.guest;
+  let isKnown = true;
+  if (translationTag !== caches.translationTag) {
+    if (caches.translationTag >= 0) keepContext(caches);
+    isKnown = takeContext(caches, translationTag);
+    caches.translationTag = translationTag;
     caches.frame.fill(-1);
-    flushTlb(cpu, false);
-  } else if (modeChanged(cpu, caches)) {
-    flushTlb(cpu, false);
-  } else publishTags(cpu, caches);
+  }
+  if (isKnown && !modeChanged(cpu, caches)) publishTags(cpu, caches);
+  else flushTlb(cpu, false);
 }
 
 /** Privilege or code size changed and nothing else: the cheap half of `updateTags`. */
@@ -168,7 +224,7 @@ function dropEntry(cpu: Cpu, caches: TranslationCaches, low: number, high: numbe
   const index = (low >>> 12) & (PAGE_ENTRIES - 1);
   if (caches.pageLow[index] === page && caches.pageHigh[index] === high) caches.pageGeneration[index] = 0;
   const stamp = TranslationCaches.stampIndex(low >>> 12, high);
-  if (caches.fetchStamp[stamp] === caches.blockEpoch) renewBlocks(cpu, caches);
+  if (caches.fetchStamp[stamp] >= caches.blockEpoch) renewBlocks(cpu, caches);
 }
 
 /** INVLPG: drops the translation of the page at a linear address, whatever its size. Halves as signed 32-bit numbers. */

@@ -1,6 +1,8 @@
 /** First contents of a vCPU's VMCS: controls, host state, and the state after reset. */
 import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
-import { ExitControl, SecondaryControl, VmcsField as Vmcs, type VmxCapabilities } from "@mkvm/kvm-core";
+import { VmcsField as Vmcs } from "../arch/vmcs-fields.ts";
+import { ExitControl, SecondaryControl } from "../arch/vmx-controls.ts";
+import type { VmxCapabilities } from "./capabilities.ts";
 
 /** CR0 bits that the guest changes without an exit: MP, EM, TS, WP, AM. */
 export const CR0_GUEST_OWNED = 0x0005_000en;

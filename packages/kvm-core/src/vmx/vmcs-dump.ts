@@ -1,6 +1,6 @@
 /** The fields of the current VMCS that tell why a guest cannot go on. */
 import type { LogicalCpu } from "@mkvm/hw-x86";
-import { VmcsField as Vmcs } from "@mkvm/kvm-core";
+import { VmcsField as Vmcs } from "../arch/vmcs-fields.ts";
 
 /** Every field that the processor supports, one `name=value` each, zero fields left out. */
 export function dumpVmcs(cpu: LogicalCpu): string {

@@ -1,49 +1,33 @@
 /** What each VM exit means (SDM 3C, "VM Exits"): one handler a reason. */
-
-import type { LogicalCpu } from "@mkvm/hw-x86";
 import { ExitReason, InternalError } from "@mkvm/kvm-abi";
-import {
-  BASIC_REASON_MASK,
-  cpl,
-  ENTRY_FAILED,
-  type ExitOutcome,
-  executeCpuid,
-  Gpr,
-  guestRdmsr,
-  guestWrmsr,
-  handleHypercall,
-  handlePortExit,
-  InterruptionInfo,
-  InterruptionType,
-  PrimaryControl,
-  setXcr,
-  Vector,
-  VmcsField as Vmcs,
-  VmxExitReason,
-  vmxExitReasonName,
-} from "@mkvm/kvm-core";
-import type { Vcpu } from "../vcpu.ts";
+import { Gpr, Vector } from "../arch/registers.ts";
+import { InterruptionInfo, InterruptionType } from "../arch/vmx-controls.ts";
+import { BASIC_REASON_MASK, ENTRY_FAILED, VmxExitReason, vmxExitReasonName } from "../arch/vmx-exit-reasons.ts";
+import { executeCpuid } from "../cpuid-table.ts";
+import { setXcr } from "../guest/control-registers.ts";
+import { cpl } from "../guest/guest-cpu.ts";
+import { handleHypercall } from "../guest/hypercall.ts";
+import { guestRdmsr, guestWrmsr } from "../guest/msr-access.ts";
+import { handlePortExit } from "../guest/port-io.ts";
+import type { ExitOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
 import { handleCrAccess } from "./cr-access.ts";
 import { handleEptMisconfiguration, handleEptViolation } from "./ept-exits.ts";
-import { setPrimaryControl } from "./vmx-operations.ts";
+import type { VmxExit, VmxExitHost } from "./exit.ts";
 
-type Handler = (cpu: LogicalCpu, vcpu: Vcpu) => ExitOutcome;
+type Handler = (vcpu: VcpuParts, exit: VmxExit, host: VmxExitHost) => ExitOutcome;
 const LOW_32 = 0xffff_ffffn;
 
 /** Decides what an exit needs; kvm_run is filled in where the answer is "exit". */
-export function handleExit(cpu: LogicalCpu, vcpu: Vcpu): ExitOutcome {
-  const reason = cpu.vmx.vmread32(Vmcs.EXIT_REASON);
-  if ((reason & ENTRY_FAILED) !== 0) return failedEntry(cpu, vcpu, reason);
+export function handleVmxExit(vcpu: VcpuParts, exit: VmxExit, host: VmxExitHost): ExitOutcome {
+  const { reason } = exit;
+  if ((reason & ENTRY_FAILED) !== 0) return failedEntry(vcpu, exit, host);
   const handler = HANDLERS.get(reason & BASIC_REASON_MASK);
-  if (handler === undefined) return unexpectedExit(cpu, vcpu, reason);
+  if (handler === undefined) return unexpectedExit(vcpu, exit, host);
   // An exit in the middle of an event's delivery that is not a memory access cannot be resumed from
-  if (
-    (cpu.vmx.vmread32(Vmcs.IDT_VECTORING_INFO) & InterruptionInfo.valid) !== 0 &&
-    !DURING_DELIVERY.has(reason & BASIC_REASON_MASK)
-  ) {
-    return deliveryError(cpu, vcpu, reason);
+  if ((exit.vectoringInformation & InterruptionInfo.valid) !== 0 && !DURING_DELIVERY.has(reason & BASIC_REASON_MASK)) {
+    return deliveryError(vcpu, exit, host);
   }
-  return handler(cpu, vcpu);
+  return handler(vcpu, exit, host);
 }
 
 const DURING_DELIVERY: ReadonlySet<number> = new Set([
@@ -55,55 +39,61 @@ const DURING_DELIVERY: ReadonlySet<number> = new Set([
   VmxExitReason.TRIPLE_FAULT,
 ]);
 
-function failedEntry(cpu: LogicalCpu, vcpu: Vcpu, reason: number): ExitOutcome {
-  vcpu.vm.log("err", `vcpu ${vcpu.id}: VM entry failed, ${vmxExitReasonName(reason)}: ${vcpu.vm.vendor.dump(vcpu)}`);
+function failedEntry(vcpu: VcpuParts, { reason }: VmxExit, host: VmxExitHost): ExitOutcome {
+  vcpu.vm.log("err", `vcpu ${vcpu.id}: VM entry failed, ${vmxExitReasonName(reason)}: ${host.dump()}`);
   vcpu.run.exitReason = ExitReason.KVM_EXIT_FAIL_ENTRY;
-  vcpu.run.setFailEntry(reason, cpu.id);
+  vcpu.run.setFailEntry(reason, host.cpuId);
   return "exit";
 }
 
-function internalError(vcpu: Vcpu, suberror: number, why: string, data: readonly bigint[]): ExitOutcome {
-  vcpu.vm.log("err", `vcpu ${vcpu.id}: ${why}: ${vcpu.vm.vendor.dump(vcpu)}`);
+function internalError(
+  vcpu: VcpuParts,
+  host: VmxExitHost,
+  suberror: number,
+  why: string,
+  data: readonly bigint[],
+): ExitOutcome {
+  vcpu.vm.log("err", `vcpu ${vcpu.id}: ${why}: ${host.dump()}`);
   vcpu.run.exitReason = ExitReason.KVM_EXIT_INTERNAL_ERROR;
   vcpu.run.setInternalError(suberror, data);
   return "exit";
 }
 
-function unexpectedExit(cpu: LogicalCpu, vcpu: Vcpu, reason: number): ExitOutcome {
-  const data = [BigInt(reason), BigInt(cpu.id)];
+function unexpectedExit(vcpu: VcpuParts, { reason }: VmxExit, host: VmxExitHost): ExitOutcome {
+  const data = [BigInt(reason), BigInt(host.cpuId)];
   const why = `unexpected VM exit ${vmxExitReasonName(reason)}`;
-  return internalError(vcpu, InternalError.KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, why, data);
+  return internalError(vcpu, host, InternalError.KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, why, data);
 }
 
-export function deliveryError(cpu: LogicalCpu, vcpu: Vcpu, reason: number): ExitOutcome {
+export function deliveryError(vcpu: VcpuParts, exit: VmxExit, host: VmxExitHost): ExitOutcome {
   const data = [
-    BigInt(cpu.vmx.vmread32(Vmcs.IDT_VECTORING_INFO)),
-    BigInt(reason),
-    cpu.vmx.vmread(Vmcs.EXIT_QUALIFICATION),
-    cpu.vmx.vmread(Vmcs.GUEST_PHYSICAL_ADDRESS),
+    BigInt(exit.vectoringInformation),
+    BigInt(exit.reason),
+    BigInt(exit.qualification),
+    BigInt(exit.guestPhysicalAddress),
   ];
-  const why = `${vmxExitReasonName(reason)} while an event was being delivered`;
-  return internalError(vcpu, InternalError.KVM_INTERNAL_ERROR_DELIVERY_EV, why, data);
+  const why = `${vmxExitReasonName(exit.reason)} while an event was being delivered`;
+  return internalError(vcpu, host, InternalError.KVM_INTERNAL_ERROR_DELIVERY_EV, why, data);
 }
 
-function skip(cpu: LogicalCpu, vcpu: Vcpu): ExitOutcome {
-  vcpu.skip(cpu.vmx.vmread32(Vmcs.VM_EXIT_INSTRUCTION_LENGTH));
+function skip(vcpu: VcpuParts, exit: VmxExit): ExitOutcome {
+  vcpu.skip(exit.instructionLength);
   return "resume";
 }
-function generalProtection(vcpu: Vcpu): ExitOutcome {
+function generalProtection(vcpu: VcpuParts): ExitOutcome {
   vcpu.queueException(Vector.GP, 0);
   return "resume";
 }
-const undefinedOpcode: Handler = (_cpu, vcpu) => {
+const undefinedOpcode: Handler = (vcpu) => {
   vcpu.queueException(Vector.UD);
   return "resume";
 };
 
-function edxEax(vcpu: Vcpu): bigint {
+function edxEax(vcpu: VcpuParts): bigint {
   return ((vcpu.gpr(Gpr.RDX) & LOW_32) << 32n) | (vcpu.gpr(Gpr.RAX) & LOW_32);
 }
 
-const handleCpuid: Handler = (cpu, vcpu) => {
+const handleCpuid: Handler = (vcpu, exit) => {
   const leaf = Number(vcpu.gpr(Gpr.RAX) & LOW_32);
   const subleaf = Number(vcpu.gpr(Gpr.RCX) & LOW_32);
   const state = { apicId: vcpu.id, cr4: vcpu.cr4, xcr0: vcpu.xcr0, apicEnabled: vcpu.lapic?.enabled ?? true };
@@ -112,15 +102,15 @@ const handleCpuid: Handler = (cpu, vcpu) => {
   vcpu.setGpr(Gpr.RBX, BigInt(result.ebx >>> 0));
   vcpu.setGpr(Gpr.RCX, BigInt(result.ecx >>> 0));
   vcpu.setGpr(Gpr.RDX, BigInt(result.edx >>> 0));
-  return skip(cpu, vcpu);
+  return skip(vcpu, exit);
 };
 
-const handleIo: Handler = (cpu, vcpu) => {
-  const qualification = cpu.vmx.vmread32(Vmcs.EXIT_QUALIFICATION);
+const handleIo: Handler = (vcpu, exit) => {
+  const qualification = exit.qualification;
   const isIn = (qualification & 8) !== 0;
   let string: { rep: boolean; addressSize: number; segment: number } | undefined;
   if ((qualification & 0x10) !== 0) {
-    const information = cpu.vmx.vmread32(Vmcs.VM_EXIT_INSTRUCTION_INFO);
+    const information = exit.instructionInformation;
     string = {
       rep: (qualification & 0x20) !== 0,
       addressSize: 2 << ((information >>> 7) & 7),
@@ -132,62 +122,65 @@ const handleIo: Handler = (cpu, vcpu) => {
     size: (qualification & 7) + 1,
     port: (qualification >>> 16) & 0xffff,
     string,
-    instructionLength: cpu.vmx.vmread32(Vmcs.VM_EXIT_INSTRUCTION_LENGTH),
+    instructionLength: exit.instructionLength,
   });
 };
 
-const handleRdmsr: Handler = (cpu, vcpu) => {
+const handleRdmsr: Handler = (vcpu, exit) => {
   const value = guestRdmsr(vcpu, Number(vcpu.gpr(Gpr.RCX) & LOW_32));
   if (value === undefined) return generalProtection(vcpu);
   vcpu.setGpr(Gpr.RAX, value & LOW_32);
   vcpu.setGpr(Gpr.RDX, value >> 32n);
-  return skip(cpu, vcpu);
+  return skip(vcpu, exit);
 };
 
-const handleWrmsr: Handler = (cpu, vcpu) =>
-  guestWrmsr(vcpu, Number(vcpu.gpr(Gpr.RCX) & LOW_32), edxEax(vcpu)) ? skip(cpu, vcpu) : generalProtection(vcpu);
+const handleWrmsr: Handler = (vcpu, exit) =>
+  guestWrmsr(vcpu, Number(vcpu.gpr(Gpr.RCX) & LOW_32), edxEax(vcpu)) ? skip(vcpu, exit) : generalProtection(vcpu);
 
-const handleXsetbv: Handler = (cpu, vcpu) =>
-  cpl(vcpu) === 0 && setXcr(vcpu, Number(vcpu.gpr(Gpr.RCX) & LOW_32), edxEax(vcpu)) ? skip(cpu, vcpu) : generalProtection(vcpu);
+const handleXsetbv: Handler = (vcpu, exit) =>
+  cpl(vcpu) === 0 && setXcr(vcpu, Number(vcpu.gpr(Gpr.RCX) & LOW_32), edxEax(vcpu))
+    ? skip(vcpu, exit)
+    : generalProtection(vcpu);
 
-const handleHlt: Handler = (cpu, vcpu) => {
-  skip(cpu, vcpu);
+const handleHlt: Handler = (vcpu, exit) => {
+  skip(vcpu, exit);
   return "halt";
 };
 
-const handleVmcall: Handler = (cpu, vcpu) => {
+const handleVmcall: Handler = (vcpu, exit) => {
   handleHypercall(vcpu);
-  return skip(cpu, vcpu);
+  return skip(vcpu, exit);
 };
 
-const handleTripleFault: Handler = (_cpu, vcpu) => {
+const handleTripleFault: Handler = (vcpu) => {
   vcpu.run.exitReason = ExitReason.KVM_EXIT_SHUTDOWN;
   return "exit";
 };
 
-const handleExternalInterrupt: Handler = (_cpu, vcpu) => {
-  vcpu.vm.kernel.scheduler.handleInterrupts();
+const handleExternalInterrupt: Handler = (_vcpu, _exit, host) => {
+  host.hostInterrupt();
   return "resume";
 };
 
-const handleExceptionOrNmi: Handler = (cpu, vcpu) => {
-  const info = cpu.vmx.vmread32(Vmcs.VM_EXIT_INTERRUPTION_INFO);
+const handleExceptionOrNmi: Handler = (vcpu, exit, host) => {
+  const info = exit.interruptionInformation;
   const type = (info & InterruptionInfo.typeMask) >>> InterruptionInfo.typeShift;
   // NMIs of the host; the guest's exceptions are not intercepted
   if (type === InterruptionType.nmi) return "resume";
-  return unexpectedExit(cpu, vcpu, VmxExitReason.EXCEPTION_OR_NMI);
+  return unexpectedExit(vcpu, exit, host);
 };
 
-const handleTaskSwitch: Handler = (_cpu, vcpu) =>
+const handleTaskSwitch: Handler = (vcpu, _exit, host) =>
   internalError(
     vcpu,
+    host,
     InternalError.KVM_INTERNAL_ERROR_EMULATION,
     "hardware task switches (SDM 3A, Task Management) are not emulated",
     [],
   );
 
 /** Without a PMU there is no counter to read. */
-const handleRdpmc: Handler = (_cpu, vcpu) => generalProtection(vcpu);
+const handleRdpmc: Handler = (vcpu) => generalProtection(vcpu);
 
 const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [VmxExitReason.EXCEPTION_OR_NMI, handleExceptionOrNmi],
@@ -195,15 +188,15 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [VmxExitReason.TRIPLE_FAULT, handleTripleFault],
   [
     VmxExitReason.INTERRUPT_WINDOW,
-    (cpu) => {
-      setPrimaryControl(cpu, PrimaryControl.interruptWindowExiting, false);
+    (_vcpu, _exit, host) => {
+      host.closeInterruptWindow();
       return "resume";
     },
   ],
   [
     VmxExitReason.NMI_WINDOW,
-    (cpu) => {
-      setPrimaryControl(cpu, PrimaryControl.nmiWindowExiting, false);
+    (_vcpu, _exit, host) => {
+      host.closeNmiWindow();
       return "resume";
     },
   ],

@@ -1,17 +1,17 @@
 /** Control-register accesses that the masks let through to KVM. */
-
-import type { LogicalCpu } from "@mkvm/hw-x86";
 import { ExitReason } from "@mkvm/kvm-abi";
-import { Cr0, type ExitOutcome, in64BitMode, moveToCr0, moveToCr3, moveToCr4, Vector, VmcsField as Vmcs } from "@mkvm/kvm-core";
-import type { Vcpu } from "../vcpu.ts";
+import { Cr0, Vector } from "../arch/registers.ts";
+import { moveToCr0, moveToCr3, moveToCr4 } from "../guest/control-registers.ts";
+import { in64BitMode } from "../guest/guest-cpu.ts";
+import type { ExitOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
+import type { VmxExit } from "./exit.ts";
 
 const AccessType = { moveTo: 0, moveFrom: 1, clts: 2, lmsw: 3 } as const;
 
-export function handleCrAccess(cpu: LogicalCpu, vcpu: Vcpu): ExitOutcome {
-  const qualification = cpu.vmx.vmread32(Vmcs.EXIT_QUALIFICATION);
+export function handleCrAccess(vcpu: VcpuParts, exit: VmxExit): ExitOutcome {
+  const { qualification, instructionLength: length } = exit;
   const register = qualification & 15;
   const gpr = (qualification >>> 8) & 15;
-  const length = cpu.vmx.vmread32(Vmcs.VM_EXIT_INSTRUCTION_LENGTH);
   switch ((qualification >>> 4) & 3) {
     case AccessType.moveTo: {
       const operand = vcpu.gpr(gpr);
@@ -34,20 +34,20 @@ export function handleCrAccess(cpu: LogicalCpu, vcpu: Vcpu): ExitOutcome {
   }
 }
 
-function moveTo(vcpu: Vcpu, register: number, value: bigint): boolean {
+function moveTo(vcpu: VcpuParts, register: number, value: bigint): boolean {
   if (register === 0) return moveToCr0(vcpu, value);
   if (register === 3) return moveToCr3(vcpu, value);
   return moveToCr4(vcpu, value);
 }
 
-function finish(vcpu: Vcpu, accepted: boolean, length: number): ExitOutcome {
+function finish(vcpu: VcpuParts, accepted: boolean, length: number): ExitOutcome {
   if (accepted) vcpu.skip(length);
   else vcpu.queueException(Vector.GP, 0);
   return "resume";
 }
 
 /** The task priority: in the in-kernel APIC, or with user space, which is told when it goes down. */
-function moveToCr8(vcpu: Vcpu, value: bigint, length: number): ExitOutcome {
+function moveToCr8(vcpu: VcpuParts, value: bigint, length: number): ExitOutcome {
   if (value > 15n) return finish(vcpu, false, length);
   const priority = Number(value);
   vcpu.skip(length);

@@ -1,0 +1,153 @@
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, describe, expect, it } from "vitest";
+
+const cli = fileURLToPath(new URL("../src/cli.ts", import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), "mkvm-cli-"));
+const environment = { ...process.env, MKVM_STATE_DIR: join(folder, "state") };
+
+interface Ended {
+  status: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+function mkvm(...words: string[]): Promise<Ended> {
+  return mkvmWith("", ...words);
+}
+
+function mkvmWith(input: string, ...words: string[]): Promise<Ended> {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, [cli, ...words], { env: environment });
+    let stdout = "";
+    let stderr = "";
+    child.stdout.on("data", (bytes) => {
+      stdout += bytes;
+    });
+    child.stderr.on("data", (bytes) => {
+      stderr += bytes;
+    });
+    child.on("close", (status) => resolve({ status, stdout, stderr }));
+    child.stdin.end(input);
+  });
+}
+
+async function json(...words: string[]): Promise<unknown> {
+  const { stdout, stderr } = await mkvm(...words, "--json");
+  expect(stderr).toBe("");
+  return JSON.parse(stdout);
+}
+
+function image(name: string, ...bytes: number[]): string {
+  const path = join(folder, name);
+  writeFileSync(path, Uint8Array.from(bytes));
+  return path;
+}
+
+const flat = ["--memory", "16M", "--", "--format", "flat16"];
+/** mov al, 42; out 0xf4, al */
+const exits = image("exits.bin", 0xb0, 0x2a, 0xe6, 0xf4, 0xf4);
+/** mov dx, 0x3f8; mov al, '!'; out dx, al; hlt; jmp to hlt */
+const waits = image("waits.bin", 0xba, 0xf8, 0x03, 0xb0, 0x21, 0xee, 0xf4, 0xeb, 0xfd);
+/** lidt [0x600]; int 3 */
+const faults = image("faults.bin", 0x0f, 0x01, 0x1e, 0x00, 0x06, 0xcd, 0x03);
+
+afterAll(async () => {
+  await mkvm("down");
+  rmSync(folder, { recursive: true, force: true });
+});
+
+describe("without a daemon", () => {
+  it("runs a VM and ends with its status", async () => {
+    expect(await mkvm("run", "--kernel", exits, ...flat)).toEqual({ status: 85, stdout: "", stderr: "" });
+    const fault = await mkvm("run", "--kernel", faults, "--clock", "icount", ...flat);
+    expect(fault.status).toBeGreaterThan(1);
+    expect(fault.stderr).toMatch(/^vCPU 0: triple fault at .*\n$/);
+  });
+
+  it.each([
+    [["lsmod"], "mkvm: no daemon is running: start one with 'mkvm up'\n"],
+    [["down"], "mkvm: no daemon is running: start one with 'mkvm up'\n"],
+    [["run", "--kernel", "/nowhere"], "mkvm: --kernel /nowhere: no such file\n"],
+    [["run", "--kernel", exits, "--memory", "much"], "mkvm: 'much' is no size: write a number with K, M or G, as in 256M\n"],
+    [["run", "--kernel", exits, "--memory", "9G"], /^mkvm: 9663676416 bytes of memory are too many: .*\n$/],
+    [["run", "--kernel", exits, "--module", "@mkvm/kvm-v99"], /^mkvm: package @mkvm\/kvm-v99 is not installed: .*\n$/],
+    [["run", "--kernel", exits, "--param", "speed=1"], /^mkvm: @mkvm\/kvm-v1 has no parameter 'speed': it has .*\n$/],
+    [["run", "--kernel", exits, "--detach"], "mkvm: --detach needs a daemon: start one with 'mkvm up'\n"],
+    [["run"], "error: required option '--kernel <image>' not specified\n(see 'mkvm help')\n"],
+    [["up", "--cpus", "65"], /a machine has 1 to 64 CPUs, not 65/],
+    [["frobnicate"], "error: unknown command 'frobnicate'\n(see 'mkvm help')\n"],
+  ])("refuses %j in a line", async (words, message) => {
+    const { status, stderr } = await mkvm(...words);
+    expect(status).toBe(1);
+    if (typeof message === "string") expect(stderr).toBe(message);
+    else expect(stderr).toMatch(message);
+  });
+
+  it("shows examples in the help of every command", async () => {
+    const { stdout } = await mkvm("--help");
+    const commands = [...stdout.matchAll(/^ {2}([a-z]+) .*$/gm)]
+      .map((match) => match[1]!)
+      .filter((name) => name !== "mkvm" && name !== "help");
+    expect(commands.length).toBe(17);
+    for (const command of commands) expect((await mkvm(command, "--help")).stdout, command).toMatch(/Examples?:\n/);
+  });
+});
+
+describe("with a daemon", () => {
+  it("loads, links, runs, moves, and says no with a reason", async () => {
+    expect(await mkvm("up")).toMatchObject({ status: 0, stdout: expect.stringMatching(/1 CPU\(s\), wall clock/) });
+    expect(await mkvm("up")).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/the daemon runs already, as process \d+: stop it with 'mkvm down'/),
+    });
+    expect(await mkvm("run", "--kernel", waits, ...flat)).toMatchObject({
+      status: 1,
+      stderr:
+        "mkvm: the daemon has no /dev/kvm: load a module ('mkvm insmod @mkvm/kvm-v1') and link it ('mkvm ln /dev/kvm1 /dev/kvm')\n",
+    });
+    expect(await json("insmod", "@mkvm/kvm-v1")).toMatchObject({ name: "kvm1", devices: ["/dev/kvm1"] });
+    expect(await json("insmod", "@mkvm/kvm-v1", "max_vcpus=4", "--id", "9")).toMatchObject({
+      name: "kvm9",
+      parameters: { max_vcpus: 4 },
+    });
+    expect((await mkvm("insmod", "@mkvm/kvm-v1")).stderr).toMatch(/kvm1 is loaded already .*: choose another id with --id/);
+    expect((await mkvm("insmod", "@mkvm/kvm-v1", "--id", "8", "max_vcpus=0")).stderr).toMatch(
+      "max_vcpus=0 is refused: it takes a whole number from 1",
+    );
+    await mkvm("ln", "/dev/kvm1", "/dev/kvm");
+    expect((await mkvm("ls")).stdout).toMatch(/\/dev\/kvm +link +\/dev\/kvm1\n\/dev\/kvm1 +node +module kvm1\n/);
+
+    expect(await mkvm("run", "--kernel", exits, ...flat)).toMatchObject({ status: 85 });
+    const { stdout } = await mkvm("run", "--kernel", waits, "--detach", ...flat);
+    const pid = stdout.trim();
+    expect(await json("ps")).toMatchObject([{ pid: Number(pid), name: "vmm", vms: 1, modules: ["kvm1"] }]);
+    expect(await mkvm("rmmod", "kvm1")).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/kvm1 is in use by process \d+ \(vmm: fd \d+ \/dev\/kvm/),
+    });
+    expect(await json("upgrade", pid, "--to", "kvm9")).toMatchObject([
+      { moved: true, from: "kvm1", to: "kvm9", finalised: false },
+    ]);
+    expect(await json("rollback", pid)).toMatchObject([{ moved: true, to: "kvm1" }]);
+    expect((await mkvm("rollback", pid)).stderr).toMatch("has nothing to roll back to, it has not moved");
+    expect(await json("upgrade", "--all", "--to", "kvm9")).toMatchObject([{ moved: true }]);
+    expect(await json("finalize", pid)).toEqual({ released: ["kvm1"] });
+    expect(await mkvm("rmmod", "kvm1")).toMatchObject({ status: 0 });
+    expect(await mkvm("upgrade", pid, "--to", "kvm1")).toMatchObject({
+      status: 1,
+      stderr: "mkvm: no module kvm1 is loaded: there is kvm9\n",
+    });
+    expect((await mkvm("console", pid, "--dump")).stdout).toBe("!");
+    expect((await mkvm("dmesg")).stdout).toMatch(
+      /^\[ +\d+\.\d{6}\] host: process \d+ moved from kvm1 to kvm9, blackout [\d.]+ us$/m,
+    );
+    expect(await mkvm("kill", pid)).toMatchObject({ status: 0, stderr: "" });
+    expect((await mkvm("kill", pid)).stderr).toBe(`mkvm: no process ${pid}: see 'mkvm ps'\n`);
+    expect(await mkvm("down")).toMatchObject({ status: 0, stderr: "" });
+    expect((await mkvm("ps")).status).toBe(1);
+  });
+});

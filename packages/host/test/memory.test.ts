@@ -1,0 +1,67 @@
+import { describe, expect, it } from "vitest";
+import { PageAllocator, pageBytes } from "../src/memory/page-allocator.ts";
+import { bankBytesFor } from "../src/memory/user-memory.ts";
+
+const pages = (count: number) => new PageAllocator(new Uint8Array(count * pageBytes), 2 * pageBytes);
+
+describe("pages of a bank", () => {
+  it("come from the bottom for user space and from the top for the kernel, never from the CPU's own", () => {
+    const allocator = pages(16);
+    expect(allocator.freePages).toBe(14);
+    expect(allocator.allocateUser(1, 1)).toBe(2 * pageBytes);
+    expect(allocator.allocateKernel(1, 1)).toBe(15 * pageBytes);
+    expect(allocator.allocateUser(2, 4)).toBe(4 * pageBytes);
+    expect(allocator.allocateKernel(2, 4)).toBe(12 * pageBytes);
+    expect(allocator.freeKernel(0, 1)).toBe(false);
+    expect(allocator.freeUser(pageBytes, 1)).toBe(false);
+  });
+
+  it("are used to the last, and found again when freed", () => {
+    const allocator = pages(16);
+    expect(allocator.allocateUser(15, 1)).toBeUndefined();
+    const all = allocator.allocateUser(14, 1)!;
+    expect(allocator.freePages).toBe(0);
+    expect(allocator.allocateKernel(1, 1)).toBeUndefined();
+    expect(allocator.freeUser(all, 14)).toBe(true);
+    expect(allocator.freeUser(all, 14)).toBe(false);
+    expect(allocator.allocateKernel(14, 1)).toBe(all);
+  });
+
+  it("are zeroed when handed out again", () => {
+    const bytes = new Uint8Array(8 * pageBytes);
+    const allocator = new PageAllocator(bytes, pageBytes);
+    const page = allocator.allocateUser(1, 1)!;
+    bytes.fill(0xff, page, page + pageBytes);
+    allocator.freeUser(page, 1);
+    expect(allocator.allocateUser(1, 1)).toBe(page);
+    expect(bytes.subarray(page, page + pageBytes).every((byte) => byte === 0)).toBe(true);
+  });
+
+  it("that kernel and user share are free when both let go", () => {
+    const allocator = pages(8);
+    const shared = allocator.allocateKernel(1, 1)!;
+    expect(allocator.isUser(shared, 1)).toBe(false);
+    expect(allocator.mapKernelPages(shared, 1)).toBe(true);
+    expect(allocator.isUser(shared, pageBytes)).toBe(true);
+    expect(allocator.isUser(shared, pageBytes + 1)).toBe(false);
+    allocator.freeKernel(shared, 1);
+    expect(allocator.freePages).toBe(5);
+    allocator.freeUser(shared, 1);
+    expect(allocator.freePages).toBe(6);
+    expect(allocator.mapKernelPages(shared, 1)).toBe(false);
+  });
+
+  it("refuse ranges that are no ranges", () => {
+    const allocator = pages(8);
+    for (const [offset, length] of [
+      [-1, 1],
+      [0.5, 1],
+      [Number.NaN, 1],
+      [8 * pageBytes, 1],
+      [0, -1],
+    ] as const) {
+      expect(allocator.isUser(offset, length)).toBe(false);
+    }
+    expect(bankBytesFor(512 * 2 ** 20) % 65536).toBe(0);
+  });
+});

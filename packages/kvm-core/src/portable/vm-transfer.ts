@@ -1,0 +1,192 @@
+/** Moving VMs to and from other modules: only sections of the portable state cross. */
+import {
+  type File,
+  type FileOperations,
+  type FileRole,
+  type IncomingVm,
+  type Process,
+  refusalOf,
+  type Section,
+  type SectionSupport,
+  type Transfer,
+  VcpuRunPage,
+  type VmDescription,
+} from "@mkvm/kvm-abi";
+import type { MemoryRegion } from "../api/memory-region.ts";
+import type { ManagedVcpu, ManagedVm, ModuleFiles } from "../api/module-files.ts";
+import { restoreVcpu, saveVcpu } from "./vcpu-sections.ts";
+import {
+  applyShape,
+  decodeDirtyLog,
+  decodeShape,
+  decodeSlots,
+  type PortableSlot,
+  RECEIVED_SECTIONS,
+  restoreVmDevices,
+  type ShapeValue,
+  saveEarly,
+  saveVm,
+} from "./vm-sections.ts";
+
+/** Descriptors of a process are below this. */
+const MOST_DESCRIPTORS = 4096;
+
+export interface TransferableVm extends ManagedVm {
+  portableSlots(): readonly PortableSlot[];
+  /** Makes the slots of the VM these: those that are there already keep their tables. */
+  adoptSlots(slots: readonly MemoryRegion[]): void;
+  /** Puts the dirty bitmap of a slot back. */
+  setDirtyLog(slot: number, bitmap: Uint8Array): void;
+}
+
+export interface TransferHost<Vm extends TransferableVm> {
+  readonly files: ModuleFiles;
+  readonly isVm: (value: unknown) => value is Vm;
+  readonly isVcpu: (value: unknown) => value is ManagedVcpu;
+  createVm(process: Process): Vm | number;
+  /** A sentence when parameters or features of this module do not allow the VM. */
+  refuse(shape: ShapeValue): string | undefined;
+  /** Builds what can be built while the VM still runs elsewhere. */
+  buildAhead(vm: Vm): Promise<void>;
+}
+
+function save(vm: TransferableVm): Section[] {
+  return [...saveVm(vm, vm.portableSlots()), ...vm.vcpus().flatMap((vcpu) => saveVcpu(vcpu, vcpu.runAddress))];
+}
+
+export class VmTransfer<Vm extends TransferableVm> implements Transfer {
+  readonly receives: readonly SectionSupport[] = RECEIVED_SECTIONS;
+  readonly #host: TransferHost<Vm>;
+
+  constructor(host: TransferHost<Vm>) {
+    this.#host = host;
+  }
+
+  roleOf(file: File): FileRole {
+    if (file.operations === this.#host.files.systemOperations) return { kind: "system" };
+    if (this.#host.isVm(file.privateData)) return { kind: "vm" };
+    if (this.#host.isVcpu(file.privateData)) return { kind: "vcpu", id: file.privateData.id };
+    return { kind: "other" };
+  }
+
+  filesOf(vm: File): readonly File[] {
+    const found = new Set<File>([vm]);
+    for (let fd = 0; fd < MOST_DESCRIPTORS; fd++) {
+      const file = vm.process.file(fd);
+      if (file !== undefined && this.#host.isVcpu(file.privateData) && file.privateData.vm === vm.privateData) found.add(file);
+    }
+    return [...found];
+  }
+
+  describe(vm: File, _receiver: readonly SectionSupport[]): VmDescription {
+    const state = vm.privateData as Vm;
+    return {
+      sections: save(state).map(({ name, instance, version, required }) => ({ name, instance, version, required })),
+      early: saveEarly(state, state.portableSlots()),
+    };
+  }
+
+  save(vm: File, _receiver: readonly SectionSupport[]): Section[] {
+    return save(vm.privateData as Vm);
+  }
+
+  releaseMoved(vm: File): void {
+    (vm.privateData as Vm).destroy(true);
+  }
+
+  async prepare(process: Process, description: VmDescription): Promise<IncomingVm | string> {
+    const refusal = refusalOf(description, this.receives);
+    if (refusal !== undefined) return refusal;
+    const shape = decodeShape(description.early);
+    if (typeof shape === "string") return shape;
+    const slots = decodeSlots(description.early);
+    if (typeof slots === "string") return slots;
+    const refused = this.#host.refuse(shape);
+    if (refused !== undefined) return refused;
+    const vm = this.#host.createVm(process);
+    if (typeof vm === "number") return `no VM could be created: errno ${-vm}`;
+    try {
+      applyShape(vm, shape);
+      vm.adoptSlots(slots);
+      await this.#host.buildAhead(vm);
+    } catch (thrown) {
+      vm.destroy(true);
+      throw thrown;
+    }
+    return new Incoming(vm, this.#host.files);
+  }
+}
+
+class Incoming implements IncomingVm {
+  readonly #vm: TransferableVm;
+  readonly #files: ModuleFiles;
+
+  constructor(vm: TransferableVm, files: ModuleFiles) {
+    this.#vm = vm;
+    this.#files = files;
+  }
+
+  restore(sections: readonly Section[]): string | undefined {
+    const vm = this.#vm;
+    const slots = decodeSlots(sections);
+    if (typeof slots === "string") return slots;
+    // The VM has run on since `prepare`: slots may have changed
+    vm.adoptSlots(slots);
+    for (const { id } of slots) {
+      const log = decodeDirtyLog(sections, id);
+      if (typeof log === "string") return log;
+      if (log !== undefined) vm.setDirtyLog(id, log);
+    }
+    for (const section of sections) {
+      if (section.name !== VcpuRunPage.name) continue;
+      const page = VcpuRunPage.decode(section);
+      if (typeof page === "string") return page;
+      const vcpu = vm.createVcpu(section.instance, Number(page.fixed.address));
+      if (typeof vcpu === "number") return `vcpu ${section.instance} could not be created: errno ${-vcpu}`;
+    }
+    const devices = restoreVmDevices(vm, sections);
+    if (devices !== undefined) return devices;
+    for (const vcpu of vm.vcpus()) {
+      const refused = restoreVcpu(vcpu, sections);
+      if (refused !== undefined) return refused;
+    }
+    return undefined;
+  }
+
+  save(): Section[] {
+    return save(this.#vm);
+  }
+
+  commit(role: FileRole): { operations: FileOperations; privateData: unknown } {
+    switch (role.kind) {
+      case "system":
+        return { operations: this.#files.systemOperations, privateData: undefined };
+      case "vm":
+        this.#vm.openFiles++;
+        return { operations: this.#files.vmOperations, privateData: this.#vm };
+      case "vcpu": {
+        const vcpu = this.#vm.vcpus().find((each) => each.id === role.id);
+        if (vcpu === undefined) throw new Error(`vcpu ${role.id} did not move with its VM`);
+        this.#vm.openFiles++;
+        return { operations: this.#files.vcpuOperations, privateData: vcpu };
+      }
+      case "other":
+        throw new Error("a file of no known kind does not move with a VM");
+    }
+  }
+
+  abort(): void {
+    this.#vm.destroy(true);
+  }
+}
+
+/** True when two regions are the same, so that tables built for one serve the other. */
+export function sameRegion(a: MemoryRegion, b: MemoryRegion): boolean {
+  return (
+    a.id === b.id &&
+    a.flags === b.flags &&
+    a.baseGfn === b.baseGfn &&
+    a.pages === b.pages &&
+    a.userspaceAddress === b.userspaceAddress
+  );
+}

@@ -1,0 +1,54 @@
+/**
+ * After HLT the vCPU looks for a wake-up for a while before it blocks: waking from a short halt is then cheap. How long follows
+ * what halts have cost lately. Time is the kernel's clock, and every look gives way to the CPU's other tasks. Where that clock
+ * stands still while nobody executes (icount) there is nothing to gain, and polling ends at once: the guest sees no difference.
+ */
+
+import type { LogicalCpu } from "@mkvm/hw-x86";
+import type { Kernel } from "@mkvm/kvm-abi";
+import type { Vac } from "@mkvm/vac";
+
+const FIRST_POLL_NS = 10_000;
+const GROWTH = 2;
+
+export class HaltPolling {
+  readonly #kernel: Kernel<Vac, LogicalCpu>;
+  readonly #limitNs: number;
+  #currentNs = 0;
+  /** Halts that ended while polling, and that did not. */
+  successes = 0;
+  failures = 0;
+
+  /** `limitNs` 0: no polling. */
+  constructor(kernel: Kernel<Vac, LogicalCpu>, limitNs: number) {
+    this.#kernel = kernel;
+    this.#limitNs = limitNs;
+  }
+
+  /** Polls until `awake` says so or time is up; true when it woke. */
+  async poll(awake: () => boolean): Promise<boolean> {
+    const { clock, scheduler } = this.#kernel;
+    const start = clock.monotonicNs();
+    let now = start;
+    while (now - start < this.#currentNs) {
+      scheduler.handleInterrupts();
+      await scheduler.yield();
+      if (awake()) {
+        this.successes++;
+        return true;
+      }
+      const before = now;
+      now = clock.monotonicNs();
+      if (now === before) break;
+    }
+    if (this.#currentNs > 0) this.failures++;
+    return false;
+  }
+
+  /** A halt is over that lasted `durationNs`, polling included: short ones make polling longer, long ones end it. */
+  learn(durationNs: number): void {
+    if (durationNs <= this.#currentNs) return;
+    if (durationNs > this.#limitNs) this.#currentNs = 0;
+    else this.#currentNs = Math.min(this.#limitNs, Math.max(FIRST_POLL_NS, this.#currentNs * GROWTH));
+  }
+}

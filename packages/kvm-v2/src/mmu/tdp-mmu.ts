@@ -1,0 +1,235 @@
+/**
+ * The MMU of version 2: second-level tables walked with an iterator. Memory is mapped with 2 MiB pages where slot and host allow
+ * it and with 4 KiB pages elsewhere, ahead of use when a VM arrives from another module, else by violations.
+ */
+
+import type { LogicalCpu, MemoryBank } from "@mkvm/hw-x86";
+import { Errno, type Kernel, type Process } from "@mkvm/kvm-abi";
+import { type FaultOutcome, InveptType, MEM_READONLY, PAGE_BYTES, type SlotTable } from "@mkvm/kvm-core";
+import type { Vac } from "@mkvm/vac";
+import { FRAMES_PER_LARGE_PAGE, type Slot } from "../memory-slots.ts";
+import {
+  BANK_SPAN,
+  framesOf,
+  LEVEL_2M,
+  LEVEL_4K,
+  TDP_ADDRESS,
+  TDP_ALL,
+  TDP_EXECUTE,
+  TDP_LARGE,
+  TDP_RAM,
+  TDP_READ,
+  TDP_WRITE,
+} from "./tdp-entry.ts";
+import { TdpIterator } from "./tdp-iterator.ts";
+
+/** Entries that `buildAhead` writes between two looks at whether others want the CPU. */
+const BUILD_BATCH = 4096;
+const LARGE_PAGE_BYTES = FRAMES_PER_LARGE_PAGE * PAGE_BYTES;
+
+/** A tree of tables with the pages that it is made of. */
+interface Root {
+  readonly address: number;
+  readonly tables: Set<number>;
+}
+
+export class TdpMmu {
+  readonly #kernel: Kernel<Vac, LogicalCpu>;
+  readonly #process: Process;
+  readonly #bank: MemoryBank;
+  readonly #slots: SlotTable<Slot>;
+  readonly #largePages: boolean;
+  readonly #accessedDirty: boolean;
+  readonly #roots: Root[] = [];
+
+  constructor(
+    kernel: Kernel<Vac, LogicalCpu>,
+    process: Process,
+    slots: SlotTable<Slot>,
+    options: { largePages: boolean; accessedDirty: boolean },
+  ) {
+    this.#kernel = kernel;
+    this.#process = process;
+    this.#bank = kernel.cpu.memory.bank(process.bank);
+    this.#slots = slots;
+    this.#largePages = options.largePages;
+    this.#accessedDirty = options.accessedDirty;
+  }
+
+  /** Makes the root: 0 or -ENOMEM. */
+  create(): number {
+    const tables = new Set<number>();
+    const address = this.#kernel.memory.allocatePages(this.#process, 1);
+    if (address < 0) return address;
+    tables.add(address);
+    this.#roots.push({ address, tables });
+    return 0;
+  }
+
+  destroy(): void {
+    this.#flush();
+    for (const root of this.#roots) for (const table of root.tables) this.#kernel.memory.freePages(table, 1);
+    this.#roots.length = 0;
+  }
+
+  /** EPT pointer: write-back tables, 4 levels. */
+  get eptPointer(): bigint {
+    const flags = 6n | (3n << 3n) | (this.#accessedDirty ? 1n << 6n : 0n);
+    return BigInt(this.#roots[0]!.address) | flags;
+  }
+
+  fault(gpa: number, write: boolean): FaultOutcome {
+    const gfn = Math.floor(gpa / PAGE_BYTES);
+    const slot = this.#slots.find(gfn);
+    if (slot === undefined) return "no-slot";
+    if (write && (slot.flags & MEM_READONLY) !== 0) return "read-only";
+    if (write) slot.markDirty(gfn);
+    const failed = this.#map(this.#roots[0]!, slot, gfn, write);
+    return failed < 0 ? failed : "mapped";
+  }
+
+  /** Maps all of the slots, giving way now and then. What cannot be mapped is left to faults. */
+  async buildAhead(): Promise<void> {
+    const { scheduler } = this.#kernel;
+    let written = 0;
+    for (const slot of [...this.#slots.all()]) {
+      for (let gfn = slot.baseGfn; gfn < slot.endGfn; ) {
+        const level = this.#levelFor(slot, gfn);
+        if (this.#map(this.#roots[0]!, slot, gfn, false) < 0) return;
+        gfn += framesOf(level);
+        if (++written % BUILD_BATCH === 0 && scheduler.needResched()) await scheduler.yield();
+      }
+    }
+  }
+
+  /** Takes away what maps guest frames `start` up to `end`, and the tables that map nothing else. */
+  zap(start: number, end: number): void {
+    const freed: { table: number; root: Root }[] = [];
+    let any = false;
+    for (const root of this.#roots) {
+      const iterator = new TdpIterator(this.#bank.u32, root.address, start, end);
+      while (!iterator.done) {
+        const whole = iterator.gfn >= start && iterator.gfn + framesOf(iterator.level) <= end;
+        if (iterator.linksTable && whole) {
+          this.#collectTables((iterator.low & TDP_ADDRESS) >>> 0, iterator.level - 1, root, freed);
+          this.#clear(iterator.entry);
+          any = true;
+        } else if (iterator.leaf) {
+          this.#clear(iterator.entry);
+          any = true;
+        }
+        iterator.advance();
+      }
+    }
+    if (any) this.#flush();
+    // Only now does no cached translation lead into them any more
+    for (const { table, root } of freed) {
+      root.tables.delete(table);
+      this.#kernel.memory.freePages(table, 1);
+    }
+  }
+
+  /** Splits large pages of the range and takes away the right to write: dirty logging begins, or begins anew. */
+  writeProtect(start: number, end: number, selected: (gfn: number) => boolean = () => true): void {
+    let any = false;
+    for (const root of this.#roots) {
+      const iterator = new TdpIterator(this.#bank.u32, root.address, start, end);
+      while (!iterator.done) {
+        if (iterator.leaf && iterator.level > LEVEL_4K) {
+          this.#split(root, iterator.entry, iterator.level);
+          any = true;
+          // The walk goes on with the new table, or with nothing when there was no memory for one
+        } else if (iterator.leaf && selected(iterator.gfn) && (iterator.low & TDP_WRITE) !== 0) {
+          this.#bank.u32[iterator.entry >>> 2] = iterator.low & ~TDP_WRITE;
+          any = true;
+        }
+        iterator.advance();
+      }
+    }
+    if (any) this.#flush();
+  }
+
+  /** Level at which a frame can be mapped. */
+  #levelFor(slot: Slot, gfn: number): number {
+    if (!this.#largePages || !slot.allowsLargePage(gfn)) return LEVEL_4K;
+    const first = slot.userAddress(gfn - (gfn % FRAMES_PER_LARGE_PAGE));
+    const address = this.#process.memory.translate(first);
+    if (address < 0 || address % LARGE_PAGE_BYTES !== 0) return LEVEL_4K;
+    const last = LARGE_PAGE_BYTES - PAGE_BYTES;
+    return this.#process.memory.translate(first + last) === address + last ? LEVEL_2M : LEVEL_4K;
+  }
+
+  /** Maps the page of a frame; 0 or a negative errno. */
+  #map(root: Root, slot: Slot, gfn: number, write: boolean): number {
+    const wanted = this.#levelFor(slot, gfn);
+    const iterator = new TdpIterator(this.#bank.u32, root.address, gfn, gfn + 1);
+    // Down to the level wanted, and further where small pages are there already: they stay
+    while (iterator.level > wanted || iterator.linksTable) {
+      if (iterator.leaf) {
+        this.#split(root, iterator.entry, iterator.level);
+        this.#flush();
+      }
+      if (!iterator.present) {
+        const table = this.#kernel.memory.allocatePages(this.#process, 1);
+        if (table < 0) return table;
+        root.tables.add(table);
+        this.#set(iterator.entry, table, TDP_ALL);
+      }
+      iterator.advance();
+    }
+    const first = gfn - (gfn % framesOf(iterator.level));
+    const address = this.#process.memory.translate(slot.userAddress(first));
+    if (address < 0) return -Errno.EFAULT;
+    const readOnly = (slot.flags & MEM_READONLY) !== 0;
+    const writable = !readOnly && (slot.dirty === undefined || write);
+    const large = iterator.level > LEVEL_4K ? TDP_LARGE : 0;
+    const had = iterator.low;
+    // A page of a logged slot that is writable already stays so
+    const rights = TDP_READ | TDP_EXECUTE | (writable || (!readOnly && (had & TDP_WRITE) !== 0) ? TDP_WRITE : 0);
+    this.#set(iterator.entry, address, rights | large | TDP_RAM);
+    return 0;
+  }
+
+  /** Replaces a 2 MiB leaf by a table of 4 KiB leaves without the right to write; by nothing when there is no memory. */
+  #split(root: Root, entry: number, level: number): void {
+    const low = this.#bank.u32[entry >>> 2]!;
+    const high = this.#bank.u32[(entry >>> 2) + 1]!;
+    const table = level === LEVEL_2M ? this.#kernel.memory.allocatePages(this.#process, 1) : -Errno.ENOMEM;
+    if (table < 0) {
+      this.#clear(entry);
+      return;
+    }
+    root.tables.add(table);
+    const base = high * BANK_SPAN + ((low & TDP_ADDRESS) >>> 0);
+    for (let index = 0; index < FRAMES_PER_LARGE_PAGE; index++) {
+      const child = (table % BANK_SPAN) + index * 8;
+      this.#set(child, base + index * PAGE_BYTES, TDP_READ | TDP_EXECUTE | TDP_RAM);
+    }
+    this.#set(entry, table, TDP_ALL);
+  }
+
+  /** Notes a table and the tables below it. */
+  #collectTables(table: number, level: number, root: Root, into: { table: number; root: Root }[]): void {
+    if (level > LEVEL_4K) {
+      for (let index = 0; index < 512; index++) {
+        const low = this.#bank.u32[(table + index * 8) >>> 2]!;
+        if ((low & TDP_ALL) !== 0 && (low & TDP_LARGE) === 0) {
+          this.#collectTables((low & TDP_ADDRESS) >>> 0, level - 1, root, into);
+        }
+      }
+    }
+    into.push({ table: this.#process.bank * BANK_SPAN + table, root });
+  }
+
+  #set(entry: number, address: number, flags: number): void {
+    this.#bank.u32[(entry >>> 2) + 1] = Math.floor(address / BANK_SPAN);
+    this.#bank.u32[entry >>> 2] = (address % BANK_SPAN) + flags;
+  }
+  #clear(entry: number): void {
+    this.#bank.u32[entry >>> 2] = 0;
+    this.#bank.u32[(entry >>> 2) + 1] = 0;
+  }
+  #flush(): void {
+    for (const _root of this.#roots) this.#kernel.cpu.vmx.invept(InveptType.singleContext, this.eptPointer);
+  }
+}

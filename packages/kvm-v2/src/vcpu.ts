@@ -1,0 +1,279 @@
+/** A vCPU of version 2: register cache over the control structure, hardware context, events. */
+import { MpState, type PhysicalAddress, type Task, VCPU_MMAP_SIZE_BYTES, type WaitQueue } from "@mkvm/kvm-abi";
+import {
+  type CpuidEntry,
+  createMmioEmulator,
+  createMsrStore,
+  type DescriptorTableState,
+  type EventState,
+  findCpuid,
+  Gpr,
+  guestTsc,
+  type Lapic,
+  type ManagedVcpu,
+  Msr,
+  type MsrStore,
+  type PendingPort,
+  type PvState,
+  Rflags,
+  RunPage,
+  resetRegisters,
+  type SegmentState,
+  type SignalMask,
+} from "@mkvm/kvm-core";
+import { HaltPolling } from "./halt-polling.ts";
+import { HardwareContext } from "./hardware-context.ts";
+import { PendingEvents } from "./pending-events.ts";
+import { Register, RegisterCache } from "./register-cache.ts";
+import { RunLoop } from "./run-loop.ts";
+import type { Vm } from "./vm.ts";
+
+/** Work to be done before the next entry. */
+export const Request = { clockUpdate: 1 << 0, tlbFlush: 1 << 1 } as const;
+
+const SINGLE_STEP = 1n << 14n;
+const DR7 = 7;
+
+export class Vcpu implements ManagedVcpu {
+  readonly vm: Vm;
+  readonly id: number;
+  readonly runAddress: PhysicalAddress;
+  readonly run: RunPage;
+  readonly lapic: Lapic | undefined;
+  readonly msrs: MsrStore;
+  readonly emulator = createMmioEmulator();
+  readonly registers: RegisterCache;
+  readonly hardware: HardwareContext;
+  readonly pending = new PendingEvents();
+  readonly halt: HaltPolling;
+  readonly waiters: WaitQueue;
+  readonly #loop: RunLoop;
+  requests = 0;
+
+  cpuid: readonly CpuidEntry[] = [];
+  pendingPort: PendingPort | undefined;
+  readonly pv: PvState = { systemTime: 0n, wallClock: 0n, legacy: false, flags: 0 };
+  tscAdjust = 0n;
+  mpState: number = MpState.KVM_MP_STATE_RUNNABLE;
+  signalMask: SignalMask = { set: undefined };
+  userApicBase: bigint;
+  userCr8 = 0;
+
+  constructor(vm: Vm, id: number, runAddress: PhysicalAddress) {
+    this.vm = vm;
+    this.id = id;
+    this.msrs = createMsrStore({ archCapabilities: vm.kernel.cpu.rdmsr(Msr.IA32_ARCH_CAPABILITIES) });
+    this.runAddress = runAddress;
+    this.run = new RunPage(vm.kernel.memory.bytes(runAddress, VCPU_MMAP_SIZE_BYTES));
+    const { vendor } = vm;
+    this.registers = new RegisterCache({
+      fetch: (cache, register) => vendor.fetch(this, cache, register),
+      store: (cache, register) => vendor.store(this, cache, register),
+    });
+    this.hardware = new HardwareContext(vm.kernel.cpu, (index, value) => vm.module.setUserReturnMsr(index, value));
+    this.waiters = vm.kernel.scheduler.createWaitQueue();
+    this.halt = new HaltPolling(vm.kernel, vm.module.parameters.haltPollNs);
+    this.#loop = new RunLoop(this);
+    const isBootCpu = id === vm.settings.bootCpuId;
+    this.userApicBase = 0xfee0_0800n | (isBootCpu ? 0x100n : 0n);
+    if (vm.irqchip === undefined) return;
+    this.lapic = vm.fabric.createLapic(id, isBootCpu, {
+      guestTsc: () => guestTsc(this),
+      guestTscKhz: () => vm.tscKhz,
+      kick: () => this.kick(),
+      nmi: () => {
+        this.pending.raiseNmi();
+        this.kick();
+      },
+    });
+    if (!isBootCpu) this.mpState = MpState.KVM_MP_STATE_UNINITIALIZED;
+  }
+
+  // Registers
+  gpr(index: number): bigint {
+    return index === Gpr.RSP ? this.registers.word(Register.rsp) : this.hardware.gpr(index);
+  }
+  setGpr(index: number, value: bigint): void {
+    if (index === Gpr.RSP) this.registers.setWord(Register.rsp, value);
+    else this.hardware.setGpr(index, value);
+  }
+  get rip(): bigint {
+    return this.registers.word(Register.rip);
+  }
+  set rip(value: bigint) {
+    this.registers.setWord(Register.rip, value);
+  }
+  get rflags(): bigint {
+    return this.registers.word(Register.rflags);
+  }
+  set rflags(value: bigint) {
+    this.registers.setWord(Register.rflags, value);
+  }
+  segment(register: number): SegmentState {
+    return this.registers.segment(register);
+  }
+  setSegment(register: number, state: SegmentState): void {
+    this.registers.setSegment(register, state);
+  }
+  get gdtr(): DescriptorTableState {
+    return this.registers.table("gdtr");
+  }
+  set gdtr(state: DescriptorTableState) {
+    this.registers.setTable("gdtr", state);
+  }
+  get idtr(): DescriptorTableState {
+    return this.registers.table("idtr");
+  }
+  set idtr(state: DescriptorTableState) {
+    this.registers.setTable("idtr", state);
+  }
+  get cr0(): bigint {
+    return this.registers.word(Register.cr0);
+  }
+  set cr0(value: bigint) {
+    this.registers.setWord(Register.cr0, value);
+  }
+  get cr2(): bigint {
+    return this.hardware.cr2;
+  }
+  set cr2(value: bigint) {
+    this.hardware.cr2 = value;
+  }
+  get cr3(): bigint {
+    return this.registers.word(Register.cr3);
+  }
+  set cr3(value: bigint) {
+    this.registers.setWord(Register.cr3, value);
+  }
+  get cr4(): bigint {
+    return this.registers.word(Register.cr4);
+  }
+  set cr4(value: bigint) {
+    this.registers.setWord(Register.cr4, value);
+  }
+  get efer(): bigint {
+    return this.registers.word(Register.efer);
+  }
+  set efer(value: bigint) {
+    this.registers.setWord(Register.efer, value);
+    this.vm.vendor.longModeChanged(this.registers);
+  }
+  get xcr0(): bigint {
+    return this.hardware.xcr0;
+  }
+  set xcr0(value: bigint) {
+    this.hardware.xcr0 = value;
+  }
+  get pdptrs(): readonly bigint[] {
+    return this.registers.pageDirectoryPointers();
+  }
+  set pdptrs(values: readonly bigint[]) {
+    this.registers.setPageDirectoryPointers(values);
+  }
+  debugRegister(index: number): bigint {
+    return index === DR7 ? this.registers.word(Register.dr7) : this.hardware.debugRegister(index);
+  }
+  setDebugRegister(index: number, value: bigint): void {
+    if (index === DR7) this.registers.setWord(Register.dr7, value);
+    else this.hardware.setDebugRegister(index, value);
+  }
+  fxsave(): Uint8Array {
+    return this.hardware.fxsave();
+  }
+  fxrstor(image: Uint8Array): void {
+    this.hardware.fxrstor(image);
+  }
+  hardwareMsr(index: number): bigint | undefined {
+    return this.hardware.msr(index) ?? this.vm.vendor.msr(this, index);
+  }
+  setHardwareMsr(index: number, value: bigint): boolean {
+    return this.hardware.setMsr(index, value) ?? this.vm.vendor.setMsr(this, index, value) ?? false;
+  }
+  get tscOffset(): bigint {
+    return this.registers.word(Register.tscOffset);
+  }
+  set tscOffset(value: bigint) {
+    this.registers.setWord(Register.tscOffset, value);
+  }
+
+  // Events
+  get interruptShadow(): number {
+    return this.vm.vendor.interruptShadow(this.registers.word(Register.interruptibility));
+  }
+  set interruptShadow(shadow: number) {
+    const before = this.registers.word(Register.interruptibility);
+    const after = this.vm.vendor.withInterruptShadow(before, shadow);
+    if (after !== before) this.registers.setWord(Register.interruptibility, after);
+  }
+  get nmiMasked(): boolean {
+    return this.vm.vendor.nmiMasked(this.registers.word(Register.interruptibility));
+  }
+  set nmiMasked(masked: boolean) {
+    const before = this.registers.word(Register.interruptibility);
+    const after = this.vm.vendor.withNmiMasked(before, masked);
+    if (after !== before) this.registers.setWord(Register.interruptibility, after);
+  }
+  get pendingDebug(): bigint {
+    return this.registers.word(Register.pendingDebug);
+  }
+  set pendingDebug(value: bigint) {
+    this.registers.setWord(Register.pendingDebug, value);
+  }
+  /** An external interrupt could be delivered at this instruction. */
+  get interruptAllowed(): boolean {
+    return (this.rflags & Rflags.IF) !== 0n && this.interruptShadow === 0;
+  }
+  get nmiAllowed(): boolean {
+    return this.interruptShadow === 0 && !this.nmiMasked;
+  }
+  events(): EventState {
+    return this.pending.toState();
+  }
+  setEvents(state: EventState): void {
+    this.pending.fromState(state);
+  }
+  queueException(vector: number, errorCode?: number, payload?: bigint): void {
+    this.pending.raise(vector, errorCode, payload);
+  }
+  skip(length: number): void {
+    this.rip = BigInt.asUintN(64, this.rip + BigInt(length));
+    this.interruptShadow = 0;
+    if ((this.rflags & Rflags.TF) !== 0n) this.pendingDebug |= SINGLE_STEP;
+  }
+
+  requestClockUpdate(): void {
+    this.requests |= Request.clockUpdate;
+  }
+  get clockUpdateRequested(): boolean {
+    return (this.requests & Request.clockUpdate) !== 0;
+  }
+  requestTlbFlush(): void {
+    this.requests |= Request.tlbFlush;
+  }
+  kick(): void {
+    this.waiters.wake();
+  }
+  cpuidChanged(): void {
+    const ecx = findCpuid(this.cpuid, 1, 0)?.ecx ?? 0;
+    this.lapic?.setFeatures({ x2apic: (ecx & (1 << 21)) !== 0, tscDeadline: (ecx & (1 << 24)) !== 0 });
+  }
+  reset(kind: "power-on" | "init"): void {
+    this.pending.clear();
+    this.pendingPort = undefined;
+    this.emulator.clear();
+    resetRegisters(this, kind);
+    this.lapic?.reset(kind);
+    if (kind === "power-on") this.msrs.reset();
+    this.requestTlbFlush();
+  }
+  runLoop(task: Task): number | Promise<number> {
+    return this.#loop.run(task);
+  }
+
+  /** `moved`: the run pages belong to another module now. */
+  dispose(moved: boolean): void {
+    this.lapic?.dispose();
+    this.vm.vendor.freeVcpu(this);
+    if (!moved) this.vm.kernel.memory.freePages(this.runAddress, VCPU_MMAP_SIZE_BYTES / 4096);
+  }
+}

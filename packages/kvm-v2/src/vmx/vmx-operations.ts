@@ -1,0 +1,278 @@
+/** The vendor operations on VMX. */
+
+import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
+import { Errno } from "@mkvm/kvm-abi";
+import {
+  dumpVmcs,
+  type ExitOutcome,
+  exceptionHasErrorCode,
+  fillMsrBitmap,
+  handleVmxExit,
+  Interruptibility,
+  InterruptionInfo,
+  InterruptionType,
+  InvvpidType,
+  Msr,
+  PrimaryControl,
+  SegmentRegister,
+  setUpVmcs,
+  Vector,
+  VmcsField,
+  type VmxCapabilities,
+  type VmxExitHost,
+} from "@mkvm/kvm-core";
+import type { Module } from "../main.ts";
+import type { RegisterCache, RegisterNumber } from "../register-cache.ts";
+import type { Vcpu } from "../vcpu.ts";
+import type { Injection, VendorOperations } from "../vendor-operations.ts";
+import type { Vm } from "../vm.ts";
+import { requeueCutShort } from "./event-completion.ts";
+import { ExitCache } from "./exit-cache.ts";
+import { fetchRegister, settleTaskRegister, storeRegister } from "./register-fields.ts";
+
+const SUCCEED = 0;
+/** VM-instruction error "VMRESUME with non-launched VMCS". */
+const NOT_LAUNCHED = 5;
+const ONE_PAGE = 1;
+const RESET_PAT = 0x0007_0406_0007_0406n;
+
+/** MSRs that are VMCS fields and not part of a segment. */
+const MSR_FIELDS: ReadonlyMap<number, number> = new Map<number, number>([
+  [Msr.IA32_SYSENTER_CS, VmcsField.GUEST_IA32_SYSENTER_CS],
+  [Msr.IA32_SYSENTER_ESP, VmcsField.GUEST_IA32_SYSENTER_ESP],
+  [Msr.IA32_SYSENTER_EIP, VmcsField.GUEST_IA32_SYSENTER_EIP],
+  [Msr.IA32_PAT, VmcsField.GUEST_IA32_PAT],
+  [Msr.IA32_DEBUGCTL, VmcsField.GUEST_IA32_DEBUGCTL],
+]);
+const BASE_MSRS: ReadonlyMap<number, number> = new Map<number, number>([
+  [Msr.IA32_FS_BASE, SegmentRegister.FS],
+  [Msr.IA32_GS_BASE, SegmentRegister.GS],
+]);
+const TYPES: Readonly<Record<Injection["kind"], number>> = {
+  exception: InterruptionType.hardwareException,
+  "software-exception": InterruptionType.softwareException,
+  interrupt: InterruptionType.externalInterrupt,
+  "software-interrupt": InterruptionType.softwareInterrupt,
+  nmi: InterruptionType.nmi,
+};
+
+interface VmxState {
+  readonly vmcs: Hpa;
+  readonly vpid: number;
+  readonly msrBitmap: Hpa;
+  readonly exit: ExitCache;
+  readonly host: VmxExitHost;
+  launched: boolean;
+  /** Primary controls as the VMCS has them. */
+  primaryControls: number;
+}
+
+export class VmxOperations implements VendorOperations {
+  readonly name = "vmx";
+  readonly #module: Module;
+  readonly #cpu: LogicalCpu;
+  readonly #capabilities: VmxCapabilities;
+  readonly #states = new Map<Vcpu, VmxState>();
+  #current: VmxState | undefined;
+
+  constructor(module: Module, capabilities: VmxCapabilities) {
+    this.#module = module;
+    this.#cpu = module.kernel.cpu;
+    this.#capabilities = capabilities;
+  }
+
+  /** All that VMX needs is allocated with the vCPUs. */
+  createVm(_vm: Vm): number {
+    return 0;
+  }
+  destroyVm(_vm: Vm): void {}
+
+  createVcpu(vcpu: Vcpu): number {
+    const { vm } = vcpu;
+    const { memory, vac } = vm.kernel;
+    const { owner } = this.#module;
+    const vpid = vac.allocateVpid(owner);
+    if (vpid === 0) return -Errno.ENOSPC;
+    const vmcs = memory.allocatePages(vm.process, ONE_PAGE);
+    const msrBitmap = vmcs < 0 ? vmcs : memory.allocatePages(vm.process, ONE_PAGE);
+    if (msrBitmap < 0) {
+      if (vmcs >= 0) memory.freePages(vmcs, ONE_PAGE);
+      vac.freeVpid(owner, vpid);
+      return msrBitmap;
+    }
+    fillMsrBitmap(memory.bytes(msrBitmap, 4096));
+    const head = memory.bytes(vmcs, 4);
+    new DataView(head.buffer, head.byteOffset, 4).setUint32(0, this.#capabilities.revision, true);
+    const state: VmxState = {
+      vmcs: vmcs as Hpa,
+      vpid,
+      msrBitmap: msrBitmap as Hpa,
+      exit: new ExitCache(this.#cpu.vmx),
+      host: this.#exitHost(vcpu),
+      launched: false,
+      primaryControls: this.#capabilities.primary,
+    };
+    this.#states.set(vcpu, state);
+    vac.clearVmcs(owner, state.vmcs);
+    this.#select(vcpu);
+    setUpVmcs(this.#cpu, {
+      capabilities: this.#capabilities,
+      vpid,
+      eptPointer: vm.mmu.eptPointer,
+      msrBitmap: state.msrBitmap,
+    });
+    this.#cpu.vmx.vmwrite(VmcsField.GUEST_IA32_PAT, RESET_PAT);
+    return 0;
+  }
+  #exitHost(vcpu: Vcpu): VmxExitHost {
+    return {
+      cpuId: this.#cpu.id,
+      memoryFault: (gpa, write) => vcpu.vm.mmu.fault(gpa, write),
+      // The windows are set anew for each entry
+      closeInterruptWindow: () => undefined,
+      closeNmiWindow: () => undefined,
+      hostInterrupt: () => this.#module.kernel.scheduler.handleInterrupts(),
+      dump: () => dumpVmcs(this.#cpu),
+    };
+  }
+  freeVcpu(vcpu: Vcpu): void {
+    const state = this.#states.get(vcpu);
+    if (state === undefined) return;
+    this.leaveCpu(vcpu);
+    const { memory, vac } = vcpu.vm.kernel;
+    vac.clearVmcs(this.#module.owner, state.vmcs);
+    vac.freeVpid(this.#module.owner, state.vpid);
+    memory.freePages(state.vmcs, ONE_PAGE);
+    memory.freePages(state.msrBitmap, ONE_PAGE);
+    this.#states.delete(vcpu);
+    if (this.#current === state) this.#current = undefined;
+  }
+
+  #select(vcpu: Vcpu): VmxState {
+    const state = this.#states.get(vcpu)!;
+    if (this.#current === state && this.#cpu.vmx.vmptrst() === state.vmcs) return state;
+    const status = this.#module.kernel.vac.loadVmcs(this.#module.owner, state.vmcs);
+    if (status !== SUCCEED) {
+      this.#current = undefined;
+      throw new Error(`${this.#module.kernel.moduleName}: VMPTRLD of vcpu ${vcpu.id} failed with status ${status}`);
+    }
+    this.#current = state;
+    return state;
+  }
+
+  fetch(vcpu: Vcpu, cache: RegisterCache, register: RegisterNumber): void {
+    this.#select(vcpu);
+    fetchRegister(this.#cpu.vmx, cache, register);
+  }
+  store(vcpu: Vcpu, cache: RegisterCache, register: RegisterNumber): void {
+    this.#select(vcpu);
+    storeRegister(this.#cpu.vmx, this.#capabilities, cache, register);
+  }
+  longModeChanged(cache: RegisterCache): void {
+    settleTaskRegister(cache);
+  }
+  msr(vcpu: Vcpu, index: number): bigint | undefined {
+    const segment = BASE_MSRS.get(index);
+    if (segment !== undefined) return vcpu.segment(segment).base;
+    const field = MSR_FIELDS.get(index);
+    if (field === undefined) return undefined;
+    this.#select(vcpu);
+    return this.#cpu.vmx.vmread(field);
+  }
+  setMsr(vcpu: Vcpu, index: number, value: bigint): boolean | undefined {
+    const segment = BASE_MSRS.get(index);
+    if (segment !== undefined) {
+      vcpu.setSegment(segment, { ...vcpu.segment(segment), base: value });
+      return true;
+    }
+    const field = MSR_FIELDS.get(index);
+    if (field === undefined) return undefined;
+    this.#select(vcpu);
+    this.#cpu.vmx.vmwrite(field, index === Msr.IA32_SYSENTER_CS ? BigInt.asUintN(32, value) : value);
+    return true;
+  }
+
+  /** The uapi has MOV SS in bit 0 and STI in bit 1, the VMCS the other way round. */
+  interruptShadow(interruptibility: bigint): number {
+    const state = Number(interruptibility);
+    return (
+      ((state & Interruptibility.blockingByMovSs) !== 0 ? 1 : 0) | ((state & Interruptibility.blockingBySti) !== 0 ? 2 : 0)
+    );
+  }
+  withInterruptShadow(interruptibility: bigint, shadow: number): bigint {
+    const kept = Number(interruptibility) & ~(Interruptibility.blockingByMovSs | Interruptibility.blockingBySti);
+    if ((shadow & 1) !== 0) return BigInt(kept | Interruptibility.blockingByMovSs);
+    return BigInt((shadow & 2) !== 0 ? kept | Interruptibility.blockingBySti : kept);
+  }
+  nmiMasked(interruptibility: bigint): boolean {
+    return (Number(interruptibility) & Interruptibility.blockingByNmi) !== 0;
+  }
+  withNmiMasked(interruptibility: bigint, masked: boolean): bigint {
+    const kept = Number(interruptibility) & ~Interruptibility.blockingByNmi;
+    return BigInt(masked ? kept | Interruptibility.blockingByNmi : kept);
+  }
+
+  enterCpu(vcpu: Vcpu): void {
+    const state = this.#select(vcpu);
+    if (vcpu.hardware.loaded) return;
+    this.#module.kernel.vac.setRunningVcpu(this.#module.owner, state.vpid);
+    vcpu.hardware.load();
+  }
+  leaveCpu(vcpu: Vcpu): void {
+    if (!vcpu.hardware.loaded) return;
+    vcpu.hardware.put();
+    this.#module.kernel.vac.clearRunningVcpu(this.#module.owner);
+  }
+
+  inject(vcpu: Vcpu, event: Injection): void {
+    this.#select(vcpu);
+    const { vmx } = this.#cpu;
+    const withError = event.errorCode !== undefined && (vcpu.cr0 & 1n) !== 0n && exceptionHasErrorCode(event.vector);
+    let type = TYPES[event.kind];
+    if (event.kind === "software-exception" && event.vector === Vector.DB) type = InterruptionType.privilegedSoftwareException;
+    if (withError) vmx.vmwrite(VmcsField.VM_ENTRY_EXCEPTION_ERROR_CODE, event.errorCode!);
+    if (event.kind === "software-exception" || event.kind === "software-interrupt") {
+      vmx.vmwrite(VmcsField.VM_ENTRY_INSTRUCTION_LENGTH, event.instructionLength);
+    }
+    const info = event.vector | (type << InterruptionInfo.typeShift) | (withError ? InterruptionInfo.errorCodeValid : 0);
+    vmx.vmwrite(VmcsField.VM_ENTRY_INTERRUPTION_INFO, (info | InterruptionInfo.valid) >>> 0);
+  }
+  watchWindows(vcpu: Vcpu, windows: { interrupt: boolean; nmi: boolean }): void {
+    const state = this.#select(vcpu);
+    let wanted = state.primaryControls & ~(PrimaryControl.interruptWindowExiting | PrimaryControl.nmiWindowExiting);
+    if (windows.interrupt) wanted |= PrimaryControl.interruptWindowExiting;
+    if (windows.nmi) wanted |= PrimaryControl.nmiWindowExiting;
+    wanted >>>= 0;
+    if (wanted === state.primaryControls) return;
+    state.primaryControls = wanted;
+    this.#cpu.vmx.vmwrite(VmcsField.PRIMARY_PROCESSOR_CONTROLS, wanted);
+  }
+  flushGuestTlb(vcpu: Vcpu): void {
+    this.#cpu.vmx.invvpid(InvvpidType.singleContext, this.#states.get(vcpu)!.vpid, 0n);
+  }
+
+  enter(vcpu: Vcpu): void {
+    const state = this.#select(vcpu);
+    const { vmx } = this.#cpu;
+    vcpu.registers.flush();
+    let status = state.launched ? vmx.vmresume() : vmx.vmlaunch();
+    if (status !== SUCCEED && state.launched && vmx.vmread32(VmcsField.VM_INSTRUCTION_ERROR) === NOT_LAUNCHED) {
+      // VAC cleared the VMCS meanwhile (suspend, emergency)
+      status = vmx.vmlaunch();
+    }
+    if (status !== SUCCEED) {
+      const error = vmx.vmread32(VmcsField.VM_INSTRUCTION_ERROR);
+      throw new Error(
+        `${this.#module.kernel.moduleName}: VM entry of vcpu ${vcpu.id} failed with status ${status}, VM-instruction error ${error}`,
+      );
+    }
+    state.launched = true;
+    vcpu.registers.invalidate();
+    state.exit.invalidate();
+    requeueCutShort(vmx, state.exit, vcpu);
+  }
+  handleExit(vcpu: Vcpu): ExitOutcome {
+    const { exit, host } = this.#select(vcpu);
+    return handleVmxExit(vcpu, exit, host);
+  }
+}
