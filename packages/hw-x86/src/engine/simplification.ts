@@ -59,6 +59,8 @@ export function simplify(name: string, args: readonly Node[]): bigint | Node | u
       if (y !== undefined) return keeps(a, y) ? a : undefined;
       return keeps(b, x as bigint) ? b : undefined;
     }
+    case "i64.lt_u":
+      return x !== undefined && x >= (1n << BigInt(b.bits)) - 1n ? 0n : undefined;
     case "i32.and":
       return x === 0n || y === 0n ? 0n : undefined;
     default:

@@ -3,7 +3,7 @@
  * region runs, flags are described in flag-kinds.ts. What is rare (a fault, a helper) leaves for the interpreter, which runs the
  * operation from its beginning; so nothing that such a thing may still follow is written before it.
  */
-import { DS, ES, RSP, SEG_EFFECTIVE_BASE, segmentOffset, state } from "../cpu-state.ts";
+import { CS, DS, ES, RSP, SEG_EFFECTIVE_BASE, SEG_LIMIT, segmentOffset, state } from "../cpu-state.ts";
 import type { Bool, Emitter, FlagName, Int, Size, Vec } from "../emitter.ts";
 import type { FormOperand } from "../instruction.ts";
 import { emitMatch, emitPlace } from "../interpreter/memory-code.ts";
@@ -198,6 +198,11 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   // ---- State ----
 
   state(offset: number, size: Size): Int {
+    // What the state block says of the running block is that of the one that the region was entered at
+    if (offset === state.blockRip) return asInt(this.#ripNode(BigInt(this.#blockOffset), 64));
+    if (offset === state.blockStart || offset === state.rip || offset === state.budget) throw new Untranslatable();
+    // Outside 64-bit mode regions are made for a flat code segment only
+    if (offset === segmentOffset(CS) + SEG_LIMIT && this.#frame.codeSize === 32) return this.int(0xffff_ffff);
     return asInt(this.#loadState(offset, size));
   }
   #loadState(offset: number, size: Size): Node {

@@ -102,7 +102,7 @@ export class Translator {
       regions = { regions: new Map(), indexes: [], members: new Set(), changes: 0 };
       this.#pages.set(number, regions);
     }
-    if (regions.changes > MOST_CHANGES) return;
+    if (this.mode === "hot" && regions.changes > MOST_CHANGES) return;
     if (this.mode === "hot" && regions.members.has(header)) {
       // Reached from the inside of a region that was left in the middle, most likely
       regions.members.delete(header);
