@@ -112,6 +112,8 @@ export interface HostOptions {
   cpus?: number;
   /** Default "wall". */
   clock?: "wall" | "icount";
+  /** What the CPUs translate into WebAssembly: nothing, what runs often (the default), or everything at first sight. */
+  engine?: "off" | "hot" | "always";
   vendor?: "intel" | "amd";
   /** Where package names and relative paths are resolved from; default the working directory. */
   directory?: string;
