@@ -15,11 +15,11 @@ import { buildRegionModule } from "./region-module.ts";
 export type TranslateMode = "off" | "hot" | "always";
 
 /** Entries of a block after which it is translated. */
-const HOT_ENTRIES = 400;
+const HOT_ENTRIES = 2000;
 /** A block belongs to its neighbour's region when it ran at least once in so many of the neighbour's entries. */
 const RARE = 40;
 /** A block that a region has inside is translated as the first of another after so many times more entries. */
-const MEMBER_PATIENCE = 20;
+const MEMBER_PATIENCE = 4;
 /** Regions kept; when there are more, all are dropped and what is still hot is translated anew. */
 const MOST_REGIONS = 6000;
 /** Regions of a page that changes more often than this stay with the interpreter. */
