@@ -22,8 +22,8 @@ import {
   TR,
 } from "../src/engine/cpu-state.ts";
 import { Engine } from "../src/engine/engine.ts";
-import { engineMode } from "./engine-mode.ts";
 import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../src/engine/guest-mode.ts";
+import { engineMode } from "./engine-mode.ts";
 
 export const FLAT_MODEL: CpuModel = {
   vendor: "intel",

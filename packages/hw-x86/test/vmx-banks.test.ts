@@ -2,9 +2,9 @@
 import { describe, expect, it } from "vitest";
 import { createLogicalCpu } from "../src/create-logical-cpu.ts";
 import { Engine } from "../src/engine/engine.ts";
-import { engineMode } from "./engine-mode.ts";
 import { createMachine } from "../src/machine.ts";
 import { ExitReason } from "../src/vmx/controls.ts";
+import { engineMode } from "./engine-mode.ts";
 import { VmxHarness } from "./vmx-harness.ts";
 
 // add rax, rcx; rol rax, 7; xor [0x300000], rax; jmp back

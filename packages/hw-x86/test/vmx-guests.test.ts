@@ -1,8 +1,8 @@
 /** Small guests under VMX, on the real engine: each asserts the exits of one mechanism. */
 import { describe, expect, it } from "vitest";
 import { Engine } from "../src/engine/engine.ts";
-import { engineMode } from "./engine-mode.ts";
 import { EntryControl, ExitControl, ExitReason, Pin, Primary, Secondary } from "../src/vmx/controls.ts";
+import { engineMode } from "./engine-mode.ts";
 import { BANK, CODE, type HarnessOptions, VmxHarness } from "./vmx-harness.ts";
 
 const CPUID = [0x0f, 0xa2];

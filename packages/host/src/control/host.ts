@@ -52,7 +52,12 @@ export async function createHost(options: HostOptions = {}): Promise<Host> {
   try {
     machine =
       options.machine ??
-      createMachine({ vendor: options.vendor ?? "intel", cpus: options.cpus ?? 1, clock: options.clock ?? "wall", ...(options.engine === undefined ? {} : { engine: options.engine }) });
+      createMachine({
+        vendor: options.vendor ?? "intel",
+        cpus: options.cpus ?? 1,
+        clock: options.clock ?? "wall",
+        ...(options.engine === undefined ? {} : { engine: options.engine }),
+      });
   } catch (thrown) {
     throw new HostError("EINVAL", messageOf(thrown));
   }

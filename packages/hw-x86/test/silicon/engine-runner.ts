@@ -5,10 +5,10 @@
 import { type Gpa, type Gva, hpa } from "../../src/addresses.ts";
 import { BANK_FIRST_FREE, CS, DS, ES, FS, GS, gprOffset, SS, state } from "../../src/engine/cpu-state.ts";
 import { Engine } from "../../src/engine/engine.ts";
-import { engineMode } from "../engine-mode.ts";
 import { fxrstor, fxsave } from "../../src/engine/fpu/fxsave.ts";
 import { type GuestMode, VM_EXIT } from "../../src/engine/guest-mode.ts";
 import { writeSegment } from "../../src/engine/system/descriptors.ts";
+import { engineMode } from "../engine-mode.ts";
 import { type CaseCodeSize, CODE, codeBase, DATA, DATA_BYTES, DATA16_LIMIT, type TestCase } from "./case-generator.ts";
 
 /** What a case left behind. */
