@@ -60,8 +60,8 @@ async function run(): Promise<number> {
   const rows: Row[] = [];
   const demo: Partial<Demo> = {};
   const interrupted = new Promise<"interrupted">((resolve) => {
-    process.once("SIGINT", () => resolve("interrupted"));
-    process.once("SIGTERM", () => resolve("interrupted"));
+    process.on("SIGINT", () => resolve("interrupted"));
+    process.on("SIGTERM", () => resolve("interrupted"));
   });
   const outcome = await Promise.race([
     interrupted,

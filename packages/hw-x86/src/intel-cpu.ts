@@ -2,9 +2,9 @@
 import { Clock } from "./clock.ts";
 import type { Cpu, CpuModel } from "./engine/cpu.ts";
 import { state } from "./engine/cpu-state.ts";
+import { fxrstor, fxsave } from "./engine/fpu/fxsave.ts";
 import type { GuestMode } from "./engine/guest-mode.ts";
 import type { EngineControl } from "./engine/system-interface.ts";
-import { fxrstorImage, fxsaveImage } from "./fxsave-image.ts";
 import { InterruptLines } from "./interrupt-lines.ts";
 import type { LogicalCpu, VmxInstructions } from "./logical-cpu.ts";
 import type { MachineDescription } from "./machine.ts";
@@ -175,10 +175,10 @@ export class IntelCpu implements LogicalCpu, RootCpu {
     this.#block.set(state.dr + index * 8, value);
   }
   fxsave(to: Uint8Array): void {
-    fxsaveImage(this.#block, to);
+    fxsave(this.#block, to);
   }
   fxrstor(from: Uint8Array): void {
-    fxrstorImage(this.#block, from);
+    fxrstor(this.#block, from);
   }
 
   // Time and interrupts

@@ -9,6 +9,7 @@ const ALL_ONES = 0xffff_ffff_ffff_ffffn;
 export class StateBlock {
   #own: ArrayBuffer | undefined = new ArrayBuffer(CPU_STATE + CPU_STATE_BYTES);
   u8: Uint8Array;
+  u16: Uint16Array;
   u32: Uint32Array;
   u64: BigUint64Array;
   view: DataView;
@@ -16,6 +17,7 @@ export class StateBlock {
   constructor() {
     const own = this.#own as ArrayBuffer;
     this.u8 = new Uint8Array(own);
+    this.u16 = new Uint16Array(own);
     this.u32 = new Uint32Array(own);
     this.u64 = new BigUint64Array(own);
     this.view = new DataView(own);
@@ -31,6 +33,7 @@ export class StateBlock {
   moveTo(buffer: ArrayBufferLike): void {
     this.#own = undefined;
     this.u8 = new Uint8Array(buffer);
+    this.u16 = new Uint16Array(buffer);
     this.u32 = new Uint32Array(buffer);
     this.u64 = new BigUint64Array(buffer);
     this.view = new DataView(buffer);

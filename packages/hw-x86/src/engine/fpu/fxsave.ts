@@ -6,6 +6,9 @@ import type { Cpu } from "../cpu.ts";
 import { state } from "../cpu-state.ts";
 import { updateSummary } from "./x87-state.ts";
 
+/** Memory that holds the CPU state block: that of an engine, or of a logical CPU that works on no bank yet. */
+export type StateMemory = Pick<Cpu, "u8" | "u16" | "u32" | "u64">;
+
 export const FXSAVE_BYTES = 512;
 /** Bits that exist in MXCSR; loading any other is #GP. */
 export const MXCSR_MASK = 0xffff;
@@ -23,7 +26,7 @@ export interface FxsaveForm {
 const ROOT_FORM: FxsaveForm = { wide: true, xmmCount: 16 };
 
 /** One bit a register that is not empty, by physical number. */
-function abridgedTags(cpu: Cpu): number {
+function abridgedTags(cpu: StateMemory): number {
   const tags = cpu.u16[state.fpuTags >> 1];
   let abridged = 0;
   for (let i = 0; i < 8; i++) if (((tags >> (i * 2)) & 3) !== 3) abridged |= 1 << i;
@@ -38,7 +41,7 @@ function fullTags(abridged: number): number {
 }
 
 /** Writes the image; reserved bytes and those of registers that the form leaves out keep their value. */
-export function saveImage(cpu: Cpu, target: Uint8Array, form: FxsaveForm): void {
+export function saveImage(cpu: StateMemory, target: Uint8Array, form: FxsaveForm): void {
   const view = new DataView(target.buffer, target.byteOffset, FXSAVE_BYTES);
   const topOfStack = (cpu.u16[state.fpuStatus >> 1] >> 11) & 7;
   view.setUint16(0, cpu.u16[state.fpuControl >> 1], true);
@@ -71,7 +74,7 @@ export function imageMxcsr(source: Uint8Array): number {
 }
 
 /** Loads an image; the caller has checked its MXCSR. */
-export function loadImage(cpu: Cpu, source: Uint8Array, form: FxsaveForm): void {
+export function loadImage(cpu: StateMemory, source: Uint8Array, form: FxsaveForm): void {
   const view = new DataView(source.buffer, source.byteOffset, FXSAVE_BYTES);
   const status = view.getUint16(2, true);
   cpu.u16[state.fpuControl >> 1] = (view.getUint16(0, true) & CONTROL_BITS) | CONTROL_FIXED;
@@ -104,18 +107,18 @@ export const CONTROL_BITS = 0x1f7f;
 export const CONTROL_FIXED = 0x40;
 
 /** FXSAVE64 for root mode: `target` has at least 512 bytes. */
-export function fxsave(cpu: Cpu, target: Uint8Array): void {
+export function fxsave(cpu: StateMemory, target: Uint8Array): void {
   saveImage(cpu, target, ROOT_FORM);
 }
 
 /** FXRSTOR64 for root mode. Bits of MXCSR that do not exist are cleared, since root mode has no guest to raise #GP in. */
-export function fxrstor(cpu: Cpu, source: Uint8Array): void {
+export function fxrstor(cpu: StateMemory, source: Uint8Array): void {
   loadImage(cpu, source, ROOT_FORM);
   cpu.u32[state.mxcsr >> 2] &= MXCSR_MASK;
 }
 
 /** State after power-up and RESET (Intel SDM Vol. 3A, Processor State After Reset). */
-export function resetFpu(cpu: Cpu): void {
+export function resetFpu(cpu: StateMemory): void {
   cpu.u8.fill(0, state.fpr, state.fpr + 128);
   cpu.u8.fill(0, state.xmm, state.xmm + 256);
   cpu.u8.fill(0, state.ymmHigh, state.ymmHigh + 256);
@@ -128,14 +131,14 @@ export function resetFpu(cpu: Cpu): void {
 }
 
 /** FNINIT's state. */
-export function initializeFpu(cpu: Cpu): void {
+export function initializeFpu(cpu: StateMemory): void {
   cpu.u16[state.fpuControl >> 1] = 0x37f;
   cpu.u16[state.fpuStatus >> 1] = 0;
   cpu.u16[state.fpuTags >> 1] = 0xffff;
   clearPointers(cpu);
 }
 
-function clearPointers(cpu: Cpu): void {
+function clearPointers(cpu: StateMemory): void {
   cpu.u64[state.fpuIp >> 3] = 0n;
   cpu.u64[state.fpuDp >> 3] = 0n;
   cpu.u16[state.fpuCs >> 1] = 0;

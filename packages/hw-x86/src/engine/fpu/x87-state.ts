@@ -23,9 +23,9 @@ export const VALUE = state.helper;
 export const VALUE_HIGH = state.helper + 8;
 export const OPERAND_ADDRESS = state.helper + 56;
 
-export const control = (cpu: Cpu): number => cpu.u16[state.fpuControl >> 1];
-export const status = (cpu: Cpu): number => cpu.u16[state.fpuStatus >> 1];
-export function setStatus(cpu: Cpu, value: number): void {
+export const control = (cpu: Pick<Cpu, "u16">): number => cpu.u16[state.fpuControl >> 1];
+export const status = (cpu: Pick<Cpu, "u16">): number => cpu.u16[state.fpuStatus >> 1];
+export function setStatus(cpu: Pick<Cpu, "u16">, value: number): void {
   cpu.u16[state.fpuStatus >> 1] = value;
 }
 export const top = (cpu: Cpu): number => (status(cpu) >> TOP_SHIFT) & 7;
@@ -44,7 +44,7 @@ export function setC1(cpu: Cpu, value: boolean): void {
 export const rounding = (cpu: Cpu): number => (control(cpu) >> 10) & 3;
 export const precisionControl = (cpu: Cpu): number => (control(cpu) >> 8) & 3;
 /** Unmasked exceptions as flag bits. */
-export const unmasked = (cpu: Cpu): number => ~control(cpu) & 0x3f;
+export const unmasked = (cpu: Pick<Cpu, "u16">): number => ~control(cpu) & 0x3f;
 
 const physical = (cpu: Cpu, index: number): number => (top(cpu) + index) & 7;
 
@@ -91,7 +91,7 @@ export function raiseFlags(cpu: Cpu, flags: number): void {
 }
 
 /** Recomputes the summary bits after the control or status word was loaded. */
-export function updateSummary(cpu: Cpu): void {
+export function updateSummary(cpu: Pick<Cpu, "u16">): void {
   const word = status(cpu) & ~(ES | BUSY);
   setStatus(cpu, (word & unmasked(cpu)) !== 0 ? word | ES | BUSY : word);
 }
