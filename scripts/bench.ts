@@ -3,11 +3,12 @@ import { writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { parseArgs } from "node:util";
 import Table from "cli-table3";
-import { blackout, type Figure, interpreterRate, linuxBoot, moduleChurn } from "./bench/measurements.ts";
+import { blackout, engineRate, type Figure, linuxBoot, moduleChurn } from "./bench/measurements.ts";
 import { qemuVersion } from "./bench/peers.ts";
 
 const parts = {
-  interpreter: () => interpreterRate(64, rounds),
+  interpreter: () => engineRate(64, "off", rounds),
+  translator: () => engineRate(64, "hot", rounds),
   boot: () => linuxBoot(rounds),
   blackout: () => blackout(200),
   modules: () => moduleChurn(1000),

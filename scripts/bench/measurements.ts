@@ -26,14 +26,15 @@ export function median(values: readonly number[]): number {
 /** Part of the timing guest's work that an interpreter does in seconds. */
 const SHARE = 8;
 
-/** The timing guest on the interpreter and on TCG: instructions a second, and each workload's time. */
-export async function interpreterRate(bits: 32 | 64, rounds: number): Promise<Figure[]> {
+/** The timing guest on the interpreter alone, or with hot code translated, and on TCG: instructions a second, and each workload's time. */
+export async function engineRate(bits: 32 | 64, engine: "off" | "hot", rounds: number): Promise<Figure[]> {
+  const name = engine === "off" ? "interpreter alone" : "hot code translated";
   const image = await buildTimingGuest(folder, bits, SHARE);
   const own: WorkloadTime[][] = [];
   const rates: number[] = [];
   const peer: WorkloadTime[][] = [];
   for (let round = 0; round < rounds; round++) {
-    const host = await createHost({ directory: process.cwd() });
+    const host = await createHost({ directory: process.cwd(), engine });
     await host.insmod("@mkvm/kvm-v1");
     await host.ln("/dev/kvm1", "/dev/kvm");
     const lines = new TimingLines();
@@ -67,7 +68,7 @@ export async function interpreterRate(bits: 32 | 64, rounds: number): Promise<Fi
     if (peer.length && peer[0][index].checksum !== checksum)
       throw new Error(`${workload}: checksum ${checksum}, TCG says ${peer[0][index].checksum}`);
     return {
-      what: `guest${bits} ${workload}, 1/${SHARE} of its rounds`,
+      what: `guest${bits} ${workload}, ${name}, 1/${SHARE} of its rounds`,
       mkvm: `${mine.toFixed(2)} s`,
       peer: theirs === undefined ? "" : `${theirs.toFixed(3)} s`,
       goal: "",
@@ -77,7 +78,7 @@ export async function interpreterRate(bits: 32 | 64, rounds: number): Promise<Fi
   const rate = median(rates);
   return [
     {
-      what: `interpreter on guest${bits}, whole run`,
+      what: `${name} on guest${bits}, whole run`,
       mkvm: `${rate.toFixed(0)} M instructions/s`,
       peer: "",
       goal: "printed",
@@ -96,7 +97,7 @@ export async function linuxBoot(rounds: number): Promise<Figure[]> {
   const own: number[] = [];
   const peer: number[] = [];
   for (let round = 0; round < rounds; round++) {
-    const host = await createHost({ directory: process.cwd() });
+    const host = await createHost({ directory: process.cwd(), engine: "off" });
     await host.insmod("@mkvm/kvm-v2");
     await host.ln("/dev/kvm2", "/dev/kvm");
     let began = performance.now();
@@ -126,7 +127,7 @@ export async function linuxBoot(rounds: number): Promise<Figure[]> {
   }
   return [
     {
-      what: "Debian's cloud kernel to init, 512 MiB",
+      what: "Debian's cloud kernel to init, interpreter alone, 512 MiB",
       mkvm: `${median(own).toFixed(1)} s`,
       peer: peer.length ? `${median(peer).toFixed(1)} s` : "",
       goal: "under 60 s",
