@@ -3,6 +3,7 @@
  * its own. Fields are addressed by the offsets of cpu-state.ts in either.
  */
 import { CPU_STATE, CPU_STATE_BYTES, SEG_BASE, SEG_LIMIT, SEG_READ_TOP, SEG_WRITE_TOP, state } from "./engine/cpu-state.ts";
+import { initializeFpu, MXCSR_MASK } from "./engine/fpu/fxsave.ts";
 
 const ALL_ONES = 0xffff_ffff_ffff_ffffn;
 
@@ -66,9 +67,8 @@ export class StateBlock {
     this.set(state.apicBase, 0xfee0_0900n);
     this.set(state.miscEnable, 1n);
     this.u32[state.mxcsr >>> 2] = 0x1f80;
-    this.u32[state.mxcsrMask >>> 2] = 0xffff;
-    this.view.setUint16(state.fpuControl, 0x37f, true);
-    this.view.setUint16(state.fpuTags, 0xffff, true);
+    this.u32[state.mxcsrMask >>> 2] = MXCSR_MASK;
+    initializeFpu(this);
     this.set(state.flatSegment + SEG_BASE, 0n);
     this.set(state.flatSegment + SEG_LIMIT, 0xffff_ffffn);
     this.set(state.flatSegment + SEG_READ_TOP, ALL_ONES);

@@ -1,3 +1,17 @@
+export { type CapabilityContext, checkExtension, MAX_VCPU_ID } from "./api/capabilities.ts";
+export {
+  checkMemoryRegion,
+  MEM_LOG_DIRTY_PAGES,
+  MEM_READONLY,
+  type MemoryRegion,
+  PAGE_BYTES,
+  type RawMemoryRegion,
+  type RegionChange,
+  SlotTable,
+} from "./api/memory-region.ts";
+export { type ManagedVcpu, type ManagedVm, ModuleFiles } from "./api/module-files.ts";
+export { slotMemory } from "./api/slot-memory.ts";
+export type { SystemContext } from "./api/system-ioctls.ts";
 export { Msr } from "./arch/msr-index.ts";
 export { Cr0, Cr4, Efer, Gpr, PageFaultError, Rflags, SegmentRegister, Vector } from "./arch/registers.ts";
 export { VmcsField } from "./arch/vmcs-fields.ts";
@@ -31,6 +45,41 @@ export {
   KvmFeature,
   supportedCpuid,
 } from "./cpuid-table.ts";
+export { acceptApicEvents } from "./guest/apic-events.ts";
+export { resetFxsave } from "./guest/fpu-state.ts";
+export {
+  combineExceptions,
+  cpl,
+  type DescriptorTableState,
+  type EventState,
+  type ExceptionEvent,
+  exceptionHasErrorCode,
+  type GuestCpu,
+  in64BitMode,
+  type SegmentState,
+  SystemSegment,
+} from "./guest/guest-cpu.ts";
+export { hasInterrupt, InterruptFabric, takeInterrupt } from "./guest/interrupt-fabric.ts";
+export { renewMasterClock, updateClockPage } from "./guest/kvmclock-msrs.ts";
+export { completeMmio } from "./guest/mmio.ts";
+export { guestTsc } from "./guest/msr-access.ts";
+export { usesPdptrs } from "./guest/paging.ts";
+export { completePortExit } from "./guest/port-io.ts";
+export { resetRegisters } from "./guest/reset-state.ts";
+export { RunPage } from "./guest/run-page.ts";
+export {
+  defaultVmSettings,
+  type ExitOutcome,
+  type FaultOutcome,
+  type GuestMemory,
+  type PendingPort,
+  type PvState,
+  type SignalMask,
+  type VcpuParts,
+  type VmClockState,
+  type VmParts,
+  type VmSettings,
+} from "./guest/vcpu-parts.ts";
 export { type GuestTranslation, type PagingState, translateGuest } from "./guest-paging.ts";
 export type { EmulatedCpu, Emulation, GuestFault } from "./instruction-emulator/emulated-cpu.ts";
 export { createMmioEmulator, type MmioEmulator } from "./instruction-emulator/mmio-emulator.ts";
@@ -56,10 +105,17 @@ export {
   writeWallClock,
 } from "./kvmclock.ts";
 export { createLapic, type Lapic, type LapicHost } from "./lapic.ts";
-export * from "./modules.ts";
 export { decodeMsi } from "./msi.ts";
 export { createMsrStore, MSR_INDEX_LIST, type MsrStore } from "./msr-table.ts";
 export { createPic, type Pic, type PicHost } from "./pic.ts";
 export { createPit, type Pit, type PitHost } from "./pit.ts";
 export { PIT_HZ } from "./pit-channel.ts";
+export type { PortableSlot, ShapeValue } from "./portable/vm-sections.ts";
+export { sameRegion, type TransferableVm, type TransferHost, VmTransfer } from "./portable/vm-transfer.ts";
 export { type StringIo, stringIoCount, stringIoFinished, stringIoIn, stringIoOut } from "./string-io.ts";
+export type { EptCapabilities, VmxCapabilities } from "./vmx/capabilities.ts";
+export type { VmxExit, VmxExitHost } from "./vmx/exit.ts";
+export { handleVmxExit } from "./vmx/exit-handlers.ts";
+export { claimVac, USER_RETURN_MSRS, type VacClaim } from "./vmx/vac-claim.ts";
+export { dumpVmcs } from "./vmx/vmcs-dump.ts";
+export { CR0_GUEST_OWNED, CR4_GUEST_OWNED, fillMsrBitmap, setUpVmcs, type VmcsSetup } from "./vmx/vmcs-setup.ts";

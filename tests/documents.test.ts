@@ -1,0 +1,13 @@
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+
+const root = join(import.meta.dirname, "..");
+
+test("every place that the architecture page sends a reader to exists", () => {
+  const page = readFileSync(join(root, "docs", "ARCHITECTURE.md"), "utf8");
+  const table = page.slice(page.indexOf("## Where to look"));
+  const places = [...table.matchAll(/`([a-z0-9-]+\/src\/[^`]*)`/g)].map((match) => match[1]);
+  expect(places.length).toBeGreaterThan(10);
+  expect(places.filter((place) => !existsSync(join(root, "packages", place)))).toEqual([]);
+});
