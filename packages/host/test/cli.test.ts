@@ -1,9 +1,10 @@
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it, vi } from "vitest";
+import { runExternalCommand } from "../src/cli/external-commands.ts";
 
 const cli = fileURLToPath(new URL("../src/cli.ts", import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), "mkvm-cli-"));
@@ -16,12 +17,12 @@ interface Ended {
 }
 
 function mkvm(...words: string[]): Promise<Ended> {
-  return mkvmWith("", ...words);
+  return mkvmIn(process.cwd(), ...words);
 }
 
-function mkvmWith(input: string, ...words: string[]): Promise<Ended> {
+function mkvmIn(cwd: string, ...words: string[]): Promise<Ended> {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, [cli, ...words], { env: environment });
+    const child = spawn(process.execPath, [cli, ...words], { env: environment, cwd, stdio: ["ignore", "pipe", "pipe"] });
     let stdout = "";
     let stderr = "";
     child.stdout.on("data", (bytes) => {
@@ -31,7 +32,6 @@ function mkvmWith(input: string, ...words: string[]): Promise<Ended> {
       stderr += bytes;
     });
     child.on("close", (status) => resolve({ status, stdout, stderr }));
-    child.stdin.end(input);
   });
 }
 
@@ -91,11 +91,49 @@ describe("without a daemon", () => {
     const { stdout } = await mkvm("--help");
     const commands = [...stdout.matchAll(/^ {2}([a-z]+) .*$/gm)]
       .map((match) => match[1]!)
-      .filter((name) => name !== "mkvm" && name !== "help");
+      .filter((name) => name !== "mkvm" && name !== "help" && !["ab", "abi"].includes(name));
     expect(commands.length).toBe(17);
     for (const command of commands) expect((await mkvm(command, "--help")).stdout, command).toMatch(/Examples?:\n/);
   });
 });
+
+describe("commands of other packages", () => {
+  it("says in a line that one needs its package", async () => {
+    const write = vi.spyOn(process.stderr, "write").mockReturnValue(true);
+    expect(await runExternalCommand(["ab", "run", "plan.json"], [folder])).toBe(127);
+    expect(await runExternalCommand(["help", "abi"], [folder])).toBe(127);
+    expect(write.mock.calls).toEqual([
+      ["mkvm ab needs the package @mkvm/ab: pnpm add -D @mkvm/ab\n"],
+      ["mkvm abi needs the package @mkvm/abi-gate: pnpm add -D @mkvm/abi-gate\n"],
+    ]);
+    write.mockRestore();
+    expect(await runExternalCommand(["lsmod"], [folder])).toBeUndefined();
+  });
+
+  it("hands its words to the package in the user's project, and ends with its status", async () => {
+    const project = projectWith("export const runCommandLine = async (words) => (console.log(words.join(' ')), 7);");
+    expect(await mkvmIn(project, "ab", "run", "--help", "-x")).toEqual({ status: 7, stdout: "run --help -x\n", stderr: "" });
+    expect(await mkvmIn(project, "help", "ab")).toEqual({ status: 7, stdout: "--help\n", stderr: "" });
+  });
+
+  it.each([
+    ["export const other = 1;", "mkvm: @mkvm/ab 3.1.4 has no command line for this mkvm: update it and @mkvm/host together\n"],
+    ["throw new Error('broken');", "mkvm: @mkvm/ab 3.1.4 cannot be imported: broken\n"],
+  ])("refuses a package of %j in a line", async (code, stderr) => {
+    expect(await mkvmIn(projectWith(code), "ab")).toEqual({ status: 1, stdout: "", stderr });
+  });
+});
+
+/** A project that has an @mkvm/ab with this code. */
+function projectWith(code: string): string {
+  const project = mkdtempSync(join(folder, "project-"));
+  const directory = join(project, "node_modules", "@mkvm", "ab");
+  mkdirSync(directory, { recursive: true });
+  const json = { name: "@mkvm/ab", version: "3.1.4", type: "module", exports: "./index.js" };
+  writeFileSync(join(directory, "package.json"), JSON.stringify(json));
+  writeFileSync(join(directory, "index.js"), code);
+  return project;
+}
 
 describe("with a daemon", () => {
   it("loads, links, runs, moves, and says no with a reason", async () => {

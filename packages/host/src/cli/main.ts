@@ -2,6 +2,7 @@
 import { Command, CommanderError, Option } from "commander";
 import { messageOf } from "../errors.ts";
 import { addDaemonCommands } from "./daemon-commands.ts";
+import { listExternalCommands, runExternalCommand } from "./external-commands.ts";
 import { addDeviceCommands, addModuleCommands } from "./module-commands.ts";
 import { addProcessCommands } from "./process-commands.ts";
 import { linuxCommandLine, type RunFlags, runVm } from "./run.ts";
@@ -34,7 +35,10 @@ Examples:
   addDeviceCommands(program);
   addProcessCommands(program, done);
   addRunCommand(program, done);
+  listExternalCommands(program);
   try {
+    const external = await runExternalCommand(words);
+    if (external !== undefined) return external;
     await program.parseAsync([...words], { from: "user" });
   } catch (thrown) {
     if (thrown instanceof CommanderError) return thrown.exitCode;

@@ -23,26 +23,28 @@ export const hostDirectory = dirname(fileURLToPath(import.meta.url));
  * @throws HostError ENOENT (not found) or EINVAL (no usable package there)
  */
 export function findPackage(spec: string, directories: readonly string[]): PackageFiles {
-  if (isPath(spec)) {
-    for (const directory of directories) {
-      const candidate = resolve(directory, spec);
-      if (existsSync(join(candidate, "package.json"))) return readPackage(candidate);
-    }
-    throw new HostError("ENOENT", `no package at '${spec}' (no package.json there): give a package's directory or its name`);
-  }
+  const found = packageDirectory(spec, directories);
+  if (found !== undefined) return readPackage(found);
+  throw new HostError(
+    "ENOENT",
+    isPath(spec)
+      ? `no package at '${spec}' (no package.json there): give a package's directory or its name`
+      : `package ${spec} is not installed: add it with 'pnpm add ${spec}', or give a path to its directory`,
+  );
+}
+
+/**
+ * Where a package's package.json is, or undefined when there is none.
+ * @throws HostError EINVAL when `spec` is neither a package's name nor a path
+ */
+export function packageDirectory(spec: string, directories: readonly string[]): string | undefined {
+  const isPackage = (directory: string) => existsSync(join(directory, "package.json"));
+  if (isPath(spec)) return directories.map((directory) => resolve(directory, spec)).find(isPackage);
   if (!/^(@[a-z0-9._~-]+\/)?[a-z0-9._~-]+$/i.test(spec)) {
     throw new HostError("EINVAL", `'${spec}' is neither a package name nor a path: paths begin with './' or '/'`);
   }
-  for (const directory of directories) {
-    for (const root of ancestors(resolve(directory))) {
-      const candidate = join(root, "node_modules", spec);
-      if (existsSync(join(candidate, "package.json"))) return readPackage(candidate);
-    }
-  }
-  throw new HostError(
-    "ENOENT",
-    `package ${spec} is not installed: add it with 'pnpm add ${spec}', or give a path to its directory`,
-  );
+  const roots = directories.flatMap((directory) => [...ancestors(resolve(directory))]);
+  return roots.map((root) => join(root, "node_modules", spec)).find(isPackage);
 }
 
 function isPath(spec: string): boolean {
