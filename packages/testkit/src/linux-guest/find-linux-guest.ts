@@ -19,7 +19,7 @@ export interface FindOptions {
 }
 
 /** Raised when init or the archive's layout changes, so that old caches are not used. */
-const RECIPE = "1";
+const RECIPE = "2";
 
 /** Where guests are kept between runs. */
 export function guestCache(): string {

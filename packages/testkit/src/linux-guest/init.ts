@@ -3,6 +3,7 @@
  * line as `mkvm.run=NAME`:
  *   check     the workload that checks itself, until "stop" comes over the console; then a report and power-off
  *   shell     an interactive shell on the console, power-off when it ends
+ *   bench     the timed workloads (see benchScript), then power-off
  *   poweroff  says that user space was reached and powers off (the default)
  */
 export const init = `#!/bin/sh
@@ -18,6 +19,7 @@ for word in $(cat /proc/cmdline); do
 done
 case "$run" in
 check) . /check.sh ;;
+bench) . /bench.sh ;;
 shell) setsid cttyhack sh ;;
 poweroff) ;;
 *) echo "mkvm-guest: no workload called $run" ;;
@@ -59,4 +61,54 @@ done
 dmesg > /tmp/log
 while read -r line; do echo "mkvm-log $line"; done < /tmp/log
 echo "mkvm-check-end n=$n sum=$sum log=$(wc -l < /tmp/log)"
+`;
+
+/**
+ * The timed workloads. Each prints a line "mkvm-bench START NAME" before its work and "mkvm-bench END NAME CHECK" after it, whose
+ * times of arrival at the console the host takes; CHECK must be the same on every machine that runs the same initramfs. The end is
+ * "mkvm-bench DONE". All of them run in this order, or those named by `mkvm.bench=NAME,NAME` on the kernel command line:
+ *   shell   a loop of 100,000 rounds of the shell's own arithmetic and test; CHECK is its sum
+ *   md5     md5sum of 64 MiB; CHECK is the digest
+ *   gzip    gzip of 16 MiB of busybox's own code; CHECK is the size of the result in bytes
+ *   forks   2,000 times fork, exec and wait for a program that does nothing; CHECK is how many of them succeeded
+ * What a workload reads is made before its START. 256 MiB of RAM are enough.
+ */
+export const benchScript = `
+names=shell,md5,gzip,forks
+for word in $(cat /proc/cmdline); do
+  case "$word" in mkvm.bench=*) names="\${word#mkvm.bench=}" ;; esac
+done
+for name in $(echo "$names" | sed 's/,/ /g'); do
+  case "$name" in
+  md5) dd if=/dev/zero of=/tmp/data bs=1048576 count=64 2>/dev/null ;;
+  gzip)
+    for part in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do cat /bin/busybox; done > /tmp/source
+    dd if=/tmp/source of=/tmp/data bs=1048576 count=16 2>/dev/null
+    rm /tmp/source
+    ;;
+  esac
+  echo "mkvm-bench START $name"
+  n=0
+  check=0
+  case "$name" in
+  shell)
+    while [ "$n" -lt 100000 ]; do
+      n=$((n + 1))
+      check=$(((check * 31 + n) % 1000000007))
+    done
+    ;;
+  md5) check=$(md5sum < /tmp/data) ;;
+  gzip) check=$(gzip -c /tmp/data | wc -c) ;;
+  forks)
+    while [ "$n" -lt 2000 ]; do
+      n=$((n + 1))
+      /bin/true && check=$((check + 1))
+    done
+    ;;
+  *) check=unknown ;;
+  esac
+  echo "mkvm-bench END $name \${check%% *}"
+  rm -f /tmp/data
+done
+echo "mkvm-bench DONE"
 `;

@@ -1,5 +1,5 @@
 import { type CpioEntry, cpioArchive } from "./cpio.ts";
-import { checkScript, init } from "./init.ts";
+import { benchScript, checkScript, init } from "./init.ts";
 
 /** Programs of busybox that init and a person at its shell use. */
 const applets = (
@@ -21,5 +21,6 @@ export function buildInitramfs(busybox: Uint8Array): Uint8Array {
     ...applets.map((applet): CpioEntry => ({ path: `bin/${applet}`, type: "symlink", target: "busybox" })),
     { path: "init", type: "file", mode: 0o755, content: text.encode(init) },
     { path: "check.sh", type: "file", mode: 0o644, content: text.encode(checkScript) },
+    { path: "bench.sh", type: "file", mode: 0o644, content: text.encode(benchScript) },
   ]);
 }
