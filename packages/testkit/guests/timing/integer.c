@@ -1,27 +1,13 @@
-/* A bare-metal guest for timing CPU engines. It prints "START", one line per workload, "END" on COM1 (0x3f8),
- * then writes 0x10 to port 0xf4 and halts. Each line is "<name> <checksum in hex>"; the checksum must not depend on the engine.
- * No interrupts, no floating point, 1 MiB working set. SHARE divides the rounds of every workload; fib, which has none, is of 32 instead of 40. */
-#ifndef SHARE
-#define SHARE 1
-#endif
-typedef unsigned int u32;
-typedef unsigned char u8;
-
-static inline void outb(unsigned short port, u8 v) { __asm__ volatile("outb %0,%1" ::"a"(v), "Nd"(port)); }
-static void put(char c) { outb(0x3f8, (u8)c); }
-static void print(const char *s) { while (*s) put(*s++); }
-static void print_hex(u32 v) { for (int i = 28; i >= 0; i -= 4) put("0123456789abcdef"[(v >> i) & 15]); }
+/* Integers: no floating point, 1 MiB working set. fib, which has no rounds, is of 32 instead of 40 where SHARE is large. */
+#include "workload.h"
 
 static u8 buf[1 << 20];
 static u32 arr[1 << 16];
 
-void *memset(void *d, int c, unsigned long n) { u8 *p = d; while (n--) *p++ = (u8)c; return d; }
-void *memcpy(void *d, const void *s, unsigned long n) { u8 *p = d; const u8 *q = s; while (n--) *p++ = *q++; return d; }
-
 static u32 sieve(void)
 {
 	u32 count = 0;
-	for (int round = 0; round < (150 + SHARE - 1) / SHARE; round++) {
+	for (int round = 0; round < ROUNDS(150); round++) {
 		count = 0;
 		for (u32 i = 0; i < sizeof buf; i++) buf[i] = 1;
 		for (u32 i = 2; i < sizeof buf; i++)
@@ -33,7 +19,7 @@ static u32 sieve(void)
 static u32 crc(void)
 {
 	u32 c = ~0u;
-	for (int round = 0; round < (40 + SHARE - 1) / SHARE; round++)
+	for (int round = 0; round < ROUNDS(40); round++)
 		for (u32 i = 0; i < sizeof buf; i++) { c ^= buf[i]; for (int k = 0; k < 8; k++) c = (c >> 1) ^ (0xedb88320 & -(c & 1)); }
 	return c;
 }
@@ -55,7 +41,7 @@ static void quicksort(u32 *a, int l, int r)
 static u32 sort(void)
 {
 	u32 s = 1, x = 0;
-	for (int round = 0; round < (150 + SHARE - 1) / SHARE; round++) {
+	for (int round = 0; round < ROUNDS(150); round++) {
 		for (int i = 0; i < (1 << 16); i++) { s ^= s << 13; s ^= s >> 17; s ^= s << 5; arr[i] = s; }
 		quicksort(arr, 0, (1 << 16) - 1);
 		x ^= arr[1000];
@@ -90,7 +76,7 @@ static u32 matrix(void)
 {
 	static u32 A[64][64], B[64][64], C[64][64];
 	for (int i = 0; i < 64; i++) for (int j = 0; j < 64; j++) { A[i][j] = i * j; B[i][j] = i + j; }
-	for (int round = 0; round < (1500 + SHARE - 1) / SHARE; round++)
+	for (int round = 0; round < ROUNDS(1500); round++)
 		for (int i = 0; i < 64; i++)
 			for (int j = 0; j < 64; j++) {
 				u32 s = 0;
@@ -101,8 +87,6 @@ static u32 matrix(void)
 	return C[5][7];
 }
 
-static void run(const char *name, u32 (*work)(void)) { u32 r = work(); print(name); put(' '); print_hex(r); put('\n'); }
-
 void kmain(void)
 {
 	print("START\n");
@@ -112,7 +96,5 @@ void kmain(void)
 	run("sha", sha);
 	run("fib", fib);
 	run("matrix", matrix);
-	print("END\n");
-	outb(0xf4, 0x10);
-	for (;;) __asm__ volatile("cli; hlt");
+	end();
 }
