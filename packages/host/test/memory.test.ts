@@ -44,7 +44,10 @@ describe("pages of a bank", () => {
     expect(allocator.mapKernelPages(shared, 1)).toBe(true);
     expect(allocator.isUser(shared, pageBytes)).toBe(true);
     expect(allocator.isUser(shared, pageBytes + 1)).toBe(false);
+    expect(allocator.kernelPages).toBe(1);
     allocator.freeKernel(shared, 1);
+    allocator.freeKernel(shared, 1);
+    expect(allocator.kernelPages).toBe(0);
     expect(allocator.freePages).toBe(5);
     allocator.freeUser(shared, 1);
     expect(allocator.freePages).toBe(6);

@@ -41,6 +41,7 @@ describe("a process", () => {
       "zeroed true",
       "too-much -12",
       "kvm-run true",
+      "module-bytes 4096",
       "size 26",
       "read 4",
       "pread 4",

@@ -85,7 +85,7 @@ export {
   VmShape,
   VmStatistics,
 } from "./sections.ts";
-export type { Main, SystemCalls } from "./system-calls.ts";
+export type { Main, ResourceUsage, SystemCalls } from "./system-calls.ts";
 export type { FileRole, IncomingVm, Section, SectionSupport, Transfer, VmDescription } from "./transfer.ts";
 export { Capability } from "./uapi/capabilities.ts";
 export { ClockFlag, KvmClockData } from "./uapi/clock.ts";

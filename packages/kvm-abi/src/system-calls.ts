@@ -1,3 +1,10 @@
+export interface ResourceUsage {
+  /** Guest instructions that its CPU retired since the process started: its own, where it has the CPU for itself. */
+  instructions: number;
+  /** Bytes that modules hold for it now: page tables, VMCSs, bitmaps. */
+  kernelBytes: number;
+}
+
 /**
  * What a program (a VMM) sees of the kernel: system calls, and its own memory. Results below zero are negative errnos.
  * A program is an ES module that exports `main`. Programs run in a process of their own with one bank of memory; threads of a
@@ -27,6 +34,8 @@ export interface SystemCalls {
   write(fd: number, address: Hva, lengthBytes: number): number;
   /** Size of a regular file in bytes. */
   fstatSize(fd: number): number;
+  /** What the process has used, as getrusage tells it. */
+  resourceUsage(): ResourceUsage;
   clockMonotonicNs(): number;
   clockRealtimeNs(): bigint;
   /** A thread of this process with system calls of its own. Its result is what `body` returns. */

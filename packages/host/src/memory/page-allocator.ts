@@ -20,6 +20,7 @@ export class PageAllocator {
   /** Above or at: no free page. */
   #highHint: number;
   #free: number;
+  #kernelPages = 0;
 
   /** `u8`: the whole bank. Pages below `firstFreeOffset` are never handed out. */
   constructor(u8: Uint8Array, firstFreeOffset: number) {
@@ -38,6 +39,11 @@ export class PageAllocator {
     return this.#free;
   }
 
+  /** Pages that the kernel holds, beyond those that were never free. */
+  get kernelPages(): number {
+    return this.#kernelPages;
+  }
+
   /** Offset of `count` zeroed pages for user space, from the bottom; undefined when there is no such run. */
   allocateUser(count: number, alignPages: number): number | undefined {
     const first = this.#lowestRun(count, alignPages);
@@ -47,12 +53,16 @@ export class PageAllocator {
   /** Offset of `count` zeroed pages for the kernel, from the top; undefined when there is no such run. */
   allocateKernel(count: number, alignPages: number): number | undefined {
     const first = this.#highestRun(count, alignPages);
-    return first === undefined ? undefined : this.#take(first, count, kernelBit);
+    if (first === undefined) return undefined;
+    this.#kernelPages += count;
+    return this.#take(first, count, kernelBit);
   }
 
   /** False when one of the pages is not the kernel's. */
   freeKernel(offset: number, count: number): boolean {
-    return this.#release(offset, count, kernelBit);
+    const released = this.#release(offset, count, kernelBit);
+    if (released) this.#kernelPages -= count;
+    return released;
   }
 
   freeUser(offset: number, count: number): boolean {

@@ -213,6 +213,10 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       return file instanceof RegularFile ? file.sizeBytes() : -Errno.EINVAL;
     },
 
+    resourceUsage: () => ({
+      instructions: kernel.cpu.retiredInstructions() - process.startRetired,
+      kernelBytes: memory.pages.kernelPages * pageBytes,
+    }),
     clockMonotonicNs: () => scheduler.clock.monotonicNs(),
     clockRealtimeNs: () => scheduler.clock.realtimeNs(),
 
