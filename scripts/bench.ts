@@ -1,54 +1,89 @@
-/** Measures what the README promises, beside QEMU TCG where it is installed. Prints a table, writes docs/benchmarks.md and .json. */
-import { writeFileSync } from "node:fs";
-import { cpus, totalmem } from "node:os";
+/** Measures what the README promises, beside the engines that a user could pick instead. Prints a table, writes docs/benchmarks.md and .json. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
-import Table from "cli-table3";
-import { blackout, engineRate, type Figure, linuxBoot, moduleChurn } from "./bench/measurements.ts";
-import { qemuVersion } from "./bench/peers.ts";
+import { machineFacts } from "./bench/machine.ts";
+import type { Part, PartContext } from "./bench/part.ts";
+import { chooseParts, isSubpart, parts } from "./bench/parts.ts";
+import { json, markdown, type Report, terminalTable } from "./bench/report.ts";
+import type { Row } from "./bench/row.ts";
 
-const parts = {
-  interpreter: () => engineRate(64, "off", rounds),
-  translator: () => engineRate(64, "hot", rounds),
-  boot: () => linuxBoot(rounds),
-  blackout: () => blackout(200),
-  modules: () => moduleChurn(1000),
-};
+const HELP = `Usage: pnpm bench [--only NAME[,NAME]] [--rounds 5] [--json] [--no-write]
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    rounds: { type: "string", default: "3" },
-    write: { type: "boolean", default: true },
-    help: { type: "boolean", default: false },
-  },
-  allowNegative: true,
-});
-const rounds = Number(values.rounds);
-if (values.help || !(rounds >= 1) || positionals.some((name) => !(name in parts))) {
-  console.log(`Usage: pnpm bench [${Object.keys(parts).join("] [")}] [--rounds 3] [--no-write]`);
-  process.exit(values.help ? 0 : 2);
+Measures mkvm and its peers in turns. A run of everything writes docs/benchmarks.md and docs/benchmarks.json.
+
+  --only NAMES   a part of it, and nothing is written; may be given more than once
+  --rounds N     measurements of each engine, at least 1 (default: 5)
+  --json         print JSON instead of the table
+  --no-write     leave the files of docs/ alone
+
+Parts:
+${parts
+  .filter((part) => !isSubpart(part))
+  .map((part) => `  ${part.name.padEnd(14)} ${part.about}`)
+  .join("\n")}
+and one workload alone: ${parts
+  .filter(isSubpart)
+  .map((part) => part.name)
+  .join(", ")}`;
+
+function usage(message: string): never {
+  console.error(`bench: ${message}`);
+  process.exit(2);
 }
 
-const chosen = positionals.length ? (positionals as (keyof typeof parts)[]) : (Object.keys(parts) as (keyof typeof parts)[]);
-const figures: Figure[] = [];
-for (const name of chosen) {
-  console.error(`measuring ${name}`);
-  figures.push(...(await parts[name]()));
+function options() {
+  try {
+    const { values } = parseArgs({
+      allowNegative: true,
+      options: {
+        only: { type: "string", multiple: true, default: [] },
+        rounds: { type: "string", default: "5" },
+        json: { type: "boolean", default: false },
+        write: { type: "boolean", default: true },
+        help: { type: "boolean", default: false },
+      },
+    });
+    if (values.help) {
+      console.log(HELP);
+      process.exit(0);
+    }
+    const rounds = Number(values.rounds);
+    if (!Number.isInteger(rounds) || rounds < 1) usage(`--rounds ${values.rounds}: give a whole number from 1`);
+    const names = values.only.flatMap((list) => list.split(",")).filter(Boolean);
+    return { rounds, chosen: chooseParts(names), isWhole: names.length === 0, json: values.json, write: values.write };
+  } catch (error) {
+    return usage((error as Error).message);
+  }
 }
 
-const machine = `${cpus().length} x ${cpus()[0].model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.version}; peer: ${qemuVersion() ?? "none installed"}`;
-const head = ["what", "mkvm", "QEMU TCG", "to reach"];
-const row = (figure: Figure) => [figure.what, figure.mkvm, figure.peer, figure.goal];
-const table = new Table({ head, style: { head: [], border: [] } });
-table.push(...figures.map(row));
-console.log(`${table}\n${machine}`);
-
-if (values.write && !positionals.length) {
-  const line = (cells: string[]) => `| ${cells.join(" | ")} |`;
-  const markdown = [line(head), line(head.map(() => "---")), ...figures.map((figure) => line(row(figure)))].join("\n");
-  writeFileSync(
-    "docs/benchmarks.md",
-    `# Benchmarks\n\nWritten by \`pnpm bench\`, medians of ${rounds} rounds, peers in the same run. Machines are shared and noisy: compare within a run.\n\n${machine}\n\n${markdown}\n`,
-  );
-  writeFileSync("docs/benchmarks.json", `${JSON.stringify({ machine, rounds, figures }, undefined, 2)}\n`);
+async function measure(chosen: readonly Part[], rounds: number): Promise<Report> {
+  const machine = machineFacts();
+  const began = performance.now();
+  const notes = new Set<string>();
+  const folder = mkdtempSync(join(tmpdir(), "mkvm-bench-"));
+  const context: PartContext = {
+    rounds,
+    folder,
+    progress: (text) => void process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${text}` : `${text}\n`),
+    note: (text) => void notes.add(text),
+  };
+  const rows: Row[] = [];
+  try {
+    for (const part of chosen) rows.push(...(await part.measure(context)));
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+    if (process.stderr.isTTY) process.stderr.write("\r\x1b[K");
+  }
+  return { machine, rounds, seconds: Math.round((performance.now() - began) / 1000), rows, notes: [...notes] };
 }
+
+const { rounds, chosen, isWhole, json: asJson, write } = options();
+const report = await measure(chosen, rounds);
+console.log(asJson ? json(report) : terminalTable(report));
+if (write && isWhole) {
+  writeFileSync("docs/benchmarks.md", markdown(report));
+  writeFileSync("docs/benchmarks.json", json(report));
+}
+process.exit(0);

@@ -24,17 +24,18 @@ const PROGRAM_FLAGS: Readonly<Record<TimingProgram, readonly string[]>> = {
 
 /**
  * Builds a bare-metal timing guest as a multiboot image and returns its path. `share` divides the work of each workload, so that
- * an interpreter is done in seconds; the checksums depend on it. Needs gcc and binutils for x86-64; throws without them.
+ * an interpreter is done in seconds; the checksums depend on it. `only` names the one workload to run. Needs gcc and binutils for x86-64; throws without them.
  */
 export async function buildTimingGuest(
   folder: string,
   bits: 32 | 64,
   share: number,
   program: TimingProgram = "integer",
+  only?: string,
 ): Promise<string> {
   if (bits === 32 && program !== "integer") throw new Error(`the ${program} timing guest exists for 64 bits only`);
   await mkdir(folder, { recursive: true });
-  const image = join(folder, `${program}${bits}-${share}.elf`);
+  const image = join(folder, `${program}${bits}-${share}${only ? `-${only}` : ""}.elf`);
   const linked = bits === 64 ? `${image}.64` : image;
   const source = (name: string) => join(sources, name);
   const wide = bits === 64 ? ["-mcmodel=small", "-Wl,-z,max-page-size=4096"] : [];
@@ -44,6 +45,7 @@ export async function buildTimingGuest(
     ...PROGRAM_FLAGS[program],
     ...wide,
     `-DSHARE=${share}`,
+    ...(only ? [`-DONLY="${only}"`] : []),
     `-Wl,-T,${source("guest.ld")}`,
     "-o",
     linked,
