@@ -65,7 +65,16 @@ function commandLine(names: readonly string[]): string {
 
 async function onMkvm(linux: LinuxGuest, names: readonly string[]): Promise<LinuxTimes> {
   const times = new LinuxTimes(names);
-  const args = ["--kernel", linux.kernel, "--initrd", linux.initrd, "--append", commandLine(names), "--memory", `${memoryMib}M`];
+  const args = [
+    "--kernel",
+    linux.kernel,
+    "--initrd",
+    linux.initrd,
+    "--append",
+    commandLine(names),
+    "--memory",
+    `${memoryMib}M`,
+  ];
   await runMkvm({ args, onText: times.feed, done: () => times.isOver });
   return times;
 }
@@ -117,7 +126,10 @@ async function tcgMachines(context: PartContext): Promise<Row[]> {
   const linux = await find(context);
   if (!linux || !qemuVersion()) return [];
   const names = Object.keys(workloads);
-  const machines = ["pc", "q35", "microvm"].flatMap((machine) => [["-M", machine], ["-M", machine, "-cpu", "max"]]);
+  const machines = ["pc", "q35", "microvm"].flatMap((machine) => [
+    ["-M", machine],
+    ["-M", machine, "-cpu", "max"],
+  ]);
   const results = machines.map((): LinuxTimes[] => []);
   await interleaved(
     context,
