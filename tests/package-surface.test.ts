@@ -1,11 +1,11 @@
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 
-const published = ["kvm-abi", "hw-x86", "vac", "kvm-v1", "kvm-v2", "host", "vmm"];
 const packages = join(import.meta.dirname, "..", "packages");
+const manifestOf = (name: string) => JSON.parse(readFileSync(join(packages, name, "package.json"), "utf8"));
+const published = readdirSync(packages).filter((name) => !manifestOf(name).private);
 
 test.each(published)("@mkvm/%s cannot be imported deeper than its exports", async (name) => {
   await expect(import(/* @vite-ignore */ `@mkvm/${name}/dist/index.js`)).rejects.toThrow();
@@ -18,22 +18,7 @@ test.each(published)("@mkvm/%s cannot be imported deeper than its exports", asyn
 });
 
 test.each(published)("@mkvm/%s exports itself and its package.json, no more", (name) => {
-  const manifest = JSON.parse(readFileSync(join(packages, name, "package.json"), "utf8"));
-  expect(Object.keys(manifest.exports)).toEqual([".", "./package.json"]);
-});
-
-test.each(published)("the tarball of @mkvm/%s holds its build, license and readme", (name) => {
-  const folder = mkdtempSync(join(tmpdir(), "mkvm-pack-"));
-  const listing = execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts", "--pack-destination", folder], {
-    cwd: join(packages, name),
-    encoding: "utf8",
-    stdio: ["ignore", "pipe", "ignore"],
-  });
-  const result = JSON.parse(listing);
-  const [{ files }] = Array.isArray(result) ? result : (Object.values(result) as { files: { path: string }[] }[]);
-  const paths = (files as { path: string }[]).map((file) => file.path);
-  expect(paths).toEqual(expect.arrayContaining(["LICENSE", "README.md", "package.json", "dist/index.js", "dist/index.d.ts"]));
-  expect(paths.filter((path) => path.startsWith("src/") || path.startsWith("test/"))).toEqual([]);
+  expect(Object.keys(manifestOf(name).exports)).toEqual([".", "./package.json"]);
 });
 
 test.each(["kvm-v1", "kvm-v2"])("@mkvm/%s bundles what it needs: nothing of ours is imported at run time", (name) => {

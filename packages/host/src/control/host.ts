@@ -4,6 +4,7 @@ import { createMachine, type MachineDescription } from "@mkvm/hw-x86";
 import { createVacMemory } from "@mkvm/vac";
 import { DeviceTree, devicePath } from "../devices/device-tree.ts";
 import { HostError, messageOf } from "../errors.ts";
+import { fittingRelease } from "../loader/fitting-release.ts";
 import {
   checkId,
   checkRequirements,
@@ -94,9 +95,9 @@ export class Host {
   // Modules
 
   /** Loads a module: a package by name or by path. */
-  insmod(spec: string, options: InsmodOptions = {}): Promise<LoadedModule> {
+  async insmod(spec: string, options: InsmodOptions = {}): Promise<LoadedModule> {
+    const found = await this.#findModule(spec, options.directory);
     return this.#change(async () => {
-      const found = this.#findModule(spec, options.directory);
       const id = options.id ?? found.id;
       checkId(id, `${found.name} ${found.version}`);
       const name = `kvm${id}`;
@@ -175,7 +176,7 @@ export class Host {
   /** About a package, or the package of a loaded module. */
   async modinfo(spec: string, options: { directory?: string } = {}): Promise<ModuleInfo> {
     const loaded = this.#modules.get(spec);
-    const found = this.#findModule(loaded?.directory ?? spec, options.directory);
+    const found = await this.#findModule(loaded?.directory ?? spec, options.directory);
     const { description, parameters } = await this.#describe(found);
     const loadedAs = [...this.#modules.values()]
       .filter((module) => module.directory === found.directory)
@@ -393,9 +394,15 @@ export class Host {
     }
   }
 
-  #findModule(spec: string, directory = this.#directory): ModulePackage {
+  async #findModule(spec: string, directory = this.#directory): Promise<ModulePackage> {
     const found = findModulePackage(spec, directory);
-    checkRequirements(found, providedVersions());
+    const provided = providedVersions();
+    try {
+      checkRequirements(found, provided);
+    } catch (thrown) {
+      if (!(thrown instanceof HostError)) throw thrown;
+      throw new HostError(thrown.code, `${thrown.message}${await fittingRelease(found, provided)}`);
+    }
     return found;
   }
 
