@@ -14,7 +14,11 @@ export type {
   MoveStep,
   ProcessInfo,
   RunOptions,
+  Statistic,
+  StatisticKind,
+  StatisticUnit,
   UpgradeOptions,
+  VmStatistics,
 } from "./control/types.ts";
 export { HostError } from "./errors.ts";
 export { formatLogEntry } from "./log/kernel-log.ts";

@@ -5,6 +5,7 @@ export {
   type Field,
   type Fields,
   type FieldValue,
+  i16,
   i32,
   i64,
   type NestedField,
@@ -162,6 +163,7 @@ export {
   Sregs2Flag,
 } from "./uapi/registers.ts";
 export { IoDirection, KvmDebugExitArch, KvmRun, KvmSyncRegs, RunFlag, SyncRegsFlag, VCPU_MMAP_SIZE_BYTES } from "./uapi/run.ts";
+export { KvmStatsDesc, KvmStatsHeader, STATS_NAME_BYTES, StatsBase, StatsType, StatsUnit } from "./uapi/statistics.ts";
 export {
   DeviceAttrGroup,
   DisableExits,

@@ -88,6 +88,14 @@ export const u16 = (offset: number): Field<number> =>
     (v, at) => v.getUint16(at, true),
     (v, at, x) => v.setUint16(at, x, true),
   );
+export const i16 = (offset: number): Field<number> =>
+  scalar(
+    "__s16",
+    offset,
+    2,
+    (v, at) => v.getInt16(at, true),
+    (v, at, x) => v.setInt16(at, x, true),
+  );
 export const u32 = (offset: number): Field<number> =>
   scalar(
     "__u32",

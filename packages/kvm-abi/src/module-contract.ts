@@ -148,6 +148,9 @@ export interface FileOperations {
   ioctl?(file: File, request: number, argument: number, task: Task): number | Promise<number>;
   /** Physical address of the pages to map: contiguous, allocated from the process's bank; or a negative errno. */
   mmap?(file: File, lengthBytes: number, offsetBytes: number): PhysicalAddress;
+  /** read and pread: bytes put into `into` from `offsetBytes` on, 0 at and behind the end, or a negative errno. The position of
+   *  read is the kernel's to keep, so that it stays when the file changes hands. */
+  read?(file: File, into: Uint8Array, offsetBytes: number): number;
   /** The last descriptor is gone. */
   release?(file: File): void;
 }

@@ -116,8 +116,18 @@ export const VmIrqRouting = sectionList("vm.irq-routing", {
   entry: KvmIrqRoutingEntry,
 });
 
-const Statistic = struct("mkvm_statistic", 40, { name: bytes(0, 32), value: u64(32) });
 const NoFixed = struct("mkvm_reserved", 8, { reserved: u64(0) });
+/**
+ * A value of a statistic that grows (cumulative, peak, a bucket of a histogram). What only says how things are at the moment does
+ * not travel. Ascending by name, then by bucket; values of 0 are left out. A receiver keeps entries whose names it does not know
+ * and sends them on unchanged, so that a way back over it loses nothing.
+ */
+const Statistic = struct("mkvm_statistic", 64, {
+  name: bytes(0, 48), // padded with zeros
+  bucket: u32(48), // of a histogram; else 0
+  reserved: u32(52),
+  value: u64(56),
+});
 export const VmStatistics = sectionList("vm.statistics", { version: 1, required: false, fixed: NoFixed, entry: Statistic });
 export const VcpuStatistics = sectionList("vcpu.statistics", { version: 1, required: false, fixed: NoFixed, entry: Statistic });
 

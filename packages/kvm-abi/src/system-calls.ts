@@ -26,9 +26,9 @@ export interface SystemCalls {
   /** fd -1: anonymous memory, zeroed. Returns the address, page aligned (2 MiB aligned from 2 MiB on). */
   mmap(lengthBytes: number, fd: number, offsetBytes: number): Hva;
   munmap(address: Hva, lengthBytes: number): number;
-  /** Reads into memory at `address`; 0 at the end of the file. Descriptor 0 waits for input. */
+  /** Reads into memory at `address`; 0 at the end of the file. Descriptor 0 waits for input. -EINVAL where nothing can be read. */
   read(fd: number, address: Hva, lengthBytes: number): number | Promise<number>;
-  /** As pread, from regular files. */
+  /** As pread, from regular files and from files of modules that can be read (KVM_GET_STATS_FD). */
   pread(fd: number, address: Hva, lengthBytes: number, offsetBytes: number): number;
   /** Descriptors 1 and 2: the console of the process. */
   write(fd: number, address: Hva, lengthBytes: number): number;

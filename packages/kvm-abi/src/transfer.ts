@@ -36,12 +36,19 @@ export interface VmDescription {
 }
 
 /** What an open file is to its module. */
-export type FileRole = { kind: "system" } | { kind: "vm" } | { kind: "vcpu"; id: number } | { kind: "other" };
+export type FileRole =
+  | { kind: "system" }
+  | { kind: "vm" }
+  | { kind: "vcpu"; id: number }
+  /** Of KVM_GET_STATS_FD, on a VM or on a vCPU. */
+  | { kind: "vm-statistics" }
+  | { kind: "vcpu-statistics"; id: number }
+  | { kind: "other" };
 
 export interface Transfer {
   readonly receives: readonly SectionSupport[];
   roleOf(file: File): FileRole;
-  /** Files of the VM behind a "vm" file: itself and its vCPUs' (only files that are open). */
+  /** Files of the VM behind a "vm" file: itself, its vCPUs' and those of their statistics (only files that are open). */
   filesOf(vm: File): readonly File[];
   /** Section versions limited to what `receives` of the other side takes. */
   describe(vm: File, receiver: readonly SectionSupport[]): VmDescription;

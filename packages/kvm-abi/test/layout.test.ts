@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { array, bytes, i64, nested, struct, structs, u8, u16, u32, u64, union } from "../src/layout.ts";
+import { array, bytes, i16, i64, nested, struct, structs, u8, u16, u32, u64, union } from "../src/layout.ts";
 
 describe("struct", () => {
   it("refuses a gap, an overlap, and a wrong total on either side", () => {
@@ -60,6 +60,7 @@ describe("values", () => {
   it("can be had one at a time, and by offset", () => {
     const room = Outer.encode(value);
     expect(Outer.get(room, "negative")).toBe(-2n);
+    expect(i16(2).read(new DataView(Uint8Array.of(0, 0, 0xf7, 0xff).buffer), 0)).toBe(-9);
     Outer.set(room, "small", 7);
     expect(room[Outer.offsets.small]).toBe(7);
     expect(Outer.fields.one.offsets.b).toBe(34);

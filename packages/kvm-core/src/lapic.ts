@@ -13,6 +13,8 @@ export interface LapicHost {
   guestTscKhz(): number;
   /** Something became pending (IRR, NMI, INIT, SIPI): wake the vCPU if it waits, make it leave guest mode if it runs. */
   kick(): void;
+  /** A vector was accepted that was not pending. */
+  requested?(vector: number): void;
   /** An NMI arrived. */
   nmi(): void;
   /** A message that this APIC's ICR sends. */
@@ -148,7 +150,10 @@ export function createLapic(id: number, options: { bootCpu: boolean }, host: Lap
     mark(Reg.irr, vector);
     if (levelTriggered) mark(Reg.tmr, vector);
     else unmark(Reg.tmr, vector);
-    if (isNew) host.kick();
+    if (isNew) {
+      host.requested?.(vector);
+      host.kick();
+    }
     return isNew;
   }
   function receiveIllegalVector(): void {

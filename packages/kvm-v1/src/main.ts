@@ -13,6 +13,7 @@ export interface Parameters {
   readonly eptAd: boolean;
   readonly kvmclock: boolean;
   readonly maxVcpus: number;
+  readonly exitLatency: boolean;
 }
 
 /** One loaded instance of the module on one logical CPU. */
@@ -49,6 +50,7 @@ function init(kernel: Kernel<Vac, LogicalCpu>): ModuleInstance | number {
     eptAd: parameters.ept_ad === true && claim.capabilities.ept.accessedDirty,
     kvmclock: parameters.kvmclock === true,
     maxVcpus: Number(parameters.max_vcpus),
+    exitLatency: parameters.exit_latency === true,
   });
   const { maxVcpus, kvmclock } = module.parameters;
   const files = new ModuleFiles(kernel.moduleName, { cpu: kernel.cpu, maxVcpus, kvmclock }, (process) =>
@@ -78,6 +80,11 @@ export const kernelModule: KernelModule<Vac, LogicalCpu> = {
   parameters: {
     ept_ad: { type: "bool", default: true, description: "let the processor set accessed and dirty bits in the EPT" },
     kvmclock: { type: "bool", default: true, description: "offer the paravirtual clock to guests" },
+    exit_latency: {
+      type: "bool",
+      default: false,
+      description: "measure how long exits and interrupts take, for the statistics: two looks at the clock for each exit",
+    },
     max_vcpus: {
       type: "int",
       default: MAX_VCPU_ID,

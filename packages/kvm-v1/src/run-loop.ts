@@ -9,6 +9,7 @@ import {
   Rflags,
   takeInterrupt,
   updateClockPage,
+  VcpuStat,
   Vector,
 } from "@mkvm/kvm-core";
 import type { Vcpu } from "./vcpu.ts";
@@ -46,7 +47,12 @@ async function waitAndGoOn(vcpu: Vcpu, task: Task, first: "yield" | "wait"): Pro
     // Other tasks run meanwhile, this module's and others'
     vcpu.vm.vendor.put(vcpu);
     if (pause === "yield") await scheduler.yield();
-    else await vcpu.waiters.wait(task);
+    else {
+      const since = vcpu.statistics.blocked();
+      const halted = vcpu.mpState === MpState.KVM_MP_STATE_HALTED;
+      await vcpu.waiters.wait(task);
+      vcpu.statistics.unblocked(since, halted);
+    }
     pause = loop(vcpu, task);
   }
   return end(vcpu, pause);
@@ -79,13 +85,18 @@ function completeUserExit(vcpu: Vcpu): ExitOutcome {
 function loop(vcpu: Vcpu, task: Task): Pause {
   const { scheduler } = vcpu.vm.kernel;
   const { vendor } = vcpu.vm;
+  const { statistics } = vcpu;
   for (;;) {
     if (task.signalPending()) {
+      statistics.words[VcpuStat.signal_exits]!++;
       vcpu.run.exitReason = ExitReason.KVM_EXIT_INTR;
       return -Errno.EINTR;
     }
     if (task.workPending()) return -Errno.ERESTARTSYS;
-    if (scheduler.needResched()) return "yield";
+    if (scheduler.needResched()) {
+      if (vcpu.mpState === MpState.KVM_MP_STATE_RUNNABLE) statistics.preempted();
+      return "yield";
+    }
     acceptApicEvents(vcpu);
     if (vcpu.mpState === MpState.KVM_MP_STATE_HALTED && hasWakeEvent(vcpu)) vcpu.mpState = MpState.KVM_MP_STATE_RUNNABLE;
     if (vcpu.mpState !== MpState.KVM_MP_STATE_RUNNABLE) return "wait";
@@ -95,6 +106,7 @@ function loop(vcpu: Vcpu, task: Task): Pause {
       return 0;
     }
     if (wantsInterruptWindow(vcpu)) {
+      statistics.words[VcpuStat.request_irq_exits]!++;
       vcpu.run.exitReason = ExitReason.KVM_EXIT_IRQ_WINDOW_OPEN;
       return 0;
     }
@@ -109,6 +121,7 @@ function loop(vcpu: Vcpu, task: Task): Pause {
       vendor.flushGuestTlb(vcpu);
     }
     injectEvents(vcpu);
+    statistics.entering();
     vendor.enter(vcpu);
     const outcome = vendor.handleExit(vcpu);
     if (outcome === "resume") continue;
@@ -173,7 +186,7 @@ function injectEvents(vcpu: Vcpu): void {
   }
   if (!hasInterrupt(lapic, vcpu.vm.irqchip)) return;
   if (!taken && vendor.interruptAllowed(vcpu)) {
-    const vector = takeInterrupt(lapic, vcpu.vm.irqchip);
+    const vector = takeInterrupt(lapic, vcpu.vm.irqchip, vcpu.statistics);
     if (vector >= 0) {
       queue.interrupt = { vector, software: false };
       vendor.injectInterrupt(vcpu, vector, false);

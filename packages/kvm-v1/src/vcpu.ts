@@ -26,6 +26,7 @@ import {
   type SegmentState,
   type SignalMask,
   USER_RETURN_MSRS,
+  VcpuCounters,
 } from "@mkvm/kvm-core";
 import { EventQueue } from "./event-queue.ts";
 import { runVcpu } from "./run-loop.ts";
@@ -38,6 +39,7 @@ export class Vcpu implements ManagedVcpu {
   readonly msrs: MsrStore;
   readonly emulator: MmioEmulator = createMmioEmulator();
   readonly queue = new EventQueue();
+  readonly statistics: VcpuCounters;
   readonly waiters: WaitQueue;
   readonly runAddress: PhysicalAddress;
   readonly run: RunPage;
@@ -76,6 +78,7 @@ export class Vcpu implements ManagedVcpu {
     this.id = id;
     const isBootCpu = id === vm.settings.bootCpuId;
     this.userApicBase = 0xfee0_0800n | (isBootCpu ? 0x100n : 0n);
+    this.statistics = new VcpuCounters(vm.process.pid, id, vm.clock, vm.module.parameters.exitLatency);
     this.msrs = createMsrStore({ archCapabilities: vm.kernel.cpu.rdmsr(Msr.IA32_ARCH_CAPABILITIES) });
     this.waiters = vm.kernel.scheduler.createWaitQueue();
     this.runAddress = runAddress;
@@ -85,6 +88,7 @@ export class Vcpu implements ManagedVcpu {
         guestTsc: () => guestTsc(this),
         guestTscKhz: () => vm.tscKhz,
         kick: () => this.kick(),
+        requested: (vector) => this.statistics.interruptRequested(vector),
         nmi: () => {
           this.queue.raiseNmi();
           this.kick();
@@ -266,6 +270,7 @@ export class Vcpu implements ManagedVcpu {
     this.tlbFlushRequested = true;
   }
   kick(): void {
+    this.statistics.kicked();
     this.waiters.wake();
   }
   cpuidChanged(): void {

@@ -18,6 +18,7 @@ import {
   slotMemory,
   type TransferableVm,
   type VmClockState,
+  VmCounters,
   type VmSettings,
 } from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
@@ -34,6 +35,7 @@ export class Vm implements TransferableVm {
   readonly clock: Clock;
   readonly vendor: VendorOperations;
   readonly slots = new SlotTable<MemorySlot>();
+  readonly statistics: VmCounters;
   readonly mmu: FaultMmu;
   readonly memory: GuestMemory;
   readonly fabric: InterruptFabric;
@@ -54,7 +56,8 @@ export class Vm implements TransferableVm {
     this.vendor = module.vendor;
     this.kvmclock = module.parameters.kvmclock;
     this.physicalBits = module.physicalBits;
-    this.mmu = new FaultMmu(module.kernel, process, this.slots, module.parameters.eptAd);
+    this.statistics = new VmCounters(process.pid);
+    this.mmu = new FaultMmu(module.kernel, process, this.slots, module.parameters.eptAd, this.statistics);
     this.fabric = new InterruptFabric(module.kernel.clock, () => this.#vcpus);
     this.memory = slotMemory(process, this.slots, (address, length) => module.kernel.cpu.memory.bytes(address as Hpa, length));
     this.clockState.offsetNs = -BigInt(this.clock.monotonicNs());

@@ -6,6 +6,7 @@
 
 import type { LogicalCpu } from "@mkvm/hw-x86";
 import type { Kernel } from "@mkvm/kvm-abi";
+import type { VcpuCounters } from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
 
 const FIRST_POLL_NS = 10_000;
@@ -15,12 +16,11 @@ export class HaltPolling {
   readonly #kernel: Kernel<Vac, LogicalCpu>;
   readonly #limitNs: number;
   #currentNs = 0;
-  /** Halts that ended while polling, and that did not. */
-  successes = 0;
-  failures = 0;
+  readonly #statistics: Pick<VcpuCounters, "polled">;
 
   /** `limitNs` 0: no polling. */
-  constructor(kernel: Kernel<Vac, LogicalCpu>, limitNs: number) {
+  constructor(kernel: Kernel<Vac, LogicalCpu>, limitNs: number, statistics: Pick<VcpuCounters, "polled">) {
+    this.#statistics = statistics;
     this.#kernel = kernel;
     this.#limitNs = limitNs;
   }
@@ -34,14 +34,14 @@ export class HaltPolling {
       scheduler.handleInterrupts();
       await scheduler.yield();
       if (awake()) {
-        this.successes++;
+        this.#statistics.polled(clock.monotonicNs() - start, true);
         return true;
       }
       const before = now;
       now = clock.monotonicNs();
       if (now === before) break;
     }
-    if (this.#currentNs > 0) this.failures++;
+    if (this.#currentNs > 0) this.#statistics.polled(now - start, false);
     return false;
   }
 

@@ -15,6 +15,7 @@ export interface Parameters {
   readonly accessedDirty: boolean;
   readonly kvmclock: boolean;
   readonly maxVcpus: number;
+  readonly exitLatency: boolean;
 }
 
 /** One loaded instance of the module on one logical CPU. */
@@ -52,6 +53,7 @@ function init(kernel: Kernel<Vac, LogicalCpu>): ModuleInstance | number {
     accessedDirty: ept.accessedDirty,
     kvmclock: parameters.kvmclock === true,
     maxVcpus: Number(parameters.max_vcpus),
+    exitLatency: parameters.exit_latency === true,
   });
   const { maxVcpus, kvmclock } = module.parameters;
   const createVm = (process: Vm["process"]): Vm | number => Vm.create(module, process);
@@ -84,6 +86,11 @@ export const kernelModule: KernelModule<Vac, LogicalCpu> = {
     },
     huge_pages: { type: "bool", default: true, description: "map guest memory with 2 MiB pages where it is aligned for them" },
     kvmclock: { type: "bool", default: true, description: "offer the paravirtual clock to guests" },
+    exit_latency: {
+      type: "bool",
+      default: false,
+      description: "measure how long exits and interrupts take, for the statistics: two looks at the clock for each exit",
+    },
     max_vcpus: {
       type: "int",
       default: MAX_VCPU_ID,

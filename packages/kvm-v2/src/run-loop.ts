@@ -8,6 +8,7 @@ import {
   Rflags,
   takeInterrupt,
   updateClockPage,
+  VcpuStat,
   Vector,
 } from "@mkvm/kvm-core";
 import { EventFlag } from "./pending-events.ts";
@@ -74,7 +75,12 @@ export class RunLoop {
     const { clock } = vcpu.vm.kernel;
     const start = clock.monotonicNs();
     const awake = (): boolean => task.signalPending() || task.workPending() || this.#canRun();
-    if (!(await vcpu.halt.poll(awake)) && !awake()) await vcpu.waiters.wait(task);
+    const halted = vcpu.mpState === MpState.KVM_MP_STATE_HALTED;
+    if (!(await vcpu.halt.poll(awake)) && !awake()) {
+      const since = vcpu.statistics.blocked();
+      await vcpu.waiters.wait(task);
+      vcpu.statistics.unblocked(since, halted);
+    }
     vcpu.halt.learn(clock.monotonicNs() - start);
   }
 
@@ -102,19 +108,29 @@ export class RunLoop {
     const vcpu = this.#vcpu;
     const { vendor, kernel } = vcpu.vm;
     for (;;) {
-      if (task.signalPending()) return this.#interrupted();
+      if (task.signalPending()) {
+        vcpu.statistics.words[VcpuStat.signal_exits]!++;
+        return this.#interrupted();
+      }
       if (task.workPending()) return { result: -Errno.ERESTARTSYS };
-      if (kernel.scheduler.needResched()) return GIVE_WAY;
+      if (kernel.scheduler.needResched()) {
+        if (vcpu.mpState === MpState.KVM_MP_STATE_RUNNABLE) vcpu.statistics.preempted();
+        return GIVE_WAY;
+      }
       if (!this.#canRun()) return BLOCK;
       if (vcpu.pending.has(EventFlag.tripleFault)) {
         vcpu.pending.flags &= ~EventFlag.tripleFault;
         return this.#exit(ExitReason.KVM_EXIT_SHUTDOWN);
       }
-      if (this.#owesInterruptWindow()) return this.#exit(ExitReason.KVM_EXIT_IRQ_WINDOW_OPEN);
+      if (this.#owesInterruptWindow()) {
+        vcpu.statistics.words[VcpuStat.request_irq_exits]!++;
+        return this.#exit(ExitReason.KVM_EXIT_IRQ_WINDOW_OPEN);
+      }
 
       vendor.enterCpu(vcpu);
       if (vcpu.requests !== 0) this.#serveRequests();
       vendor.watchWindows(vcpu, this.#deliver());
+      vcpu.statistics.entering();
       vendor.enter(vcpu);
       const outcome = vendor.handleExit(vcpu);
       if (outcome === "resume") continue;
@@ -178,7 +194,7 @@ export class RunLoop {
     if (lapic === undefined) return { interrupt: this.#deliverFromUser(occupied), nmi };
     if (!hasInterrupt(lapic, vm.irqchip)) return { interrupt: false, nmi };
     if (occupied || !vcpu.interruptAllowed) return { interrupt: true, nmi };
-    const vector = takeInterrupt(lapic, vm.irqchip);
+    const vector = takeInterrupt(lapic, vm.irqchip, vcpu.statistics);
     if (vector >= 0) {
       pending.requeueInterrupt(vector, false, 0);
       this.#inject("interrupt", vector);

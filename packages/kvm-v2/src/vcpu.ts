@@ -20,6 +20,7 @@ import {
   resetRegisters,
   type SegmentState,
   type SignalMask,
+  VcpuCounters,
 } from "@mkvm/kvm-core";
 import { HaltPolling } from "./halt-polling.ts";
 import { HardwareContext } from "./hardware-context.ts";
@@ -42,6 +43,7 @@ export class Vcpu implements ManagedVcpu {
   readonly lapic: Lapic | undefined;
   readonly msrs: MsrStore;
   readonly emulator = createMmioEmulator();
+  readonly statistics: VcpuCounters;
   readonly registers: RegisterCache;
   readonly hardware: HardwareContext;
   readonly pending = new PendingEvents();
@@ -62,6 +64,7 @@ export class Vcpu implements ManagedVcpu {
   constructor(vm: Vm, id: number, runAddress: PhysicalAddress) {
     this.vm = vm;
     this.id = id;
+    this.statistics = new VcpuCounters(vm.process.pid, id, vm.clock, vm.module.parameters.exitLatency);
     this.msrs = createMsrStore({ archCapabilities: vm.kernel.cpu.rdmsr(Msr.IA32_ARCH_CAPABILITIES) });
     this.runAddress = runAddress;
     this.run = new RunPage(vm.kernel.memory.bytes(runAddress, VCPU_MMAP_SIZE_BYTES));
@@ -72,7 +75,7 @@ export class Vcpu implements ManagedVcpu {
     });
     this.hardware = new HardwareContext(vm.kernel.cpu, (index, value) => vm.module.setUserReturnMsr(index, value));
     this.waiters = vm.kernel.scheduler.createWaitQueue();
-    this.halt = new HaltPolling(vm.kernel, vm.module.parameters.haltPollNs);
+    this.halt = new HaltPolling(vm.kernel, vm.module.parameters.haltPollNs, this.statistics);
     this.#loop = new RunLoop(this);
     const isBootCpu = id === vm.settings.bootCpuId;
     this.userApicBase = 0xfee0_0800n | (isBootCpu ? 0x100n : 0n);
@@ -81,6 +84,7 @@ export class Vcpu implements ManagedVcpu {
       guestTsc: () => guestTsc(this),
       guestTscKhz: () => vm.tscKhz,
       kick: () => this.kick(),
+      requested: (vector) => this.statistics.interruptRequested(vector),
       nmi: () => {
         this.pending.raiseNmi();
         this.kick();
@@ -251,6 +255,7 @@ export class Vcpu implements ManagedVcpu {
     this.requests |= Request.tlbFlush;
   }
   kick(): void {
+    this.statistics.kicked();
     this.waiters.wake();
   }
   cpuidChanged(): void {

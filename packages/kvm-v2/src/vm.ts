@@ -18,6 +18,7 @@ import {
   slotMemory,
   type TransferableVm,
   type VmClockState,
+  VmCounters,
   type VmSettings,
 } from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
@@ -36,6 +37,7 @@ export class Vm implements TransferableVm {
   readonly clock: Clock;
   readonly vendor: VendorOperations;
   readonly slots = new SlotTable<Slot>();
+  readonly statistics: VmCounters;
   readonly mmu: TdpMmu;
   readonly memory: GuestMemory;
   readonly fabric: InterruptFabric;
@@ -53,7 +55,8 @@ export class Vm implements TransferableVm {
     this.process = process;
     this.clock = kernel.clock;
     this.vendor = module.vendor;
-    this.mmu = new TdpMmu(kernel, process, this.slots, {
+    this.statistics = new VmCounters(process.pid);
+    this.mmu = new TdpMmu(kernel, process, this.slots, this.statistics, {
       largePages: module.parameters.hugePages,
       accessedDirty: module.parameters.accessedDirty,
     });

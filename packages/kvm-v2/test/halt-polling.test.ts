@@ -31,14 +31,23 @@ function kernel(step: number): { kernel: Kernel<Vac, LogicalCpu>; yields: () => 
   return { kernel: part as Kernel<Vac, LogicalCpu>, yields: () => yields };
 }
 
+/** What was counted, as [ns, success]. */
+function counting(): { polled: (ns: number, success: boolean) => void; polls: [number, boolean][] } {
+  const polls: [number, boolean][] = [];
+  return { polls, polled: (ns, success) => polls.push([ns, success]) };
+}
+
 test("polling grows with short halts, ends after long ones, and is bounded", async () => {
   const { kernel: fake, yields } = kernel(1_000);
-  const polling = new HaltPolling(fake, 30_000);
+  const statistics = counting();
+  const polling = new HaltPolling(fake, 30_000, statistics);
   expect(await polling.poll(() => false)).toBe(false);
   expect(yields()).toBe(0);
+  expect(statistics.polls).toEqual([]);
   polling.learn(20_000);
   await polling.poll(() => false);
   expect(yields()).toBe(10);
+  expect(statistics.polls).toEqual([[10_000, false]]);
   polling.learn(25_000);
   polling.learn(29_000);
   await polling.poll(() => false);
@@ -50,13 +59,14 @@ test("polling grows with short halts, ends after long ones, and is bounded", asy
 
 test("polling ends when the vCPU wakes, and at once where the clock stands still", async () => {
   const moving = kernel(1_000);
-  const polling = new HaltPolling(moving.kernel, 30_000);
+  const statistics = counting();
+  const polling = new HaltPolling(moving.kernel, 30_000, statistics);
   polling.learn(20_000);
   let looks = 0;
   expect(await polling.poll(() => ++looks === 3)).toBe(true);
-  expect(polling.successes).toBe(1);
+  expect(statistics.polls).toEqual([[3_000, true]]);
   const still = kernel(0);
-  const icount = new HaltPolling(still.kernel, 30_000);
+  const icount = new HaltPolling(still.kernel, 30_000, counting());
   icount.learn(20_000);
   expect(await icount.poll(() => false)).toBe(false);
   expect(still.yields()).toBe(1);

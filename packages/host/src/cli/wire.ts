@@ -18,6 +18,7 @@ export const hostMethods = [
   "mount",
   "umount",
   "ps",
+  "statistics",
   "kill",
   "upgrade",
   "rollback",

@@ -32,6 +32,7 @@ import type {
   ProcessInfo,
   RunOptions,
   UpgradeOptions,
+  VmStatistics,
 } from "./types.ts";
 
 /** Banks below are the CPUs' own. */
@@ -259,8 +260,34 @@ export class Host {
     return all.flat().sort((a, b) => a.pid - b.pid);
   }
 
+  /**
+   * Statistics of the VMs of a process, or of all; of one that ended lately, what its VMs had counted when it did. They are read
+   * from the modules without the VMM's help.
+   */
+  async statistics(pid?: number): Promise<VmStatistics[]> {
+    if (pid !== undefined) {
+      const { ended, statistics } = this.#hosted(pid);
+      return ended ? statistics : this.#cpuOf(pid).client.request("process.statistics", { pid });
+    }
+    const withVms = (await this.ps()).filter((process) => process.vms > 0);
+    const all = await Promise.all(withVms.map((process) => this.#statisticsIfThere(process.pid)));
+    return all.flat();
+  }
+
+  /** A process may end between being listed and being asked. */
+  #statisticsIfThere(pid: number): Promise<VmStatistics[]> {
+    return this.statistics(pid).catch((thrown) => {
+      if (thrown instanceof HostError && thrown.code === "ESRCH") return [];
+      throw thrown;
+    });
+  }
+
   /** The handle of a process that runs, or of one of the last that ended. */
   process(pid: number): ProcessHandle {
+    return this.#hosted(pid);
+  }
+
+  #hosted(pid: number): HostedProcess {
     const found = this.#processes.get(pid);
     if (!found) throw new HostError("ESRCH", `no process ${pid}: see 'mkvm ps'`);
     return found;
@@ -386,7 +413,9 @@ export class Host {
         const { pid, exit } = event;
         cpu.processes.delete(pid);
         this.#log.write("info", `process ${pid} ended: ${exit.reason}, status ${exit.status}`);
-        this.#processes.get(pid)?.end(exit);
+        const process = this.#processes.get(pid);
+        if (process) process.statistics = event.statistics;
+        process?.end(exit);
         const ended = [...this.#processes.values()].filter((process) => process.ended);
         for (const old of ended.slice(0, -endedProcessesKept)) this.#processes.delete(old.pid);
         break;

@@ -1,5 +1,5 @@
 /** A process as the control plane holds it: its console and its end. */
-import type { ExitStatus, MoveReport } from "./types.ts";
+import type { ExitStatus, MoveReport, VmStatistics } from "./types.ts";
 
 const ringBytes = 1024 * 1024;
 
@@ -30,6 +30,8 @@ export class HostedProcess implements ProcessHandle {
   readonly cpu: number;
   readonly exited: Promise<ExitStatus>;
   readonly moves: MoveReport[] = [];
+  /** Of its VMs when it ended. */
+  statistics: VmStatistics[] = [];
   readonly #sendInput: (bytes: Uint8Array | null) => void;
   readonly #listeners = new Set<OutputListener>();
   readonly #kept: { bytes: Uint8Array; fd: 1 | 2 }[] = [];

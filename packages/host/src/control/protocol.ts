@@ -4,7 +4,7 @@
  */
 import type { MachineDescription } from "@mkvm/hw-x86";
 import type { ParameterSpec, ParameterValues } from "@mkvm/kvm-abi";
-import type { DeviceEntry, ExitStatus, LogLevel, ModuleUser, MoveReport, ProcessInfo } from "./types.ts";
+import type { DeviceEntry, ExitStatus, LogLevel, ModuleUser, MoveReport, ProcessInfo, VmStatistics } from "./types.ts";
 
 /** workerData of a CPU's thread. */
 export interface CpuBoot {
@@ -59,6 +59,7 @@ export interface CpuRequests {
   "process.input": Call<{ pid: number; bytes: Uint8Array | null }, null>;
   "process.mount": Call<{ pid: number; mount: Mount }, null>;
   "process.list": Call<null, ProcessInfo[]>;
+  "process.statistics": Call<{ pid: number }, VmStatistics[]>;
   "move.to": Call<{ pid: number; to: string; at: number | undefined; finalise: boolean }, MoveReport>;
   "move.back": Call<{ pid: number }, MoveReport>;
   /** Result: modules that are no longer held. */
@@ -71,7 +72,8 @@ export type CpuEvent =
   | { event: "ready" }
   | { event: "log"; timeUs: number; level: LogLevel; source: string; message: string }
   | { event: "output"; pid: number; fd: 1 | 2; bytes: Uint8Array }
-  | { event: "exited"; pid: number; exit: ExitStatus }
+  /** `statistics`: of the VMs that were open to the end. */
+  | { event: "exited"; pid: number; exit: ExitStatus; statistics: VmStatistics[] }
   | { event: "moved"; report: MoveReport };
 
 export interface RequestMessage {

@@ -107,6 +107,45 @@ export interface MoveReport {
   failed?: { step: MoveStep; reason: string };
 }
 
+export type StatisticKind = "cumulative" | "instant" | "peak" | "linear-histogram" | "log-histogram";
+export type StatisticUnit = "none" | "bytes" | "seconds" | "cycles" | "boolean";
+
+/** One statistic as its module describes it. Numbers are exact below 2 ** 53. */
+export type Statistic = {
+  name: string;
+  unit: StatisticUnit;
+  /** Numbers are in base ** exponent of the unit: 10 and -9 with seconds are nanoseconds. */
+  base: 10 | 2;
+  exponent: number;
+} & (
+  | { kind: "cumulative" | "instant" | "peak"; value: number }
+  | {
+      kind: "linear-histogram" | "log-histogram";
+      /**
+       * Events by size. Linear: bucket n has sizes from n * bucketSize on. Log: bucket 0 has zeros, bucket n sizes from
+       * 2 ** (n - 1) on. The last bucket has all above.
+       */
+      buckets: number[];
+      /** Linear histograms: width of a bucket. */
+      bucketSize: number;
+    }
+);
+
+/** Statistics of one VM, and of its vCPUs. docs/statistics.md lists those of this house's modules. */
+export interface VmStatistics {
+  pid: number;
+  /** Name of the process. */
+  process: string;
+  /** Its descriptor of the VM. */
+  fd: number;
+  /** As the module names the VM: "kvm-1". */
+  id: string;
+  /** Module that the VM is on. */
+  module: string;
+  statistics: Statistic[];
+  vcpus: { id: number; statistics: Statistic[] }[];
+}
+
 export interface HostOptions {
   /** Logical CPUs, 1 to 64; default 1. */
   cpus?: number;

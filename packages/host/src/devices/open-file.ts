@@ -8,12 +8,24 @@ export class ModuleFile implements File {
   readonly process: Process;
   operations: FileOperations;
   privateData: unknown;
+  #position = 0;
 
   constructor(name: string, process: Process, operations: FileOperations, privateData: unknown) {
     this.name = name;
     this.process = process;
     this.operations = operations;
     this.privateData = privateData;
+  }
+
+  /** Undefined: the file cannot be read. */
+  read(into: Uint8Array): number | undefined {
+    const count = this.pread(into, this.#position);
+    if (count !== undefined && count > 0) this.#position += count;
+    return count;
+  }
+
+  pread(into: Uint8Array, offsetBytes: number): number | undefined {
+    return this.operations.read?.(this, into, offsetBytes);
   }
 }
 

@@ -2,11 +2,12 @@
 
 import type { WaitQueue } from "@mkvm/kvm-abi";
 import { Errno, type File, type NewFile, type Process } from "@mkvm/kvm-abi";
-import type { ExitStatus, MoveReport } from "../control/types.ts";
+import type { ExitStatus, MoveReport, VmStatistics } from "../control/types.ts";
 import type { MountNamespace } from "../devices/device-tree.ts";
 import { ConsoleFile, ModuleFile, type OpenFile, RegularFile } from "../devices/open-file.ts";
-import { messageOf, stackOf } from "../errors.ts";
+import { HostError, messageOf, stackOf } from "../errors.ts";
 import type { BankUserMemory } from "../memory/user-memory.ts";
+import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import type { CpuKernel } from "../worker/cpu-kernel.ts";
 import type { ConsoleInput, ConsoleOutput } from "./console.ts";
 import { KernelTask } from "./task.ts";
@@ -214,8 +215,20 @@ export class KernelProcess implements Process {
   #finish(): void {
     if (this.#ended || !this.ending || this.tasksInside().length > 0 || this.moving) return;
     this.#ended = true;
+    const statistics = this.#lastStatistics();
     for (const fd of [...this.files.keys()].reverse()) this.close(fd);
     this.output.flush();
-    this.kernel.processEnded(this, this.ending);
+    this.kernel.processEnded(this, this.ending, statistics);
+  }
+
+  /** None when the module cannot tell, or what it says cannot be read: the process ends all the same. */
+  #lastStatistics(): VmStatistics[] {
+    try {
+      return statisticsOfProcess(this);
+    } catch (thrown) {
+      const noneThere = thrown instanceof HostError && thrown.code === "ENOTTY";
+      if (!noneThere) this.kernel.log("warn", "host", `no last statistics of process ${this.pid}: ${messageOf(thrown)}`);
+      return [];
+    }
   }
 }

@@ -105,6 +105,17 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
     return result < 0 ? result : process.install(file);
   }
 
+  /** Reads of modules' files do not wait, so they need no way out for a move. */
+  function readModule(file: ModuleFile, read: () => number): number {
+    try {
+      kernel.current = process;
+      return read();
+    } catch (thrown) {
+      process.crash(file.operations.owner, thrown);
+      return -Errno.EIO;
+    }
+  }
+
   async function readInput(address: Hva, lengthBytes: number): Promise<number> {
     for (;;) {
       const into = memory.view(address, lengthBytes);
@@ -183,6 +194,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       const into = memory.view(address, lengthBytes);
       if (!into) return -Errno.EFAULT;
       if (file instanceof RegularFile) return file.read(into);
+      if (file instanceof ModuleFile) return readModule(file, () => file.read(into) ?? -Errno.EINVAL);
       if (!(file instanceof ConsoleFile) || file.stream !== 0) return -Errno.EINVAL;
       return process.input.read(into) ?? readInput(address, lengthBytes);
     },
@@ -191,9 +203,12 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       check();
       const file = process.files.get(fd);
       if (!file) return -Errno.EBADF;
-      if (!(file instanceof RegularFile)) return -Errno.ESPIPE;
+      if (file instanceof ConsoleFile) return -Errno.ESPIPE;
       const into = memory.view(address, lengthBytes);
-      return into ? file.pread(into, offsetBytes) : -Errno.EFAULT;
+      if (!into) return -Errno.EFAULT;
+      if (file instanceof RegularFile) return file.pread(into, offsetBytes);
+      if (offsetBytes < 0) return -Errno.EINVAL;
+      return readModule(file, () => file.pread(into, offsetBytes) ?? -Errno.ESPIPE);
     },
 
     write(fd, address, lengthBytes) {

@@ -4,7 +4,7 @@ import type { Main, SystemCalls } from "@mkvm/kvm-abi";
 import type { Vac } from "@mkvm/vac";
 import type { CpuBoot, CpuEvent, ProcessStart } from "../control/protocol.ts";
 import type { RequestHandlers } from "../control/requests.ts";
-import type { ExitStatus, LogLevel, ModuleUser, MoveReport, ProcessInfo } from "../control/types.ts";
+import type { ExitStatus, LogLevel, ModuleUser, MoveReport, ProcessInfo, VmStatistics } from "../control/types.ts";
 import { DeviceTree } from "../devices/device-tree.ts";
 import { HostError, messageOf } from "../errors.ts";
 import { ModuleInstances } from "../loader/module-instances.ts";
@@ -16,6 +16,7 @@ import { KernelProcess, killedStatus } from "../processes/process.ts";
 import { createSystemCalls, processEnds } from "../processes/system-calls.ts";
 import type { KernelTask } from "../processes/task.ts";
 import { CpuScheduler } from "../scheduler/scheduler.ts";
+import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import { moveVms } from "../upgrade/move.ts";
 
 /** What a CPU's thread runs on: the real hardware and VAC, or a test's. */
@@ -87,13 +88,13 @@ export class CpuKernel {
   }
 
   /** The process has given everything back but its bank. */
-  processEnded(process: KernelProcess, exit: ExitStatus): void {
+  processEnded(process: KernelProcess, exit: ExitStatus, statistics: VmStatistics[]): void {
     this.#processes.delete(process.pid);
     for (const cancel of process.atEnd) cancel();
     this.memory.forget(process.bank);
     this.cpu.memory.releaseBank(process.bank);
     if (this.current === process) this.current = undefined;
-    this.#send({ event: "exited", pid: process.pid, exit });
+    this.#send({ event: "exited", pid: process.pid, exit, statistics });
   }
 
   /** Runs `work` when earlier such work has ended. */
@@ -142,6 +143,7 @@ export class CpuKernel {
       return null;
     },
     "process.list": () => [...this.#processes.values()].map((process) => this.#infoOf(process)),
+    "process.statistics": ({ pid }) => statisticsOfProcess(this.#process(pid)),
     "move.to": ({ pid, to, at, finalise }) => {
       const process = this.#process(pid);
       return at === undefined ? this.#move(process, to, false, finalise) : this.#moveAt(process, to, at, finalise);

@@ -44,6 +44,7 @@ const PRESENT: ReadonlySet<number> = new Set([
   Capability.KVM_CAP_CHECK_EXTENSION_VM,
   Capability.KVM_CAP_IMMEDIATE_EXIT,
   Capability.KVM_CAP_GET_MSR_FEATURES,
+  Capability.KVM_CAP_BINARY_STATS_FD,
   Capability.KVM_CAP_SREGS2,
   Capability.KVM_CAP_USER_MEMORY2,
   Capability.KVM_CAP_IOAPIC_POLARITY_IGNORED,

@@ -1,4 +1,4 @@
-/** The descriptors of a KVM module: /dev/kvmN, VMs, vCPUs. What is behind them is each version's own. */
+/** The descriptors of a KVM module: /dev/kvmN, VMs, vCPUs, their statistics. What is behind them is each version's own. */
 import {
   Errno,
   type FileOperations,
@@ -31,7 +31,7 @@ export interface ManagedVcpu extends VcpuParts {
 
 /** A VM as its descriptor needs it. */
 export interface ManagedVm extends VmUnderControl {
-  /** Open files of the VM and its vCPUs: the last one to close ends it. */
+  /** Open files of the VM, its vCPUs and their statistics: the last one to close ends it. */
   openFiles: number;
   vcpus(): readonly ManagedVcpu[];
   /** `runAddress`: pages that exist already, of a vCPU that moves here. */
@@ -47,10 +47,19 @@ export interface ManagedVm extends VmUnderControl {
   destroy(moved: boolean): void;
 }
 
+/** Behind a descriptor of KVM_GET_STATS_FD. */
+export interface StatisticsFile {
+  readonly vm: ManagedVm;
+  /** undefined: the VM's own statistics. */
+  readonly vcpu: ManagedVcpu | undefined;
+}
+
 export class ModuleFiles {
   readonly systemOperations: FileOperations;
   readonly vmOperations: FileOperations;
   readonly vcpuOperations: FileOperations;
+  /** What KVM_GET_STATS_FD gives: a file that keeps its VM alive. */
+  readonly statisticsOperations: FileOperations;
   readonly #system: SystemContext;
   readonly #createVm: (process: Process) => ManagedVm | number;
 
@@ -67,14 +76,22 @@ export class ModuleFiles {
     };
     this.vmOperations = {
       owner,
-      ioctl: (file, request, argument) => this.#vmIoctl(file.privateData as ManagedVm, request, argument),
+      ioctl: (file, request, argument) => {
+        const vm = file.privateData as ManagedVm;
+        return request === Ioctl.KVM_GET_STATS_FD
+          ? this.#installStatistics(file.process, "kvm-vm-stats", { vm, vcpu: undefined })
+          : this.#vmIoctl(vm, request, argument);
+      },
       release: (file) => closeFile(file.privateData as ManagedVm),
     };
     this.vcpuOperations = {
       owner,
-      ioctl(file, request, argument, task) {
+      ioctl: (file, request, argument, task) => {
         const vcpu = file.privateData as ManagedVcpu;
         if (request === Ioctl.KVM_RUN) return argument === 0 ? vcpu.runLoop(task) : -Errno.EINVAL;
+        if (request === Ioctl.KVM_GET_STATS_FD) {
+          return this.#installStatistics(file.process, `kvm-vcpu-stats:${vcpu.id}`, { vm: vcpu.vm, vcpu });
+        }
         return vcpuStateIoctl(vcpu, request, argument);
       },
       mmap(file, lengthBytes, offsetBytes) {
@@ -83,6 +100,20 @@ export class ModuleFiles {
       },
       release: (file) => closeFile((file.privateData as ManagedVcpu).vm),
     };
+    this.statisticsOperations = {
+      owner,
+      read: (file, into, offsetBytes) => {
+        const { vm, vcpu } = file.privateData as StatisticsFile;
+        return (vcpu ?? vm).statistics.read(into, offsetBytes);
+      },
+      release: (file) => closeFile((file.privateData as StatisticsFile).vm),
+    };
+  }
+
+  #installStatistics(process: Process, name: string, file: StatisticsFile): number {
+    const fd = process.installFile({ name, operations: this.statisticsOperations, privateData: file });
+    if (fd >= 0) file.vm.openFiles++;
+    return fd;
   }
 
   #installVm(process: Process, type: number): number {

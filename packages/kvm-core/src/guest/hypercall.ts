@@ -1,6 +1,7 @@
 /** VMCALL and VMMCALL (Linux, Documentation/virt/kvm/x86/hypercalls.rst). Calls whose CPUID feature is not offered (KICK_CPU, SCHED_YIELD, ...) do not exist. */
 import { Errno } from "@mkvm/kvm-abi";
 import { Gpr } from "../arch/registers.ts";
+import { VcpuStat } from "../statistics/vcpu-statistics.ts";
 import { cpl, in64BitMode } from "./guest-cpu.ts";
 import { guestTsc } from "./msr-access.ts";
 import type { VcpuParts } from "./vcpu-parts.ts";
@@ -11,6 +12,7 @@ const KVM_ENOSYS = 1000;
 
 /** Handles the call; RAX has the result. The caller moves past the instruction. */
 export function handleHypercall(vcpu: VcpuParts): void {
+  vcpu.statistics.words[VcpuStat.hypercalls]!++;
   const wide = in64BitMode(vcpu);
   const argument = (register: number): bigint => (wide ? vcpu.gpr(register) : vcpu.gpr(register) & 0xffff_ffffn);
   const result = cpl(vcpu) !== 0 ? -Errno.EPERM : dispatch(vcpu, Number(BigInt.asUintN(32, argument(Gpr.RAX))), argument);

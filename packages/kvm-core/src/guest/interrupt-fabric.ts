@@ -4,9 +4,11 @@ import { deliverInterrupt } from "../interrupt-message.ts";
 import { createIrqchip, type Irqchip } from "../irqchip.ts";
 import { createLapic, type Lapic, type LapicHost } from "../lapic.ts";
 import { createPit, type Pit } from "../pit.ts";
+import { PIC_REQUEST, type VcpuCounters } from "../statistics/vcpu-statistics.ts";
 
 /** What the fabric needs of a vCPU. */
 export interface FabricVcpu {
+  readonly statistics: Pick<VcpuCounters, "interruptRequested">;
   readonly lapic: Lapic | undefined;
   kick(): void;
 }
@@ -29,7 +31,11 @@ export class InterruptFabric {
       lapics: () => this.lapics(),
       picOutputChanged: (level) => {
         if (!level) return;
-        for (const vcpu of this.#vcpus()) if (vcpu.lapic?.acceptsPicInterrupts()) vcpu.kick();
+        for (const vcpu of this.#vcpus()) {
+          if (!vcpu.lapic?.acceptsPicInterrupts()) continue;
+          vcpu.statistics.interruptRequested(PIC_REQUEST);
+          vcpu.kick();
+        }
       },
       acknowledged: (gsi) => {
         if (gsi === PIT_GSI) this.pit?.acknowledged();
@@ -79,7 +85,16 @@ export function hasInterrupt(lapic: Lapic, irqchip: Irqchip | undefined): boolea
 }
 
 /** Takes the interrupt: ExtINT from the 8259 before the local APIC's own, as Linux has it. -1 when there is none any more. */
-export function takeInterrupt(lapic: Lapic, irqchip: Irqchip | undefined): number {
-  if (irqchip?.pic.output && lapic.acceptsPicInterrupts()) return irqchip.pic.readInterrupt();
-  return lapic.acknowledge();
+export function takeInterrupt(
+  lapic: Lapic,
+  irqchip: Irqchip | undefined,
+  statistics: Pick<VcpuCounters, "interruptTaken">,
+): number {
+  if (irqchip?.pic.output && lapic.acceptsPicInterrupts()) {
+    statistics.interruptTaken(PIC_REQUEST);
+    return irqchip.pic.readInterrupt();
+  }
+  const vector = lapic.acknowledge();
+  if (vector >= 0) statistics.interruptTaken(vector);
+  return vector;
 }

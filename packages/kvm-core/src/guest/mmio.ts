@@ -2,10 +2,12 @@
 import { ExitReason, InternalError } from "@mkvm/kvm-abi";
 import { Rflags } from "../arch/registers.ts";
 import type { Emulation } from "../instruction-emulator/emulated-cpu.ts";
+import { VcpuStat } from "../statistics/vcpu-statistics.ts";
 import { emulatedGuest } from "./emulated-guest.ts";
 import type { ExitOutcome, VcpuParts } from "./vcpu-parts.ts";
 
 export function handleMmio(vcpu: VcpuParts): ExitOutcome {
+  vcpu.statistics.words[VcpuStat.insn_emulation]!++;
   return settle(vcpu, vcpu.emulator.emulate(emulatedGuest(vcpu)));
 }
 
@@ -24,10 +26,12 @@ function settle(vcpu: VcpuParts, result: Emulation): ExitOutcome {
       vcpu.queueException(result.fault.vector, result.fault.errorCode, result.fault.cr2);
       return "resume";
     case "mmio":
+      vcpu.statistics.words[VcpuStat.mmio_exits]!++;
       vcpu.run.exitReason = ExitReason.KVM_EXIT_MMIO;
       vcpu.run.setMmio(result.gpa, result.data, result.length, result.isWrite);
       return "exit";
     case "unsupported": {
+      vcpu.statistics.words[VcpuStat.insn_emulation_fail]!++;
       const bytes = [...result.bytes].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
       vcpu.vm.log("err", `vcpu ${vcpu.id}: cannot emulate the instruction at 0x${vcpu.rip.toString(16)}: ${bytes}`);
       vcpu.run.exitReason = ExitReason.KVM_EXIT_INTERNAL_ERROR;

@@ -9,6 +9,8 @@ import type { Irqchip } from "../irqchip.ts";
 import type { Lapic } from "../lapic.ts";
 import type { MsrStore } from "../msr-table.ts";
 import type { Pit } from "../pit.ts";
+import type { VcpuCounters } from "../statistics/vcpu-statistics.ts";
+import type { VmCounters } from "../statistics/vm-statistics.ts";
 import type { GuestCpu } from "./guest-cpu.ts";
 import type { RunPage } from "./run-page.ts";
 
@@ -16,8 +18,11 @@ import type { RunPage } from "./run-page.ts";
  *  or a negative errno for KVM_RUN. */
 export type ExitOutcome = "resume" | "exit" | "halt" | number;
 
-/** Outcome of an EPT violation: mapped (enter again), no memory there or a write to a read-only slot (MMIO), or a negative errno. */
-export type FaultOutcome = "mapped" | "no-slot" | "read-only" | number;
+/**
+ * Outcome of an EPT violation. Enter again: mapped, made writable again where it was mapped, or there already. MMIO: no memory
+ * there, or a write to a read-only slot. Or a negative errno.
+ */
+export type FaultOutcome = "mapped" | "unprotected" | "spurious" | "no-slot" | "read-only" | number;
 
 /** Guest memory by guest-physical address, within one page. */
 export interface GuestMemory {
@@ -68,6 +73,7 @@ export interface VmParts {
   readonly pit: Pit | undefined;
   readonly clockState: VmClockState;
   readonly settings: VmSettings;
+  readonly statistics: VmCounters;
   /** kvmclock is offered (module parameter). */
   readonly kvmclock: boolean;
   /** Bits of a guest-physical address. */
@@ -114,6 +120,7 @@ export interface VcpuParts extends GuestCpu {
   cpuid: readonly CpuidEntry[];
   readonly run: RunPage;
   readonly emulator: MmioEmulator;
+  readonly statistics: VcpuCounters;
   pendingPort: PendingPort | undefined;
   readonly pv: PvState;
   tscAdjust: bigint;

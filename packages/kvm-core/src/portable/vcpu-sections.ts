@@ -15,6 +15,7 @@ import {
   VcpuPv,
   VcpuRegisters,
   VcpuRunPage,
+  VcpuStatistics,
   VcpuTsc,
 } from "@mkvm/kvm-abi";
 import { HARDWARE_MSRS } from "../guest/msr-access.ts";
@@ -44,6 +45,7 @@ export const VCPU_SECTIONS = [
   VcpuMpState,
   VcpuPv,
   VcpuPendingExit,
+  VcpuStatistics,
 ] as const;
 
 /** Breakpoint-enabled bit of the pending debug exceptions included: they lie below bit 17. */
@@ -84,6 +86,7 @@ export function saveVcpu(vcpu: VcpuParts, runPageAddress: number): Section[] {
       update_pending: vcpu.clockUpdateRequested ? 1 : 0,
     }),
     savePendingExit(vcpu),
+    VcpuStatistics.encode(id, {}, vcpu.statistics.save()),
   );
   return sections;
 }

@@ -13,12 +13,13 @@ import {
   VmMemorySlots,
   VmPit,
   VmShape,
+  VmStatistics,
 } from "@mkvm/kvm-abi";
 import type { MemoryRegion } from "../api/memory-region.ts";
 import type { VmUnderControl } from "../api/vm-state-ioctls.ts";
 import { VCPU_SECTIONS } from "./vcpu-sections.ts";
 
-export const VM_SECTIONS = [VmShape, VmMemorySlots, VmDirtyLog, VmClock, VmIrqchip, VmIrqRouting, VmPit] as const;
+export const VM_SECTIONS = [VmShape, VmMemorySlots, VmDirtyLog, VmClock, VmIrqchip, VmIrqRouting, VmPit, VmStatistics] as const;
 
 /** Support of every section that this code writes. */
 export const RECEIVED_SECTIONS: SectionSupport[] = supportOf([...VM_SECTIONS, ...VCPU_SECTIONS]);
@@ -91,6 +92,7 @@ export function saveVm(vm: VmUnderControl, slots: readonly PortableSlot[]): Sect
   );
   if (vm.irqchip !== undefined) sections.push(...vm.irqchip.save());
   if (vm.pit !== undefined) sections.push(VmPit.encode(0, vm.pit.save()));
+  sections.push(VmStatistics.encode(0, {}, vm.statistics.save()));
   return sections;
 }
 

@@ -13,7 +13,8 @@ import {
   type VmDescription,
 } from "@mkvm/kvm-abi";
 import type { MemoryRegion } from "../api/memory-region.ts";
-import type { ManagedVcpu, ManagedVm, ModuleFiles } from "../api/module-files.ts";
+import type { ManagedVcpu, ManagedVm, ModuleFiles, StatisticsFile } from "../api/module-files.ts";
+import { restoreStatistics } from "./statistics-sections.ts";
 import { restoreVcpu, saveVcpu } from "./vcpu-sections.ts";
 import {
   applyShape,
@@ -50,8 +51,15 @@ export interface TransferHost<Vm extends TransferableVm> {
   buildAhead(vm: Vm): Promise<void>;
 }
 
-function save(vm: TransferableVm): Section[] {
-  return [...saveVm(vm, vm.portableSlots()), ...vm.vcpus().flatMap((vcpu) => saveVcpu(vcpu, vcpu.runAddress))];
+/** Optional sections go only to a receiver that takes them, since it could not send them again to be compared. */
+function save(vm: TransferableVm, taken: (name: string, version: number) => boolean): Section[] {
+  const all = [...saveVm(vm, vm.portableSlots()), ...vm.vcpus().flatMap((vcpu) => saveVcpu(vcpu, vcpu.runAddress))];
+  return all.filter(({ required, name, version }) => required || taken(name, version));
+}
+
+function takenBy(receiver: readonly SectionSupport[]): (name: string, version: number) => boolean {
+  return (name, version) =>
+    receiver.some((each) => each.name === name && version >= each.minVersion && version <= each.maxVersion);
 }
 
 export class VmTransfer<Vm extends TransferableVm> implements Transfer {
@@ -64,6 +72,10 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
 
   roleOf(file: File): FileRole {
     if (file.operations === this.#host.files.systemOperations) return { kind: "system" };
+    if (file.operations === this.#host.files.statisticsOperations) {
+      const { vcpu } = file.privateData as StatisticsFile;
+      return vcpu === undefined ? { kind: "vm-statistics" } : { kind: "vcpu-statistics", id: vcpu.id };
+    }
     if (this.#host.isVm(file.privateData)) return { kind: "vm" };
     if (this.#host.isVcpu(file.privateData)) return { kind: "vcpu", id: file.privateData.id };
     return { kind: "other" };
@@ -73,21 +85,32 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
     const found = new Set<File>([vm]);
     for (let fd = 0; fd < MOST_DESCRIPTORS; fd++) {
       const file = vm.process.file(fd);
-      if (file !== undefined && this.#host.isVcpu(file.privateData) && file.privateData.vm === vm.privateData) found.add(file);
+      if (file !== undefined && this.#vmOf(file) === vm.privateData) found.add(file);
     }
     return [...found];
   }
 
-  describe(vm: File, _receiver: readonly SectionSupport[]): VmDescription {
+  /** The VM to which a vCPU's file, or one of statistics, belongs. */
+  #vmOf(file: File): unknown {
+    if (file.operations === this.#host.files.statisticsOperations) return (file.privateData as StatisticsFile).vm;
+    return this.#host.isVcpu(file.privateData) ? file.privateData.vm : undefined;
+  }
+
+  describe(vm: File, receiver: readonly SectionSupport[]): VmDescription {
     const state = vm.privateData as Vm;
     return {
-      sections: save(state).map(({ name, instance, version, required }) => ({ name, instance, version, required })),
+      sections: save(state, takenBy(receiver)).map(({ name, instance, version, required }) => ({
+        name,
+        instance,
+        version,
+        required,
+      })),
       early: saveEarly(state, state.portableSlots()),
     };
   }
 
-  save(vm: File, _receiver: readonly SectionSupport[]): Section[] {
-    return save(vm.privateData as Vm);
+  save(vm: File, receiver: readonly SectionSupport[]): Section[] {
+    return save(vm.privateData as Vm, takenBy(receiver));
   }
 
   releaseMoved(vm: File): void {
@@ -120,6 +143,8 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
 class Incoming implements IncomingVm {
   readonly #vm: TransferableVm;
   readonly #files: ModuleFiles;
+  /** Names of the sections that were sent. */
+  #sent: ReadonlySet<string> = new Set();
 
   constructor(vm: TransferableVm, files: ModuleFiles) {
     this.#vm = vm;
@@ -128,6 +153,7 @@ class Incoming implements IncomingVm {
 
   restore(sections: readonly Section[]): string | undefined {
     const vm = this.#vm;
+    this.#sent = new Set(sections.map((section) => section.name));
     const slots = decodeSlots(sections);
     if (typeof slots === "string") return slots;
     // The VM has run on since `prepare`: slots may have changed
@@ -150,11 +176,12 @@ class Incoming implements IncomingVm {
       const refused = restoreVcpu(vcpu, sections);
       if (refused !== undefined) return refused;
     }
-    return undefined;
+    // Last, so that nothing of the above is counted
+    return restoreStatistics(vm, sections);
   }
 
   save(): Section[] {
-    return save(this.#vm);
+    return save(this.#vm, (name) => this.#sent.has(name));
   }
 
   commit(role: FileRole): { operations: FileOperations; privateData: unknown } {
@@ -165,14 +192,25 @@ class Incoming implements IncomingVm {
         this.#vm.openFiles++;
         return { operations: this.#files.vmOperations, privateData: this.#vm };
       case "vcpu": {
-        const vcpu = this.#vm.vcpus().find((each) => each.id === role.id);
-        if (vcpu === undefined) throw new Error(`vcpu ${role.id} did not move with its VM`);
+        const privateData = this.#vcpu(role.id);
         this.#vm.openFiles++;
-        return { operations: this.#files.vcpuOperations, privateData: vcpu };
+        return { operations: this.#files.vcpuOperations, privateData };
+      }
+      case "vm-statistics":
+      case "vcpu-statistics": {
+        const vcpu = role.kind === "vcpu-statistics" ? this.#vcpu(role.id) : undefined;
+        this.#vm.openFiles++;
+        return { operations: this.#files.statisticsOperations, privateData: { vm: this.#vm, vcpu } satisfies StatisticsFile };
       }
       case "other":
         throw new Error("a file of no known kind does not move with a VM");
     }
+  }
+
+  #vcpu(id: number): ManagedVcpu {
+    const vcpu = this.#vm.vcpus().find((each) => each.id === id);
+    if (vcpu === undefined) throw new Error(`vcpu ${id} did not move with its VM`);
+    return vcpu;
   }
 
   abort(): void {

@@ -4,6 +4,7 @@ import { EptViolation, InterruptionInfo } from "../arch/vmx-controls.ts";
 import { VmxExitReason } from "../arch/vmx-exit-reasons.ts";
 import { handleMmio } from "../guest/mmio.ts";
 import type { ExitOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
+import { VcpuStat } from "../statistics/vcpu-statistics.ts";
 import type { VmxExit, VmxExitHost } from "./exit.ts";
 import { deliveryError } from "./exit-handlers.ts";
 
@@ -13,8 +14,19 @@ export function handleEptViolation(vcpu: VcpuParts, exit: VmxExit, host: VmxExit
   // IRET had lifted the blocking of NMIs when it faulted; it runs again
   if (!vectoring && (qualification & EptViolation.nmiUnblocking) !== 0) vcpu.nmiMasked = true;
   const outcome = host.memoryFault(exit.guestPhysicalAddress, (qualification & EptViolation.write) !== 0);
-  if (outcome === "mapped") return "resume";
+  const { words } = vcpu.statistics;
+  words[VcpuStat.pf_taken]!++;
   if (typeof outcome === "number") return outcome;
+  if (outcome === "spurious") {
+    words[VcpuStat.pf_spurious]!++;
+    return "resume";
+  }
+  if (outcome === "mapped" || outcome === "unprotected") {
+    words[VcpuStat.pf_fixed]!++;
+    if (outcome === "unprotected") words[VcpuStat.pf_fast]!++;
+    return "resume";
+  }
+  words[VcpuStat.pf_emulate]!++;
   if (vectoring) return deliveryError(vcpu, exit, host);
   return handleMmio(vcpu);
 }

@@ -10,6 +10,7 @@ import { handleHypercall } from "../guest/hypercall.ts";
 import { guestRdmsr, guestWrmsr } from "../guest/msr-access.ts";
 import { handlePortExit } from "../guest/port-io.ts";
 import type { ExitOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
+import { VcpuStat } from "../statistics/vcpu-statistics.ts";
 import { handleCrAccess } from "./cr-access.ts";
 import { handleEptMisconfiguration, handleEptViolation } from "./ept-exits.ts";
 import type { VmxExit, VmxExitHost } from "./exit.ts";
@@ -20,6 +21,7 @@ const LOW_32 = 0xffff_ffffn;
 /** Decides what an exit needs; kvm_run is filled in where the answer is "exit". */
 export function handleVmxExit(vcpu: VcpuParts, exit: VmxExit, host: VmxExitHost): ExitOutcome {
   const { reason } = exit;
+  vcpu.statistics.exited(reason & BASIC_REASON_MASK);
   if ((reason & ENTRY_FAILED) !== 0) return failedEntry(vcpu, exit, host);
   const handler = HANDLERS.get(reason & BASIC_REASON_MASK);
   if (handler === undefined) return unexpectedExit(vcpu, exit, host);
@@ -106,6 +108,7 @@ const handleCpuid: Handler = (vcpu, exit) => {
 };
 
 const handleIo: Handler = (vcpu, exit) => {
+  vcpu.statistics.words[VcpuStat.io_exits]!++;
   const qualification = exit.qualification;
   const isIn = (qualification & 8) !== 0;
   let string: { rep: boolean; addressSize: number; segment: number } | undefined;
@@ -143,6 +146,7 @@ const handleXsetbv: Handler = (vcpu, exit) =>
     : generalProtection(vcpu);
 
 const handleHlt: Handler = (vcpu, exit) => {
+  vcpu.statistics.words[VcpuStat.halt_exits]!++;
   skip(vcpu, exit);
   return "halt";
 };
@@ -157,7 +161,8 @@ const handleTripleFault: Handler = (vcpu) => {
   return "exit";
 };
 
-const handleExternalInterrupt: Handler = (_vcpu, _exit, host) => {
+const handleExternalInterrupt: Handler = (vcpu, _exit, host) => {
+  vcpu.statistics.words[VcpuStat.irq_exits]!++;
   host.hostInterrupt();
   return "resume";
 };
@@ -188,14 +193,16 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [VmxExitReason.TRIPLE_FAULT, handleTripleFault],
   [
     VmxExitReason.INTERRUPT_WINDOW,
-    (_vcpu, _exit, host) => {
+    (vcpu, _exit, host) => {
+      vcpu.statistics.words[VcpuStat.irq_window_exits]!++;
       host.closeInterruptWindow();
       return "resume";
     },
   ],
   [
     VmxExitReason.NMI_WINDOW,
-    (_vcpu, _exit, host) => {
+    (vcpu, _exit, host) => {
+      vcpu.statistics.words[VcpuStat.nmi_window_exits]!++;
       host.closeNmiWindow();
       return "resume";
     },

@@ -5,7 +5,7 @@
 
 import type { Hpa, LogicalCpu, MemoryBank } from "@mkvm/hw-x86";
 import { Errno, type Kernel, type Process } from "@mkvm/kvm-abi";
-import { type FaultOutcome, MEM_READONLY, PAGE_BYTES, type SlotTable } from "@mkvm/kvm-core";
+import { type FaultOutcome, MEM_READONLY, PAGE_BYTES, type SlotTable, type VmCounters, VmStat } from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
 import type { MemorySlot } from "../memory-slots.ts";
 import {
@@ -26,14 +26,22 @@ export class FaultMmu {
   readonly #slots: SlotTable<MemorySlot>;
   readonly #tables: Hpa[] = [];
   readonly #eptAd: boolean;
+  readonly #statistics: VmCounters;
   #root = 0;
 
-  constructor(kernel: Kernel<Vac, LogicalCpu>, process: Process, slots: SlotTable<MemorySlot>, accessedDirty: boolean) {
+  constructor(
+    kernel: Kernel<Vac, LogicalCpu>,
+    process: Process,
+    slots: SlotTable<MemorySlot>,
+    accessedDirty: boolean,
+    statistics: VmCounters,
+  ) {
     this.#kernel = kernel;
     this.#process = process;
     this.#bank = kernel.cpu.memory.bank(process.bank);
     this.#slots = slots;
     this.#eptAd = accessedDirty;
+    this.#statistics = statistics;
   }
 
   /** Allocates the root: 0 or -ENOMEM. */
@@ -66,17 +74,22 @@ export class FaultMmu {
     const index = gfn - slot.baseGfn;
     const page = this.#process.memory.translate(slot.userspaceAddress + index * PAGE_BYTES);
     if (page < 0) return -Errno.EFAULT;
+    const { words } = this.#statistics;
     let entry = slot.rmap[index]!;
+    const before = entry === 0 ? 0 : this.#bank.u32[entry >>> 2]!;
     if (entry === 0) {
       entry = this.#leafEntry(gfn);
       if (entry < 0) return entry;
       slot.rmap[index] = entry;
+      words[VmStat.pages_4k]!++;
+      words[VmStat.max_mmu_rmap_size] = 1;
     }
     // A page whose dirtying is logged becomes writable by its first write only
     const writable = !readOnly && (write || slot.dirty === undefined);
     this.#write(entry, page, EPT_READ | EPT_EXECUTE | (writable ? EPT_WRITE : 0) | EPT_MEMORY_WB | EPT_IGNORE_PAT);
     if (write) slot.markDirty(gfn);
-    return "mapped";
+    if (before === 0) return "mapped";
+    return writable && (before & EPT_WRITE) === 0 ? "unprotected" : "spurious";
   }
 
   /** Takes away every mapping of a slot that goes or moves. */
@@ -88,6 +101,7 @@ export class FaultMmu {
       this.#bank.u32[entry >>> 2] = 0;
       this.#bank.u32[(entry >>> 2) + 1] = 0;
       slot.rmap[index] = 0;
+      this.#statistics.words[VmStat.pages_4k]!--;
       any = true;
     }
     if (any) this.flush();
@@ -110,7 +124,9 @@ export class FaultMmu {
 
   /** Drops cached translations of this VM's EPT on this CPU, the only one it runs on. */
   flush(): void {
-    if (this.#root !== 0) this.#kernel.cpu.vmx.invept(1, this.eptPointer);
+    if (this.#root === 0) return;
+    this.#statistics.flushed();
+    this.#kernel.cpu.vmx.invept(1, this.eptPointer);
   }
 
   /** Bank offset of the leaf entry of a guest frame, tables on the way made as needed; or -ENOMEM. */
@@ -138,7 +154,10 @@ export class FaultMmu {
 
   #allocateTable(): number {
     const page = this.#kernel.memory.allocatePages(this.#process, 1);
-    if (page >= 0) this.#tables.push(page as Hpa);
+    if (page < 0) return page;
+    this.#tables.push(page as Hpa);
+    this.#statistics.words[VmStat.mmu_cache_miss]!++;
+    this.#statistics.words[VmStat.mmu_table_pages]!++;
     return page;
   }
 }

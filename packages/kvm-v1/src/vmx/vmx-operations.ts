@@ -19,6 +19,7 @@ import {
   type SegmentState,
   setUpVmcs,
   USER_RETURN_MSRS,
+  VcpuStat,
   Vector,
   VmcsField as Vmcs,
   type VmxCapabilities,
@@ -150,6 +151,7 @@ export class VmxOperations implements VendorOperations {
     cpu.wrmsr(Msr.IA32_KERNEL_GS_BASE, vcpu.savedKernelGsBase);
     for (let slot = 0; slot < USER_RETURN_MSRS.length; slot++) this.#module.setUserReturnMsr(slot, vcpu.userReturn[slot]!);
     vcpu.loaded = true;
+    vcpu.statistics.loaded(cpu.retiredInstructions());
   }
   put(vcpu: Vcpu): void {
     if (!vcpu.loaded) return;
@@ -164,6 +166,7 @@ export class VmxOperations implements VendorOperations {
     vcpu.savedKernelGsBase = cpu.rdmsr(Msr.IA32_KERNEL_GS_BASE) ?? 0n;
     cpu.wrmsr(Msr.IA32_KERNEL_GS_BASE, state.hostKernelGsBase);
     vcpu.loaded = false;
+    vcpu.statistics.put(cpu.retiredInstructions());
     this.#module.kernel.vac.clearRunningVcpu(this.#module.owner);
   }
 
@@ -321,10 +324,12 @@ export class VmxOperations implements VendorOperations {
   injectInterrupt(vcpu: Vcpu, vector: number, software: boolean): void {
     this.select(vcpu);
     if (software) this.#cpu.vmx.vmwrite(Vmcs.VM_ENTRY_INSTRUCTION_LENGTH, vcpu.queue.instructionLength);
+    vcpu.statistics.words[VcpuStat.irq_injections]!++;
     this.#inject(vector, software ? InterruptionType.softwareInterrupt : InterruptionType.externalInterrupt, false);
   }
   injectNmi(vcpu: Vcpu): void {
     this.select(vcpu);
+    vcpu.statistics.words[VcpuStat.nmi_injections]!++;
     this.#inject(2, InterruptionType.nmi, false);
   }
   #inject(vector: number, type: number, withError: boolean): void {
@@ -374,6 +379,7 @@ export class VmxOperations implements VendorOperations {
     };
   }
   flushGuestTlb(vcpu: Vcpu): void {
+    vcpu.statistics.words[VcpuStat.tlb_flush]!++;
     this.#cpu.vmx.invvpid(InvvpidType.singleContext, this.#vcpus.get(vcpu)!.vpid, 0n);
   }
 

@@ -5,7 +5,15 @@
 
 import type { LogicalCpu, MemoryBank } from "@mkvm/hw-x86";
 import { Errno, type Kernel, type Process } from "@mkvm/kvm-abi";
-import { type FaultOutcome, InveptType, MEM_READONLY, PAGE_BYTES, type SlotTable } from "@mkvm/kvm-core";
+import {
+  type FaultOutcome,
+  InveptType,
+  MEM_READONLY,
+  PAGE_BYTES,
+  type SlotTable,
+  type VmCounters,
+  VmStat,
+} from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
 import { FRAMES_PER_LARGE_PAGE, type Slot } from "../memory-slots.ts";
 import {
@@ -40,18 +48,21 @@ export class TdpMmu {
   readonly #slots: SlotTable<Slot>;
   readonly #largePages: boolean;
   readonly #accessedDirty: boolean;
+  readonly #statistics: VmCounters;
   readonly #roots: Root[] = [];
 
   constructor(
     kernel: Kernel<Vac, LogicalCpu>,
     process: Process,
     slots: SlotTable<Slot>,
+    statistics: VmCounters,
     options: { largePages: boolean; accessedDirty: boolean },
   ) {
     this.#kernel = kernel;
     this.#process = process;
     this.#bank = kernel.cpu.memory.bank(process.bank);
     this.#slots = slots;
+    this.#statistics = statistics;
     this.#largePages = options.largePages;
     this.#accessedDirty = options.accessedDirty;
   }
@@ -59,9 +70,8 @@ export class TdpMmu {
   /** Makes the root: 0 or -ENOMEM. */
   create(): number {
     const tables = new Set<number>();
-    const address = this.#kernel.memory.allocatePages(this.#process, 1);
+    const address = this.#allocateTable(tables);
     if (address < 0) return address;
-    tables.add(address);
     this.#roots.push({ address, tables });
     return 0;
   }
@@ -84,8 +94,7 @@ export class TdpMmu {
     if (slot === undefined) return "no-slot";
     if (write && (slot.flags & MEM_READONLY) !== 0) return "read-only";
     if (write) slot.markDirty(gfn);
-    const failed = this.#map(this.#roots[0]!, slot, gfn, write);
-    return failed < 0 ? failed : "mapped";
+    return this.#map(this.#roots[0]!, slot, gfn, write);
   }
 
   /** Maps all of the slots, giving way now and then. What cannot be mapped is left to faults. */
@@ -95,7 +104,7 @@ export class TdpMmu {
     for (const slot of [...this.#slots.all()]) {
       for (let gfn = slot.baseGfn; gfn < slot.endGfn; ) {
         const level = this.#levelFor(slot, gfn);
-        if (this.#map(this.#roots[0]!, slot, gfn, false) < 0) return;
+        if (typeof this.#map(this.#roots[0]!, slot, gfn, false) === "number") return;
         gfn += framesOf(level);
         if (++written % BUILD_BATCH === 0 && scheduler.needResched()) await scheduler.yield();
       }
@@ -115,6 +124,7 @@ export class TdpMmu {
           this.#clear(iterator.entry);
           any = true;
         } else if (iterator.leaf) {
+          this.#countPages(iterator.level, -1);
           this.#clear(iterator.entry);
           any = true;
         }
@@ -122,6 +132,8 @@ export class TdpMmu {
       }
     }
     if (any) this.#flush();
+    this.#statistics.words[VmStat.mmu_shadow_zapped]! += freed.length;
+    this.#statistics.words[VmStat.mmu_table_pages]! -= freed.length;
     // Only now does no cached translation lead into them any more
     for (const { table, root } of freed) {
       root.tables.delete(table);
@@ -159,8 +171,8 @@ export class TdpMmu {
     return this.#process.memory.translate(first + last) === address + last ? LEVEL_2M : LEVEL_4K;
   }
 
-  /** Maps the page of a frame; 0 or a negative errno. */
-  #map(root: Root, slot: Slot, gfn: number, write: boolean): number {
+  /** Maps the page of a frame: what it found, or a negative errno. */
+  #map(root: Root, slot: Slot, gfn: number, write: boolean): "mapped" | "unprotected" | "spurious" | number {
     const wanted = this.#levelFor(slot, gfn);
     const iterator = new TdpIterator(this.#bank.u32, root.address, gfn, gfn + 1);
     // Down to the level wanted, and further where small pages are there already: they stay
@@ -170,9 +182,8 @@ export class TdpMmu {
         this.#flush();
       }
       if (!iterator.present) {
-        const table = this.#kernel.memory.allocatePages(this.#process, 1);
+        const table = this.#allocateTable(root.tables);
         if (table < 0) return table;
-        root.tables.add(table);
         this.#set(iterator.entry, table, TDP_ALL);
       }
       iterator.advance();
@@ -187,19 +198,24 @@ export class TdpMmu {
     // A page of a logged slot that is writable already stays so
     const rights = TDP_READ | TDP_EXECUTE | (writable || (!readOnly && (had & TDP_WRITE) !== 0) ? TDP_WRITE : 0);
     this.#set(iterator.entry, address, rights | large | TDP_RAM);
-    return 0;
+    if ((had & TDP_ALL) === 0) {
+      this.#countPages(iterator.level, 1);
+      return "mapped";
+    }
+    return (rights & ~had & TDP_WRITE) !== 0 ? "unprotected" : "spurious";
   }
 
   /** Replaces a 2 MiB leaf by a table of 4 KiB leaves without the right to write; by nothing when there is no memory. */
   #split(root: Root, entry: number, level: number): void {
     const low = this.#bank.u32[entry >>> 2]!;
     const high = this.#bank.u32[(entry >>> 2) + 1]!;
-    const table = level === LEVEL_2M ? this.#kernel.memory.allocatePages(this.#process, 1) : -Errno.ENOMEM;
+    const table = level === LEVEL_2M ? this.#allocateTable(root.tables) : -Errno.ENOMEM;
+    this.#countPages(level, -1);
     if (table < 0) {
       this.#clear(entry);
       return;
     }
-    root.tables.add(table);
+    this.#countPages(LEVEL_4K, FRAMES_PER_LARGE_PAGE);
     const base = high * BANK_SPAN + ((low & TDP_ADDRESS) >>> 0);
     for (let index = 0; index < FRAMES_PER_LARGE_PAGE; index++) {
       const child = (table % BANK_SPAN) + index * 8;
@@ -208,17 +224,28 @@ export class TdpMmu {
     this.#set(entry, table, TDP_ALL);
   }
 
-  /** Notes a table and the tables below it. */
+  /** Notes a table and the tables below it, whose pages are mapped no more. */
   #collectTables(table: number, level: number, root: Root, into: { table: number; root: Root }[]): void {
-    if (level > LEVEL_4K) {
-      for (let index = 0; index < 512; index++) {
-        const low = this.#bank.u32[(table + index * 8) >>> 2]!;
-        if ((low & TDP_ALL) !== 0 && (low & TDP_LARGE) === 0) {
-          this.#collectTables((low & TDP_ADDRESS) >>> 0, level - 1, root, into);
-        }
-      }
+    for (let index = 0; index < 512; index++) {
+      const low = this.#bank.u32[(table + index * 8) >>> 2]!;
+      if ((low & TDP_ALL) === 0) continue;
+      if (level > LEVEL_4K && (low & TDP_LARGE) === 0) {
+        this.#collectTables((low & TDP_ADDRESS) >>> 0, level - 1, root, into);
+      } else this.#countPages(level, -1);
     }
     into.push({ table: this.#process.bank * BANK_SPAN + table, root });
+  }
+
+  #allocateTable(into: Set<number>): number {
+    const table = this.#kernel.memory.allocatePages(this.#process, 1);
+    if (table < 0) return table;
+    into.add(table);
+    this.#statistics.words[VmStat.mmu_cache_miss]!++;
+    this.#statistics.words[VmStat.mmu_table_pages]!++;
+    return table;
+  }
+  #countPages(level: number, change: number): void {
+    this.#statistics.words[level === LEVEL_4K ? VmStat.pages_4k : VmStat.pages_2m]! += change;
   }
 
   #set(entry: number, address: number, flags: number): void {
@@ -230,6 +257,9 @@ export class TdpMmu {
     this.#bank.u32[(entry >>> 2) + 1] = 0;
   }
   #flush(): void {
-    for (const _root of this.#roots) this.#kernel.cpu.vmx.invept(InveptType.singleContext, this.eptPointer);
+    for (const _root of this.#roots) {
+      this.#statistics.flushed();
+      this.#kernel.cpu.vmx.invept(InveptType.singleContext, this.eptPointer);
+    }
   }
 }

@@ -16,6 +16,7 @@ import {
   PrimaryControl,
   SegmentRegister,
   setUpVmcs,
+  VcpuStat,
   Vector,
   VmcsField,
   type VmxCapabilities,
@@ -217,10 +218,12 @@ export class VmxOperations implements VendorOperations {
     if (vcpu.hardware.loaded) return;
     this.#module.kernel.vac.setRunningVcpu(this.#module.owner, state.vpid);
     vcpu.hardware.load();
+    vcpu.statistics.loaded(this.#cpu.retiredInstructions());
   }
   leaveCpu(vcpu: Vcpu): void {
     if (!vcpu.hardware.loaded) return;
     vcpu.hardware.put();
+    vcpu.statistics.put(this.#cpu.retiredInstructions());
     this.#module.kernel.vac.clearRunningVcpu(this.#module.owner);
   }
 
@@ -229,6 +232,9 @@ export class VmxOperations implements VendorOperations {
     const { vmx } = this.#cpu;
     const withError = event.errorCode !== undefined && (vcpu.cr0 & 1n) !== 0n && exceptionHasErrorCode(event.vector);
     let type = TYPES[event.kind];
+    const { words } = vcpu.statistics;
+    if (event.kind === "nmi") words[VcpuStat.nmi_injections]!++;
+    else if (event.kind === "interrupt" || event.kind === "software-interrupt") words[VcpuStat.irq_injections]!++;
     if (event.kind === "software-exception" && event.vector === Vector.DB) type = InterruptionType.privilegedSoftwareException;
     if (withError) vmx.vmwrite(VmcsField.VM_ENTRY_EXCEPTION_ERROR_CODE, event.errorCode!);
     if (event.kind === "software-exception" || event.kind === "software-interrupt") {
@@ -248,6 +254,7 @@ export class VmxOperations implements VendorOperations {
     this.#cpu.vmx.vmwrite(VmcsField.PRIMARY_PROCESSOR_CONTROLS, wanted);
   }
   flushGuestTlb(vcpu: Vcpu): void {
+    vcpu.statistics.words[VcpuStat.tlb_flush]!++;
     this.#cpu.vmx.invvpid(InvvpidType.singleContext, this.#states.get(vcpu)!.vpid, 0n);
   }
 
