@@ -8,6 +8,7 @@
  * registers and flags last.
  */
 import type { FormOperand } from "./instruction.ts";
+import type { StateFact, VectorFact } from "./translator/facts.ts";
 
 declare const kind: unique symbol;
 type Handle<K extends string> = { readonly [kind]: K };
@@ -63,6 +64,12 @@ export interface Emitter {
   writeVec(operand: FormOperand, value: Vec): void;
   /** Raises #GP(0) when the memory operand is not aligned to its 16 bytes; nothing for registers. */
   checkAligned(operand: FormOperand): void;
+
+  // What earlier code has found out (translator/facts.ts): rows leave out checks of what is known, and say what theirs have shown.
+  knows(fact: StateFact): boolean;
+  learn(fact: StateFact): void;
+  knowsOf(value: Vec, fact: VectorFact): boolean;
+  learnOf(value: Vec, fact: VectorFact): void;
 
   // Registers by number, memory by segment and offset
   reg(index: number, size: Size): Int;

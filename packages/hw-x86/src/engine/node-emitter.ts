@@ -16,6 +16,7 @@ import {
   type VariableSlot,
 } from "./interpreter/schedule.ts";
 import { simplify } from "./simplification.ts";
+import type { StateFact, VectorFact } from "./translator/facts.ts";
 import type { Code } from "./wasm/code.ts";
 import { resultType, type ValueType } from "./wasm/opcodes.ts";
 
@@ -107,6 +108,17 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   /** SF differs from OF. */
   protected abstract lessThan(): Bool;
   abstract raise(vector: Parameters<Emitter["raise"]>[0], error?: number): void;
+
+  // ---- What is known (translator/facts.ts); the interpreter asks each time ----
+
+  knows(_fact: StateFact): boolean {
+    return false;
+  }
+  learn(_fact: StateFact): void {}
+  knowsOf(_value: Vec, _fact: VectorFact): boolean {
+    return false;
+  }
+  learnOf(_value: Vec, _fact: VectorFact): void {}
 
   // ---- Building blocks ----
 
@@ -495,12 +507,14 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
         this.raiseIf(pendingFault(), "#MF");
         return;
       case "sse": {
+        if (this.knows("sse")) return;
         const noFxsr = this.xor(this.and(this.state(state.cr4, 32), this.int(CR4_OSFXSR)), this.int(CR4_OSFXSR));
         const bad = this.or(this.and(cr0, this.int(CR0_EM | CR0_TS)), noFxsr);
         this.if(this.ne(bad, this.int(0)), () => {
           this.raiseIf(this.or1(anyOf(cr0, CR0_EM), this.ne(noFxsr, this.int(0))), "#UD");
           this.raise("#NM");
         });
+        this.learn("sse");
         return;
       }
       case "cpl0":

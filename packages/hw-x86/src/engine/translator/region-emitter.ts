@@ -20,8 +20,10 @@ import {
 } from "../interpreter/schedule.ts";
 import { asBool, asInt, asVec, integerSize, LOAD64, maskOf, NodeEmitter, nodeOf, STORE64 } from "../node-emitter.ts";
 import type { Code } from "../wasm/code.ts";
+import { NO_FACTS, type StateFact, type VectorFact, withFact } from "./facts.ts";
 import { CARRY_IN, FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW, sizeOfKind, sourceOf } from "./flag-kinds.ts";
 import { type OperationRecord, type RegionFrame, Untranslatable } from "./region.ts";
+import { VectorRegisters } from "./vector-registers.ts";
 
 /** Kind of flags where paths with different ones have met: known at run time only. */
 export const UNKNOWN_FLAGS = -1;
@@ -206,20 +208,20 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
     return asInt(this.#loadState(offset, size));
   }
   #loadState(offset: number, size: Size): Node {
-    if (offset >= state.gpr && offset < state.gpr + 128) throw new Untranslatable();
-    const reads = isFlagWord(offset) ? FLAGS : isVector(offset) ? VECTOR : OTHER;
+    if ((offset >= state.gpr && offset < state.gpr + 128) || isVector(offset)) throw new Untranslatable();
+    const reads = isFlagWord(offset) ? FLAGS : OTHER;
     return this.value("i64", [], (c) => c.loadAt(LOAD64[size], offset), { reads, bits: size });
   }
   setState(offset: number, size: Size, value: Int): void {
     // What helpers are passed is nobody else's
     const isPassed = offset >= state.helper && offset < state.helper + 64;
     if (!isPassed) this.#hasWritten = true;
-    if ((offset >= state.gpr && offset < state.gpr + 128) || isFlagWord(offset)) throw new Untranslatable();
+    if ((offset >= state.gpr && offset < state.gpr + 128) || isFlagWord(offset) || isVector(offset)) throw new Untranslatable();
+    if (offset === state.mxcsr) this.#frame.facts.forget("usual");
     this.#storeState(offset, STORE64[size], nodeOf(value));
   }
   #storeState(offset: number, store: string, value: Node): void {
-    const group = isVector(offset) ? VECTOR : OTHER;
-    this.effect([this.constant32(0), value], group, (c) => c.memory(store, offset));
+    this.effect([this.constant32(0), value], OTHER, (c) => c.memory(store, offset));
   }
 
   // ---- Operands ----
@@ -240,7 +242,11 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
         return this.immediate();
       case "constant":
         return this.int(access.value);
-      case "xmm":
+      case "xmm": {
+        const vector = this.#readVector(this.#record[access.field]);
+        const low = this.value("i64", [vector], (c) => c.lane("i64x2.extract_lane", 0));
+        return this.truncate(asInt(low), integerSize(Math.min(access.size, 64)));
+      }
       case "mm":
         return asInt(this.#loadState(this.#record[access.field], integerSize(Math.min(access.size, 64))));
       case "segmentRegister":
@@ -325,15 +331,52 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
 
   // ---- Vectors ----
 
+  /** Registers that vectors were read from, and what is known of vectors. */
+  readonly #sources = new Map<Node, number>();
+  readonly #vectorFacts = new Map<Node, ReadonlySet<VectorFact>>();
+
+  override knows(fact: StateFact): boolean {
+    return this.#frame.facts.knows(fact);
+  }
+  override learn(fact: StateFact): void {
+    if (this.#depth === 0) this.#frame.facts.learn(fact);
+  }
+  override knowsOf(value: Vec, fact: VectorFact): boolean {
+    return this.#vectorFacts.get(nodeOf(value))?.has(fact) ?? false;
+  }
+  override learnOf(value: Vec, fact: VectorFact): void {
+    if (this.#depth > 0) return;
+    const node = nodeOf(value);
+    const facts = withFact(this.#vectorFacts.get(node) ?? NO_FACTS, fact);
+    this.#vectorFacts.set(node, facts);
+    const source = this.#sources.get(node);
+    if (source !== undefined) this.#frame.facts.setRegister(source, facts);
+  }
+  #readVector(offset: number): Node {
+    const index = VectorRegisters.indexOf(offset);
+    const local = this.#frame.vectors.local(index, false);
+    const node = this.value("v128", [], (c) => c.get(local), { reads: VECTOR });
+    this.#sources.set(node, index);
+    this.#vectorFacts.set(node, this.#frame.facts.ofRegister(index));
+    return node;
+  }
+  #writeVector(offset: number, value: Node): void {
+    const index = VectorRegisters.indexOf(offset);
+    const local = this.#frame.vectors.local(index, true);
+    this.#hasWritten = true;
+    this.effect([value], VECTOR, (c) => c.set(local));
+    this.#sources.clear();
+    this.#frame.facts.setRegister(index, this.#depth === 0 ? (this.#vectorFacts.get(value) ?? NO_FACTS) : NO_FACTS);
+  }
+
   readVec(operand: FormOperand): Vec {
     const access = this.access(operand);
     switch (access.kind) {
       case "xmm":
+        return asVec(this.#readVector(this.#record[access.field]));
       case "mm": {
         const offset = this.#record[access.field];
-        const load = access.kind === "xmm" ? "v128.load" : "v128.load64_zero";
-        const reads = access.kind === "xmm" ? VECTOR : OTHER;
-        return asVec(this.value("v128", [], (c) => c.loadAt(load, offset), { reads }));
+        return asVec(this.value("v128", [], (c) => c.loadAt("v128.load64_zero", offset), { reads: OTHER }));
       }
       case "memory": {
         const load = VECTOR_LOADS[access.size];
@@ -352,8 +395,7 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
     const lane = (): Node => this.value("i64", [nodeOf(value)], (c) => c.lane("i64x2.extract_lane", 0));
     switch (access.kind) {
       case "xmm":
-        this.#hasWritten = true;
-        this.effect([this.constant32(0), nodeOf(value)], VECTOR, (c) => c.memory("v128.store", this.#record[access.field]));
+        this.#writeVector(this.#record[access.field], nodeOf(value));
         return;
       case "mm":
         this.#writeMmx(this.#record[access.field], lane());

@@ -5,10 +5,12 @@ import { schedule } from "../interpreter/schedule.ts";
 import { block, OP_BYTES } from "../operation.ts";
 import { Code, type Label } from "../wasm/code.ts";
 import { FunctionBuilder, ModuleBuilder, signature } from "../wasm/module-builder.ts";
+import { Facts } from "./facts.ts";
 import { FlagSource } from "./flag-kinds.ts";
 import { analyseFlow, type Flow } from "./flow.ts";
 import { type Region, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
 import { type EmittedOperation, RegionEmitter, UNKNOWN_FLAGS } from "./region-emitter.ts";
+import { VectorRegisters } from "./vector-registers.ts";
 
 /** `next` after a miss that returned 0. */
 const RESUME = -1;
@@ -44,6 +46,8 @@ function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport
     support,
     codeSize: region.codeSize,
     gpr: Array.from({ length: 16 }, () => local("i64")),
+    vectors: new VectorRegisters(fn),
+    facts: new Facts(),
     base: local("i64"),
     rip: local("i64"),
     next: local("i32"),
@@ -108,6 +112,7 @@ class RegionEmission {
     gpr.forEach((local, index) => {
       if ((((usedRegisters | writtenRegisters) >>> index) & 1) !== 0) c.loadAt("i64.load", gprOffset(index)).set(local);
     });
+    this.#frame.vectors.load(c);
     // Segments are flat, so that RIP and physical address agree within the page
     c.loadAt("i64.load", state.blockRip).i64(-4096n).op("i64.and").set(base);
     // The interpreter has charged for the block entered, which charges for itself
@@ -128,6 +133,7 @@ class RegionEmission {
     gpr.forEach((local, index) => {
       if (((writtenRegisters >>> index) & 1) !== 0) c.i32(0).get(local).memory("i64.store", gprOffset(index));
     });
+    this.#frame.vectors.store(c);
     c.get(flagKind).if();
     c.get(flagKind).get(flagFirst).get(flagSecond).get(flagResult).get(flagCarry).get(flagOverflow).call(support.saveFlags);
     c.end();
@@ -149,6 +155,7 @@ class RegionEmission {
       // Edges from within the loop are still to come
       this.#flagsAtEntry.set(block, UNKNOWN_FLAGS);
     }
+    if (isLoop || this.#flow.merges.has(block)) this.#frame.facts.forgetAll();
     const merges = this.#flow.dominated.get(block) ?? [];
     for (const merge of [...merges].reverse()) this.#labels.set(merge, c.block());
     this.#block(block);
@@ -240,21 +247,26 @@ class RegionEmission {
       case "call":
         this.#edge(block, ending.target, flagKind);
         return;
-      case "branch":
+      case "branch": {
+        const restoreFacts = this.#frame.facts.save();
         c.get(this.#frame.condition).if();
         this.#edge(block, ending.taken, flagKind);
         c.else();
+        restoreFacts();
         this.#edge(block, ending.next, flagKind);
         c.end();
         return;
+      }
       case "return":
         // Calls within the region return to it
         for (const site of this.#returnSites) {
+          const restoreFacts = this.#frame.facts.save();
           c.get(this.#frame.rip);
           this.#pushRip(site.offset);
           c.op("i64.eq").if();
           this.#edge(block, site.offset, flagKind);
           c.end();
+          restoreFacts();
         }
         this.#exit();
         return;

@@ -3,6 +3,8 @@ import type { Variant } from "../decoder/variant.ts";
 import type { REGION_SUPPORT } from "../interpreter/region-support.ts";
 import type { Label } from "../wasm/code.ts";
 import type { FunctionBuilder } from "../wasm/module-builder.ts";
+import type { Facts } from "./facts.ts";
+import type { VectorRegisters } from "./vector-registers.ts";
 
 /** An operation record, read. Field names as in operation.ts. */
 export interface OperationRecord {
@@ -63,6 +65,9 @@ export interface RegionFrame {
   readonly codeSize: 32 | 64;
   /** Locals of the general registers. */
   readonly gpr: readonly number[];
+  readonly vectors: VectorRegisters;
+  /** What is known where code is being emitted. */
+  readonly facts: Facts;
   /** RIP of the start of the page. */
   readonly base: number;
   /** Where execution goes on after an exit, when `next` is 0; else `next` is an operation of the block `header`. */
