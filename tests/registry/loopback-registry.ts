@@ -1,5 +1,5 @@
 /** A package registry on loopback: our packages live in it alone, everything else comes from the registry that npm is set to. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -11,6 +11,8 @@ export interface LoopbackRegistry {
   readonly url: string;
   /** Environment for npm, pnpm and mkvm: they use this registry and may publish to it. */
   readonly env: NodeJS.ProcessEnv;
+  /** Flips a byte in the middle of a stored tarball. */
+  tamper(name: string, version: string): void;
   close(): Promise<void>;
 }
 
@@ -36,6 +38,13 @@ export async function startLoopbackRegistry(): Promise<LoopbackRegistry> {
   return {
     url,
     env: { ...process.env, npm_config_registry: url, npm_config_userconfig: settings, NPM_CONFIG_USERCONFIG: settings },
+    tamper: (name, version) => {
+      const path = join(folder, "storage", name, `${name.split("/").at(-1)}-${version}.tgz`);
+      const bytes = readFileSync(path);
+      const middle = bytes.length >> 1;
+      bytes.writeUInt8(bytes.readUInt8(middle) ^ 0xff, middle);
+      writeFileSync(path, bytes);
+    },
     close: async () => {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

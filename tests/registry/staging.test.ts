@@ -140,6 +140,19 @@ test(
   },
 );
 
+test("a tarball that was tampered with is not installed, and nothing else changes", minutes(5), async () => {
+  await release.version({ "@mkvm/kvm-v1": "patch" }, "A repair.");
+  expect((await release.publish()).status).toBe(0);
+  registry.tamper("@mkvm/kvm-v1", "1.1.1");
+  const before = { modules: await modules(), manifest: project.manifest(), installed: project.installed("@mkvm/kvm-v1") };
+  const { status, stdout, stderr } = await project.attemptPnpm("add", "@mkvm/kvm-v1@1.1.1", "--config.fetch-retries=0");
+  expect(status).not.toBe(0);
+  expect(stdout + stderr).toMatch(/integrity/i);
+  expect({ modules: await modules(), manifest: project.manifest(), installed: project.installed("@mkvm/kvm-v1") }).toEqual(
+    before,
+  );
+});
+
 test("the Linux noticed nothing of all this", minutes(2), async () => {
   await guest.until("mkvm-check n=", 2);
   const { moves } = (await project.json<(ListedProcess & { moves: number })[]>("ps")).find(({ pid }) => pid === guest.pid)!;

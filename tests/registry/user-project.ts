@@ -10,12 +10,13 @@ export class UserProject {
   readonly folder: string;
   readonly #env: NodeJS.ProcessEnv;
 
-  /** `registry`: where packages come from. */
-  constructor(registry: LoopbackRegistry) {
+  /** `registry`: where packages come from. `empty`: without a package.json. */
+  constructor(registry: LoopbackRegistry, options: { empty?: boolean } = {}) {
     const root = mkdtempSync(join(tmpdir(), "mkvm-user-"));
     this.folder = join(root, "project");
     mkdirSync(this.folder);
-    writeFileSync(join(this.folder, "package.json"), `${JSON.stringify({ name: "project", private: true, type: "module" })}\n`);
+    const manifest = { name: "project", private: true, type: "module" };
+    if (!options.empty) writeFileSync(join(this.folder, "package.json"), `${JSON.stringify(manifest)}\n`);
     // As on a user's machine: nothing of this workspace's run is to be seen
     const { INIT_CWD: _, NODE_PATH: __, ...environment } = registry.env;
     const path = [join(this.folder, "node_modules", ".bin"), join(workspace, "node_modules", ".bin"), environment.PATH];
@@ -24,7 +25,9 @@ export class UserProject {
       PATH: path.join(":"),
       MKVM_STATE_DIR: join(root, "state"),
       XDG_CACHE_HOME: join(root, "cache"),
-      npm_config_store_dir: join(root, "store"),
+      // The pnpm at hand is the one to use, whatever release 'pnpm init' notes
+      pnpm_config_pm_on_fail: "ignore",
+      npm_config_pm_on_fail: "ignore",
     };
   }
 
@@ -35,6 +38,9 @@ export class UserProject {
   pnpm(...args: string[]): Promise<string> {
     return succeed(join(workspace, "node_modules", ".bin", "pnpm"), args, { cwd: this.folder, env: this.#env });
   }
+  attemptPnpm(...args: string[]): Promise<CommandResult> {
+    return attempt(join(workspace, "node_modules", ".bin", "pnpm"), args, { cwd: this.folder, env: this.#env });
+  }
   mkvm(...args: string[]): Promise<string> {
     return succeed("mkvm", args, { cwd: this.folder, env: this.#env });
   }
@@ -43,6 +49,9 @@ export class UserProject {
   }
   async json<T>(...args: string[]): Promise<T> {
     return JSON.parse(await this.mkvm(...args, "--json")) as T;
+  }
+  manifest(): string {
+    return readFileSync(join(this.folder, "package.json"), "utf8");
   }
   /** Version of an installed package. */
   installed(name: string): string {

@@ -91,6 +91,24 @@ describe("insmod", () => {
     expect(await host.lsmod()).toEqual([]);
   });
 
+  it("refuses by version when the registry that could name a fitting release is down, too", async () => {
+    host = await createTestHost();
+    const manifest = { name: "m7", version: "1.0.0", type: "module", exports: "./index.js" };
+    const module = writePackage("m7", { ...manifest, mkvm: { requires: { "@mkvm/kvm-abi": "^99.0.0" } } }, "throw 'ran'");
+    const { npm_config_registry: before } = process.env;
+    // The discard port: nobody listens
+    process.env.npm_config_registry = "http://127.0.0.1:9/";
+    try {
+      await expect(host.insmod(module)).rejects.toThrow(
+        /^m7 1\.0\.0 requires @mkvm\/kvm-abi \^99\.0\.0, .*; the registry could not be asked which release fits$/,
+      );
+    } finally {
+      if (before === undefined) delete process.env.npm_config_registry;
+      else process.env.npm_config_registry = before;
+    }
+    expect(await host.lsmod()).toEqual([]);
+  });
+
   it("refuses packages that are no modules", async () => {
     host = await createTestHost();
     await expect(host.insmod("./not-a-module")).rejects.toThrow(

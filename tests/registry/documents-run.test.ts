@@ -1,0 +1,58 @@
+/** Every command of the documents for users works as written, in a fresh folder, with packages from a registry. */
+import { copyFileSync, readdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { checkGuest, findLinuxGuest } from "@mkvm/testkit";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { attempt } from "./commands.ts";
+import { documentCommands } from "./document-commands.ts";
+import { type LoopbackRegistry, startLoopbackRegistry } from "./loopback-registry.ts";
+import { UserProject } from "./user-project.ts";
+import { type Bump, WorkspaceRelease, workspace } from "./workspace-release.ts";
+
+const documents = join(workspace, "docs");
+const withCommands = readdirSync(documents).filter(
+  (name) => name.endsWith(".md") && documentCommands(join(documents, name)).length > 0,
+);
+
+let registry: LoopbackRegistry;
+let release: WorkspaceRelease;
+
+beforeAll(async () => {
+  registry = await startLoopbackRegistry();
+  release = await WorkspaceRelease.create(registry.env);
+  const names = [...release.packages().keys()];
+  await release.version(Object.fromEntries(names.map((name) => [name, "major" as Bump])), "First release.");
+  expect((await release.publish()).status).toBe(0);
+}, 120_000);
+afterAll(async () => {
+  release?.remove();
+  await registry?.close();
+}, 120_000);
+
+test("the quick start and each how-to are among them", () => {
+  expect(withCommands).toEqual(
+    expect.arrayContaining(["quick-start.md", ...readdirSync(documents).filter((name) => name.startsWith("how-to-"))]),
+  );
+});
+
+test.each(withCommands)("docs/%s", { timeout: 600_000 }, async (name) => {
+  const project = new UserProject(registry, { empty: true });
+  try {
+    await provideGuest(project.folder);
+    for (const { line, command } of documentCommands(join(documents, name))) {
+      const { status, stdout, stderr } = await attempt("bash", ["-euc", command], { cwd: project.folder, env: project.env });
+      if (status !== 0) throw new Error(`docs/${name}:${line}: ${command}: status ${status}\n${stdout}${stderr}`);
+    }
+  } finally {
+    await project.remove();
+  }
+});
+
+/** `bzImage` and `initramfs.cpio` in the folder, as the documents call them, and a small bare-metal guest as `guest.bin`. */
+async function provideGuest(folder: string): Promise<void> {
+  writeFileSync(join(folder, "guest.bin"), checkGuest(3));
+  const linux = await findLinuxGuest({ log: console.log });
+  if (!linux) throw new Error("no kernel could be had from the cache or the package manager, which these documents need");
+  copyFileSync(linux.kernel, join(folder, "bzImage"));
+  copyFileSync(linux.initrd, join(folder, "initramfs.cpio"));
+}
