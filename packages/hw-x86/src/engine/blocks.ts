@@ -3,11 +3,11 @@
  * mode they were decoded for. A table in the bank leads generated code from RIP to them; what it does not know comes here.
  */
 
+import { clearBlockTables, enterByPhysical, enterByRip } from "./block-tables.ts";
 import { CodePage, PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu } from "./cpu.ts";
-import { BLOCK_TABLE, CS, DS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
+import { CS, DS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
 import type { Decode, DecodedOperation, Variant } from "./decoder/variant.ts";
-import { BLOCK_TABLE_ENTRY_BYTES, BLOCK_TABLE_LOG2 } from "./interpreter/common-functions.ts";
 import { Synthetic } from "./interpreter/synthetic.ts";
 import { isFlat } from "./lookup-base.ts";
 import { block, OP_BYTES, op } from "./operation.ts";
@@ -85,14 +85,8 @@ export class Blocks {
       header = undefined;
     }
     if (header === undefined) header = this.#build(physical, lo, hi, LONGEST_BLOCK, false);
-    const keyLow = (u32[RIP] + u32[LOOKUP_BASE]) >>> 0;
-    const keyHigh = (u32[RIP + 1] + u32[LOOKUP_BASE + 1] + (keyLow < u32[RIP] ? 1 : 0)) >>> 0;
-    const hash = keyLow ^ ((keyLow >>> BLOCK_TABLE_LOG2) | (keyHigh << (32 - BLOCK_TABLE_LOG2)));
-    const entry = (BLOCK_TABLE + (hash & ((1 << BLOCK_TABLE_LOG2) - 1)) * BLOCK_TABLE_ENTRY_BYTES) >>> 2;
-    u32[entry] = keyLow;
-    u32[entry + 1] = keyHigh;
-    u32[entry + 2] = u32[BLOCK_TAG];
-    u32[entry + 3] = header;
+    enterByRip(cpu, header);
+    if (u32[CODE_SIZE] === 64 && !this.#straddling.has(header)) enterByPhysical(cpu, physical, header);
     return header;
   }
 
@@ -156,13 +150,13 @@ export class Blocks {
 
   /** Drops every block. */
   flush(): void {
-    const { u8, u32 } = this.#cpu;
+    const { u32 } = this.#cpu;
     for (const page of this.#pages.values()) this.#holdsCode[page.offset >>> 12] = 0;
     this.translator.flush();
     this.#pages.clear();
     this.#straddling.clear();
     this.#next = OP_ARENA;
-    u8.fill(0, BLOCK_TABLE, BLOCK_TABLE + (1 << BLOCK_TABLE_LOG2) * BLOCK_TABLE_ENTRY_BYTES);
+    clearBlockTables(this.#cpu);
     u32[state.blockStart >>> 2] = 0;
     this.flushes++;
   }

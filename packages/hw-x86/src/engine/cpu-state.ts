@@ -8,7 +8,9 @@
  *   0x0000_1000  this block (CPU_STATE)
  *   0x0000_4000  scratch for accesses that cross a page (SCRATCH)
  *   0x0001_0000  data TLB (TLB)
- *   0x0004_0000  block lookup table (BLOCK_TABLE)
+ *   0x0003_0000  code TLB (CODE_TLB)
+ *   0x0004_0000  blocks by RIP (BLOCK_TABLE)
+ *   0x000c_0000  blocks by physical address (PHYSICAL_TABLE); see block-tables.ts for all three
  *   0x0010_0000  decoded operations (OP_ARENA), OP_ARENA_BYTES long
  *   BANK_FIRST_FREE  first byte that the kernel may hand out
  */
@@ -17,7 +19,9 @@ export const CPU_STATE_BYTES = 0x2000;
 export const SCRATCH = 0x4000;
 export const SCRATCH_BYTES = 0x1000;
 export const TLB = 0x1_0000;
+export const CODE_TLB = 0x3_0000;
 export const BLOCK_TABLE = 0x4_0000;
+export const PHYSICAL_TABLE = 0xc_0000;
 export const OP_ARENA = 0x10_0000;
 export const OP_ARENA_BYTES = 0x100_0000;
 export const BANK_FIRST_FREE = OP_ARENA + OP_ARENA_BYTES;

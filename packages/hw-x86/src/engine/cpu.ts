@@ -67,6 +67,8 @@ export interface Cpu {
   updateTags(): void;
   /** Asks `run` to stop before the next instruction to look at events. */
   requestStop(): void;
+  /** Blocking by STI, just set, ends when the instruction after the running one has retired; nobody waits for a window. */
+  shadowNextInstruction(): void;
   /** True when decoded code lies in the page at this bank offset: stores there must take the slow path and report. */
   holdsCode(pageOffset: number): boolean;
   /** `bytes` at bank offset `offset`, in one page that holds code, were written: stale blocks must not run again. */

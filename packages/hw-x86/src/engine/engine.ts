@@ -28,9 +28,11 @@ const INTERRUPTIBILITY = state.interruptibility >>> 2;
 const SYSTEM_FLAGS = state.systemFlags >>> 2;
 const ACTIVITY = state.activity >>> 2;
 const SHADOWS = 3;
+const STI_SHADOW = 1;
 /** DR6.BS: single step. */
 const SINGLE_STEP = 0x4000n;
 const LOGGED_BYTES = 15;
+const NO_SHADOW = -1;
 
 export interface EngineOptions {
   /** The bank: shared, at least as large as what lies below BANK_FIRST_FREE. */
@@ -74,6 +76,11 @@ export class Engine implements Cpu, EngineControl {
   /** What an access of a translated region threw. */
   #regionThrown: unknown;
   #cutHandler = 0;
+  /**
+   * Blocking by STI holds while exactly so many instructions have retired; NO_SHADOW where the bit in the state block is exact. Hardly
+   * anybody looks at the bit before it is over, so what follows STI need not run by itself: those who look settle it first.
+   */
+  #shadowEnd = NO_SHADOW;
 
   constructor(options: EngineOptions) {
     const { buffer } = options.memory;
@@ -118,7 +125,7 @@ export class Engine implements Cpu, EngineControl {
       findBlock: () => (this.i32[BUDGET] <= 0 ? 0 : this.#blocks.find()),
       raise: (vector, error) => this.#raiseFromRow(vector, error),
       undefinedInstruction: () => this.#undefinedInstruction(),
-      divert: () => this.#divert(),
+      divert: () => this.#settleHelper(),
       hot: (header) => this.#blocks.hot(header),
       regionRead: (lo, hi, bytes) => this.#forRegion(() => memory.readSlow(this, lo, hi, bytes)),
       regionUpdate: (lo, hi, bytes) =>
@@ -158,6 +165,7 @@ export class Engine implements Cpu, EngineControl {
     this.#stash = 0;
     this.#stopRequested = false;
     this.#diverted = false;
+    this.#shadowEnd = NO_SHADOW;
     this.i32[BUDGET] = instructions;
     this.i32[OPERATION] = 0;
     this.#blocks.distrust();
@@ -185,12 +193,15 @@ export class Engine implements Cpu, EngineControl {
       this.#unstash();
       this.#granted -= this.i32[BUDGET];
       this.i32[BUDGET] = 0;
+      this.#settleShadow();
     }
   }
 
   /** Runs until the budget is short, something stops or diverts, or an exception is thrown. */
   #runOnce(): void {
-    if ((this.i32[INTERRUPTIBILITY] & SHADOWS) !== 0 || (this.i32[SYSTEM_FLAGS] & Flag.TF) !== 0) {
+    this.#settleShadow();
+    const isShadowed = (this.i32[INTERRUPTIBILITY] & SHADOWS) !== 0 && this.#shadowEnd === NO_SHADOW;
+    if (isShadowed || (this.i32[SYSTEM_FLAGS] & Flag.TF) !== 0) {
       this.#step();
       return;
     }
@@ -251,6 +262,28 @@ export class Engine implements Cpu, EngineControl {
     this.i32[OPERATION] = 0;
   }
 
+  shadowNextInstruction(): void {
+    if ((this.i32[SYSTEM_FLAGS] & Flag.TF) === 0) this.#shadowEnd = this.retired() + 1;
+  }
+  /** Makes the blocking bits exact between two instructions. */
+  #settleShadow(): void {
+    if (this.#shadowEnd === NO_SHADOW || this.retired() === this.#shadowEnd) return;
+    this.#endShadow();
+  }
+  #endShadow(): void {
+    this.i32[INTERRUPTIBILITY] &= ~STI_SHADOW;
+    this.#shadowEnd = NO_SHADOW;
+  }
+
+  /** A helper that ended its block left shadows or TF behind: the next instruction is a step, unless it merely is in STI's shadow. */
+  #settleHelper(): void {
+    if (this.#shadowEnd !== NO_SHADOW) {
+      if (this.#shadowEnd <= this.retired()) this.#endShadow();
+      const others = this.i32[INTERRUPTIBILITY] & SHADOWS & ~STI_SHADOW;
+      if (others === 0 && (this.i32[SYSTEM_FLAGS] & Flag.TF) === 0) return;
+    }
+    this.#divert();
+  }
   #divert(): void {
     this.#stash += this.i32[BUDGET];
     this.i32[BUDGET] = 0;

@@ -2,6 +2,7 @@
  * Functions of the interpreter module that handlers share: imports from the engine, and code that is not worth repeating in each
  * handler. Handlers of hot instructions inline the memory accesses, see memory-code.ts.
  */
+import { emitFind } from "../block-tables.ts";
 import { SEG_EFFECTIVE_BASE, SEG_READ_TOP, SEG_WRITE_TOP, SEGMENT_STRIDE, state } from "../cpu-state.ts";
 import { block, OP_BYTES, op } from "../operation.ts";
 import { FunctionBuilder, type ModuleBuilder, signature } from "../wasm/module-builder.ts";
@@ -72,15 +73,7 @@ export function declareImports(module: ModuleBuilder): Record<keyof typeof ENGIN
 const SHADOWS = 3;
 const TRAP_FLAG = 0x100;
 
-/** log2 of the number of block table entries; each holds: +0 u64 key, +8 u32 tag, +12 u32 header. */
-export const BLOCK_TABLE_LOG2 = 15;
-export const BLOCK_TABLE_ENTRY_BYTES = 16;
-
-export function buildCommonFunctions(
-  module: ModuleBuilder,
-  imports: CommonFunctions["imports"],
-  blockTable: number,
-): CommonFunctions {
+export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunctions["imports"]): CommonFunctions {
   const make = (
     parameters: readonly ValueType[],
     results: readonly ValueType[],
@@ -214,26 +207,8 @@ export function buildCommonFunctions(
 
   const find = make(["i64"], ["i32"], (f) => {
     const c = f.code;
-    const key = f.allocate("i64");
-    const slot = f.allocate("i32");
-    c.get(0).loadAt("i64.load", state.lookupBase).op("i64.add").tee(key);
-    c.get(key).i64(BigInt(BLOCK_TABLE_LOG2)).op("i64.shr_u").op("i64.xor").op("i32.wrap_i64");
-    c.i32((1 << BLOCK_TABLE_LOG2) - 1)
-      .op("i32.and")
-      .i32(Math.log2(BLOCK_TABLE_ENTRY_BYTES))
-      .op("i32.shl")
-      .tee(slot);
-    c.memory("i64.load", blockTable).get(key).op("i64.eq");
-    c.get(slot)
-      .memory("i32.load", blockTable + 8)
-      .loadAt("i32.load", state.blockTag)
-      .op("i32.eq")
-      .op("i32.and")
-      .if();
-    c.get(slot)
-      .memory("i32.load", blockTable + 12)
-      .return();
-    c.end();
+    const i32 = (): number => f.allocate("i32");
+    emitFind(c, { rip: 0, key: f.allocate("i64"), slot: i32(), entry: i32(), physical: i32(), header: i32() });
     c.i32(0).get(0).memory("i64.store", state.rip);
     c.i32(0).i32(0).memory("i32.store", state.operation);
     c.call(imports.findBlock);

@@ -2,7 +2,7 @@
  * Puts the interpreter module together: common functions, a function or an arm of the main function for each variant, and the main
  * function, which dispatches on the `handler` of operation records.
  */
-import { BLOCK_TABLE, state } from "../cpu-state.ts";
+import { state } from "../cpu-state.ts";
 import type { Variant } from "../decoder/variant.ts";
 import { block, OP_BYTES, op } from "../operation.ts";
 import { Vector } from "../system/bits.ts";
@@ -44,7 +44,7 @@ export function buildInterpreter(
   const helperIndexes = new Map(
     [...helperNames].sort().map((name) => [name, module.importFunction("helper", name, helperType)]),
   );
-  const common = buildCommonFunctions(module, imports, BLOCK_TABLE);
+  const common = buildCommonFunctions(module, imports);
   const handlerType = module.typeIndex(signature(["i32"], ["i32"]));
 
   const base = {

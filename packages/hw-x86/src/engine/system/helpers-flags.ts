@@ -18,8 +18,13 @@ export const flagHelpers: HelperTable = {
     if (isProtected(cpu) && cplOf(cpu) > ioplOf(cpu)) cpu.raise(Vector.GP, 0);
     const flags = cpu.readFlags();
     if ((flags & Flag.IF) !== 0) return;
-    cpu.set32(state.interruptibility, cpu.get32(state.interruptibility) | 1);
-    changeFlags(cpu, flags | Flag.IF);
+    const blocking = cpu.get32(state.interruptibility);
+    cpu.setFlags(flags | Flag.IF);
+    // With nothing blocked a window is open exactly if somebody waits for one
+    cpu.set32(state.interruptibility, 0);
+    const isAwaited = cpu.guest.windowOpened();
+    cpu.set32(state.interruptibility, blocking | 1);
+    if (!isAwaited) cpu.shadowNextInstruction();
   },
   /** PUSHF and POPF in virtual-8086 mode need IOPL 3. */
   checkFlagAccess(cpu) {

@@ -8,7 +8,7 @@ import type { Cpu } from "../cpu.ts";
 import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
 import { Cr0, Cr4, Efer, Vector } from "./bits.ts";
 import { isCanonicalHigh } from "./processor-mode.ts";
-import { cachesOf, FRAME_ENTRIES, PAGE_ENTRIES, TranslationCaches } from "./translation-caches.ts";
+import { cachesOf, FRAME_ENTRIES, noteFetch, PAGE_ENTRIES, TranslationCaches } from "./translation-caches.ts";
 
 export {
   flushPage,
@@ -250,7 +250,7 @@ export function translate(cpu: Cpu, lo: number, hi: number, access: number, user
     const needed = access === WRITE ? PageFlag.write | PageFlag.dirty : access;
     if (caches.pageGeneration[index] === generation && (flags & needed) === needed && permits(cpu, flags, access, user)) {
       const offset = caches.pageOffset[index];
-      if (access === FETCH) noteFetch(caches, lo, hi);
+      if (access === FETCH) noteFetch(caches, lo, hi, user, (flags & PageFlag.global) !== 0);
       else fillTlb(cpu, caches, lo, hi, offset, flags, user);
       return offset + (lo & 0xfff);
     }
@@ -269,14 +269,9 @@ export function translate(cpu: Cpu, lo: number, hi: number, access: number, user
   caches.pageGeneration[index] = (flags & PageFlag.global) !== 0 ? caches.globalGeneration : caches.generation;
   caches.pageOffset[index] = offset;
   caches.pageFlags[index] = flags;
-  if (access === FETCH) noteFetch(caches, lo, hi);
+  if (access === FETCH) noteFetch(caches, lo, hi, user, (flags & PageFlag.global) !== 0);
   else fillTlb(cpu, caches, lo, hi, offset, flags, user);
   return offset + (lo & 0xfff);
-}
-
-function noteFetch(caches: TranslationCaches, lo: number, hi: number): void {
-  const index = TranslationCaches.stampIndex(lo >>> 12, hi);
-  if (caches.fetchStamp[index] < caches.blockEpoch) caches.fetchStamp[index] = caches.blockEpoch;
 }
 
 /** `translateFetch` for an address in halves (signed 32-bit numbers). */

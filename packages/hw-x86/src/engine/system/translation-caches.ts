@@ -9,14 +9,18 @@
  *
  * Generations. An entry of the second-level TLB is valid when its generation is the current one: `globalGeneration` for pages
  * with G set, which MOV to CR3 leaves alone, `generation` for the rest.
+ *
+ * Block epochs. What leads from RIP to decoded blocks carries the epoch of its privilege. MOV to CR3 takes a new one for user code;
+ * supervisor code keeps its own as long as it was all fetched from global pages, which is how kernels map themselves.
  */
+import { clearBlockTables } from "../block-tables.ts";
 import type { Cpu } from "../cpu.ts";
-import { BLOCK_TABLE, OP_ARENA, state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
+import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
 import { Cr0, Cr4, Efer } from "./bits.ts";
 
 export const PAGE_ENTRIES = 8192;
 export const FRAME_ENTRIES = 2048;
-const STAMPS = 4096;
+const STAMPS = 1 << 15;
 const LAST_TAG = 0xffe;
 const LAST_GENERATION = 0x7fff_0000;
 /** Block tags are 32 bits, eight for each epoch. */
@@ -31,7 +35,9 @@ interface Context {
   generation: number;
   globalGeneration: number;
   supervisorTag: number;
-  blockEpoch: number;
+  userEpoch: number;
+  systemEpoch: number;
+  systemIsPrivate: boolean;
   cr0: number;
   cr3Low: number;
   cr3High: number;
@@ -47,8 +53,11 @@ export class TranslationCaches {
   /** The tag for user accesses is the one after. */
   supervisorTag = 1;
   lastTag = 2;
-  blockEpoch = 1;
-  lastBlockEpoch = 1;
+  userEpoch = 1;
+  systemEpoch = 2;
+  lastBlockEpoch = 2;
+  /** Supervisor code was fetched from a page that is not global, in this epoch. */
+  systemIsPrivate = false;
   translationTag = -1;
   readonly contexts: Context[] = [];
   nextContext = 0;
@@ -71,10 +80,11 @@ export class TranslationCaches {
   readonly frameRights = new Uint8Array(FRAME_ENTRIES);
 
   /**
-   * The latest block epoch in which code was fetched from a page, and page generation in which a large page was used, both hashed.
-   * Other contexts and pages that share a hash can only make them later, and then more is dropped than had to be.
+   * The latest block epoch in which code was fetched from a page, by privilege, and page generation in which a large page was used,
+   * all hashed. Other contexts and pages that share a hash can only make them later, and then more is dropped than had to be.
    */
-  readonly fetchStamp = new Int32Array(STAMPS);
+  readonly userStamp = new Int32Array(STAMPS);
+  readonly systemStamp = new Int32Array(STAMPS);
   readonly largeStamp = new Int32Array(STAMPS);
   hugeStamp = 0;
 
@@ -83,7 +93,7 @@ export class TranslationCaches {
 
   /** Hash of a linear page (or 2 MiB region) number's halves into the stamps. */
   static stampIndex(low: number, high: number): number {
-    return (low ^ (low >>> 12) ^ (high * 0x9e5)) & (STAMPS - 1);
+    return (low ^ (low >>> 15) ^ (high * 0x9e5)) & (STAMPS - 1);
   }
 }
 
@@ -113,7 +123,8 @@ export function publishTags(cpu: Cpu, caches: TranslationCaches): void {
   cpu.u32[state.tlbTag >>> 2] = caches.supervisorTag + (isUser ? 1 : 0);
   cpu.u32[(state.tlbTag >>> 2) + 1] = 0;
   // 16, 32, 64 >>> 5 are 0, 1, 2.
-  cpu.u32[state.blockTag >>> 2] = caches.blockEpoch * 8 + (cpu.u32[state.codeSize >>> 2] >>> 5) * 2 + (isUser ? 1 : 0);
+  const epoch = isUser ? caches.userEpoch : caches.systemEpoch;
+  cpu.u32[state.blockTag >>> 2] = epoch * 8 + (cpu.u32[state.codeSize >>> 2] >>> 5) * 2 + (isUser ? 1 : 0);
 }
 
 function forgetContexts(caches: TranslationCaches): void {
@@ -121,16 +132,33 @@ function forgetContexts(caches: TranslationCaches): void {
   caches.nextContext = 0;
 }
 
-/** Makes every block lookup miss once. */
-export function renewBlocks(cpu: Cpu, caches: TranslationCaches): void {
+/** Makes every lookup of a user block, or of a supervisor block too, miss once. */
+function renewBlocks(cpu: Cpu, caches: TranslationCaches, user: boolean, system: boolean): void {
   if (caches.lastBlockEpoch >= LAST_BLOCK_EPOCH) {
-    cpu.u8.fill(0, BLOCK_TABLE, OP_ARENA);
-    caches.fetchStamp.fill(0);
+    clearBlockTables(cpu);
+    caches.userStamp.fill(0);
+    caches.systemStamp.fill(0);
     forgetContexts(caches);
     caches.lastBlockEpoch = 0;
+    user = system = true;
   }
-  caches.blockEpoch = ++caches.lastBlockEpoch;
+  if (user) caches.userEpoch = ++caches.lastBlockEpoch;
+  if (system) {
+    caches.systemEpoch = ++caches.lastBlockEpoch;
+    caches.systemIsPrivate = false;
+  }
   publishTags(cpu, caches);
+}
+
+/** Code was fetched from the page of a linear address. */
+export function noteFetch(caches: TranslationCaches, low: number, high: number, user: boolean, isGlobal: boolean): void {
+  const index = TranslationCaches.stampIndex(low >>> 12, high);
+  if (user) {
+    if (caches.userStamp[index] < caches.userEpoch) caches.userStamp[index] = caches.userEpoch;
+  } else {
+    if (caches.systemStamp[index] < caches.systemEpoch) caches.systemStamp[index] = caches.systemEpoch;
+    if (!isGlobal) caches.systemIsPrivate = true;
+  }
 }
 
 function noteMode(cpu: Cpu, caches: TranslationCaches): void {
@@ -171,13 +199,16 @@ export function flushTlb(cpu: Cpu, keepGlobal: boolean): void {
   caches.supervisorTag = caches.lastTag + 1;
   caches.lastTag += 2;
   noteMode(cpu, caches);
-  renewBlocks(cpu, caches);
+  renewBlocks(cpu, caches, true, !keepGlobal || caches.systemIsPrivate);
 }
 
 /** Puts the present context aside. */
 function keepContext(caches: TranslationCaches): void {
-  const { translationTag, generation, globalGeneration, supervisorTag, blockEpoch, cr0, cr3Low, cr3High, cr4, efer } = caches;
-  const context = { translationTag, generation, globalGeneration, supervisorTag, blockEpoch, cr0, cr3Low, cr3High, cr4, efer };
+  const { translationTag, generation, globalGeneration, supervisorTag, cr0, cr3Low, cr3High, cr4, efer } = caches;
+  const { userEpoch, systemEpoch, systemIsPrivate } = caches;
+  const mode = { cr0, cr3Low, cr3High, cr4, efer };
+  const epochs = { userEpoch, systemEpoch, systemIsPrivate };
+  const context = { translationTag, generation, globalGeneration, supervisorTag, ...epochs, ...mode };
   const known = caches.contexts.findIndex((kept) => kept.translationTag === translationTag);
   if (known >= 0) caches.contexts[known] = context;
   else {
@@ -224,7 +255,9 @@ function dropEntry(cpu: Cpu, caches: TranslationCaches, low: number, high: numbe
   const index = (low >>> 12) & (PAGE_ENTRIES - 1);
   if (caches.pageLow[index] === page && caches.pageHigh[index] === high) caches.pageGeneration[index] = 0;
   const stamp = TranslationCaches.stampIndex(low >>> 12, high);
-  if (caches.fetchStamp[stamp] >= caches.blockEpoch) renewBlocks(cpu, caches);
+  const user = caches.userStamp[stamp] >= caches.userEpoch;
+  const system = caches.systemStamp[stamp] >= caches.systemEpoch;
+  if (user || system) renewBlocks(cpu, caches, user, system);
 }
 
 /** INVLPG: drops the translation of the page at a linear address, whatever its size. Halves as signed 32-bit numbers. */

@@ -1,0 +1,125 @@
+/**
+ * How generated code finds the block at an RIP, in tables of the bank. The first knows blocks by RIP; where it misses in 64-bit mode, a
+ * code TLB leads to the physical page, and the second table knows blocks by physical address, so that code is found again without the
+ * engine after its address space was switched away and back. What no table knows, `Blocks.find` looks up and enters.
+ *
+ * A page's entry in the code TLB is made when the engine has compared the page with what was decoded from it (code-pages.ts); entries
+ * by RIP and of the code TLB hold as long as `state.blockTag`. A dropped block stays in the tables: its charge covers no budget.
+ */
+import type { Cpu } from "./cpu.ts";
+import { BLOCK_TABLE, CODE_TLB, PHYSICAL_TABLE, state } from "./cpu-state.ts";
+import type { Code } from "./wasm/code.ts";
+
+/** By RIP: +0 u64 RIP + lookupBase, +8 u32 blockTag, +12 u32 header. */
+const BY_RIP_LOG2 = 15;
+const BY_RIP_BYTES = 16;
+/** Code TLB: +0 u64 linear page, +8 u32 blockTag, +12 u32 bank offset of the page. */
+const CODE_TLB_LOG2 = 10;
+const CODE_TLB_ENTRY_BYTES = 16;
+/** By bank offset, 64-bit code only: +0 u32 bank offset, +4 u32 header. */
+const PHYSICAL_LOG2 = 15;
+const PHYSICAL_BYTES = 8;
+
+const RIP = state.rip >>> 2;
+const LOOKUP_BASE = state.lookupBase >>> 2;
+const BLOCK_TAG = state.blockTag >>> 2;
+
+/** Enters the block found at `state.rip`. */
+export function enterByRip(cpu: Cpu, header: number): void {
+  const { u32 } = cpu;
+  const keyLow = (u32[RIP] + u32[LOOKUP_BASE]) >>> 0;
+  const keyHigh = (u32[RIP + 1] + u32[LOOKUP_BASE + 1] + (keyLow < u32[RIP] ? 1 : 0)) >>> 0;
+  const hash = keyLow ^ ((keyLow >>> BY_RIP_LOG2) | (keyHigh << (32 - BY_RIP_LOG2)));
+  const entry = (BLOCK_TABLE + (hash & ((1 << BY_RIP_LOG2) - 1)) * BY_RIP_BYTES) >>> 2;
+  u32[entry] = keyLow;
+  u32[entry + 1] = keyHigh;
+  u32[entry + 2] = u32[BLOCK_TAG];
+  u32[entry + 3] = header;
+}
+
+/** Enters a block of 64-bit code that lies in one page, at `state.rip` and bank offset `physical`, and its page. */
+export function enterByPhysical(cpu: Cpu, physical: number, header: number): void {
+  const { u32 } = cpu;
+  const low = u32[RIP];
+  const page = (CODE_TLB + ((low >>> 12) & ((1 << CODE_TLB_LOG2) - 1)) * CODE_TLB_ENTRY_BYTES) >>> 2;
+  u32[page] = low & ~0xfff;
+  u32[page + 1] = u32[RIP + 1];
+  u32[page + 2] = u32[BLOCK_TAG];
+  u32[page + 3] = physical & ~0xfff;
+  const hash = (physical ^ (physical >>> 12)) & ((1 << PHYSICAL_LOG2) - 1);
+  const entry = (PHYSICAL_TABLE + hash * PHYSICAL_BYTES) >>> 2;
+  u32[entry] = physical;
+  u32[entry + 1] = header;
+}
+
+/** Empties the tables; headers may be used for other blocks afterwards. */
+export function clearBlockTables(cpu: Cpu): void {
+  const { u8 } = cpu;
+  u8.fill(0, BLOCK_TABLE, BLOCK_TABLE + BY_RIP_BYTES * (1 << BY_RIP_LOG2));
+  u8.fill(0, PHYSICAL_TABLE, PHYSICAL_TABLE + PHYSICAL_BYTES * (1 << PHYSICAL_LOG2));
+  u8.fill(0, CODE_TLB, CODE_TLB + CODE_TLB_ENTRY_BYTES * (1 << CODE_TLB_LOG2));
+}
+
+interface FindLocals {
+  /** i64. */
+  readonly rip: number;
+  readonly key: number;
+  /** i32. */
+  readonly slot: number;
+  readonly entry: number;
+  readonly physical: number;
+  readonly header: number;
+}
+
+/** Returns the header of the block at `rip` from the tables, or falls through. */
+export function emitFind(c: Code, { rip, key, slot, entry, physical, header }: FindLocals): void {
+  const ifTagged = (): void => {
+    c.loadAt("i32.load", state.blockTag).op("i32.eq").op("i32.and").if();
+  };
+  c.get(rip).loadAt("i64.load", state.lookupBase).op("i64.add").tee(key);
+  c.get(key).i64(BigInt(BY_RIP_LOG2)).op("i64.shr_u").op("i64.xor").op("i32.wrap_i64");
+  c.i32((1 << BY_RIP_LOG2) - 1)
+    .op("i32.and")
+    .i32(Math.log2(BY_RIP_BYTES))
+    .op("i32.shl")
+    .tee(slot);
+  c.memory("i64.load", BLOCK_TABLE).get(key).op("i64.eq");
+  c.get(slot).memory("i32.load", BLOCK_TABLE + 8);
+  ifTagged();
+  c.get(slot)
+    .memory("i32.load", BLOCK_TABLE + 12)
+    .return();
+  c.end();
+
+  c.get(rip).i64(12n).op("i64.shr_u").op("i32.wrap_i64");
+  c.i32((1 << CODE_TLB_LOG2) - 1)
+    .op("i32.and")
+    .i32(Math.log2(CODE_TLB_ENTRY_BYTES))
+    .op("i32.shl")
+    .tee(entry);
+  c.memory("i64.load", CODE_TLB).get(rip).i64(-4096n).op("i64.and").op("i64.eq");
+  c.get(entry).memory("i32.load", CODE_TLB + 8);
+  ifTagged();
+  c.get(entry).memory("i32.load", CODE_TLB + 12);
+  c.get(rip).op("i32.wrap_i64").i32(4095).op("i32.and").op("i32.or").tee(physical);
+  c.get(physical).i32(12).op("i32.shr_u").op("i32.xor");
+  c.i32((1 << PHYSICAL_LOG2) - 1)
+    .op("i32.and")
+    .i32(Math.log2(PHYSICAL_BYTES))
+    .op("i32.shl")
+    .tee(entry);
+  c.memory("i32.load", PHYSICAL_TABLE).get(physical).op("i32.eq").if();
+  c.get(entry)
+    .memory("i32.load", PHYSICAL_TABLE + 4)
+    .set(header);
+  c.get(slot).get(key).memory("i64.store", BLOCK_TABLE);
+  c.get(slot)
+    .loadAt("i32.load", state.blockTag)
+    .memory("i32.store", BLOCK_TABLE + 8);
+  c.get(slot)
+    .get(header)
+    .memory("i32.store", BLOCK_TABLE + 12);
+  c.get(header).return();
+  c.end();
+  c.end();
+}
