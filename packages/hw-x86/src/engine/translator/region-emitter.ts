@@ -467,11 +467,13 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
         const entry = scope.temporary("i32");
         c.set(address);
         emitMatch(c, address, entry, isWrite, undefined, bytes);
-        c.if("i32");
-        emitPlace(c, address, entry);
-        c.else().get(address);
+        c.op("i32.eqz").ifUnlikely("i32");
+        c.get(address);
         this.#callMiss(c, isWrite ? support.missUpdate : support.missRead, bytes);
-        c.tee(entry).op("i32.eqz").brIf(this.#frame.bail).get(entry).end();
+        c.tee(entry).op("i32.eqz").brIfUnlikely(this.#frame.bail).get(entry);
+        c.else();
+        emitPlace(c, address, entry);
+        c.end();
         scope.release("i64", address);
         scope.release("i32", entry);
       },
@@ -502,13 +504,13 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
       const entry = scope.temporary("i32");
       c.set(held).set(address);
       emitMatch(c, address, entry, true, undefined, bytes);
-      c.if();
-      emitPlace(c, address, entry);
-      c.get(held).memory(store, 0);
-      c.else();
+      c.op("i32.eqz").ifUnlikely();
       c.i32(0).get(held).memory(store, state.storeValue).get(address);
       this.#callMiss(c, support.missWrite, bytes);
-      c.op("i32.eqz").brIf(this.#frame.bail).end();
+      c.op("i32.eqz").brIfUnlikely(this.#frame.bail);
+      c.else();
+      emitPlace(c, address, entry);
+      c.get(held).memory(store, 0).end();
       scope.release(value.type, held);
       scope.release("i64", address);
       scope.release("i32", entry);
@@ -521,7 +523,7 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
       const held = scope.temporary("i64");
       const at = scope.temporary("i32");
       c.set(held).tee(at).get(held).memory(STORE64[size], 0);
-      c.get(at).i32(SCRATCH_END).op("i32.lt_u").if();
+      c.get(at).i32(SCRATCH_END).op("i32.lt_u").ifUnlikely();
       c.call(support.rmwFinish).end();
       scope.release("i64", held);
       scope.release("i32", at);

@@ -103,7 +103,7 @@ class RegionEmission {
     // What the body turned out to need is loaded before it
     const prologue = new Code();
     this.#prologue(prologue);
-    c.bytes.unshift(...prologue.bytes);
+    c.prepend(prologue);
     return this.#instructions;
   }
 
@@ -205,7 +205,7 @@ class RegionEmission {
   #charge(block: RegionBlock): void {
     const { budget, rip } = this.#frame;
     const c = this.#code;
-    c.get(budget).i32(block.count).op("i32.sub").tee(budget).i32(0).op("i32.lt_s").if();
+    c.get(budget).i32(block.count).op("i32.sub").tee(budget).i32(0).op("i32.lt_s").ifUnlikely();
     c.get(budget).i32(block.count).op("i32.add").set(budget);
     this.#pushRip(block.offset);
     c.set(rip);
