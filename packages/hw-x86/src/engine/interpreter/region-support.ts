@@ -13,7 +13,7 @@ import type { CommonFunctions } from "./common-functions.ts";
 export const REGION_SUPPORT = {
   /** (linear, bytes, header, record, rsp, budget) -> bank offset to read from. */
   missRead: signature(["i64", "i32", "i32", "i32", "i64", "i32"], ["i32"]),
-  /** The same, to read from and write to. */
+  /** The same, to read from and write to; the interpreter does so across two pages. */
   missUpdate: signature(["i64", "i32", "i32", "i32", "i64", "i32"], ["i32"]),
   /** The same: stores `state.storeValue`. */
   missWrite: signature(["i64", "i32", "i32", "i32", "i64", "i32"], ["i32"]),
@@ -26,7 +26,6 @@ export const REGION_SUPPORT = {
   moveTo: signature(["i32"]),
   /** () after a miss returned 0: throws what it met, or returns the operation that the interpreter is to run. */
   regionResume: signature([], ["i32"]),
-  rmwFinish: signature([]),
 } as const satisfies Record<string, Signature>;
 
 export type RegionSupport = Readonly<Record<keyof typeof REGION_SUPPORT, number>>;
@@ -142,6 +141,5 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
     setFlags: common.setFlags,
     moveTo,
     regionResume: imports.regionResume,
-    rmwFinish: imports.rmwFinish,
   };
 }

@@ -3,7 +3,22 @@
  * region runs, flags are described in flag-kinds.ts. What is rare (a fault, a helper) leaves for the interpreter, which runs the
  * operation from its beginning; so nothing that such a thing may still follow is written before it.
  */
-import { CS, DS, ES, RSP, SEG_EFFECTIVE_BASE, SEG_LIMIT, segmentOffset, state } from "../cpu-state.ts";
+import {
+  CS,
+  DS,
+  ES,
+  gprOffset,
+  RSP,
+  SEG_EFFECTIVE_BASE,
+  SEG_LIMIT,
+  SS,
+  segmentOffset,
+  state,
+  TLB,
+  TLB_ADDEND,
+  TLB_READ_TAG,
+  TLB_WRITE_TAG,
+} from "../cpu-state.ts";
 import type { Bool, Emitter, FlagName, Int, Size, Vec } from "../emitter.ts";
 import type { FormOperand } from "../instruction.ts";
 import { emitMatch, emitPlace } from "../interpreter/memory-code.ts";
@@ -22,6 +37,7 @@ import { asBool, asInt, asVec, integerSize, LOAD64, maskOf, NodeEmitter, nodeOf,
 import type { Code } from "../wasm/code.ts";
 import { NO_FACTS, type StateFact, type VectorFact, withFact } from "./facts.ts";
 import { CARRY_IN, FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW, sizeOfKind, sourceOf } from "./flag-kinds.ts";
+import { LARGEST_CACHED, NO_PAGE, type Place } from "./place-cache.ts";
 import { type OperationRecord, type RegionFrame, Untranslatable } from "./region.ts";
 import { VectorRegisters } from "./vector-registers.ts";
 
@@ -30,7 +46,6 @@ export const UNKNOWN_FLAGS = -1;
 
 const DIRECTION = 0x400;
 const RFLAGS_BITS: Readonly<Record<FlagName, number>> = { CF: 0, PF: 2, AF: 4, ZF: 6, SF: 7, OF: 11 };
-const SCRATCH_END = 0x5000;
 
 /** How an operation ends its block, if it does. */
 export type Terminator =
@@ -58,6 +73,7 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   readonly #header: number;
   /** Offset of the block from the start of the page. */
   readonly #blockOffset: number;
+  readonly #loopDepth: number;
   #kind: number;
   #depth = 0;
   #hasWritten = false;
@@ -68,12 +84,19 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   readonly #flagWrites = new Set<Statement>();
   #terminator: Terminator | undefined;
 
-  constructor(frame: RegionFrame, record: OperationRecord, header: number, blockOffset: number, flagKind: number) {
+  constructor(
+    frame: RegionFrame,
+    record: OperationRecord,
+    block: { readonly header: number; readonly offset: number },
+    loopDepth: number,
+    flagKind: number,
+  ) {
     super(record.variant);
     this.#frame = frame;
     this.#record = record;
-    this.#header = header;
-    this.#blockOffset = blockOffset;
+    this.#header = block.header;
+    this.#blockOffset = block.offset;
+    this.#loopDepth = loopDepth;
     this.#kind = flagKind;
   }
 
@@ -410,17 +433,17 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   }
   checkAligned(operand: FormOperand): void {
     if (!this.isMemory(operand)) return;
-    const linear = asInt(this.#linear(operand));
-    this.raiseIf(this.ne(asInt(this.mask(nodeOf(linear), 15n)), this.int(0)), "#GP", 0);
+    const { node } = this.#linear(operand);
+    this.raiseIf(this.ne(asInt(this.mask(node, 15n)), this.int(0)), "#GP", 0);
   }
 
   // ---- Guest memory ----
 
   load(segment: number, offset: Int, size: Size): Int {
-    return asInt(this.#loadGuest(this.#linearIn(segmentOffset(segment), offset), size));
+    return asInt(this.#loadGuest(this.#linearIn(segmentOffset(segment), offset, keyOfSegment(segment)), size));
   }
   store(segment: number, offset: Int, size: Size, value: Int): void {
-    this.#storeGuest(this.#linearIn(segmentOffset(segment), offset), size, nodeOf(value));
+    this.#storeGuest(this.#linearIn(segmentOffset(segment), offset, keyOfSegment(segment)), size, nodeOf(value));
   }
   loadDefault(offset: Int, size: Size): Int {
     return asInt(this.#loadGuest(this.#linearIn(this.#record.segment, offset), size));
@@ -434,17 +457,32 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   probeStore(segment: number, offset: Int, size: Size): void {
     this.#probeOnly(this.#linearIn(segmentOffset(segment), offset), size);
   }
-  #probeOnly(linear: Node, size: Size): void {
+  #probeOnly(linear: Linear, size: Size): void {
     this.effect([this.#probe(linear, size / 8, true)], NOTHING, (c) => c.op("drop"));
   }
-  #linear(operand: FormOperand): Node {
-    return this.#linearIn(this.#record.segment, this.address(operand));
+  #linear(operand: FormOperand): Linear {
+    const { segment, base, index, displacement } = this.#record;
+    let key: string | undefined;
+    if (base === gprOffset(RSP)) key = STACK;
+    else if (base === state.zero || base === state.blockRip) key = `${base}+${index}+${displacement >>> 12}`;
+    else key = `${base}`;
+    return this.#linearIn(segment, this.address(operand), key);
   }
-  /** Segments other than FS and GS are flat wherever regions are made. */
-  #linearIn(slot: number, offset: Int): Node {
-    if (slot >= segmentOffset(ES) && slot <= segmentOffset(DS)) return nodeOf(offset);
+  /**
+   * Segments other than FS and GS are flat wherever regions are made. `key` names what the access has in common with others that
+   * go to the same page most likely.
+   */
+  #linearIn(slot: number, offset: Int, key?: string): Linear {
+    if (slot >= segmentOffset(ES) && slot <= segmentOffset(DS)) return { node: nodeOf(offset), key };
     if (this.#frame.codeSize !== 64) throw new Untranslatable();
-    return nodeOf(this.#wrapping("i64.add", offset, this.state(slot + SEG_EFFECTIVE_BASE, 64)));
+    return { node: nodeOf(this.#wrapping("i64.add", offset, this.state(slot + SEG_EFFECTIVE_BASE, 64))), key: `${slot}` };
+  }
+  /** Of accesses to the stack reads too go by the permission to write, since one place serves both. */
+  #placeKey(key: string | undefined, bytes: number, isWrite: boolean): string | undefined {
+    if (key === undefined || bytes > LARGEST_CACHED || (bytes & (bytes - 1)) !== 0) return undefined;
+    const name = key === STACK ? key : `${key}${isWrite ? "w" : "r"}`;
+    this.#frame.places.note(name, this.#loopDepth);
+    return name;
   }
   /** Pushes what a miss function takes, after the linear address, and calls it. */
   #callMiss(c: Code, miss: number, bytes: number): void {
@@ -455,62 +493,96 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
       .call(miss);
   }
   /** Bank offset of guest memory that may be read, or read and written. */
-  #probe(linear: Node, bytes: number, isWrite: boolean): Node {
+  #probe({ node, key }: Linear, bytes: number, isWrite: boolean): Node {
     this.#leaves();
-    const { support } = this.#frame;
+    const { support, places } = this.#frame;
     const place = makeNode("i32", [], () => undefined);
+    const name = this.#placeKey(key, bytes, isWrite);
+    const miss = isWrite ? support.missUpdate : support.missRead;
     this.effect(
-      [linear],
+      [node],
       NOTHING,
       (c, scope) => {
         const address = scope.temporary("i64");
         const entry = scope.temporary("i32");
         c.set(address);
-        emitMatch(c, address, entry, isWrite, undefined, bytes);
-        c.op("i32.eqz").ifUnlikely("i32");
-        c.get(address);
-        this.#callMiss(c, isWrite ? support.missUpdate : support.missRead, bytes);
-        c.tee(entry).op("i32.eqz").brIfUnlikely(this.#frame.bail).get(entry);
-        c.else();
-        emitPlace(c, address, entry);
-        c.end();
+        const known = name === undefined ? undefined : places.find(name);
+        if (known === undefined) {
+          emitMatch(c, address, entry, isWrite, undefined, bytes);
+          c.op("i32.eqz").ifUnlikely("i32");
+          c.get(address);
+          this.#callMiss(c, miss, bytes);
+          c.tee(entry).op("i32.eqz").brIfUnlikely(this.#frame.bail).get(entry).else();
+          emitPlace(c, address, entry);
+          c.end();
+        } else {
+          emitElsewhere(c, address, known, bytes);
+          emitMatch(c, address, entry, isWrite, undefined, bytes);
+          c.op("i32.eqz").ifUnlikely();
+          c.get(address);
+          this.#callMiss(c, miss, bytes);
+          c.tee(entry).op("i32.eqz").brIfUnlikely(this.#frame.bail);
+          c.get(entry).get(address).op("i32.wrap_i64").op("i32.sub").set(known.addend);
+          c.i64(NO_PAGE).set(known.page);
+          c.else();
+          emitRemember(c, address, entry, known, !isWrite && key === STACK);
+          c.end().end();
+          c.get(address).op("i32.wrap_i64").get(known.addend).op("i32.add");
+        }
         scope.release("i64", address);
         scope.release("i32", entry);
       },
       place,
     );
-
     return place;
   }
-  #loadGuest(linear: Node, size: Size): Node {
+  #loadGuest(linear: Linear, size: Size): Node {
     const place = this.#probe(linear, size / 8, false);
     const value = makeNode("i64", [], () => undefined, { bits: size });
     this.effect([place], NOTHING, (c) => c.memory(LOAD64[size], 0), value);
     return value;
   }
-  #storeGuest(linear: Node, size: Size, value: Node): void {
+  #storeGuest(linear: Linear, size: Size, value: Node): void {
     this.#storeThrough(linear, value, size / 8, STORE64[size]);
   }
-  #storeVector(linear: Node, value: Node): void {
+  #storeVector(linear: Linear, value: Node): void {
     this.#storeThrough(linear, value, 16, "v128.store");
   }
-  #storeThrough(linear: Node, value: Node, bytes: number, store: string): void {
+  #storeThrough({ node, key }: Linear, value: Node, bytes: number, store: string): void {
     this.#leaves();
     this.#hasWritten = true;
-    const { support } = this.#frame;
-    this.effect([linear, value], NOTHING, (c: Code, scope: Scope) => {
+    const { support, places } = this.#frame;
+    const name = this.#placeKey(key, bytes, true);
+    this.effect([node, value], NOTHING, (c: Code, scope: Scope) => {
       const held = scope.temporary(value.type);
       const address = scope.temporary("i64");
       const entry = scope.temporary("i32");
       c.set(held).set(address);
-      emitMatch(c, address, entry, true, undefined, bytes);
-      c.op("i32.eqz").ifUnlikely();
-      c.i32(0).get(held).memory(store, state.storeValue).get(address);
-      this.#callMiss(c, support.missWrite, bytes);
-      c.op("i32.eqz").brIfUnlikely(this.#frame.bail);
-      c.else();
-      emitPlace(c, address, entry);
-      c.get(held).memory(store, 0).end();
+      const known = name === undefined ? undefined : places.find(name);
+      const storeInMiss = (): void => {
+        c.i32(0).get(held).memory(store, state.storeValue).get(address);
+        this.#callMiss(c, support.missWrite, bytes);
+        c.op("i32.eqz").brIfUnlikely(this.#frame.bail);
+      };
+      if (known === undefined) {
+        emitMatch(c, address, entry, true, undefined, bytes);
+        c.op("i32.eqz").ifUnlikely();
+        storeInMiss();
+        c.else();
+        emitPlace(c, address, entry);
+        c.get(held).memory(store, 0).end();
+      } else {
+        const done = c.block();
+        emitElsewhere(c, address, known, bytes);
+        emitMatch(c, address, entry, true, undefined, bytes);
+        c.op("i32.eqz").ifUnlikely();
+        storeInMiss();
+        c.br(done).end();
+        emitRemember(c, address, entry, known, false);
+        c.end();
+        c.get(address).op("i32.wrap_i64").get(known.addend).op("i32.add").get(held).memory(store, 0);
+        c.end();
+      }
       scope.release(value.type, held);
       scope.release("i64", address);
       scope.release("i32", entry);
@@ -518,16 +590,7 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   }
   #storePlace(place: Node, size: Size, value: Node): void {
     this.#hasWritten = true;
-    const { support } = this.#frame;
-    this.effect([place, value], NOTHING, (c, scope) => {
-      const held = scope.temporary("i64");
-      const at = scope.temporary("i32");
-      c.set(held).tee(at).get(held).memory(STORE64[size], 0);
-      c.get(at).i32(SCRATCH_END).op("i32.lt_u").ifUnlikely();
-      c.call(support.rmwFinish).end();
-      scope.release("i64", held);
-      scope.release("i32", at);
-    });
+    this.effect([place, value], NOTHING, (c) => c.memory(STORE64[size], 0));
   }
 
   // ---- Flags ----
@@ -769,6 +832,39 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
     this.#ends({ kind: "branch", taken: this.#relativeTarget(), next: this.#blockOffset + ripOffset + length });
     this.effect([nodeOf(condition)], NOTHING, (c) => c.set(this.#frame.condition));
   }
+}
+
+/** A linear address, and what it has in common with others, see `#linearIn`. */
+interface Linear {
+  readonly node: Node;
+  readonly key: string | undefined;
+}
+const STACK = "stack";
+/** Rows name the segment of pushes and pops. */
+const keyOfSegment = (segment: number): string | undefined => (segment === SS ? STACK : undefined);
+
+/** Opens an `if`: the access is not, or not surely, in the page remembered. Leaves out what is not aligned, which may cross pages. */
+function emitElsewhere(c: Code, address: number, { page }: Place, bytes: number): void {
+  c.get(address)
+    .i64(-4096n | BigInt(bytes - 1))
+    .op("i64.and")
+    .get(page)
+    .op("i64.ne")
+    .ifUnlikely();
+}
+/** After a match: remembers the entry; with `needsWrite` only one that allows writing. */
+function emitRemember(c: Code, address: number, entry: number, { page, addend }: Place, needsWrite: boolean): void {
+  c.get(entry)
+    .memory("i32.load", TLB + TLB_ADDEND)
+    .set(addend);
+  c.get(address).i64(-4096n).op("i64.and");
+  if (needsWrite) {
+    c.i64(NO_PAGE);
+    c.get(entry).memory("i64.load", TLB + TLB_READ_TAG);
+    c.get(entry).memory("i64.load", TLB + TLB_WRITE_TAG);
+    c.op("i64.eq").op("select");
+  }
+  c.set(page);
 }
 
 const VECTOR_LOADS: Readonly<Record<number, string>> = { 32: "v128.load32_zero", 64: "v128.load64_zero", 128: "v128.load" };
