@@ -51,11 +51,14 @@ class LoopWriter {
   }
 
   #instruction(): void {
+    this.bytes.push(...this.#encode());
+  }
+  #encode(): number[] {
     const random = this.#random;
     const { prefix, wide } = this.#size();
     const a = random.pick(GENERAL);
     const b = random.pick(GENERAL);
-    const put = (...bytes: number[]): void => void this.bytes.push(...prefix, ...bytes);
+    const put = (...bytes: number[]): number[] => [...prefix, ...bytes];
     const registers = 0xc0 | (a << 3) | b;
     switch (random.below(22)) {
       case 0:
@@ -81,7 +84,7 @@ class LoopWriter {
         return put(0x88 | wide, ...this.#memory(a));
       case 11:
         this.#bound();
-        return void this.bytes.push(0x0f, random.pick([0xb6, 0xb7, 0xbe, 0xbf]), ...this.#memory(a));
+        return [0x0f, random.pick([0xb6, 0xb7, 0xbe, 0xbf]), ...this.#memory(a)];
       case 12:
         return put(0xc0 | wide, 0xc0 | (random.pick([0, 1, 4, 5, 7]) << 3) | a, random.below(34));
       case 13:
@@ -91,26 +94,26 @@ class LoopWriter {
       case 15:
         return put(0x84 | wide, registers);
       case 16:
-        return void this.bytes.push(0x0f, 0x90 | random.below(16), 0xc0 | a);
+        return [0x0f, 0x90 | random.below(16), 0xc0 | a];
       case 17:
-        return void this.bytes.push(0x0f, 0x40 | random.below(16), registers);
+        return [0x0f, 0x40 | random.below(16), registers];
       case 18:
-        return void this.bytes.push(0x0f, 0xaf, registers);
+        return [0x0f, 0xaf, registers];
       case 19:
-        return void this.bytes.push(0x50 | a, 0x58 | b);
+        return [0x50 | a, 0x58 | b];
       case 20:
         return put(0xf6 | wide, 0xc0 | (random.pick([2, 3, 4, 5]) << 3) | a);
-      case 21:
+      default:
         return this.#movePointer();
     }
   }
   /** By a step, and back into the data. */
-  #movePointer(): void {
+  #movePointer(): number[] {
     const random = this.#random;
     const pointer = random.pick(POINTERS);
     const step = random.pick([1, 4, 8, 63, 4096, 4093, 40_000]);
-    this.bytes.push(0x81, 0xc0 | pointer, ...u32(step));
-    this.bytes.push(0x81, 0xe0 | pointer, ...u32(0x3_ffff), 0x81, 0xc8 | pointer, ...u32(DATA_START));
+    const moved = [0x81, 0xc0 | pointer, ...u32(step)];
+    return [...moved, 0x81, 0xe0 | pointer, ...u32(0x3_ffff), 0x81, 0xc8 | pointer, ...u32(DATA_START)];
   }
   #branchOver(): void {
     const condition = this.#random.below(16);
