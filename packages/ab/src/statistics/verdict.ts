@@ -1,0 +1,123 @@
+/**
+ * The verdict on a metric needs two things: that the difference is no accident (the corrected rank test), and that it is as large
+ * as the plan cares about (its threshold). `same` is a finding too: the interval of the difference lies inside the threshold.
+ * What is neither found different nor shown to be the same is `inconclusive`: more rounds, or a quieter machine.
+ *
+ * A metric that has one value on each arm in all rounds under icount, where a run is a function of its inputs, needs no test: the
+ * two values are compared.
+ */
+import { median } from "simple-statistics";
+import { defaultThresholds, type Plan, type Threshold } from "../plan/schema.ts";
+import { createRandom } from "../run/random.ts";
+import { bootstrapInterval, type Interval } from "./bootstrap.ts";
+import { adjusted } from "./correction.ts";
+import { cliffsDelta, hodgesLehmannShift } from "./effect.ts";
+import { rankTest } from "./rank-test.ts";
+
+export const verdicts = ["regressed", "improved", "same", "inconclusive"] as const;
+export type Verdict = (typeof verdicts)[number];
+
+export interface Comparison {
+  metric: string;
+  /** Medians, and their intervals. */
+  a: { median: number; interval: Interval };
+  b: { median: number; interval: Interval };
+  /** b - a: Hodges and Lehmann's shift, in the metric's unit. */
+  shift: number;
+  shiftInterval: Interval;
+  /** The shift in percent of arm A's median; undefined when that is 0. */
+  percent?: number;
+  percentInterval?: Interval;
+  cliffsDelta: number;
+  /** "equal-rounds": each arm has one value in all rounds, and these two are compared. */
+  method: "equal-rounds" | "exact" | "normal";
+  /** Two-sided, before and after the correction; undefined where no test is needed. */
+  p?: number;
+  pAdjusted?: number;
+  threshold?: Threshold;
+  /** Undefined without a threshold: shown, not judged. */
+  verdict?: Verdict;
+}
+
+export interface Samples {
+  metric: string;
+  a: readonly number[];
+  b: readonly number[];
+}
+
+type Judging = Pick<Plan, "clock" | "thresholds" | "alpha" | "confidence" | "resamples" | "correction">;
+
+export function compareAll(samples: readonly Samples[], plan: Judging, seed: number): Comparison[] {
+  const comparisons = samples.map((sample) => compare(sample, plan, seed));
+  // Only what is judged is corrected for: the others raise no alarm.
+  const tested = comparisons.filter(({ threshold, p }) => threshold !== undefined && p !== undefined);
+  const corrected = adjusted(
+    tested.map(({ p }) => p!),
+    plan.correction,
+  );
+  for (const [index, comparison] of tested.entries()) comparison.pAdjusted = corrected[index]!;
+  for (const comparison of comparisons) if (comparison.threshold) comparison.verdict = judge(comparison, plan.alpha);
+  return comparisons;
+}
+
+function compare({ metric, a, b }: Samples, plan: Judging, seed: number): Comparison {
+  const threshold = (plan.thresholds ?? defaultThresholds).find((candidate) => matches(candidate.metric, metric));
+  const [medianA, medianB] = [median([...a]), median([...b])];
+  const single = plan.clock === "icount" && isConstant(a) && isConstant(b);
+  const test = rankTest(a, b);
+  const shift = hodgesLehmannShift(a, b);
+  const flat = isConstant(a) && isConstant(b);
+  // Each metric has a sequence of its own, so that one more metric changes no interval of the others.
+  const bootstrap = { random: createRandom(seed ^ hash(metric), 1), resamples: plan.resamples, confidence: plan.confidence };
+  const interval = (values: readonly number[]): Interval =>
+    isConstant(values) ? [values[0]!, values[0]!] : bootstrapInterval([values], (drawn) => median(drawn), bootstrap);
+  const shiftInterval: Interval = flat
+    ? [shift, shift]
+    : bootstrapInterval([a, b], (drawnA, drawnB) => hodgesLehmannShift(drawnA, drawnB), bootstrap);
+  const inPercent = (value: number) => (100 * value) / Math.abs(medianA);
+  return {
+    metric,
+    a: { median: medianA, interval: interval(a) },
+    b: { median: medianB, interval: interval(b) },
+    shift,
+    shiftInterval,
+    ...(medianA !== 0 && { percent: inPercent(shift), percentInterval: shiftInterval.map(inPercent) as Interval }),
+    cliffsDelta: cliffsDelta(test.u, a.length, b.length),
+    method: single ? "equal-rounds" : test.method,
+    ...(!single && { p: test.p }),
+    ...(threshold && { threshold }),
+  };
+}
+
+function judge(comparison: Comparison, alpha: number): Verdict {
+  const { threshold, shift, shiftInterval, a, pAdjusted } = comparison;
+  const { percent, absolute, worse } = threshold!;
+  const limit = absolute ?? (Math.abs(a.median) * percent!) / 100;
+  const significant = pAdjusted === undefined || pAdjusted < alpha;
+  // A limit of 0 is passed by any difference, not by none. Rounding must not let exactly 5 % slip under 5 %.
+  const large = shift !== 0 && Math.abs(shift) >= limit * (1 - 1e-12);
+  if (significant && large) return shift > 0 === (worse === "higher") ? "regressed" : "improved";
+  const [low, high] = shiftInterval;
+  const inside = (low === 0 && high === 0) || (low > -limit && high < limit);
+  return inside ? "same" : "inconclusive";
+}
+
+/** `pattern`: a name, with * for any text. */
+export function matches(pattern: string, name: string): boolean {
+  const source = pattern
+    .split("*")
+    .map((part) => part.replace(/[\\^$.|?+()[\]{}]/g, "\\$&"))
+    .join(".*");
+  return new RegExp(`^${source}$`).test(name);
+}
+
+function isConstant(values: readonly number[]): boolean {
+  return values.every((value) => value === values[0]);
+}
+
+/** FNV-1a. */
+function hash(text: string): number {
+  let value = 0x811c_9dc5;
+  for (let at = 0; at < text.length; at++) value = Math.imul(value ^ text.charCodeAt(at), 0x0100_0193);
+  return value >>> 0;
+}
