@@ -2,7 +2,8 @@
  * The API report of each published package, in its `etc/`: what it exports, as API Extractor writes it. Without arguments compares
  * with what is committed and fails when they differ; with --update writes them.
  */
-import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { Extractor, ExtractorConfig, ExtractorLogLevel } from "@microsoft/api-extractor";
 
@@ -11,6 +12,7 @@ const packages = resolve(import.meta.dirname, "..", "packages");
 const published = readdirSync(packages).filter(
   (name) => !JSON.parse(readFileSync(join(packages, name, "package.json"), "utf8")).private,
 );
+const work = mkdtempSync(join(tmpdir(), "mkvm-api-"));
 let failed = 0;
 
 for (const name of published) {
@@ -24,7 +26,8 @@ for (const name of published) {
       apiReport: {
         enabled: true,
         reportFolder: join(projectFolder, "etc"),
-        reportTempFolder: join(projectFolder, "dist", "api"),
+        // Not in dist, which is published.
+        reportTempFolder: work,
         reportFileName: `${name}.api.md`,
       },
       newlineKind: "lf",
@@ -54,4 +57,5 @@ for (const name of published) {
     failed++;
   }
 }
+rmSync(work, { recursive: true });
 process.exitCode = failed ? 1 : 0;

@@ -62,7 +62,7 @@ describe.each(published)("@mkvm/%s", (name) => {
   });
 
   test("holds its build, readme, changelog and license, and no source", () => {
-    const allowed = /^package\/(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/[\w./-]+\.(js|d\.ts|wasm))$/;
+    const allowed = /^package\/(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/[\w./-]+\.(js|d\.ts|wasm|json))$/;
     const files = listing(name);
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
     expect(files).toEqual(

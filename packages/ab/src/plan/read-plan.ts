@@ -63,7 +63,8 @@ export function checkPlan(value: unknown): Plan {
 type Path = (string | number)[];
 
 function firstProblem(issues: readonly z.core.$ZodIssue[]): [Path, string] {
-  const issue = issues[0]!;
+  // A key that is misspelt is missing too: the misspelling says more.
+  const issue = issues.find(({ code }) => code === "unrecognized_keys") ?? issues[0]!;
   const path = issue.path.map((part) => (typeof part === "number" ? part : String(part)));
   if (issue.code === "unrecognized_keys") {
     const key = issue.keys[0]!;

@@ -2,10 +2,11 @@
 import { formatP, formatPercent, formatValue } from "./format.ts";
 import { distributionPlot, exitsPlot, timelinePlot } from "./plots.ts";
 import type { Result, ResultComparison } from "./result.ts";
-import { armText, roundsText, summary } from "./table.ts";
+import { armText, isPresent, roundsText, summary } from "./table.ts";
 
 export async function htmlPage(result: Result): Promise<string> {
   const judged = result.comparisons.filter(({ verdict }) => verdict !== undefined);
+  const present = result.comparisons.filter(isPresent);
   const exits = await exitsPlot(result);
   const figures: string[] = [];
   for (const comparison of judged) {
@@ -41,7 +42,8 @@ ${exits ? `<h2>Exits by reason</h2><figure>${exits}</figure>` : ""}
 <h2>Plots</h2>
 ${figures.join("\n")}
 <h2>Everything measured</h2>
-<details><summary>${result.comparisons.length} metrics</summary>${table(result.comparisons, result)}</details>
+<details><summary>${present.length} metrics</summary>${table(present, result)}</details>
+<p>${result.comparisons.length - present.length} more were 0 on both arms.</p>
 ${only("A", result.onlyOn.a)}${only("B", result.onlyOn.b)}
 </main>
 </body>

@@ -5,7 +5,8 @@ import type { Result, ResultComparison } from "./result.ts";
 /** For a terminal: what is judged, or with `all` everything, and what came of it. */
 export function resultText(result: Result, options: { all?: boolean; color?: boolean } = {}): string {
   const { comparisons } = result;
-  const shown = options.all ? comparisons : comparisons.filter(({ verdict }) => verdict !== undefined);
+  const present = comparisons.filter(isPresent);
+  const shown = options.all ? present : comparisons.filter(({ verdict }) => verdict !== undefined);
   const table = new Table({
     head: ["METRIC", "A", "B", "CHANGE", `${result.confidence * 100} % INTERVAL`, "P", "DELTA", "VERDICT"],
     style: { head: [], border: [], compact: true, "padding-left": 0, "padding-right": 2 },
@@ -20,10 +21,15 @@ export function resultText(result: Result, options: { all?: boolean; color?: boo
     "",
     trimmed(table.toString()),
   ];
-  const hidden = comparisons.length - shown.length;
-  if (hidden > 0) lines.push(`and ${hidden} more without a threshold: --all shows them`);
+  const hidden = present.filter(({ verdict }) => verdict === undefined).length;
+  if (hidden > 0 && !options.all) lines.push(`and ${hidden} more without a threshold: --all shows them`);
   lines.push("", summary(result));
   return lines.join("\n");
+}
+
+/** False for what neither arm has done once: most of the exit reasons that there are. */
+export function isPresent({ a, b, shift, verdict }: ResultComparison): boolean {
+  return verdict !== undefined || a.median !== 0 || b.median !== 0 || shift !== 0;
 }
 
 function rowOf(comparison: ResultComparison, color: boolean): string[] {

@@ -10,7 +10,7 @@ import { type Metrics, metricsBetween } from "./metrics.ts";
 
 /** The program that watches the VMM; a package of its own beside this one's build. */
 export const probeDirectory = fileURLToPath(
-  new URL(import.meta.url.endsWith(".ts") ? "../../probe" : "../probe", import.meta.url),
+  new URL(import.meta.url.endsWith(".ts") ? "../../dist/probe" : "./probe", import.meta.url),
 );
 
 export interface Measured {

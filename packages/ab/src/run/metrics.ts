@@ -57,14 +57,16 @@ function unitOf({ unit }: Statistic): Unit {
 
 /** Linear inside of a bucket; the last bucket is open, and counts as its lower end. */
 export function histogramQuantile(histogram: Statistic, counts: readonly number[], part: number): number {
-  const edge = (index: number) =>
-    histogram.kind === "linear-histogram" ? index * histogram.bucketSize : index === 0 ? 0 : 2 ** (index - 1);
+  // Bucket 0 of a logarithmic one counts zeros, bucket n what is from 2 ** (n - 1) up to 2 ** n.
+  const isLinear = histogram.kind === "linear-histogram";
+  const lower = (index: number) => (isLinear ? index * histogram.bucketSize : index === 0 ? 0 : 2 ** (index - 1));
+  const upper = (index: number) => (isLinear || index > 0 ? lower(index + 1) : 0);
   const wanted = part * counts.reduce((sum, count) => sum + count, 0);
   let below = 0;
   for (const [index, count] of counts.entries()) {
     if (count > 0 && below + count >= wanted) {
-      if (index === counts.length - 1) return edge(index);
-      return edge(index) + ((wanted - below) / count) * (edge(index + 1) - edge(index));
+      if (index === counts.length - 1) return lower(index);
+      return lower(index) + ((wanted - below) / count) * (upper(index) - lower(index));
     }
     below += count;
   }

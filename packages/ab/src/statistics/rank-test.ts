@@ -48,6 +48,7 @@ export function midRanks(values: readonly number[]): number[] {
 
 /** Share of all choices of `size` ranks whose sum is as far from its mean as `rankSum`, or further. */
 function exactP(ranks: readonly number[], size: number, rankSum: number): number {
+  if (ranks.every((rank) => rank === ranks[0])) return 1;
   // Twice the ranks are whole numbers, also with ties.
   const doubled = ranks.map((rank) => Math.round(rank * 2));
   const most = sum(doubled);
