@@ -21,6 +21,8 @@ import {
   KvmRegs,
   KvmRun,
   KvmSregs,
+  KvmStatsDesc,
+  KvmStatsHeader,
   KvmVcpuEvents,
   MemoryFlag,
   VCPU_MMAP_SIZE_BYTES,
@@ -36,6 +38,31 @@ const check = (name: string, run: (calls: Calls) => Promise<void>): Check => ({ 
 const exits = KvmRun.fields.exit.members;
 const HLT = 0xf4;
 
+/** Values of a statistics descriptor by name, read as its header tells. */
+async function statisticsOf(calls: Calls, fd: number): Promise<Map<string, bigint[]>> {
+  const { sys } = calls;
+  const room = 1 << 17;
+  const buffer = ok(sys.mmap(room, -1, 0));
+  const length = ok(sys.pread(fd, buffer, room, 0));
+  assert(length < room);
+  const bytes = sys.memory.u8.slice(buffer, buffer + length);
+  ok(sys.munmap(buffer, room));
+  const header = KvmStatsHeader.read(bytes);
+  const text = (at: number) => new TextDecoder().decode(bytes.subarray(at, at + header.name_size)).replace(/\0.*$/s, "");
+  assert.match(text(header.id_offset), /^kvm-\d+(\/vcpu-\d+)?$/);
+  const values = new Map<string, bigint[]>();
+  for (let index = 0; index < header.num_desc; index++) {
+    const at = header.desc_offset + index * (KvmStatsDesc.sizeBytes + header.name_size);
+    const { size, offset } = KvmStatsDesc.read(bytes, at);
+    const data = new DataView(bytes.buffer, header.data_offset + offset, size * 8);
+    values.set(
+      text(at + KvmStatsDesc.sizeBytes),
+      Array.from({ length: size }, (_, word) => data.getBigUint64(word * 8, true)),
+    );
+  }
+  return values;
+}
+
 export const contract: readonly Check[] = [
   check("the system descriptor answers version, extensions and the size of kvm_run", async (calls) => {
     const fd = ok(calls.sys.open("/dev/kvm"));
@@ -50,6 +77,55 @@ export const contract: readonly Check[] = [
     fails(await calls.call(vm.systemFd, Ioctl.KVM_RUN), "ENOTTY");
     fails(await calls.call(vm.vmFd, Ioctl.KVM_GET_REGS), "ENOTTY");
     fails(await calls.call(vm.vcpuFd, 0xae_fe), "ENOTTY");
+  }),
+  check("statistics: a descriptor of the VM and of a vCPU, read as the header says, and nothing but read", async (calls) => {
+    const { sys } = calls;
+    const vm = await BenchVm.create(calls);
+    assert.equal(await vm.has("KVM_CAP_BINARY_STATS_FD"), 1);
+    fails(await calls.call(vm.systemFd, Ioctl.KVM_GET_STATS_FD), "ENOTTY");
+    const ofVm = ok(await calls.call(vm.vmFd, Ioctl.KVM_GET_STATS_FD));
+    const ofVcpu = ok(await calls.call(vm.vcpuFd, Ioctl.KVM_GET_STATS_FD));
+    assert(new Set([vm.vmFd, vm.vcpuFd, ofVm, ofVcpu]).size === 4);
+    assert.deepEqual((await statisticsOf(calls, ofVcpu)).get("exits"), [0n]);
+    vm.code(0xe6, 0x80, HLT); // out 0x80, al; hlt
+    await vm.exit("KVM_EXIT_IO");
+    await vm.exit("KVM_EXIT_HLT");
+    const vcpu = await statisticsOf(calls, ofVcpu);
+    assert.deepEqual(vcpu.get("io_exits"), [1n]);
+    assert.deepEqual(vcpu.get("halt_exits"), [1n]);
+    assert(vcpu.get("exits")![0] >= 2n);
+    assert.equal(vcpu.get("halt_wait_hist")!.length, 32);
+    const counted = await statisticsOf(calls, ofVm);
+    assert(counted.get("pages_4k")![0] + counted.get("pages_2m")![0] > 0n);
+    assert(!counted.has("exits") && !vcpu.has("pages_4k"));
+    // Positions: read goes on where it was, pread leaves that alone, both end with 0
+    const buffer = ok(sys.mmap(1 << 17, -1, 0));
+    const whole = sys.pread(ofVm, buffer, 1 << 17, 0);
+    assert.equal(await sys.read(ofVm, buffer, 24), 24);
+    assert.equal(sys.pread(ofVm, buffer, 8, whole - 4), 4);
+    assert.equal(await sys.read(ofVm, buffer, 1 << 17), whole - 24);
+    assert.equal(await sys.read(ofVm, buffer, 8), 0);
+    assert.equal(sys.pread(ofVm, buffer, 8, whole), 0);
+    assert.equal(sys.pread(ofVm, buffer, 8, 1 << 30), 0);
+    assert.equal(sys.pread(ofVm, buffer, 0, 0), 0);
+    fails(sys.pread(ofVm, 0xffff_f000, 8, 0), "EFAULT");
+    fails(sys.pread(ofVm, buffer, 8, -8), "EINVAL");
+    fails(sys.write(ofVm, buffer, 8), "EINVAL");
+    fails(sys.mmap(4096, ofVm, 0), "ENODEV");
+    fails(await calls.call(ofVm, Ioctl.KVM_GET_STATS_FD), "ENOTTY");
+    fails(sys.pread(vm.vmFd, buffer, 8, 0), "ESPIPE");
+    fails(await sys.read(vm.vmFd, buffer, 8), "EINVAL");
+  }),
+  check("a descriptor of statistics keeps its VM", async (calls) => {
+    const { sys } = calls;
+    const vm = await BenchVm.create(calls);
+    vm.code(HLT);
+    await vm.exit("KVM_EXIT_HLT");
+    const fd = ok(await calls.call(vm.vcpuFd, Ioctl.KVM_GET_STATS_FD));
+    for (const other of [vm.vcpuFd, vm.vmFd, vm.systemFd]) ok(sys.close(other));
+    assert.deepEqual((await statisticsOf(calls, fd)).get("halt_exits"), [1n]);
+    ok(sys.close(fd));
+    fails(sys.pread(fd, vm.ram, 8, 0), "EBADF");
   }),
   check("a bad pointer is EFAULT and changes nothing", async (calls) => {
     const vm = await BenchVm.create(calls);

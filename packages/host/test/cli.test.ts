@@ -77,6 +77,11 @@ describe("without a daemon", () => {
     [["run", "--kernel", exits, "--module", "@mkvm/kvm-v99"], /^mkvm: package @mkvm\/kvm-v99 is not installed: .*\n$/],
     [["run", "--kernel", exits, "--param", "speed=1"], /^mkvm: @mkvm\/kvm-v1 has no parameter 'speed': it has .*\n$/],
     [["run", "--kernel", exits, "--detach"], "mkvm: --detach needs a daemon: start one with 'mkvm up'\n"],
+    [["stat"], "mkvm: no daemon is running: start one with 'mkvm up'\n"],
+    [["stat", "one"], "mkvm: 'one' is no process: give a pid, see 'mkvm ps'\n"],
+    [["stat", "--times", "2"], /^mkvm: --times goes with --watch: .*\n$/],
+    [["stat", "--watch", "0"], /'--watch <seconds>' argument '0' is invalid. give seconds, from 0.1 on/],
+    [["stat", "--watch", "1", "--times", "0"], /argument '0' is invalid. give a number from 1 on/],
     [["run"], "error: required option '--kernel <image>' not specified\n(see 'mkvm help')\n"],
     [["up", "--cpus", "65"], /a machine has 1 to 64 CPUs, not 65/],
     [["frobnicate"], "error: unknown command 'frobnicate'\n(see 'mkvm help')\n"],
@@ -92,7 +97,7 @@ describe("without a daemon", () => {
     const commands = [...stdout.matchAll(/^ {2}([a-z]+) .*$/gm)]
       .map((match) => match[1]!)
       .filter((name) => name !== "mkvm" && name !== "help" && !["ab", "abi"].includes(name));
-    expect(commands.length).toBe(17);
+    expect(commands.length).toBe(18);
     for (const command of commands) expect((await mkvm(command, "--help")).stdout, command).toMatch(/Examples?:\n/);
   });
 });
@@ -163,6 +168,17 @@ describe("with a daemon", () => {
     const { stdout } = await mkvm("run", "--kernel", waits, "--detach", ...flat);
     const pid = stdout.trim();
     expect(await json("ps")).toMatchObject([{ pid: Number(pid), name: "vmm", vms: 1, modules: ["kvm1"] }]);
+    expect(await json("stat")).toMatchObject([{ pid: Number(pid), process: "vmm", id: `kvm-${pid}`, module: "kvm1" }]);
+    const stat = await mkvm("stat", pid);
+    expect(stat.stdout).toMatch(
+      new RegExp(`^process ${pid} \\(vmm\\), VM kvm-${pid} on kvm1\nSTATISTIC +VM +VCPU 0\n(.*\n)*io_exits +- +1\n`),
+    );
+    expect(stat.stdout).not.toMatch(/nested_run/);
+    expect((await mkvm("stat", pid, "--all")).stdout).toMatch(/\nnested_run +- +0\n/);
+    const watched = (await mkvm("stat", "--watch", "0.1", "--times", "2", "--json")).stdout.trim().split("\n");
+    expect(watched.map((line) => JSON.parse(line)[0].pid)).toEqual([Number(pid), Number(pid)]);
+    expect((await mkvm("stat", "--watch", "0.1", "--times", "2")).stdout.match(/STATISTIC/g)?.length).toBe(2);
+    expect(await mkvm("stat", "77")).toMatchObject({ status: 1, stderr: "mkvm: no process 77: see 'mkvm ps'\n" });
     expect(await mkvm("rmmod", "kvm1")).toMatchObject({
       status: 1,
       stderr: expect.stringMatching(/kvm1 is in use by process \d+ \(vmm: fd \d+ \/dev\/kvm/),
@@ -184,6 +200,8 @@ describe("with a daemon", () => {
       /^\[ +\d+\.\d{6}\] host: process \d+ moved from kvm1 to kvm9, blackout [\d.]+ us$/m,
     );
     expect(await mkvm("kill", pid)).toMatchObject({ status: 0, stderr: "" });
+    expect(await json("stat", pid)).toMatchObject([{ pid: Number(pid), module: "kvm9" }]);
+    expect(await mkvm("stat")).toMatchObject({ status: 1, stderr: "mkvm: no VM runs: see 'mkvm ps'\n" });
     expect((await mkvm("kill", pid)).stderr).toBe(`mkvm: no process ${pid}: see 'mkvm ps'\n`);
     expect(await mkvm("down")).toMatchObject({ status: 0, stderr: "" });
     expect((await mkvm("ps")).status).toBe(1);

@@ -1,5 +1,7 @@
 import { KvmStatsDesc, KvmStatsHeader } from "@mkvm/kvm-abi";
 import { describe, expect, it } from "vitest";
+import { statisticsTables } from "../src/cli/statistics-table.ts";
+import type { Statistic, VmStatistics } from "../src/index.ts";
 import { readBinaryStatistics } from "../src/statistics/binary-statistics.ts";
 
 const NAME = 32;
@@ -62,5 +64,42 @@ describe("the reader of binary statistics", () => {
   it("says so when a read fails", () => {
     expect(() => readBinaryStatistics(() => -14)).toThrow("reading its header failed with errno 14");
     expect(() => readBinaryStatistics(() => 0)).toThrow("its header ends after 0 of 24 bytes");
+  });
+});
+
+describe("the table of statistics", () => {
+  const nanoseconds = { unit: "seconds", base: 10, exponent: -9 } as const;
+  const plain = { unit: "none", base: 10, exponent: 0 } as const;
+  const look = (exits: number, buckets: number[]): VmStatistics[] => {
+    const own: Statistic[] = [
+      { name: "exits", kind: "cumulative", ...plain, value: exits },
+      { name: "never", kind: "cumulative", ...plain, value: 0 },
+      { name: "blocking", kind: "instant", unit: "boolean", base: 10, exponent: 0, value: 1 },
+      { name: "waited", kind: "cumulative", ...nanoseconds, value: 1_500_000 * exits },
+      { name: "waits", kind: "log-histogram", ...nanoseconds, buckets, bucketSize: 0 },
+    ];
+    const ofVm: Statistic[] = [{ name: "most", kind: "peak", unit: "bytes", base: 2, exponent: 10, value: 3 }];
+    return [
+      { pid: 3, process: "vmm", fd: 4, id: "kvm-3", module: "kvm2", statistics: ofVm, vcpus: [{ id: 0, statistics: own }] },
+    ];
+  };
+  it("has a column for the VM and each vCPU, and leaves out what is 0", () => {
+    expect(statisticsTables(look(2, [0, 0, 8, 0, 2])).split("\n")).toEqual([
+      "process 3 (vmm), VM kvm-3 on kvm2",
+      "STATISTIC  VM          VCPU 0",
+      "most       3072 bytes  -",
+      "exits      -           2",
+      "blocking   -           yes",
+      "waited     -           3 ms",
+      "waits      -           10, half below 4 ns, 99 % in the last bucket",
+    ]);
+    expect(statisticsTables(look(2, [1]), { all: true })).toMatch(/never +- +0\n/);
+  });
+  it("shows what has grown since an earlier look", () => {
+    const text = statisticsTables(look(5, [1, 0, 0]), { before: look(3, [0, 0, 0]) });
+    expect(text).toMatch(/exits +- +5 \+2\n/);
+    expect(text).toMatch(/waited +- +7.5 ms \+3 ms\n/);
+    expect(text).toMatch(/waits +- +1, half below 1 ns, 99 % below 1 ns \+1$/);
+    expect(text).toMatch(/most +3072 bytes +-\n/);
   });
 });

@@ -70,6 +70,8 @@ export class InThreadKernel {
   work = false;
   /** Instructions the CPU may retire before the task's work is pending: for stops at chosen instructions. */
   workAt = Number.POSITIVE_INFINITY;
+  /** Ticks that a call may run before it is to give way; 0: at once. */
+  sliceTicks = SLICE_TICKS;
   /** Called when a task waits and no timer is armed. */
   onIdle: (() => void) | undefined;
   readonly #freePages: number[] = [];
@@ -169,7 +171,7 @@ export class InThreadKernel {
   async run(fd: number, request: number): Promise<number> {
     const file = this.file(fd);
     this.vac.returnToUser();
-    this.#sliceEnd = this.cpu.rdtsc() + SLICE_TICKS;
+    this.#sliceEnd = this.cpu.rdtsc() + this.sliceTicks;
     const result = file.operations.ioctl!(file, request, 0, this.task);
     if (typeof result === "number") return result;
     let settled: number | undefined;

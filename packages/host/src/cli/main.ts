@@ -6,6 +6,7 @@ import { listExternalCommands, runExternalCommand } from "./external-commands.ts
 import { addDeviceCommands, addModuleCommands } from "./module-commands.ts";
 import { addProcessCommands } from "./process-commands.ts";
 import { linuxCommandLine, type RunFlags, runVm } from "./run.ts";
+import { addStatCommand } from "./stat-command.ts";
 import { hostVersion } from "./version.ts";
 
 /** Runs one command line; the status to exit with. */
@@ -25,7 +26,8 @@ Examples:
   mkvm insmod @mkvm/kvm-v1 && mkvm ln /dev/kvm1 /dev/kvm
   mkvm run --kernel bzImage --detach                   a VM in it
   mkvm insmod @mkvm/kvm-v2 && mkvm upgrade 1 --to kvm2
-  mkvm rollback 1`,
+  mkvm rollback 1
+  mkvm stat 1 --watch 1                                what its exits are, every second`,
     );
   const done = (result: number) => {
     status = result;
@@ -34,6 +36,7 @@ Examples:
   addModuleCommands(program);
   addDeviceCommands(program);
   addProcessCommands(program, done);
+  addStatCommand(program);
   addRunCommand(program, done);
   listExternalCommands(program);
   try {

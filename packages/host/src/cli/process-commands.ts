@@ -11,7 +11,7 @@ interface Json {
   json?: boolean;
 }
 
-function pidOf(text: string): number {
+export function pidOf(text: string): number {
   if (!/^\d+$/.test(text)) throw new HostError("EINVAL", `'${text}' is no process: give a pid, see 'mkvm ps'`);
   return Number(text);
 }

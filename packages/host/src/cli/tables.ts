@@ -2,7 +2,8 @@ import Table from "cli-table3";
 import { formatSize } from "../control/sizes.ts";
 import type { DeviceEntry, LoadedModule, ModuleInfo, MoveReport, ProcessInfo } from "../control/types.ts";
 
-function table(head: string[], rows: (string | number)[][]): string {
+/** Columns of text without lines between them. */
+export function table(head: string[], rows: (string | number)[][]): string {
   const blank = {
     top: "",
     "top-mid": "",

@@ -17,14 +17,15 @@ export interface Row<Name extends string = string> {
   readonly counts: string;
   /** Why it stays 0 in every version: what it counts cannot happen here. */
   readonly never?: string;
-  /** Why it stays 0 in version 1. */
+  /** Why it stays 0 in one of the versions. */
   readonly neverInV1?: string;
+  readonly neverInV2?: string;
 }
 
 /** Buckets of every histogram, as Linux's halt histograms have (HALT_POLL_HIST_COUNT). */
 export const HISTOGRAM_BUCKETS = 32;
 
-type Options = Partial<Pick<Row, "source" | "never" | "neverInV1">>;
+type Options = Partial<Pick<Row, "source" | "never" | "neverInV1" | "neverInV2">>;
 
 function row<Name extends string>(
   name: Name,

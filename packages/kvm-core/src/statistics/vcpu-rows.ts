@@ -75,7 +75,6 @@ const NEVER_EXITS: Partial<Record<ExitName, string>> = {
   rdtscp: "RDTSCP does not exit",
   vmfunc: "VMFUNC is #UD without its control",
   dr_access: "MOV DR does not exit",
-  entry_failure_guest_state: "the modules check what user space sets",
   entry_failure_msr_loading: "no MSRs are loaded at entry",
   entry_failure_machine_check: "the hardware has no machine checks",
   monitor_trap_flag: "not used",
@@ -93,6 +92,7 @@ const NEVER_EXITS: Partial<Record<ExitName, string>> = {
   invpcid: "INVPCID does not exit",
   encls: "there is no SGX",
   pml_full: "there is no page-modification log",
+  xsetbv: "XSAVE is not offered, so CR4.OSXSAVE cannot be set and XSETBV is #UD",
   xsaves: "there are no supervisor states",
   xrstors: "there are no supervisor states",
 };

@@ -21,7 +21,9 @@ export const VM_ROWS = [
   instant("nx_lpage_splits", "large pages split so that they cannot be executed", {
     never: "works around an erratum (iTLB multihit) that this hardware does not have",
   }),
-  peak("max_mmu_rmap_size", "most mappings of one guest frame, by its reverse map"),
+  peak("max_mmu_rmap_size", "most mappings of one guest frame, by its reverse map", {
+    neverInV2: "it has no reverse maps",
+  }),
   peak("max_mmu_page_hash_collisions", "most collisions in the hash of shadow pages", { never: SHADOW_PAGING }),
   instant("mmu_table_pages", "pages that second-level tables take now", { source: "mkvm" }),
 ] as const;
