@@ -1,6 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { statisticsReference, writtenStatisticsReference } from "../scripts/statistics-reference.ts";
 
 const root = join(import.meta.dirname, "..");
 
@@ -10,4 +11,8 @@ test("every place that the architecture page sends a reader to exists", () => {
   const places = [...table.matchAll(/`([a-z0-9-]+\/src\/[^`]*)`/g)].map((match) => match[1]);
   expect(places.length).toBeGreaterThan(10);
   expect(places.filter((place) => !existsSync(join(root, "packages", place)))).toEqual([]);
+});
+
+test("the reference of statistics is what the modules' rows say: `pnpm statistics-reference` writes it", () => {
+  expect(writtenStatisticsReference()).toBe(statisticsReference());
 });

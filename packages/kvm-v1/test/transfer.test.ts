@@ -218,6 +218,31 @@ describe("a VM moves from v1 to v2 and back", () => {
     expect(kernel.bank.view.getUint32(page, true)).toBe(Number(vm.regs().rax & 0xffff_ffffn));
   });
 
+  test("without its statistics, when the receiver takes none; and not with half of them", async () => {
+    const vm = new TestVm(kernel, kvm1, options);
+    vm.load([0xe6, 0xe9]);
+    vm.startReal();
+    await vm.enter();
+    const file = kernel.file(vm.fd);
+    const receives = kvm2.transfer.receives.filter(({ name }) => !name.endsWith(".statistics"));
+    const description = kvm1.transfer.describe(file, receives);
+    const incoming = await kvm2.transfer.prepare(kernel.process, description);
+    if (typeof incoming === "string") throw new Error(incoming);
+    const sections = kvm1.transfer.save(file, receives);
+    expect(sections.map(({ name }) => name)).toEqual(description.sections.map(({ name }) => name));
+    expect(sections.filter(({ name }) => name.endsWith(".statistics"))).toEqual([]);
+    expect(incoming.restore(sections)).toBeUndefined();
+    expect(differenceOf(sections, incoming.save())).toBeUndefined();
+    incoming.abort();
+    const again = await kvm2.transfer.prepare(kernel.process, kvm1.transfer.describe(file, kvm2.transfer.receives));
+    if (typeof again === "string") throw new Error(again);
+    const cut = kvm1.transfer
+      .save(file, kvm2.transfer.receives)
+      .map((section) => (section.name === "vcpu.statistics" ? { ...section, bytes: section.bytes.subarray(0, -8) } : section));
+    expect(again.restore(cut)).toMatch(/vcpu.statistics\[0\] has \d+ bytes where/);
+    again.abort();
+  });
+
   test("a move that is aborted, or refused, leaves everything as it was", async () => {
     const vm = new TestVm(kernel, kvm1, options);
     vm.load([0xe6, 0xe9, 0xe6, 0xea]);
