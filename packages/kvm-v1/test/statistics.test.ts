@@ -13,7 +13,7 @@ import {
   type VmxExit,
   type VmxExitHost,
 } from "@mkvm/kvm-core";
-import { beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { HaltPolling } from "../../kvm-v2/src/halt-polling.ts";
 import v2 from "../../kvm-v2/src/index.ts";
 import { Vcpu as VcpuV2 } from "../../kvm-v2/src/vcpu.ts";
