@@ -18,6 +18,7 @@ export class FakeEngine {
   guest: GuestMode;
   operation = 0;
   length = 2;
+  #left = false;
   readonly delivered: GuestEvent[] = [];
   #retired = 0;
   readonly #script: Script;
@@ -34,14 +35,19 @@ export class FakeEngine {
   }
 
   run(instructions: number): StopReason {
+    this.#left = false;
     try {
       const reason = this.#script(this, instructions);
+      if (this.#left) return "exit";
       if (reason === undefined) this.#retired += instructions;
       return reason ?? "budget";
     } catch (thrown) {
       if (thrown === VM_EXIT) return "exit";
       throw thrown;
     }
+  }
+  leave(): void {
+    this.#left = true;
   }
   retire(count: number): void {
     this.#retired += count;

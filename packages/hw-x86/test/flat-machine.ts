@@ -61,21 +61,41 @@ export class FlatGuest implements GuestMode {
     this.tripleFaults++;
   }
   vectoring(): void {}
-  cpuid(): void {}
-  hlt(): void {}
-  pause(): void {}
-  rdtsc(): void {}
-  rdtscp(): void {}
-  rdpmc(): void {}
-  invd(): void {}
-  wbinvd(): void {}
+  cpuid(): boolean {
+    return false;
+  }
+  hlt(): boolean {
+    return false;
+  }
+  pause(): boolean {
+    return false;
+  }
+  rdtsc(): boolean {
+    return false;
+  }
+  rdtscp(): boolean {
+    return false;
+  }
+  rdpmc(): boolean {
+    return false;
+  }
+  invd(): boolean {
+    return false;
+  }
+  wbinvd(): boolean {
+    return false;
+  }
   invlpg(_linear: Gva): void {}
   invpcid(): void {}
-  monitor(): void {}
-  mwait(): void {}
+  monitor(): boolean {
+    return false;
+  }
+  mwait(): boolean {
+    return false;
+  }
   rdrand(): void {}
   xsetbv(): void {}
-  vmxInstruction(mnemonic: string): void {
+  vmxInstruction(mnemonic: string): boolean {
     throw new Error(`${mnemonic} in a flat guest`);
   }
   readCr(_cr: number, _gpr: number, value: bigint): bigint {
@@ -95,11 +115,16 @@ export class FlatGuest implements GuestMode {
   taskSwitch(): void {
     throw new Error("task switch in a flat guest");
   }
-  io(port: number, bytes: number, isIn: boolean): void {
+  io(port: number, bytes: number, isIn: boolean): boolean {
     if (!isIn) this.onOut(port, bytes, Number(this.engine.reg(0) & 0xffff_ffffn));
+    return false;
   }
-  rdmsr(): void {}
-  wrmsr(): void {}
+  rdmsr(): boolean {
+    return false;
+  }
+  wrmsr(): boolean {
+    return false;
+  }
   guestTsc(): bigint {
     return this.tsc;
   }

@@ -22,6 +22,7 @@ import * as segmentation from "./system/segmentation.ts";
 import type { EngineControl, GuestEvent, StopReason } from "./system-interface.ts";
 import { type TranslateMode, Translator, type TranslatorStatistics } from "./translator/translator.ts";
 
+const RIP = state.rip >>> 2;
 const BUDGET = state.budget >>> 2;
 const OPERATION = state.operation >>> 2;
 const BLOCK_START = state.blockStart >>> 2;
@@ -67,6 +68,10 @@ export class Engine implements Cpu, EngineControl {
   #stash = 0;
   #stopRequested = false;
   #diverted = false;
+  /** `leave` was called by the instruction that ran last, whose RIP this is. */
+  #left = false;
+  #leftRipLow = 0;
+  #leftRipHigh = 0;
   /** Events delivered, so that single-stepping can tell an instruction that was one from one that ended. */
   #deliveries = 0;
   /** What the recorded fault is: 3, or 5 and 6 for INT1, INT3 and INTO. */
@@ -170,6 +175,7 @@ export class Engine implements Cpu, EngineControl {
     this.#stopRequested = false;
     this.#diverted = false;
     this.#shadowEnd = NO_SHADOW;
+    this.#left = false;
     this.i32[BUDGET] = instructions;
     this.i32[OPERATION] = 0;
     this.#blocks.distrust();
@@ -192,6 +198,7 @@ export class Engine implements Cpu, EngineControl {
           }
         }
         this.#unstash();
+        if (this.#left) return "exit";
       }
     } finally {
       this.#unstash();
@@ -212,12 +219,29 @@ export class Engine implements Cpu, EngineControl {
     this.#interpreter.run(0);
     this.i32[OPERATION] = 0;
     const budget = this.i32[BUDGET];
+    if (this.#left) this.#backToExit();
     if (this.#diverted || budget <= 0) return;
     // The budget does not cover the next block, or the block was dropped.
     const header = this.#blocks.find();
     if (this.i32[(header + block.charge) >>> 2] > budget) this.#interpreter.run(this.#blocks.truncated(budget));
     else this.#interpreter.run(header);
     this.i32[OPERATION] = 0;
+    if (this.#left) this.#backToExit();
+  }
+
+  leave(): void {
+    const { u32 } = this;
+    this.#left = true;
+    this.#leftRipLow = u32[RIP];
+    this.#leftRipHigh = u32[RIP + 1];
+    this.#stash += this.#unexecuted();
+    this.i32[OPERATION] = 0;
+    this.#divert();
+  }
+  /** Generated code went on to the next instruction when it ran out of budget. */
+  #backToExit(): void {
+    this.u32[RIP] = this.#leftRipLow;
+    this.u32[RIP + 1] = this.#leftRipHigh;
   }
 
   /** One instruction, in the shadow of STI or MOV SS or with TF set, and what follows it. */
@@ -230,6 +254,10 @@ export class Engine implements Cpu, EngineControl {
     this.#stash += rest;
     this.#interpreter.run(this.#blocks.truncated(1));
     this.i32[OPERATION] = 0;
+    if (this.#left) {
+      this.#backToExit();
+      return;
+    }
     this.i32[INTERRUPTIBILITY] &= ~shadows;
     if (isTraced && deliveries === this.#deliveries) {
       this.#unstash();

@@ -1,7 +1,9 @@
 /**
  * What guest mode adds to an instruction: the vendor's virtualization extension (vmx/, svm/) implements this interface, and the
  * engine's system code calls it at the point in the instruction's order of checks that the manual gives. A method that decides
- * for a VM exit records its exit information and throws `VM_EXIT`; returning means: go on.
+ * for a VM exit records its exit information and throws `VM_EXIT`; returning means: go on. The instructions that kernels exit by
+ * most often end their blocks, and an exception through generated code costs more than all else of an exit: their methods return
+ * true instead, after which the caller changes nothing and returns, and the engine takes the rest from there.
  */
 import type { Gpa, Gva, Hpa } from "../addresses.ts";
 
@@ -35,22 +37,23 @@ export interface GuestMode {
     event: { vector: number; type: number; errorCode: number | undefined; instructionLength: number } | undefined,
   ): void;
 
-  cpuid(): void;
-  hlt(): void;
-  pause(): void;
-  rdtsc(): void;
-  rdtscp(): void;
-  rdpmc(): void;
-  invd(): void;
-  wbinvd(): void;
+  /** The methods with a boolean result: true when the instruction exits and nothing of it may happen. */
+  cpuid(): boolean;
+  hlt(): boolean;
+  pause(): boolean;
+  rdtsc(): boolean;
+  rdtscp(): boolean;
+  rdpmc(): boolean;
+  invd(): boolean;
+  wbinvd(): boolean;
   invlpg(linear: Gva): void;
   invpcid(): void;
-  monitor(): void;
-  mwait(): void;
+  monitor(): boolean;
+  mwait(): boolean;
   rdrand(): void;
   xsetbv(): void;
   /** VMCALL, VMLAUNCH, ... in guest mode: name as the manual's mnemonic. Always exits. */
-  vmxInstruction(mnemonic: string): void;
+  vmxInstruction(mnemonic: string): boolean;
   /** MOV from CR: `cr` 0, 3, 4 or 8. Returns what the guest sees. Exits where configured. */
   readCr(cr: number, gpr: number, value: bigint): bigint;
   /** MOV to CR. Returns the value to load into the register after masks; exits where configured. */
@@ -63,11 +66,12 @@ export interface GuestMode {
   /** SGDT SIDT SLDT STR LGDT LIDT LLDT LTR, before their memory access. */
   descriptorTable(mnemonic: string): void;
   taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt"): void;
-  /** `bytes` 1, 2 or 4. For string forms `linear` is the memory operand's address, `rep` the prefix; INS/OUTS only. */
-  io(port: number, bytes: number, isIn: boolean, immediate: boolean, string?: { linear: Gva; rep: boolean }): void;
+  /** `bytes` 1, 2 or 4. For string forms `linear` is the memory operand's address, `rep` the prefix; INS/OUTS only, which
+   *  exit by throwing. */
+  io(port: number, bytes: number, isIn: boolean, immediate: boolean, string?: { linear: Gva; rep: boolean }): boolean;
   /** An I/O that was not intercepted goes to the (absent) host bus: reads as all ones. */
-  rdmsr(index: number): void;
-  wrmsr(index: number, value: bigint): void;
+  rdmsr(index: number): boolean;
+  wrmsr(index: number): boolean;
 
   /** TSC as the guest reads it: host TSC with offset and scaling. Wraps at 2^64. */
   guestTsc(): bigint;

@@ -33,7 +33,7 @@ export interface GuestEvent {
   injected: boolean;
 }
 
-/** Why `Engine.run` returned: `budget` used up; `exit`: VM_EXIT was thrown, exit information is recorded; `stop`: requestStop
+/** Why `Engine.run` returned: `budget` used up; `exit`: VM_EXIT was thrown or `leave` called, exit information is recorded; `stop`: requestStop
  *  or an opened window; `halted`: HLT without exit; `shutdown`: triple fault that did not exit. */
 export type StopReason = "budget" | "exit" | "stop" | "halted" | "shutdown";
 
@@ -42,6 +42,9 @@ export interface EngineControl {
   /** Runs at most `instructions` (>= 1, at most 2^30), exactly that many unless it stops for another reason. */
   run(instructions: number): StopReason;
   deliverEvent(event: GuestEvent): void;
+  /** The running instruction, whose row ends its block, exits: `run` returns "exit" as soon as the helper has returned, with RIP
+   *  at the instruction, which has not retired. */
+  leave(): void;
   /** Copies the CPU state block here from another engine's bank, when the logical CPU turns to this bank. */
   adoptState(from: Uint8Array): void;
 }

@@ -147,7 +147,7 @@ export class VmxGuest implements GuestMode {
     throw VM_EXIT;
   }
 
-  /** Exit caused by the instruction at hand. */
+  /** Exit caused by the instruction at hand, from anywhere in it. */
   #exitByInstruction(reason: number, qualification = 0): never {
     this.exit.reset(reason);
     this.exit.qualificationLow = qualification;
@@ -155,8 +155,18 @@ export class VmxGuest implements GuestMode {
     return this.#leave();
   }
 
-  #exitIfPrimary(control: number, reason: number): void {
-    if ((this.primary & control) !== 0) this.#exitByInstruction(reason);
+  /** The same for an instruction that ends its block: the caller returns true to its helper, and generated code ends by itself. */
+  #exitAfter(reason: number, qualification = 0): true {
+    const { exit, engine } = this;
+    exit.reset(reason);
+    exit.qualificationLow = qualification;
+    exit.instructionLength = engine.instructionLength();
+    engine.leave();
+    return true;
+  }
+
+  #exitIfPrimary(control: number, reason: number): boolean {
+    return (this.primary & control) !== 0 && this.#exitAfter(reason);
   }
 
   // Memory
@@ -242,30 +252,30 @@ export class VmxGuest implements GuestMode {
 
   // Instructions
 
-  cpuid(): void {
-    this.#exitByInstruction(ExitReason.cpuid);
+  cpuid(): boolean {
+    return this.#exitAfter(ExitReason.cpuid);
   }
-  hlt(): void {
-    this.#exitIfPrimary(Primary.hltExiting, ExitReason.hlt);
+  hlt(): boolean {
+    return this.#exitIfPrimary(Primary.hltExiting, ExitReason.hlt);
   }
-  pause(): void {
-    this.#exitIfPrimary(Primary.pauseExiting, ExitReason.pause);
+  pause(): boolean {
+    return this.#exitIfPrimary(Primary.pauseExiting, ExitReason.pause);
   }
-  rdtsc(): void {
-    this.#exitIfPrimary(Primary.rdtscExiting, ExitReason.rdtsc);
+  rdtsc(): boolean {
+    return this.#exitIfPrimary(Primary.rdtscExiting, ExitReason.rdtsc);
   }
-  rdtscp(): void {
+  rdtscp(): boolean {
     if ((this.secondary & Secondary.enableRdtscp) === 0) this.engine.raise(UD);
-    this.#exitIfPrimary(Primary.rdtscExiting, ExitReason.rdtscp);
+    return this.#exitIfPrimary(Primary.rdtscExiting, ExitReason.rdtscp);
   }
-  rdpmc(): void {
-    this.#exitIfPrimary(Primary.rdpmcExiting, ExitReason.rdpmc);
+  rdpmc(): boolean {
+    return this.#exitIfPrimary(Primary.rdpmcExiting, ExitReason.rdpmc);
   }
-  invd(): void {
-    this.#exitByInstruction(ExitReason.invd);
+  invd(): boolean {
+    return this.#exitAfter(ExitReason.invd);
   }
-  wbinvd(): void {
-    if ((this.secondary & Secondary.wbinvdExiting) !== 0) this.#exitByInstruction(ExitReason.wbinvd);
+  wbinvd(): boolean {
+    return (this.secondary & Secondary.wbinvdExiting) !== 0 && this.#exitAfter(ExitReason.wbinvd);
   }
   invlpg(linear: Gva): void {
     if ((this.primary & Primary.invlpgExiting) === 0) return;
@@ -276,13 +286,13 @@ export class VmxGuest implements GuestMode {
   }
   invpcid(): void {
     if ((this.secondary & Secondary.enableInvpcid) === 0) this.engine.raise(UD);
-    this.#exitIfPrimary(Primary.invlpgExiting, ExitReason.invpcid);
+    if ((this.primary & Primary.invlpgExiting) !== 0) this.#exitByInstruction(ExitReason.invpcid);
   }
-  monitor(): void {
-    this.#exitIfPrimary(Primary.monitorExiting, ExitReason.monitor);
+  monitor(): boolean {
+    return this.#exitIfPrimary(Primary.monitorExiting, ExitReason.monitor);
   }
-  mwait(): void {
-    this.#exitIfPrimary(Primary.mwaitExiting, ExitReason.mwait);
+  mwait(): boolean {
+    return this.#exitIfPrimary(Primary.mwaitExiting, ExitReason.mwait);
   }
   rdrand(): void {
     if ((this.secondary & Secondary.rdrandExiting) !== 0) this.#exitByInstruction(ExitReason.rdrand);
@@ -290,11 +300,10 @@ export class VmxGuest implements GuestMode {
   xsetbv(): void {
     this.#exitByInstruction(ExitReason.xsetbv);
   }
-  vmxInstruction(mnemonic: string): void {
+  vmxInstruction(mnemonic: string): boolean {
     const reason = VMX_INSTRUCTIONS[mnemonic];
-    if (reason === undefined)
-      this.engine.raise(UD); // VMFUNC and what else is not offered
-    else this.#exitByInstruction(reason);
+    // VMFUNC and what else is not offered
+    return reason === undefined ? this.engine.raise(UD) : this.#exitAfter(reason);
   }
   /** "Descriptor-table exiting" is not offered by the capability MSRs. */
   descriptorTable(_mnemonic: string): void {}
@@ -389,23 +398,24 @@ export class VmxGuest implements GuestMode {
 
   // I/O and MSRs
 
-  io(port: number, bytes: number, isIn: boolean, immediate: boolean, string?: { linear: Gva; rep: boolean }): void {
+  io(port: number, bytes: number, isIn: boolean, immediate: boolean, string?: { linear: Gva; rep: boolean }): boolean {
     if ((this.primary & Primary.useIoBitmaps) !== 0) {
-      if (!this.#isPortIntercepted(port, bytes)) return;
-    } else if ((this.primary & Primary.unconditionalIoExiting) === 0) return;
+      if (!this.#isPortIntercepted(port, bytes)) return false;
+    } else if ((this.primary & Primary.unconditionalIoExiting) === 0) return false;
+    const qualification = ((bytes - 1) | (isIn ? 8 : 0) | (immediate ? 0x40 : 0) | (port << 16)) >>> 0;
+    return string === undefined ? this.#exitAfter(ExitReason.io, qualification) : this.#stringIo(qualification, isIn, string);
+  }
+
+  #stringIo(qualification: number, isIn: boolean, string: { linear: Gva; rep: boolean }): never {
     const { exit, engine } = this;
     exit.reset(ExitReason.io);
-    let qualification = (bytes - 1) | (isIn ? 8 : 0) | (immediate ? 0x40 : 0) | (port << 16);
-    if (string !== undefined) {
-      qualification |= 0x10 | (string.rep ? 0x20 : 0);
-      exit.setLinear(string.linear);
-      const size = engine.u8[engine.operation + op.addressSize] as number;
-      const segment = ((engine.view.getUint16(engine.operation + op.segment, true) - state.segments) >>> 6) & 7;
-      exit.instructionInfo = ((size >>> 5) << 7) | (isIn ? 0 : segment << 15);
-    }
-    exit.qualificationLow = qualification >>> 0;
+    exit.setLinear(string.linear);
+    const size = engine.u8[engine.operation + op.addressSize] as number;
+    const segment = ((engine.view.getUint16(engine.operation + op.segment, true) - state.segments) >>> 6) & 7;
+    exit.instructionInfo = ((size >>> 5) << 7) | (isIn ? 0 : segment << 15);
+    exit.qualificationLow = (qualification | 0x10 | (string.rep ? 0x20 : 0)) >>> 0;
     exit.instructionLength = engine.instructionLength();
-    this.#leave();
+    return this.#leave();
   }
 
   #isPortIntercepted(port: number, bytes: number): boolean {
@@ -423,11 +433,11 @@ export class VmxGuest implements GuestMode {
     return this.#msrBitmap.test((writes ? 0x4000 : 0) + (isHigh ? 0x2000 : 0) + (index & 0x1fff));
   }
 
-  rdmsr(index: number): void {
-    if (this.#isMsrIntercepted(index >>> 0, false)) this.#exitByInstruction(ExitReason.rdmsr);
+  rdmsr(index: number): boolean {
+    return this.#isMsrIntercepted(index >>> 0, false) && this.#exitAfter(ExitReason.rdmsr);
   }
-  wrmsr(index: number, _value: bigint): void {
-    if (this.#isMsrIntercepted(index >>> 0, true)) this.#exitByInstruction(ExitReason.wrmsr);
+  wrmsr(index: number): boolean {
+    return this.#isMsrIntercepted(index >>> 0, true) && this.#exitAfter(ExitReason.wrmsr);
   }
 
   guestTsc(): bigint {

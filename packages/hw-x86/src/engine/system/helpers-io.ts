@@ -46,7 +46,7 @@ export const ioHelpers: HelperTable = {
   /** Port, bytes, and whether the form has the port as an immediate. */
   portIn(cpu, port, bytes, immediate) {
     checkPort(cpu, port, bytes);
-    cpu.guest.io(port, bytes, true, immediate !== 0);
+    if (cpu.guest.io(port, bytes, true, immediate !== 0)) return;
     setAccumulator(cpu, bytes, floatingBus(bytes));
   },
   portOut(cpu, port, bytes, immediate) {

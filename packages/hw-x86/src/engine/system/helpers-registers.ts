@@ -131,21 +131,21 @@ export const registerHelpers: HelperTable = {
 
   readMsr(cpu) {
     requireSupervisor(cpu);
-    const index = low32(cpu.reg(RCX));
-    cpu.guest.rdmsr(index);
+    const index = cpu.u32[(state.gpr >>> 2) + 2 * RCX];
+    if (cpu.guest.rdmsr(index)) return;
     const value = readMsr(cpu, index);
     if (value === undefined) return cpu.raise(Vector.GP, 0);
     setPair(cpu, value);
   },
   writeMsr(cpu) {
     requireSupervisor(cpu);
-    const index = low32(cpu.reg(RCX));
+    const index = cpu.u32[(state.gpr >>> 2) + 2 * RCX];
+    if (cpu.guest.wrmsr(index)) return;
     const value = (BigInt(low32(cpu.reg(RDX))) << 32n) | BigInt(low32(cpu.reg(RAX)));
-    cpu.guest.wrmsr(index, value);
     if (!writeMsr(cpu, index, value)) cpu.raise(Vector.GP, 0);
   },
   cpuid(cpu) {
-    cpu.guest.cpuid();
+    if (cpu.guest.cpuid()) return;
     const { eax, ebx, ecx, edx } = cpu.model.cpuid(low32(cpu.reg(RAX)), low32(cpu.reg(RCX)));
     cpu.setReg(RAX, BigInt(eax >>> 0));
     cpu.setReg(RBX, BigInt(ebx >>> 0));
@@ -154,24 +154,24 @@ export const registerHelpers: HelperTable = {
   },
   readTsc(cpu) {
     readTsc(cpu);
-    cpu.guest.rdtsc();
+    if (cpu.guest.rdtsc()) return;
     setPair(cpu, cpu.guest.guestTsc());
   },
   readTscAndAux(cpu) {
     readTsc(cpu);
-    cpu.guest.rdtscp();
+    if (cpu.guest.rdtscp()) return;
     setPair(cpu, cpu.guest.guestTsc());
     cpu.setReg(RCX, BigInt(low32(cpu.get64(state.tscAux))));
   },
   /** No counter exists, so that every index is a wrong one. */
   readPerformanceCounter(cpu) {
     if (isProtected(cpu) && !cr4Has(cpu, Cr4.PCE)) requireSupervisor(cpu);
-    cpu.guest.rdpmc();
+    if (cpu.guest.rdpmc()) return;
     cpu.raise(Vector.GP, 0);
   },
   halt(cpu) {
     requireSupervisor(cpu);
-    cpu.guest.hlt();
+    if (cpu.guest.hlt()) return;
     cpu.set32(state.activity, 1);
     cpu.requestStop();
   },

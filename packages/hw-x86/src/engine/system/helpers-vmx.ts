@@ -29,7 +29,7 @@ export const vmxHelpers: HelperTable = {
     const isXon = mnemonic === "VMXON";
     if (mnemonic !== "VMCALL" && hasParagraphSegments(cpu)) cpu.raise(Vector.UD);
     if (isXon && (cpu.u32[state.cr4 >>> 2] & Cr4.VMXE) === 0) cpu.raise(Vector.UD);
-    cpu.guest.vmxInstruction(mnemonic);
+    if (cpu.guest.vmxInstruction(mnemonic)) return;
     // Outside VMX operation nothing intercepts them, and they do not exist.
     cpu.raise(Vector.UD);
   },
