@@ -124,6 +124,7 @@ export class IntelCpu implements LogicalCpu, RootCpu {
 
   wrmsr(index: number, value: bigint): boolean {
     if (value < 0n || value >> 64n !== 0n) throw new RangeError(`MSR value ${value} is not an unsigned 64-bit number`);
+    if (this.msrs.isSwitched(index >>> 0)) this.#vmx.hostRegisterWritten();
     return this.msrs.write(index >>> 0, value);
   }
 
@@ -135,6 +136,7 @@ export class IntelCpu implements LogicalCpu, RootCpu {
       this.log("#GP: CR4.VMXE cannot be cleared in VMX operation; CR4 left as it is");
       return;
     }
+    this.#vmx.hostRegisterWritten();
     this.msrs.values[Root.cr4] = value;
   }
 

@@ -99,6 +99,11 @@ export class RootMsrs {
     this.values[Root.miscEnable] = 1n;
   }
 
+  /** The MSR is one that VM exits load, or may be. */
+  isSwitched(index: number): boolean {
+    return OWN.has(index);
+  }
+
   /** undefined: no such MSR. */
   read(index: number): bigint | undefined {
     const own = OWN.get(index);

@@ -14,6 +14,14 @@ export class ExitInformation {
   instructionLength = 0;
   instructionInfo = 0;
 
+  /** Something beside reason, qualification and instruction length is not zero. */
+  get hasDetail(): boolean {
+    const words = this.linearLow | this.linearHigh | this.physicalLow | this.physicalHigh;
+    return (
+      (words | this.interruptionInfo | this.errorCode | this.vectoringInfo | this.vectoringError | this.instructionInfo) !== 0
+    );
+  }
+
   reset(reason: number): void {
     this.reason = reason;
     this.qualificationLow = 0;

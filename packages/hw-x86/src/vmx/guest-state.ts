@@ -2,7 +2,7 @@
  * Moves guest state between the VMCS and the CPU. Source: Intel SDM Vol. 3C, Loading Guest State; Saving Guest State; Loading Host
  * State. All copies are of 32-bit halves: VM exits are frequent, and a bigint would be an allocation.
  */
-import { SEG_ACCESS, SEG_BASE, SEG_LIMIT, SEG_SELECTOR, SEGMENT_STRIDE, state } from "../engine/cpu-state.ts";
+import { CS, SEG_ACCESS, SEG_BASE, SEG_LIMIT, SEG_SELECTOR, SEGMENT_STRIDE, SS, state } from "../engine/cpu-state.ts";
 import { Root, type RootMsrs } from "../root-msrs.ts";
 import { EntryControl, ExitControl } from "./controls.ts";
 import { slot } from "./fields.ts";
@@ -107,7 +107,8 @@ function isPae(s: Uint32Array): boolean {
   );
 }
 
-export function saveGuestState(engine: GuestEngine, vmcs: Vmcs, flags: number): void {
+/** What every exit saves: what moves from exit to exit, and what the checks of every entry look at. */
+export function saveMovingState(engine: GuestEngine, vmcs: Vmcs, flags: number): void {
   const s = engine.u32;
   const v = vmcs.u32;
   const b = vmcs.base;
@@ -119,37 +120,77 @@ export function saveGuestState(engine: GuestEngine, vmcs: Vmcs, flags: number): 
   v[b + slot.GUEST_INTERRUPTIBILITY] = s[word(state.interruptibility)] as number;
   v[b + slot.GUEST_ACTIVITY] = s[word(state.activity)] as number;
   v[b + slot.GUEST_PENDING_DEBUG] = 0;
-  for (let i = 0; i < 8; i++) {
-    const at = word(state.segments + i * SEGMENT_STRIDE);
-    const f = b + 2 * i;
-    v[f + slot.GUEST_ES_BASE] = s[at + word(SEG_BASE)] as number;
-    v[f + slot.GUEST_ES_BASE + 1] = s[at + word(SEG_BASE) + 1] as number;
-    v[f + slot.GUEST_ES_LIMIT] = s[at + word(SEG_LIMIT)] as number;
-    v[f + slot.GUEST_ES_ACCESS] = s[at + word(SEG_ACCESS)] as number;
-    v[f + slot.GUEST_ES_SELECTOR] = (s[at + word(SEG_SELECTOR)] as number) & 0xffff;
-  }
-  for (let i = 0; i < quadWords.length; i++) {
-    const from = quadWords[i] as number;
-    const to = b + (quadSlots[i] as number);
-    v[to] = s[from] as number;
-    v[to + 1] = s[from + 1] as number;
-  }
-  v[b + slot.GUEST_SYSENTER_CS + 1] = 0;
-  v[b + slot.GUEST_GDTR_LIMIT] = s[word(state.gdtrLimit)] as number;
-  v[b + slot.GUEST_IDTR_LIMIT] = s[word(state.idtrLimit)] as number;
   v[b + slot.GUEST_CR0] = s[word(state.cr0)] as number;
-  const exit = v[b + slot.EXIT_CONTROLS] as number;
-  const efer = s[word(state.efer)] as number;
-  if ((exit & ExitControl.saveEfer) !== 0) vmcs.set(slot.GUEST_EFER, efer);
-  if ((exit & ExitControl.savePat) !== 0)
-    vmcs.setPair(slot.GUEST_PAT, s[word(state.pat)] as number, s[word(state.pat) + 1] as number);
-  if ((exit & ExitControl.saveDebugControls) !== 0) vmcs.set(slot.GUEST_DR7, s[word(state.dr + 56)] as number);
+  v[b + slot.GUEST_CS_ACCESS] = s[word(state.segments + CS * SEGMENT_STRIDE + SEG_ACCESS)] as number;
+  v[b + slot.GUEST_SS_ACCESS] = s[word(state.segments + SS * SEGMENT_STRIDE + SEG_ACCESS)] as number;
   const entry = v[b + slot.ENTRY_CONTROLS] as number;
   v[b + slot.ENTRY_CONTROLS] =
-    (efer & EFER_LMA) !== 0 ? entry | EntryControl.ia32eModeGuest : entry & ~EntryControl.ia32eModeGuest;
-  if (isPae(s)) {
-    for (let i = 0; i < 8; i++) v[b + slot.GUEST_PDPTE0 + i] = s[word(state.pdpte) + i] as number;
+    ((s[word(state.efer)] as number) & EFER_LMA) !== 0
+      ? entry | EntryControl.ia32eModeGuest
+      : entry & ~EntryControl.ia32eModeGuest;
+}
+
+/** Where the state block has a field's value, as a word index; 0 for fields that no exit saves, or that `saveMovingState` has saved. */
+const liveWords = new Uint16Array(1024);
+/** How a field's value is taken from there. */
+const liveWidths = new Uint8Array(1024);
+const Width = { selector: 0, long: 1, quad: 2, whenPae: 3 } as const;
+/** Fields that are saved from the state block, beside PDPTEs. */
+const liveSlots: number[] = [];
+
+function saved(where: number, offset: number, width: number): void {
+  liveWords[where] = word(offset);
+  liveWidths[where] = width;
+  liveSlots.push(where);
+}
+for (let i = 0; i < 8; i++) {
+  const segment = state.segments + i * SEGMENT_STRIDE;
+  saved(slot.GUEST_ES_BASE + 2 * i, segment + SEG_BASE, Width.quad);
+  saved(slot.GUEST_ES_LIMIT + 2 * i, segment + SEG_LIMIT, Width.long);
+  saved(slot.GUEST_ES_ACCESS + 2 * i, segment + SEG_ACCESS, Width.long);
+  saved(slot.GUEST_ES_SELECTOR + 2 * i, segment + SEG_SELECTOR, Width.selector);
+}
+for (const [offset, where] of QUADS) saved(where, offset, where === slot.GUEST_SYSENTER_CS ? Width.long : Width.quad);
+saved(slot.GUEST_GDTR_LIMIT, state.gdtrLimit, Width.long);
+saved(slot.GUEST_IDTR_LIMIT, state.idtrLimit, Width.long);
+const ALWAYS_SAVED = liveSlots.length;
+saved(slot.GUEST_EFER, state.efer, Width.long);
+saved(slot.GUEST_PAT, state.pat, Width.quad);
+saved(slot.GUEST_DR7, state.dr + 56, Width.long);
+for (let i = 0; i < 4; i++) saved(slot.GUEST_PDPTE0 + 2 * i, state.pdpte + 8 * i, Width.whenPae);
+
+/** Saves one field of those that `saveGuestState` saves, of a guest whose exits save them all. */
+export function saveField(engine: GuestEngine, vmcs: Vmcs, where: number): void {
+  const from = liveWords[where] as number;
+  if (from === 0) return;
+  const s = engine.u32;
+  const v = vmcs.u32;
+  const at = vmcs.base + where;
+  switch (liveWidths[where]) {
+    case Width.selector:
+      v[at] = (s[from] as number) & 0xffff;
+      return;
+    case Width.long:
+      v[at] = s[from] as number;
+      v[at + 1] = 0;
+      return;
+    case Width.whenPae:
+      if (!isPae(s)) return;
+      break;
+    default:
   }
+  v[at] = s[from] as number;
+  v[at + 1] = s[from + 1] as number;
+}
+
+/** All that `saveMovingState` does not save. */
+export function saveGuestState(engine: GuestEngine, vmcs: Vmcs): void {
+  for (let i = 0; i < ALWAYS_SAVED; i++) saveField(engine, vmcs, liveSlots[i] as number);
+  const exit = vmcs.low(slot.EXIT_CONTROLS);
+  if ((exit & ExitControl.saveEfer) !== 0) saveField(engine, vmcs, slot.GUEST_EFER);
+  if ((exit & ExitControl.savePat) !== 0) saveField(engine, vmcs, slot.GUEST_PAT);
+  if ((exit & ExitControl.saveDebugControls) !== 0) saveField(engine, vmcs, slot.GUEST_DR7);
+  for (let i = 0; i < 4; i++) saveField(engine, vmcs, slot.GUEST_PDPTE0 + 2 * i);
 }
 
 /** What of the host-state area software in root mode can observe: control registers and MSRs. */

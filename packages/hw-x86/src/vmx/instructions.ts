@@ -22,7 +22,7 @@ import {
 import { FieldKind, FieldWidth, kindOfEncoding, slot, slotOfEncoding } from "./fields.ts";
 import { checkGuestNow, checkGuestState, type GuestStateError } from "./guest-checks.ts";
 import { GuestRun } from "./guest-run.ts";
-import { loadFullState, loadHostState, loadMovingState, saveGuestState } from "./guest-state.ts";
+import { loadFullState, loadHostState, loadMovingState, saveField, saveGuestState, saveMovingState } from "./guest-state.ts";
 import { loadOnEntry, loadOnExit, storeOnExit } from "./msr-lists.ts";
 import type { BankEngine, GuestEngine, RootCpu } from "./root-interface.ts";
 import {
@@ -61,6 +61,19 @@ export class VmxInstructionSet implements VmxInstructions {
   #vmxonRegion = NONE;
   /** VMCS whose guest state the CPU state block still holds from its last exit. */
   #resident = NONE;
+  /** Guest state of the current VMCS that is in the CPU only; see `#fetchField` and `#save`. */
+  #isUnsaved = false;
+  /** An exit saves the preemption timer. */
+  #savesTimer = false;
+  /** Entries load and exits save every guest register, so that what an exit leaves in the CPU state block is the guest's alone. */
+  #isSwitchedWhole = false;
+  /** Controls of the current VMCS are such that an exit may leave guest state unsaved and the next entry need not look at them. */
+  #mayStay = false;
+  /**
+   * All stands as the last exit from the current VMCS left it, so that VMRESUME has only those fields to look at that change from
+   * entry to entry: nobody has written others, nor a register of the host-state area, nor invalidated translations.
+   */
+  #isReady = false;
   /** VMCS whose controls `#guest` has copied. */
   #controlled = NONE;
   #engine: BankEngine | undefined;
@@ -71,6 +84,26 @@ export class VmxInstructionSet implements VmxInstructions {
     this.#cpu = cpu;
     this.#guest = new VmxGuest(cpu, this.#vmcs);
     this.#run = new GuestRun(cpu, this.#vmcs, this.#guest);
+  }
+
+  /** Software in root mode has written a register that VM exits load. */
+  hostRegisterWritten(): void {
+    this.#isReady = false;
+  }
+
+  /** Guest state goes from the CPU to the VMCS field by field when somebody asks, or all at once before anything else happens. */
+  #fetchField(where: number): void {
+    if (this.#isUnsaved) saveField((this.#engine as BankEngine).engine, this.#vmcs, where);
+  }
+  #save(): void {
+    if (!this.#isUnsaved) return;
+    this.#isUnsaved = false;
+    saveGuestState((this.#engine as BankEngine).engine, this.#vmcs);
+  }
+  /** What is current changes, or what its entry has found: the next one looks at everything. */
+  #settle(): void {
+    this.#save();
+    this.#isReady = false;
   }
 
   /** For engines to be made with. */
@@ -84,6 +117,7 @@ export class VmxInstructionSet implements VmxInstructions {
 
   /** The CPU's registers went to another bank, or the bank goes away: nothing may be taken for still loaded. */
   forgetResident(): void {
+    this.#settle();
     this.#resident = NONE;
     this.#engine = undefined;
   }
@@ -145,6 +179,7 @@ export class VmxInstructionSet implements VmxInstructions {
 
   vmxoff(): VmxStatus {
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
+    this.#settle();
     this.#vmxonRegion = NONE;
     this.#vmcs.invalidate();
     this.#resident = NONE;
@@ -157,6 +192,7 @@ export class VmxInstructionSet implements VmxInstructions {
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
     if (!this.#isRegionAddress(address)) return this.#fail(VmxError.vmclearInvalidAddress);
     if (address === this.#vmxonRegion) return this.#fail(VmxError.vmclearVmxonPointer);
+    if (this.#vmcs.address === address) this.#settle();
     const bank = this.#regionBank(address);
     if (bank === undefined) this.#cpu.log(`VMCLEAR of ${address.toString(16)}, where no memory is`);
     else clearRegion(bank, offsetOf(address));
@@ -177,6 +213,7 @@ export class VmxInstructionSet implements VmxInstructions {
       this.#cpu.log(
         `sanitizer: VMCS ${address.toString(16)} made current on CPU ${this.#cpu.id} while active on CPU ${elsewhere}`,
       );
+    if (this.#vmcs.address !== address) this.#settle();
     this.#vmcs.point(address, bank, offsetOf(address));
     return this.#succeed();
   }
@@ -204,7 +241,10 @@ export class VmxInstructionSet implements VmxInstructions {
     }
     const where = slotOfEncoding(field);
     if (where === 0) this.#fail(VmxError.unsupportedField, `no VMCS field ${field.toString(16)}`);
-    else this.status = VmxStatus.succeed;
+    else {
+      this.status = VmxStatus.succeed;
+      this.#fetchField(where);
+    }
     return where;
   }
 
@@ -250,6 +290,13 @@ export class VmxInstructionSet implements VmxInstructions {
     }
     const before = vmcs.low(where);
     if (before === low && vmcs.high(where) === high) return this.status;
+    // Windows open and close with every interrupt
+    if (where === slot.PRIMARY_CONTROLS && this.#isReady && (before ^ low) >>> 0 === Primary.interruptWindowExiting) {
+      vmcs.setPair(where, low, high);
+      this.#guest.primary = low | 0;
+      return this.status;
+    }
+    if (kind !== FieldKind.guestEveryEntry && kind !== FieldKind.injection) this.#settle();
     vmcs.setPair(where, low, high);
     this.#invalidateChecks(kind, where, before ^ low);
     return this.status;
@@ -280,6 +327,7 @@ export class VmxInstructionSet implements VmxInstructions {
       case FieldKind.guestEveryEntry:
         // Segments are checked by other rules in virtual-8086 mode
         if (where === slot.GUEST_RFLAGS && (changed & RFLAGS_VM) !== 0) {
+          this.#settle();
           vmcs.checked &= ~CHECKED_GUEST;
           vmcs.dirty |= DIRTY_GUEST;
         }
@@ -298,9 +346,11 @@ export class VmxInstructionSet implements VmxInstructions {
   }
 
   #enter(isLaunch: boolean): VmxStatus {
+    if (this.#isReady && !isLaunch) return this.#enterAgain();
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
     const vmcs = this.#vmcs;
     if (!vmcs.isValid) return this.#result(VmxStatus.failInvalid);
+    this.#settle();
     if (vmcs.isLaunched === isLaunch) return this.#fail(isLaunch ? VmxError.vmlaunchNotClear : VmxError.vmresumeNotLaunched);
     const { model } = this.#cpu;
     const checked = vmcs.checked;
@@ -319,6 +369,30 @@ export class VmxInstructionSet implements VmxInstructions {
     const error = ((checked & CHECKED_GUEST) === 0 ? checkGuestState(vmcs, model) : undefined) ?? checkGuestNow(vmcs);
     if (error !== undefined) return this.#entryFailed(error);
     return this.#enterChecked(isLaunch, checked);
+  }
+
+  /** VM entry where nothing has changed since the last exit but what changes every time. */
+  #enterAgain(): VmxStatus {
+    const vmcs = this.#vmcs;
+    if ((vmcs.low(slot.ENTRY_INTERRUPTION_INFO) & Interruption.valid) !== 0) {
+      const rule = checkInjection(vmcs);
+      if (rule !== undefined) return this.#fail(VmxError.entryInvalidControls, rule);
+    }
+    const error = checkGuestNow(vmcs);
+    if (error !== undefined) return this.#entryFailed(error);
+    const { engine } = this.#engine as BankEngine;
+    this.#isReady = false;
+    this.#isUnsaved = false;
+    loadMovingState(engine, vmcs);
+    engine.setFlags(vmcs.low(slot.GUEST_RFLAGS));
+    this.#run.run(engine);
+    this.#noteExit();
+    saveMovingState(engine, vmcs, engine.readFlags());
+    if (this.#savesTimer) vmcs.set(slot.GUEST_PREEMPTION_TIMER, this.#run.preemptionTimerLeft());
+    // Host state is still what the exit before this one has loaded
+    this.#isUnsaved = true;
+    this.#isReady = true;
+    return this.#succeed();
   }
 
   #enterChecked(isLaunch: boolean, checked: number): VmxStatus {
@@ -350,9 +424,30 @@ export class VmxInstructionSet implements VmxInstructions {
     if (isWhole) engine.updateSegments();
     engine.updateTags();
     if (isLaunch) vmcs.markLaunched();
+    this.#noteControls();
     this.#run.run(engine);
     this.#exit(engine);
     return this.#succeed();
+  }
+
+  #noteControls(): void {
+    const vmcs = this.#vmcs;
+    const guest = this.#guest;
+    const exit = vmcs.low(slot.EXIT_CONTROLS);
+    this.#savesTimer = (exit & ExitControl.savePreemptionTimer) !== 0;
+    // With EFER or PAT not switched by entry the guest's register is still root mode's, so later entries must load them anew
+    const switched = EntryControl.loadEfer | EntryControl.loadPat | EntryControl.loadDebugControls;
+    const saved = ExitControl.saveEfer | ExitControl.savePat | ExitControl.saveDebugControls;
+    this.#isSwitchedWhole = (vmcs.low(slot.ENTRY_CONTROLS) & switched) === switched && (exit & saved) === saved;
+    const hostSwitched = ExitControl.loadEfer | ExitControl.loadPat;
+    this.#mayStay =
+      this.#isSwitchedWhole &&
+      (exit & hostSwitched) === hostSwitched &&
+      guest.usesEpt &&
+      (guest.secondary & Secondary.enableVpid) !== 0 &&
+      vmcs.low(slot.ENTRY_MSR_LOAD_COUNT) === 0 &&
+      vmcs.low(slot.EXIT_MSR_STORE_COUNT) === 0 &&
+      vmcs.low(slot.EXIT_MSR_LOAD_COUNT) === 0;
   }
 
   /** The engine of the bank that the guest lives in: that of its EPT, or of the VMCS without EPT. */
@@ -398,14 +493,19 @@ export class VmxInstructionSet implements VmxInstructions {
     return tag;
   }
 
-  #exit(engine: GuestEngine): void {
+  /** Exit information goes to the VMCS. */
+  #noteExit(): void {
     const vmcs = this.#vmcs;
-    const { exit } = this.#guest;
     const v = vmcs.u32;
     const b = vmcs.base;
+    const { exit } = this.#guest;
     v[b + slot.EXIT_REASON] = exit.reason;
     v[b + slot.EXIT_QUALIFICATION] = exit.qualificationLow;
     v[b + slot.EXIT_QUALIFICATION + 1] = exit.qualificationHigh;
+    v[b + slot.EXIT_INSTRUCTION_LENGTH] = exit.instructionLength;
+    v[b + slot.ENTRY_INTERRUPTION_INFO] = (v[b + slot.ENTRY_INTERRUPTION_INFO] as number) & ~Interruption.valid;
+    if (!exit.hasDetail && !vmcs.hasExitDetail) return;
+    vmcs.hasExitDetail = exit.hasDetail;
     v[b + slot.GUEST_LINEAR_ADDRESS] = exit.linearLow;
     v[b + slot.GUEST_LINEAR_ADDRESS + 1] = exit.linearHigh;
     v[b + slot.GUEST_PHYSICAL_ADDRESS] = exit.physicalLow;
@@ -414,23 +514,23 @@ export class VmxInstructionSet implements VmxInstructions {
     v[b + slot.EXIT_ERROR_CODE] = exit.errorCode;
     v[b + slot.VECTORING_INFO] = exit.vectoringInfo;
     v[b + slot.VECTORING_ERROR_CODE] = exit.vectoringError;
-    v[b + slot.EXIT_INSTRUCTION_LENGTH] = exit.instructionLength;
     v[b + slot.EXIT_INSTRUCTION_INFO] = exit.instructionInfo;
-    v[b + slot.ENTRY_INTERRUPTION_INFO] = (v[b + slot.ENTRY_INTERRUPTION_INFO] as number) & ~Interruption.valid;
-    saveGuestState(engine, vmcs, engine.readFlags());
-    const controls = v[b + slot.EXIT_CONTROLS] as number;
-    if ((controls & ExitControl.savePreemptionTimer) !== 0)
-      vmcs.set(slot.GUEST_PREEMPTION_TIMER, this.#run.preemptionTimerLeft());
+  }
+
+  #exit(engine: GuestEngine): void {
+    const vmcs = this.#vmcs;
+    this.#noteExit();
+    saveMovingState(engine, vmcs, engine.readFlags());
+    if (this.#mayStay) this.#isUnsaved = true;
+    else saveGuestState(engine, vmcs);
+    if (this.#savesTimer) vmcs.set(slot.GUEST_PREEMPTION_TIMER, this.#run.preemptionTimerLeft());
     const stored = vmcs.low(slot.EXIT_MSR_STORE_COUNT);
     if (stored !== 0 && !storeOnExit(this.#cpu, engine, vmcs.number(slot.EXIT_MSR_STORE_ADDRESS), stored))
       this.#abort(1, "saving guest MSRs");
-    // With EFER or PAT not switched by entry the guest's register is still root mode's, so later entries must load them anew
-    const switched = EntryControl.loadEfer | EntryControl.loadPat | EntryControl.loadDebugControls;
-    const saved = ExitControl.saveEfer | ExitControl.savePat | ExitControl.saveDebugControls;
-    const isKept = ((v[b + slot.ENTRY_CONTROLS] as number) & switched) === switched && (controls & saved) === saved;
-    this.#resident = isKept ? vmcs.address : NONE;
+    this.#resident = this.#isSwitchedWhole ? vmcs.address : NONE;
     vmcs.dirty = 0;
     this.#loadHost(engine);
+    this.#isReady = this.#mayStay;
   }
 
   #loadHost(engine: GuestEngine): void {
@@ -447,6 +547,7 @@ export class VmxInstructionSet implements VmxInstructions {
   #entryFailed(error: GuestStateError, reason: number = ExitReason.entryFailureGuestState): VmxStatus {
     const vmcs = this.#vmcs;
     this.#cpu.log(`VM entry failed: ${error.rule}`);
+    this.#settle();
     this.#resident = NONE;
     vmcs.checked &= CHECKED_CONTROLS | CHECKED_HOST;
     this.#controlled = NONE;
@@ -469,6 +570,7 @@ export class VmxInstructionSet implements VmxInstructions {
   invept(type: number, eptp: bigint): VmxStatus {
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
     if (type !== 1 && type !== 2) return this.#fail(VmxError.invalidInveptInvvpidOperand);
+    this.#settle();
     const low = Number(BigInt.asUintN(32, eptp));
     const high = Number(BigInt.asUintN(32, eptp >> 32n));
     if (type === 1 && !isEptPointer(low, high, this.#cpu.model.physicalAddressBits))
@@ -490,6 +592,7 @@ export class VmxInstructionSet implements VmxInstructions {
     const isCanonical = BigInt.asUintN(64, BigInt.asIntN(48, linear)) === linear;
     if (type < 0 || type > 3 || vpid >>> 16 !== 0 || (type !== 2 && vpid === 0) || (type === 0 && !isCanonical))
       return this.#fail(VmxError.invalidInveptInvvpidOperand);
+    this.#settle();
     // Dropping more than asked is allowed, so single addresses and kept globals are not told apart
     for (const { tags } of this.#cpu.engines()) {
       if (type === 2) tags.retireAll();

@@ -1,6 +1,6 @@
 /**
- * The current VMCS, in its region of physical memory. Nothing of a VMCS is kept anywhere else, so that a region read after
- * VMCLEAR is whole. Fields are 32-bit halves; a `slot` names the low one.
+ * The current VMCS, in its region of physical memory. What of its guest state a CPU still holds (see instructions.ts) VMCLEAR
+ * puts there first, so that a region read after VMCLEAR is whole. Fields are 32-bit halves; a `slot` names the low one.
  */
 import type { Hpa } from "../addresses.ts";
 import type { MemoryBank } from "../physical-memory.ts";
@@ -18,6 +18,8 @@ const CHECKED_WORD = 3;
 const ACTIVE_WORD = 4;
 /** DIRTY_GUEST: guest state that VMWRITE changed since the last VM exit. */
 const DIRTY_WORD = 5;
+/** 1: exit-information fields beside reason, qualification and instruction length are not zero. */
+const DETAIL_WORD = 6;
 
 export const CHECKED_CONTROLS = 1;
 export const CHECKED_HOST = 2;
@@ -92,6 +94,12 @@ export class Vmcs {
   set checked(bits: number) {
     this.u32[this.base + CHECKED_WORD] = bits;
   }
+  get hasExitDetail(): boolean {
+    return this.u32[this.base + DETAIL_WORD] !== 0;
+  }
+  set hasExitDetail(has: boolean) {
+    this.u32[this.base + DETAIL_WORD] = has ? 1 : 0;
+  }
   get dirty(): number {
     return this.u32[this.base + DIRTY_WORD] as number;
   }
@@ -107,6 +115,7 @@ export function clearRegion(bank: MemoryBank, offset: number): void {
   bank.u32[base + CHECKED_WORD] = 0;
   bank.u32[base + ACTIVE_WORD] = 0;
   bank.u32[base + DIRTY_WORD] = DIRTY_GUEST;
+  bank.u32[base + DETAIL_WORD] = 1;
 }
 
 /** Marks the region active on `cpu`; returns the CPU on which it is active already, or -1. */
