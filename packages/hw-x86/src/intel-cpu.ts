@@ -158,6 +158,14 @@ export class IntelCpu implements LogicalCpu, RootCpu {
   setGpr(index: number, value: bigint): void {
     this.#block.u64[(state.gpr >>> 3) + index] = value;
   }
+  gpr32(index: number): number {
+    return this.#block.u32[(state.gpr >>> 2) + 2 * index] as number;
+  }
+  setGpr32(index: number, value: number): void {
+    const { u32 } = this.#block;
+    u32[(state.gpr >>> 2) + 2 * index] = value;
+    u32[(state.gpr >>> 2) + 2 * index + 1] = 0;
+  }
   get cr2(): bigint {
     return this.#block.get(state.cr2);
   }

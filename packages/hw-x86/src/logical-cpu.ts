@@ -55,6 +55,9 @@ export interface LogicalCpu {
   /** One general register. */
   gpr(index: number): bigint;
   setGpr(index: number, value: bigint): void;
+  /** Its low 32 bits; setting them clears the upper half. */
+  gpr32(index: number): number;
+  setGpr32(index: number, value: number): void;
   cr2: bigint;
   xcr0: bigint;
   /** DR0 to DR3 and DR6 (DR7 is in the VMCS). */

@@ -24,9 +24,10 @@ export const KvmFeature = {
 
 const bits = (...numbers: number[]) => numbers.reduce((all, bit) => (all | (1 << bit)) >>> 0, 0);
 
-const Leaf1Ecx = { x2apic: bits(21), tscDeadline: bits(24), osxsave: bits(27), hypervisor: bits(31) } as const;
+const Leaf1Ecx = { x2apic: bits(21), tscDeadline: bits(24), xsave: bits(26), osxsave: bits(27), hypervisor: bits(31) } as const;
 const LEAF1_EDX_APIC = bits(9);
 const LEAF7_EBX_TSC_ADJUST = bits(1);
+const LEAF7_ECX_PKU = bits(3);
 const LEAF7_ECX_OSPKE = bits(4);
 const LEAFD1_EAX_XSAVES = bits(3);
 /** What the processor has and a guest of this KVM does not: debug store, MONITOR, VMX, SMX, power states, thermal control, ... */
@@ -141,17 +142,21 @@ export function supportedCpuid(hardware: HardwareCpuid): CpuidEntry[] {
   }
 }
 
-/** Registers that change what CPUID answers. */
+/** What of a vCPU changes what CPUID answers. */
 export interface CpuidState {
-  readonly apicId: number;
   readonly cr4: bigint;
   readonly xcr0: bigint;
-  readonly apicEnabled: boolean;
+  /** undefined: in user space, and taken for enabled. */
+  readonly lapic: { readonly enabled: boolean } | undefined;
 }
 
 /** The entry of a leaf, exactly; undefined when the table has none. */
 export function findCpuid(table: readonly CpuidEntry[], leaf: number, subleaf: number): CpuidEntry | undefined {
-  return table.find((entry) => entry.function === leaf >>> 0 && (!(entry.flags & INDEXED) || entry.index === subleaf >>> 0));
+  for (let index = 0; index < table.length; index++) {
+    const entry = table[index]!;
+    if (entry.function === leaf >>> 0 && (!(entry.flags & INDEXED) || entry.index === subleaf >>> 0)) return entry;
+  }
+  return undefined;
 }
 
 /** Bytes of an XSAVE area for the components of `xcr0`. */
@@ -177,8 +182,17 @@ function beyondLast(table: readonly CpuidEntry[], leaf: number, subleaf: number)
   return findCpuid(table, basic.eax, subleaf);
 }
 
-/** CPUID as the guest with this table executes it; leaf and subleaf unsigned. */
-export function executeCpuid(table: readonly CpuidEntry[], state: CpuidState, leaf: number, subleaf: number): CpuidResult {
+const NOTHING: CpuidResult = { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+/** The last answer that was not an entry as it stands. */
+const adjusted: CpuidResult = { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+
+/** CPUID as the guest with this table executes it; leaf and subleaf unsigned. The result is shared: copy what is to be kept. */
+export function executeCpuid(
+  table: readonly CpuidEntry[],
+  state: CpuidState,
+  leaf: number,
+  subleaf: number,
+): Readonly<CpuidResult> {
   const entry = findCpuid(table, leaf, subleaf);
   if (!entry && (leaf === 0xb || leaf === 0x1f)) {
     // Beyond the last level: the level number comes back, and the x2APIC id is that of level 0
@@ -186,21 +200,28 @@ export function executeCpuid(table: readonly CpuidEntry[], state: CpuidState, le
     if (first) return { eax: 0, ebx: 0, ecx: subleaf & 0xff, edx: first.edx };
   }
   const from = entry ?? beyondLast(table, leaf, subleaf);
-  if (!from) return { eax: 0, ebx: 0, ecx: 0, edx: 0 };
-  const result = { eax: from.eax, ebx: from.ebx, ecx: from.ecx, edx: from.edx };
+  if (!from) return NOTHING;
+  let { ebx, ecx, edx } = from;
   switch (from.function) {
     case 1:
-      result.ecx = (result.ecx & ~Leaf1Ecx.osxsave) | (state.cr4 & Cr4.OSXSAVE ? Leaf1Ecx.osxsave : 0);
-      if (!state.apicEnabled) result.edx &= ~LEAF1_EDX_APIC;
+      // Without XSAVE CR4.OSXSAVE cannot be set
+      if (ecx & Leaf1Ecx.xsave) ecx = (ecx & ~Leaf1Ecx.osxsave) | (state.cr4 & Cr4.OSXSAVE ? Leaf1Ecx.osxsave : 0);
+      if (state.lapic?.enabled === false) edx &= ~LEAF1_EDX_APIC;
       break;
     case 7:
-      if (from.index === 0) result.ecx = (result.ecx & ~LEAF7_ECX_OSPKE) | (state.cr4 & Cr4.PKE ? LEAF7_ECX_OSPKE : 0);
+      if (from.index === 0 && ecx & LEAF7_ECX_PKU)
+        ecx = (ecx & ~LEAF7_ECX_OSPKE) | (state.cr4 & Cr4.PKE ? LEAF7_ECX_OSPKE : 0);
       break;
     case 0xd:
-      if (from.index === 0 && from.eax !== 0) result.ebx = xsaveBytes(table, state.xcr0, false);
-      else if (from.index === 1 && from.eax & bits(1, 3)) result.ebx = xsaveBytes(table, state.xcr0, true);
+      if (from.index === 0 && from.eax !== 0) ebx = xsaveBytes(table, state.xcr0, false);
+      else if (from.index === 1 && from.eax & bits(1, 3)) ebx = xsaveBytes(table, state.xcr0, true);
       break;
     default:
+      return from;
   }
-  return { eax: result.eax >>> 0, ebx: result.ebx >>> 0, ecx: result.ecx >>> 0, edx: result.edx >>> 0 };
+  adjusted.eax = from.eax;
+  adjusted.ebx = ebx >>> 0;
+  adjusted.ecx = ecx >>> 0;
+  adjusted.edx = edx >>> 0;
+  return adjusted;
 }

@@ -10,7 +10,7 @@ const hardware = (leaf: number, subleaf: number) => {
   if (leaf === 0x8000_0000) return { eax: 0x8000_0008, ebx: 0, ecx: 0, edx: 0 };
   return { eax: leaf & 0xff, ebx: all, ecx: all, edx: all };
 };
-const state: CpuidState = { apicId: 0, cr4: 0n, xcr0: 7n, apicEnabled: true };
+const state: CpuidState = { cr4: 0n, xcr0: 7n, lapic: { enabled: true } };
 const table = supportedCpuid(hardware);
 
 describe("KVM_GET_SUPPORTED_CPUID", () => {
@@ -50,7 +50,7 @@ describe("CPUID in the guest", () => {
     expect(executeCpuid(table, state, 1, 0).ecx & (1 << 27)).toBe(0);
     expect(executeCpuid(table, { ...state, cr4: 1n << 18n }, 1, 0).ecx & (1 << 27)).not.toBe(0);
     expect(executeCpuid(table, state, 1, 0).edx & (1 << 9)).not.toBe(0);
-    expect(executeCpuid(table, { ...state, apicEnabled: false }, 1, 0).edx & (1 << 9)).toBe(0);
+    expect(executeCpuid(table, { ...state, lapic: { enabled: false } }, 1, 0).edx & (1 << 9)).toBe(0);
     expect(executeCpuid(table, { ...state, cr4: 1n << 22n }, 7, 0).ecx & 16).toBe(16);
     expect(executeCpuid(table, state, 0xd, 0).ebx).toBe(832);
     expect(executeCpuid(table, { ...state, xcr0: 3n }, 0xd, 0).ebx).toBe(576);

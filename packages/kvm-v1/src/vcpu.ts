@@ -19,7 +19,6 @@ import {
   type MsrStore,
   type PendingPort,
   type PvState,
-  Rflags,
   RunPage,
   resetFxsave,
   resetRegisters,
@@ -47,6 +46,7 @@ export class Vcpu implements ManagedVcpu {
   // Registers that are not in the control structure
   /** 16 general registers in encoding order; RSP is in the control structure. */
   readonly gprs = new BigUint64Array(16);
+  readonly #gprHalves = new Uint32Array(this.gprs.buffer);
   /** DR0 to DR3 and DR6 while off the CPU, by number. */
   readonly drs = new BigUint64Array(8);
   readonly fpu = resetFxsave();
@@ -70,6 +70,8 @@ export class Vcpu implements ManagedVcpu {
   userCr8 = 0;
   #tscOffset = 0n;
 
+  /** What the vendor's operations keep with the vCPU. */
+  vendorState: object | undefined;
   clockUpdateRequested = false;
   tlbFlushRequested = false;
 
@@ -105,6 +107,13 @@ export class Vcpu implements ManagedVcpu {
   setGpr(index: number, value: bigint): void {
     if (index === Gpr.RSP) this.vm.vendor.writeRsp(this, value);
     else this.gprs[index] = value;
+  }
+  gpr32(index: number): number {
+    return this.#gprHalves[2 * index]!;
+  }
+  setGpr32(index: number, value: number): void {
+    this.#gprHalves[2 * index] = value;
+    this.#gprHalves[2 * index + 1] = 0;
   }
   get rip(): bigint {
     return this.vm.vendor.readRip(this);
@@ -256,11 +265,7 @@ export class Vcpu implements ManagedVcpu {
     this.queue.raise(vector, errorCode, payload);
   }
   skip(length: number): void {
-    const { vendor } = this.vm;
-    vendor.writeRip(this, vendor.readRip(this) + BigInt(length));
-    vendor.writeInterruptShadow(this, 0);
-    if ((vendor.readRflags(this) & Rflags.TF) !== 0n)
-      vendor.writePendingDebug(this, vendor.readPendingDebug(this) | (1n << 14n));
+    this.vm.vendor.skip(this, length);
   }
 
   requestClockUpdate(): void {

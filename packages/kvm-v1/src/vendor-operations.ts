@@ -50,6 +50,8 @@ export interface VendorOperations {
   writeMsr(vcpu: Vcpu, index: number, value: bigint): boolean | undefined;
   writeTscOffset(vcpu: Vcpu, offset: bigint): void;
 
+  /** Moves past the instruction that exited. */
+  skip(vcpu: Vcpu, length: number): void;
   readInterruptShadow(vcpu: Vcpu): number;
   writeInterruptShadow(vcpu: Vcpu, shadow: number): void;
   readNmiMasked(vcpu: Vcpu): boolean;

@@ -60,6 +60,13 @@ export class HardwareContext {
     if (this.loaded) this.#cpu.setGpr(index, value);
     else this.#gprs[index] = value;
   }
+  gpr32(index: number): number {
+    return this.loaded ? this.#cpu.gpr32(index) : Number(this.#gprs[index]! & 0xffff_ffffn);
+  }
+  setGpr32(index: number, value: number): void {
+    if (this.loaded) this.#cpu.setGpr32(index, value);
+    else this.#gprs[index] = BigInt(value);
+  }
   debugRegister(index: number): bigint {
     return this.loaded ? this.#cpu.readDr(index) : this.#debug[index]!;
   }

@@ -51,6 +51,8 @@ export class Vcpu implements ManagedVcpu {
   readonly waiters: WaitQueue;
   readonly #loop: RunLoop;
   requests = 0;
+  /** What the vendor's operations keep with the vCPU. */
+  vendorState: object | undefined;
 
   cpuid: readonly CpuidEntry[] = [];
   pendingPort: PendingPort | undefined;
@@ -100,6 +102,12 @@ export class Vcpu implements ManagedVcpu {
   setGpr(index: number, value: bigint): void {
     if (index === Gpr.RSP) this.registers.setWord(Register.rsp, value);
     else this.hardware.setGpr(index, value);
+  }
+  gpr32(index: number): number {
+    return this.hardware.gpr32(index);
+  }
+  setGpr32(index: number, value: number): void {
+    this.hardware.setGpr32(index, value);
   }
   get rip(): bigint {
     return this.registers.word(Register.rip);

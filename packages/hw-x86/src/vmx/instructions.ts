@@ -44,6 +44,9 @@ const RFLAGS_VM = 1 << 17;
 /** Primary controls that come and go with every interrupt and on which no check of guest state depends. */
 const WINDOWS = Primary.interruptWindowExiting | Primary.nmiWindowExiting;
 const NONE = -1;
+/** A VMWRITE's bigint in halves. */
+const halves64 = new BigUint64Array(1);
+const halves32 = new Uint32Array(halves64.buffer);
 
 interface EptContext {
   bank: number;
@@ -271,34 +274,38 @@ export class VmxInstructionSet implements VmxInstructions {
     if (where === 0) return this.status;
     const kind = kindOfEncoding(field);
     if (kind === FieldKind.readOnly) return this.#fail(VmxError.readOnlyField, `VMCS field ${field.toString(16)} is read-only`);
+    const vmcs = this.#vmcs;
+    const beforeLow = vmcs.low(where);
+    const beforeHigh = vmcs.high(where);
+    const width = (field >> 13) & 3;
     let low: number;
     let high: number;
     if (typeof value === "number") {
       low = value >>> 0;
       high = Math.floor(value / 0x1_0000_0000) >>> 0;
     } else {
-      low = Number(BigInt.asUintN(32, value));
-      high = Number(BigInt.asUintN(32, value >> 32n));
+      // Through memory: to take a bigint apart would allocate
+      halves64[0] = value;
+      low = halves32[0] as number;
+      high = halves32[1] as number;
     }
-    const vmcs = this.#vmcs;
-    const width = (field >> 13) & 3;
     if (width === FieldWidth.word) low &= 0xffff;
     if (width === FieldWidth.word || width === FieldWidth.long) high = 0;
     if ((field & 1) !== 0) {
       high = low;
-      low = vmcs.low(where);
+      low = beforeLow;
     }
-    const before = vmcs.low(where);
-    if (before === low && vmcs.high(where) === high) return this.status;
+    if (beforeLow === low && beforeHigh === high) return this.status;
+    const changed = (beforeLow ^ low) >>> 0;
     // Windows open and close with every interrupt
-    if (where === slot.PRIMARY_CONTROLS && this.#isReady && (before ^ low) >>> 0 === Primary.interruptWindowExiting) {
+    if (where === slot.PRIMARY_CONTROLS && this.#isReady && changed === Primary.interruptWindowExiting) {
       vmcs.setPair(where, low, high);
       this.#guest.primary = low | 0;
       return this.status;
     }
     if (kind !== FieldKind.guestEveryEntry && kind !== FieldKind.injection) this.#settle();
     vmcs.setPair(where, low, high);
-    this.#invalidateChecks(kind, where, before ^ low);
+    this.#invalidateChecks(kind, where, changed);
     return this.status;
   }
 

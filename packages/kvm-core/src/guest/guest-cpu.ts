@@ -55,6 +55,9 @@ export interface GuestCpu {
   /** General register in encoding order, RSP included. */
   gpr(index: number): bigint;
   setGpr(index: number, value: bigint): void;
+  /** The low 32 bits of one that is not RSP; setting them clears the upper half. */
+  gpr32(index: number): number;
+  setGpr32(index: number, value: number): void;
   rip: bigint;
   rflags: bigint;
   segment(register: number): SegmentState;

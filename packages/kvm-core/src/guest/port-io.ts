@@ -39,12 +39,19 @@ function writeDevice(device: PortDevice, port: number, size: number, value: numb
   for (let byte = 0; byte < size; byte++) device.write(port + byte, (value >>> (8 * byte)) & 0xff);
 }
 
-const SIZE_MASK: Readonly<Record<number, bigint>> = { 1: 0xffn, 2: 0xffffn, 4: 0xffff_ffffn };
-
 /** AL, AX or EAX takes what was read; a 32-bit read clears the upper half of RAX. */
-function storeIn(vcpu: VcpuParts, size: number, value: bigint): void {
-  const kept = size === 4 ? 0n : vcpu.gpr(Gpr.RAX) & ~SIZE_MASK[size]!;
-  vcpu.setGpr(Gpr.RAX, kept | (value & SIZE_MASK[size]!));
+function storeIn(vcpu: VcpuParts, size: number, value: number): void {
+  if (size === 4) {
+    vcpu.setGpr32(Gpr.RAX, value >>> 0);
+    return;
+  }
+  const mask = size === 1 ? 0xff : 0xffff;
+  vcpu.setGpr(Gpr.RAX, (vcpu.gpr(Gpr.RAX) & ~BigInt(mask)) | BigInt(value & mask));
+}
+/** What OUT writes. */
+function outValue(vcpu: VcpuParts, size: number): number {
+  const value = vcpu.gpr32(Gpr.RAX);
+  return size === 4 ? value : value & (size === 1 ? 0xff : 0xffff);
 }
 
 function little(bytes: Uint8Array, offset: number, size: number): number {
@@ -61,17 +68,12 @@ function handleSingle(vcpu: VcpuParts, exit: PortExit): ExitOutcome {
   const { isIn, size, port } = exit;
   const device = deviceAt(vcpu, port);
   if (device !== undefined) {
-    if (isIn) storeIn(vcpu, size, BigInt(readDevice(device, port, size)));
-    else writeDevice(device, port, size, Number(vcpu.gpr(Gpr.RAX) & SIZE_MASK[size]!));
+    if (isIn) storeIn(vcpu, size, readDevice(device, port, size));
+    else writeDevice(device, port, size, outValue(vcpu, size));
     vcpu.skip(exit.instructionLength);
     return "resume";
   }
-  const data = vcpu.run.portData(size);
-  if (isIn) data.fill(0);
-  else {
-    const value = Number(vcpu.gpr(Gpr.RAX) & SIZE_MASK[size]!);
-    for (let byte = 0; byte < size; byte++) data[byte] = (value >>> (8 * byte)) & 0xff;
-  }
+  vcpu.run.setPortItem(size, isIn ? 0 : outValue(vcpu, size));
   return toUser(vcpu, exit, 1, exit.instructionLength);
 }
 
@@ -147,7 +149,7 @@ export function completePortExit(vcpu: VcpuParts, pending: PendingPort): void {
   if (pending.string === undefined) {
     // User space has moved the vCPU elsewhere meanwhile (a reset, say)
     if (vcpu.rip !== pending.rip) return;
-    if (pending.isIn) storeIn(vcpu, pending.size, BigInt(little(vcpu.run.portData(pending.size), 0, pending.size)));
+    if (pending.isIn) storeIn(vcpu, pending.size, vcpu.run.portItem(pending.size));
     vcpu.skip(pending.instructionLength);
     return;
   }

@@ -56,6 +56,16 @@ export class RunPage {
     this.#view.setUint32(io.count, count, true);
     this.#view.setBigUint64(io.data_offset, BigInt(PORT_DATA_OFFSET), true);
   }
+  /** The data of a port exit that is one item of 1, 2 or 4 bytes. */
+  portItem(size: number): number {
+    if (size === 1) return this.#view.getUint8(PORT_DATA_OFFSET);
+    return size === 2 ? this.#view.getUint16(PORT_DATA_OFFSET, true) : this.#view.getUint32(PORT_DATA_OFFSET, true);
+  }
+  setPortItem(size: number, value: number): void {
+    if (size === 1) this.#view.setUint8(PORT_DATA_OFFSET, value);
+    else if (size === 2) this.#view.setUint16(PORT_DATA_OFFSET, value, true);
+    else this.#view.setUint32(PORT_DATA_OFFSET, value, true);
+  }
   /** The data of a port exit; a view. */
   portData(length: number): Uint8Array {
     return this.bytes.subarray(PORT_DATA_OFFSET, PORT_DATA_OFFSET + length);

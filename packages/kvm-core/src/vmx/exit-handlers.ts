@@ -23,10 +23,11 @@ export function handleVmxExit(vcpu: VcpuParts, exit: VmxExit, host: VmxExitHost)
   const { reason } = exit;
   vcpu.statistics.exited(reason & BASIC_REASON_MASK);
   if ((reason & ENTRY_FAILED) !== 0) return failedEntry(vcpu, exit, host);
-  const handler = HANDLERS.get(reason & BASIC_REASON_MASK);
+  const basic = reason & BASIC_REASON_MASK;
+  const handler = HANDLERS[basic];
   if (handler === undefined) return unexpectedExit(vcpu, exit, host);
   // An exit in the middle of an event's delivery that is not a memory access cannot be resumed from
-  if ((exit.vectoringInformation & InterruptionInfo.valid) !== 0 && !DURING_DELIVERY.has(reason & BASIC_REASON_MASK)) {
+  if ((exit.vectoringInformation & InterruptionInfo.valid) !== 0 && !DURING_DELIVERY.has(basic)) {
     return deliveryError(vcpu, exit, host);
   }
   return handler(vcpu, exit, host);
@@ -92,18 +93,15 @@ const undefinedOpcode: Handler = (vcpu) => {
 };
 
 function edxEax(vcpu: VcpuParts): bigint {
-  return ((vcpu.gpr(Gpr.RDX) & LOW_32) << 32n) | (vcpu.gpr(Gpr.RAX) & LOW_32);
+  return (BigInt(vcpu.gpr32(Gpr.RDX)) << 32n) | BigInt(vcpu.gpr32(Gpr.RAX));
 }
 
 const handleCpuid: Handler = (vcpu, exit) => {
-  const leaf = Number(vcpu.gpr(Gpr.RAX) & LOW_32);
-  const subleaf = Number(vcpu.gpr(Gpr.RCX) & LOW_32);
-  const state = { apicId: vcpu.id, cr4: vcpu.cr4, xcr0: vcpu.xcr0, apicEnabled: vcpu.lapic?.enabled ?? true };
-  const result = executeCpuid(vcpu.cpuid, state, leaf, subleaf);
-  vcpu.setGpr(Gpr.RAX, BigInt(result.eax >>> 0));
-  vcpu.setGpr(Gpr.RBX, BigInt(result.ebx >>> 0));
-  vcpu.setGpr(Gpr.RCX, BigInt(result.ecx >>> 0));
-  vcpu.setGpr(Gpr.RDX, BigInt(result.edx >>> 0));
+  const result = executeCpuid(vcpu.cpuid, vcpu, vcpu.gpr32(Gpr.RAX), vcpu.gpr32(Gpr.RCX));
+  vcpu.setGpr32(Gpr.RAX, result.eax);
+  vcpu.setGpr32(Gpr.RBX, result.ebx);
+  vcpu.setGpr32(Gpr.RCX, result.ecx);
+  vcpu.setGpr32(Gpr.RDX, result.edx);
   return skip(vcpu, exit);
 };
 
@@ -130,7 +128,7 @@ const handleIo: Handler = (vcpu, exit) => {
 };
 
 const handleRdmsr: Handler = (vcpu, exit) => {
-  const value = guestRdmsr(vcpu, Number(vcpu.gpr(Gpr.RCX) & LOW_32));
+  const value = guestRdmsr(vcpu, vcpu.gpr32(Gpr.RCX));
   if (value === undefined) return generalProtection(vcpu);
   vcpu.setGpr(Gpr.RAX, value & LOW_32);
   vcpu.setGpr(Gpr.RDX, value >> 32n);
@@ -138,10 +136,10 @@ const handleRdmsr: Handler = (vcpu, exit) => {
 };
 
 const handleWrmsr: Handler = (vcpu, exit) =>
-  guestWrmsr(vcpu, Number(vcpu.gpr(Gpr.RCX) & LOW_32), edxEax(vcpu)) ? skip(vcpu, exit) : generalProtection(vcpu);
+  guestWrmsr(vcpu, vcpu.gpr32(Gpr.RCX), edxEax(vcpu)) ? skip(vcpu, exit) : generalProtection(vcpu);
 
 const handleXsetbv: Handler = (vcpu, exit) =>
-  cpl(vcpu) === 0 && setXcr(vcpu, Number(vcpu.gpr(Gpr.RCX) & LOW_32), edxEax(vcpu))
+  cpl(vcpu) === 0 && setXcr(vcpu, vcpu.gpr32(Gpr.RCX), edxEax(vcpu))
     ? skip(vcpu, exit)
     : generalProtection(vcpu);
 
@@ -187,7 +185,9 @@ const handleTaskSwitch: Handler = (vcpu, _exit, host) =>
 /** Without a PMU there is no counter to read. */
 const handleRdpmc: Handler = (vcpu) => generalProtection(vcpu);
 
-const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
+/** By basic exit reason. */
+const HANDLERS: (Handler | undefined)[] = [];
+const BY_REASON: readonly (readonly [number, Handler])[] = [
   [VmxExitReason.EXCEPTION_OR_NMI, handleExceptionOrNmi],
   [VmxExitReason.EXTERNAL_INTERRUPT, handleExternalInterrupt],
   [VmxExitReason.TRIPLE_FAULT, handleTripleFault],
@@ -242,4 +242,5 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
     VmxExitReason.GETSEC,
     VmxExitReason.ENCLS,
   ].map((reason): [number, Handler] => [reason, undefinedOpcode]),
-]);
+];
+for (const [reason, handler] of BY_REASON) HANDLERS[reason] = handler;

@@ -47,6 +47,8 @@ interface VcpuVmx {
   hostKernelGsBase: bigint;
   hostXcr0: bigint;
 }
+const stateOf = (vcpu: Vcpu): VcpuVmx => vcpu.vendorState as VcpuVmx;
+
 interface VmVmx {
   readonly msrBitmap: Hpa;
 }
@@ -58,7 +60,6 @@ export class VmxOperations implements VendorOperations {
   readonly #capabilities: VmxCapabilities;
   readonly #registers: VmxRegisters;
   readonly #vms = new Map<Vm, VmVmx>();
-  readonly #vcpus = new Map<Vcpu, VcpuVmx>();
   readonly #exit: VmxExit;
   #selected: Vcpu | undefined;
 
@@ -96,7 +97,7 @@ export class VmxOperations implements VendorOperations {
     const head = vm.kernel.memory.bytes(vmcs, 4);
     new DataView(head.buffer, head.byteOffset, 4).setUint32(0, this.#capabilities.revision, true);
     const state: VcpuVmx = { vmcs, vpid, exitHost: this.#exitHost(vcpu), launched: false, hostKernelGsBase: 0n, hostXcr0: 1n };
-    this.#vcpus.set(vcpu, state);
+    vcpu.vendorState = state;
     this.#module.kernel.vac.clearVmcs(this.#module.owner, vmcs);
     this.select(vcpu);
     if (this.#cpu.vmx.vmptrst() !== vmcs) {
@@ -114,18 +115,18 @@ export class VmxOperations implements VendorOperations {
     return 0;
   }
   freeVcpu(vcpu: Vcpu): void {
-    const state = this.#vcpus.get(vcpu);
-    if (state === undefined) return;
+    if (vcpu.vendorState === undefined) return;
+    const state = stateOf(vcpu);
     if (vcpu.loaded) this.put(vcpu);
     this.#module.kernel.vac.clearVmcs(this.#module.owner, state.vmcs);
     this.#module.kernel.vac.freeVpid(this.#module.owner, state.vpid);
     vcpu.vm.kernel.memory.freePages(state.vmcs, PAGE);
-    this.#vcpus.delete(vcpu);
+    vcpu.vendorState = undefined;
     if (this.#selected === vcpu) this.#selected = undefined;
   }
 
   select(vcpu: Vcpu): void {
-    const { vmcs } = this.#vcpus.get(vcpu)!;
+    const { vmcs } = stateOf(vcpu);
     if (this.#selected === vcpu && this.#cpu.vmx.vmptrst() === vmcs) return;
     const status = this.#module.kernel.vac.loadVmcs(this.#module.owner, vmcs);
     if (status !== VMX_SUCCEED) {
@@ -139,7 +140,7 @@ export class VmxOperations implements VendorOperations {
     if (vcpu.loaded) return;
     this.select(vcpu);
     const cpu = this.#cpu;
-    const state = this.#vcpus.get(vcpu)!;
+    const state = stateOf(vcpu);
     this.#module.kernel.vac.setRunningVcpu(this.#module.owner, state.vpid);
     for (let index = 0; index < 4; index++) cpu.writeDr(index, vcpu.drs[index]!);
     cpu.writeDr(6, vcpu.drs[6]!);
@@ -156,7 +157,7 @@ export class VmxOperations implements VendorOperations {
   put(vcpu: Vcpu): void {
     if (!vcpu.loaded) return;
     const cpu = this.#cpu;
-    const state = this.#vcpus.get(vcpu)!;
+    const state = stateOf(vcpu);
     for (let index = 0; index < 4; index++) vcpu.drs[index] = cpu.readDr(index);
     vcpu.drs[6] = cpu.readDr(6);
     cpu.fxsave(vcpu.fpu);
@@ -274,6 +275,10 @@ export class VmxOperations implements VendorOperations {
     this.select(vcpu);
     return this.#registers.readInterruptShadow();
   }
+  skip(vcpu: Vcpu, length: number): void {
+    this.select(vcpu);
+    this.#registers.skip(length);
+  }
   writeInterruptShadow(vcpu: Vcpu, shadow: number): void {
     this.select(vcpu);
     this.#registers.writeInterruptShadow(shadow);
@@ -348,7 +353,7 @@ export class VmxOperations implements VendorOperations {
   enter(vcpu: Vcpu): void {
     this.select(vcpu);
     const { vmx } = this.#cpu;
-    const state = this.#vcpus.get(vcpu)!;
+    const state = stateOf(vcpu);
     this.#cpu.loadGprs(vcpu.gprs);
     let status = state.launched ? vmx.vmresume() : vmx.vmlaunch();
     if (status !== VMX_SUCCEED && state.launched && vmx.vmread32(Vmcs.VM_INSTRUCTION_ERROR) === ERROR_RESUME_NOT_LAUNCHED) {
@@ -365,7 +370,7 @@ export class VmxOperations implements VendorOperations {
     state.launched = true;
   }
   handleExit(vcpu: Vcpu): ExitOutcome {
-    return handleVmxExit(vcpu, this.#exit, this.#vcpus.get(vcpu)!.exitHost);
+    return handleVmxExit(vcpu, this.#exit, stateOf(vcpu).exitHost);
   }
   #exitHost(vcpu: Vcpu): VmxExitHost {
     const cpu = this.#cpu;
@@ -380,7 +385,7 @@ export class VmxOperations implements VendorOperations {
   }
   flushGuestTlb(vcpu: Vcpu): void {
     vcpu.statistics.words[VcpuStat.tlb_flush]!++;
-    this.#cpu.vmx.invvpid(InvvpidType.singleContext, this.#vcpus.get(vcpu)!.vpid, 0n);
+    this.#cpu.vmx.invvpid(InvvpidType.singleContext, stateOf(vcpu).vpid, 0n);
   }
 
   #setPrimaryControl(control: number, on: boolean): void {

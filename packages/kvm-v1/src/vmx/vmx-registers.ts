@@ -19,6 +19,9 @@ const ALL_ONES = 0xffff_ffff_ffff_ffffn;
 /** Segment fields in encoding order are 2 apart in each group. */
 const SEGMENT_FIELD_STRIDE = 2;
 const BUSY_64_BIT_TSS = 0xb;
+const TRAP_FLAG = 0x100;
+/** DR6.BS, as pending debug exceptions have it. */
+const SINGLE_STEP = 1n << 14n;
 
 const VMCS_MSRS: ReadonlyMap<number, number> = new Map<number, number>([
   [Msr.IA32_SYSENTER_CS, Vmcs.GUEST_IA32_SYSENTER_CS],
@@ -123,6 +126,16 @@ export class VmxRegisters {
     return true;
   }
 
+  /** RIP moves by `length`, the interrupt shadow ends, and a single step that was on is due. */
+  skip(length: number): void {
+    const vmx = this.#vmx;
+    vmx.vmwrite(Vmcs.GUEST_RIP, BigInt.asUintN(64, vmx.vmread(Vmcs.GUEST_RIP) + BigInt(length)));
+    const state = vmx.vmread32(Vmcs.GUEST_INTERRUPTIBILITY_STATE);
+    const shadow = Interruptibility.blockingBySti | Interruptibility.blockingByMovSs;
+    if ((state & shadow) !== 0) vmx.vmwrite(Vmcs.GUEST_INTERRUPTIBILITY_STATE, state & ~shadow);
+    if ((vmx.vmread32(Vmcs.GUEST_RFLAGS) & TRAP_FLAG) === 0) return;
+    vmx.vmwrite(Vmcs.GUEST_PENDING_DEBUG_EXCEPTIONS, vmx.vmread(Vmcs.GUEST_PENDING_DEBUG_EXCEPTIONS) | SINGLE_STEP);
+  }
   readInterruptShadow(): number {
     const state = this.#vmx.vmread32(Vmcs.GUEST_INTERRUPTIBILITY_STATE);
     // The uapi has MOV SS in bit 0 and STI in bit 1, the VMCS the other way round

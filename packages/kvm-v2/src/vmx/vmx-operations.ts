@@ -68,12 +68,13 @@ interface VmxState {
   primaryControls: number;
 }
 
+const stateOf = (vcpu: Vcpu): VmxState => vcpu.vendorState as VmxState;
+
 export class VmxOperations implements VendorOperations {
   readonly name = "vmx";
   readonly #module: Module;
   readonly #cpu: LogicalCpu;
   readonly #capabilities: VmxCapabilities;
-  readonly #states = new Map<Vcpu, VmxState>();
   #current: VmxState | undefined;
 
   constructor(module: Module, capabilities: VmxCapabilities) {
@@ -113,7 +114,7 @@ export class VmxOperations implements VendorOperations {
       launched: false,
       primaryControls: this.#capabilities.primary,
     };
-    this.#states.set(vcpu, state);
+    vcpu.vendorState = state;
     vac.clearVmcs(owner, state.vmcs);
     this.#select(vcpu);
     setUpVmcs(this.#cpu, {
@@ -137,20 +138,20 @@ export class VmxOperations implements VendorOperations {
     };
   }
   freeVcpu(vcpu: Vcpu): void {
-    const state = this.#states.get(vcpu);
-    if (state === undefined) return;
+    if (vcpu.vendorState === undefined) return;
+    const state = stateOf(vcpu);
     this.leaveCpu(vcpu);
     const { memory, vac } = vcpu.vm.kernel;
     vac.clearVmcs(this.#module.owner, state.vmcs);
     vac.freeVpid(this.#module.owner, state.vpid);
     memory.freePages(state.vmcs, ONE_PAGE);
     memory.freePages(state.msrBitmap, ONE_PAGE);
-    this.#states.delete(vcpu);
+    vcpu.vendorState = undefined;
     if (this.#current === state) this.#current = undefined;
   }
 
   #select(vcpu: Vcpu): VmxState {
-    const state = this.#states.get(vcpu)!;
+    const state = stateOf(vcpu);
     if (this.#current === state && this.#cpu.vmx.vmptrst() === state.vmcs) return state;
     const status = this.#module.kernel.vac.loadVmcs(this.#module.owner, state.vmcs);
     if (status !== SUCCEED) {
@@ -255,7 +256,7 @@ export class VmxOperations implements VendorOperations {
   }
   flushGuestTlb(vcpu: Vcpu): void {
     vcpu.statistics.words[VcpuStat.tlb_flush]!++;
-    this.#cpu.vmx.invvpid(InvvpidType.singleContext, this.#states.get(vcpu)!.vpid, 0n);
+    this.#cpu.vmx.invvpid(InvvpidType.singleContext, stateOf(vcpu).vpid, 0n);
   }
 
   enter(vcpu: Vcpu): void {

@@ -40,9 +40,20 @@ function fullTags(abridged: number): number {
   return tags;
 }
 
+let lastImage: Uint8Array | undefined;
+let lastView: DataView | undefined;
+/** A view of the image. A vCPU's is saved and loaded in turns, often for no other's between: then it is made once. */
+function viewOf(image: Uint8Array): DataView {
+  if (lastView === undefined || image !== lastImage) {
+    lastImage = image;
+    lastView = new DataView(image.buffer, image.byteOffset, FXSAVE_BYTES);
+  }
+  return lastView;
+}
+
 /** Writes the image; reserved bytes and those of registers that the form leaves out keep their value. */
 export function saveImage(cpu: StateMemory, target: Uint8Array, form: FxsaveForm): void {
-  const view = new DataView(target.buffer, target.byteOffset, FXSAVE_BYTES);
+  const view = viewOf(target);
   const topOfStack = (cpu.u16[state.fpuStatus >> 1] >> 11) & 7;
   view.setUint16(0, cpu.u16[state.fpuControl >> 1], true);
   view.setUint16(2, cpu.u16[state.fpuStatus >> 1], true);
@@ -62,20 +73,21 @@ export function saveImage(cpu: StateMemory, target: Uint8Array, form: FxsaveForm
   view.setUint32(MXCSR_MASK_AT, MXCSR_MASK, true);
   for (let i = 0; i < 8; i++) {
     const from = state.fpr + ((topOfStack + i) & 7) * 16;
-    target.set(cpu.u8.subarray(from, from + 10), REGISTERS_AT + i * 16);
-    target.fill(0, REGISTERS_AT + i * 16 + 10, REGISTERS_AT + i * 16 + 16);
+    const to = REGISTERS_AT + i * 16;
+    view.setBigUint64(to, cpu.u64[from >> 3], true);
+    view.setBigUint64(to + 8, cpu.u64[(from >> 3) + 1] & 0xffffn, true);
   }
-  target.set(cpu.u8.subarray(state.xmm, state.xmm + form.xmmCount * 16), XMM_AT);
+  for (let i = 0; i < form.xmmCount * 2; i++) view.setBigUint64(XMM_AT + i * 8, cpu.u64[(state.xmm >> 3) + i], true);
 }
 
 /** MXCSR in an image. */
 export function imageMxcsr(source: Uint8Array): number {
-  return new DataView(source.buffer, source.byteOffset, FXSAVE_BYTES).getUint32(MXCSR_AT, true);
+  return viewOf(source).getUint32(MXCSR_AT, true);
 }
 
 /** Loads an image; the caller has checked its MXCSR. */
 export function loadImage(cpu: StateMemory, source: Uint8Array, form: FxsaveForm): void {
-  const view = new DataView(source.buffer, source.byteOffset, FXSAVE_BYTES);
+  const view = viewOf(source);
   const status = view.getUint16(2, true);
   cpu.u16[state.fpuControl >> 1] = (view.getUint16(0, true) & CONTROL_BITS) | CONTROL_FIXED;
   cpu.u16[state.fpuStatus >> 1] = status;
@@ -96,9 +108,11 @@ export function loadImage(cpu: StateMemory, source: Uint8Array, form: FxsaveForm
   const topOfStack = (status >> 11) & 7;
   for (let i = 0; i < 8; i++) {
     const to = state.fpr + ((topOfStack + i) & 7) * 16;
-    cpu.u8.set(source.subarray(REGISTERS_AT + i * 16, REGISTERS_AT + i * 16 + 10), to);
+    const from = REGISTERS_AT + i * 16;
+    cpu.u64[to >> 3] = view.getBigUint64(from, true);
+    cpu.u16[(to + 8) >> 1] = view.getUint16(from + 8, true);
   }
-  cpu.u8.set(source.subarray(XMM_AT, XMM_AT + form.xmmCount * 16), state.xmm);
+  for (let i = 0; i < form.xmmCount * 2; i++) cpu.u64[(state.xmm >> 3) + i] = view.getBigUint64(XMM_AT + i * 8, true);
   updateSummary(cpu);
 }
 
