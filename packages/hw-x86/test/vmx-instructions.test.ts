@@ -119,11 +119,24 @@ describe("VM entry", () => {
     ["a page fault injected without error code", (h) => h.write("ENTRY_INTERRUPTION_INFO", 0x8000_030e)],
     ["INT n injected with length 0", (h) => h.write("ENTRY_INTERRUPTION_INFO", 0x8000_0430)],
   ];
-  it.each(invalidControls)("fails with 7 for %s", (_name, breakRule) => {
+  /** A rule holds for a first entry as for one that has an exit behind it, whose entry looks at less. */
+  const first = (): { h: VmxHarness; enter: () => VmxStatus } => {
     const h = harness();
-    breakRule(h);
-    expect(h.cpu.vmx.vmlaunch()).toBe(VmxStatus.failValid);
-    expect(h.read("INSTRUCTION_ERROR")).toBe(7);
+    return { h, enter: () => h.cpu.vmx.vmlaunch() };
+  };
+  const later = (): { h: VmxHarness; enter: () => VmxStatus } => {
+    const h = harness();
+    for (let i = 0; i < 2; i++) expect(h.run().reason).toBe(ExitReason.cpuid);
+    return { h, enter: () => h.cpu.vmx.vmresume() };
+  };
+
+  it.each(invalidControls)("fails with 7 for %s", (_name, breakRule) => {
+    for (const entry of [first, later]) {
+      const { h, enter } = entry();
+      breakRule(h);
+      expect(enter()).toBe(VmxStatus.failValid);
+      expect(h.read("INSTRUCTION_ERROR")).toBe(7);
+    }
   });
 
   it.each([
@@ -134,10 +147,16 @@ describe("VM entry", () => {
     ["a base that is not canonical", "HOST_GDTR_BASE", 0x8000_0000_0000],
     ["EFER without LMA", "HOST_EFER", 0x901],
   ] as const)("fails with 8 for a host with %s", (_name, field, value) => {
-    const h = harness();
-    h.write(field, value);
-    expect(h.cpu.vmx.vmlaunch()).toBe(VmxStatus.failValid);
-    expect(h.read("INSTRUCTION_ERROR")).toBe(8);
+    for (const entry of [first, later]) {
+      const { h, enter } = entry();
+      const valid = h.read(field);
+      h.write(field, value);
+      expect(enter()).toBe(VmxStatus.failValid);
+      expect(h.read("INSTRUCTION_ERROR")).toBe(8);
+      h.write(field, valid);
+      expect(enter()).toBe(VmxStatus.succeed);
+      expect(h.read("EXIT_REASON")).toBe(ExitReason.cpuid);
+    }
   });
 
   it.each([
@@ -156,6 +175,12 @@ describe("VM entry", () => {
     h.write(field, value);
     expect(h.run()).toMatchObject({ reason: 0x8000_0021, qualification });
     expect(h.cpu.vmx.vmresume()).toBe(VmxStatus.failValid); // still not launched
+    const { h: entered } = later();
+    const valid = entered.cpu.vmx.vmread(F[field]);
+    entered.write(field, value);
+    expect(entered.run()).toMatchObject({ reason: 0x8000_0021, qualification });
+    entered.write(field, valid);
+    expect(entered.run().reason).toBe(ExitReason.cpuid);
   });
 
   it("names the MSR-load entry that cannot be loaded", () => {

@@ -209,8 +209,7 @@ export function executeCpuid(
       if (state.lapic?.enabled === false) edx &= ~LEAF1_EDX_APIC;
       break;
     case 7:
-      if (from.index === 0 && ecx & LEAF7_ECX_PKU)
-        ecx = (ecx & ~LEAF7_ECX_OSPKE) | (state.cr4 & Cr4.PKE ? LEAF7_ECX_OSPKE : 0);
+      if (from.index === 0 && ecx & LEAF7_ECX_PKU) ecx = (ecx & ~LEAF7_ECX_OSPKE) | (state.cr4 & Cr4.PKE ? LEAF7_ECX_OSPKE : 0);
       break;
     case 0xd:
       if (from.index === 0 && from.eax !== 0) ebx = xsaveBytes(table, state.xcr0, false);

@@ -139,9 +139,7 @@ const handleWrmsr: Handler = (vcpu, exit) =>
   guestWrmsr(vcpu, vcpu.gpr32(Gpr.RCX), edxEax(vcpu)) ? skip(vcpu, exit) : generalProtection(vcpu);
 
 const handleXsetbv: Handler = (vcpu, exit) =>
-  cpl(vcpu) === 0 && setXcr(vcpu, vcpu.gpr32(Gpr.RCX), edxEax(vcpu))
-    ? skip(vcpu, exit)
-    : generalProtection(vcpu);
+  cpl(vcpu) === 0 && setXcr(vcpu, vcpu.gpr32(Gpr.RCX), edxEax(vcpu)) ? skip(vcpu, exit) : generalProtection(vcpu);
 
 const handleHlt: Handler = (vcpu, exit) => {
   vcpu.statistics.words[VcpuStat.halt_exits]!++;
