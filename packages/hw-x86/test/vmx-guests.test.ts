@@ -44,6 +44,24 @@ describe.each(["real", "long"] as const)("a guest in %s mode", (mode) => {
     expect(h.cpu.retiredInstructions()).toBe(1);
   });
 
+  it("keeps the shadow of STI and of MOV SS for an instruction that exits in it", () => {
+    const movSs = mode === "long" ? [0x8e, 0xd1] : [0x8e, 0xd0];
+    const h = guest(mode, [...STI, ...HLT, ...NOP, ...CPUID, ...movSs, ...CPUID, ...HLT]);
+    if (mode === "long") h.cpu.setGpr(1, 0x18n);
+    setGate(h, 13);
+    expect(h.run()).toMatchObject({ reason: ExitReason.hlt, rip: CODE + 1 });
+    expect(h.read("GUEST_INTERRUPTIBILITY")).toBe(1);
+    expect(h.cpu.retiredInstructions()).toBe(1);
+    h.skip();
+    h.write("GUEST_INTERRUPTIBILITY", 0);
+    expect(h.run()).toMatchObject({ reason: ExitReason.cpuid, rip: CODE + 3 });
+    expect(h.read("GUEST_INTERRUPTIBILITY")).toBe(0);
+    h.skip();
+    expect(h.run()).toMatchObject({ reason: ExitReason.cpuid, rip: CODE + 7 });
+    expect(h.read("GUEST_INTERRUPTIBILITY")).toBe(2);
+    expect(h.cpu.retiredInstructions()).toBe(3);
+  });
+
   it("tells port, size, direction and form of I/O", () => {
     // out 0xf4, al; mov dx, 0x3f8; in eax, dx (in ax, dx in real mode)
     const h = guest(

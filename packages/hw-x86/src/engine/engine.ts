@@ -309,6 +309,8 @@ export class Engine implements Cpu, EngineControl {
 
   /** A helper that ended its block left shadows or TF behind: the next instruction is a step, unless it merely is in STI's shadow. */
   #settleHelper(): void {
+    // An instruction that exits has not run: what shadows it stays
+    if (this.#left) return;
     if (this.#shadowEnd !== NO_SHADOW) {
       if (this.#shadowEnd <= this.retired()) this.#endShadow();
       const others = this.i32[INTERRUPTIBILITY] & SHADOWS & ~STI_SHADOW;
