@@ -18,6 +18,13 @@ for (const { name, reason } of EXIT_REASONS) {
   EXIT_LATENCY_WORD[reason] = VcpuStat[`exit_latency_${name}`];
 }
 
+/** What each exit, or each one to user space, touches, as plain constants: a look into VcpuStat would cost as much as the increment. */
+const EXITS = VcpuStat.exits;
+const REQ_EVENT = VcpuStat.req_event;
+const GUEST_INSTRUCTIONS = VcpuStat.guest_instructions;
+const HOST_STATE_RELOAD = VcpuStat.host_state_reload;
+const FPU_RELOAD = VcpuStat.fpu_reload;
+
 /** Stands for the 8259 among the vectors whose requests are timed. */
 export const PIC_REQUEST = 256;
 const NOT_STAMPED = -1;
@@ -43,8 +50,9 @@ export class VcpuCounters extends Statistics {
   /** A VM exit with this basic reason. */
   exited(reason: number): void {
     const known = reason < REASONS ? reason : REASONS - 1;
-    this.words[VcpuStat.exits]!++;
-    this.words[EXIT_WORD[known]!]!++;
+    const { words } = this;
+    words[EXITS]!++;
+    words[EXIT_WORD[known]!]!++;
     this.#lastReason = known;
     if (this.#requestedNs !== undefined) this.#exitedNs = this.#clock.monotonicNs();
   }
@@ -52,9 +60,11 @@ export class VcpuCounters extends Statistics {
   entering(): void {
     if (this.#eventRequested) {
       this.#eventRequested = false;
-      this.words[VcpuStat.req_event]!++;
+      this.words[REQ_EVENT]!++;
     }
-    if (this.#exitedNs === NOT_STAMPED) return;
+    if (this.#exitedNs !== NOT_STAMPED) this.#measureExit();
+  }
+  #measureExit(): void {
     const word = EXIT_LATENCY_WORD[this.#lastReason]!;
     if (word !== 0) this.addTime(word, this.#clock.monotonicNs() - this.#exitedNs);
     this.#exitedNs = NOT_STAMPED;
@@ -68,9 +78,10 @@ export class VcpuCounters extends Statistics {
   }
   /** It is off again, with FPU and MSRs. */
   put(retired: number): void {
-    this.words[VcpuStat.guest_instructions]! += retired - this.#retiredBefore;
-    this.words[VcpuStat.host_state_reload]!++;
-    this.words[VcpuStat.fpu_reload]!++;
+    const { words } = this;
+    words[GUEST_INSTRUCTIONS]! += retired - this.#retiredBefore;
+    words[HOST_STATE_RELOAD]!++;
+    words[FPU_RELOAD]!++;
   }
   /** Others get the CPU though the guest had more to do. */
   preempted(): void {
