@@ -34,6 +34,9 @@ export type ConditionCode = number;
 /** Flags named by `recordFlags`; the rest keep their value. */
 export type FlagName = "CF" | "PF" | "AF" | "ZF" | "SF" | "OF";
 
+/** Conditions that must all hold; those behind the first are emitted for the case that it does. */
+export type Doubt = readonly [() => Bool, ...(() => Bool)[]];
+
 export interface Emitter {
   /** Operand size of the form being emitted, in bits: the size of "v" operands, 8 for forms on bytes. */
   readonly size: Size;
@@ -66,6 +69,20 @@ export interface Emitter {
   checkAligned(operand: FormOperand): void;
 
   // What earlier code has found out (translator/facts.ts): rows leave out checks of what is known, and say what theirs have shown.
+  /** The integer's value where it is known while emitting: an immediate in a translated region, for one. */
+  valueOf(integer: Int): bigint | undefined;
+  /**
+   * `fast`, unless one of the doubts holds, each a condition or several that must all hold, the cheapest first: then what `exact`
+   * computes. The interpreter does that at once; a translated region, where doubts are to be rare, leaves it to the interpreter.
+   * What the doubts deny is known afterwards, so `learn` and `learnOf` may say it.
+   */
+  unless<V extends Int | Vec>(doubts: readonly Doubt[], fast: V, exact: () => V): V;
+  /**
+   * Whether `result` may differ from the exact sum, difference, product, quotient or root of `lanes` numbers; see rounding-code.ts.
+   * `operation` is one of SSE_OPERATION.
+   */
+  mayBeRounded(operation: number, bits: 32 | 64, lanes: number, a: Vec, b: Vec, result: Vec): Bool;
+
   knows(fact: StateFact): boolean;
   learn(fact: StateFact): void;
   knowsOf(value: Vec, fact: VectorFact): boolean;
@@ -158,6 +175,8 @@ export interface Emitter {
   formCondition(): Bool;
   /** All of RFLAGS, 64 bits, VM and RF as they are. */
   readFlags(): Int;
+  /** ZF, PF and CF at their places in RFLAGS, all other bits zero: OF, SF and AF are cleared. */
+  recordComparison(flags: Int): void;
   /** Arithmetic flags and DF only; system flags go through the helper "writeFlags". */
   writeArithmeticFlags(value: Int): void;
 

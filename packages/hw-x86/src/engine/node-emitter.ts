@@ -4,7 +4,7 @@
  */
 import { state } from "./cpu-state.ts";
 import type { OperandAccess, Variant } from "./decoder/variant.ts";
-import type { Bool, ConditionCode, Emitter, FlagName, Int, Size, Value, Variable, Vec } from "./emitter.ts";
+import type { Bool, ConditionCode, Doubt, Emitter, FlagName, Int, Size, Value, Variable, Vec } from "./emitter.ts";
 import type { FormOperand } from "./instruction.ts";
 import {
   makeNode,
@@ -80,6 +80,8 @@ type Rest =
   | "setFlag"
   | "readFlags"
   | "writeArithmeticFlags"
+  | "recordComparison"
+  | "mayBeRounded"
   | "jump"
   | "jumpRelative"
   | "branchRelative"
@@ -120,6 +122,29 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     return false;
   }
   learnOf(_value: Vec, _fact: VectorFact): void {}
+
+  valueOf(integer: Int): bigint | undefined {
+    return nodeOf(integer).constant;
+  }
+  unless<V extends Int | Vec>(doubts: readonly Doubt[], fast: V, exact: () => V): V {
+    const type = nodeOf(fast).type;
+    const result = this.variable(type as "i64", fast as Int) as unknown as Variable<V>;
+    const simple = doubts.filter((doubt) => doubt.length === 1).map(([condition]) => condition());
+    const isDoubtful = this.variable(
+      "i32",
+      simple.reduce((a, b) => this.or1(a, b), this.bool(false)),
+    );
+    for (const doubt of doubts) {
+      if (doubt.length > 1) this.ifAll(doubt, () => isDoubtful.set(this.bool(true)));
+    }
+    this.if(isDoubtful.get(), () => result.set(exact()));
+    return result.get();
+  }
+  /** `body`, where all conditions hold. */
+  protected ifAll([first, ...others]: readonly (() => Bool)[], body: () => void): void {
+    if (first === undefined) body();
+    else this.if(first(), () => this.ifAll(others, body));
+  }
 
   // ---- Building blocks ----
 

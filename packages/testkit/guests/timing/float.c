@@ -104,7 +104,7 @@ static u32 whole(void)
 	for (double i = 0; i < ROUNDS(24000000); i += 1) {
 		sum += i;
 		product = product * 3;
-		if (product > 1e6) { product -= 999999; count += 1; }
+		if (product > 1e6) { product = 1; count += 1; }
 		if (sum >= 1e9) sum -= 1e9;
 	}
 	return (u32)sum ^ (u32)(product * 16) ^ (u32)count << 8;

@@ -37,7 +37,6 @@ import {
   unpack64,
   zero,
 } from "./float-format.ts";
-import { computeQuickly } from "./sse-quick.ts";
 import { operandSegment } from "./x87-state.ts";
 
 /** Slots of `state.helper`, as bank offsets. */
@@ -167,8 +166,6 @@ const word = new Uint32Array(float.buffer);
 export const sseHelpers: HelperTable = {
   /** a operation, b 32 or 64, c lanes, d predicate of comparisons. Lanes that are not computed are the destination's. */
   sseCompute(cpu, operation, bits, lanes, predicate) {
-    copyDestination(cpu);
-    if (computeQuickly(cpu, operation, bits, lanes, DESTINATION, SOURCE_VECTOR, RESULT)) return;
     copyDestination(cpu);
     begin(cpu);
     const format = formatOf(bits);

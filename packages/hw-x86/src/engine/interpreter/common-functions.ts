@@ -8,6 +8,7 @@ import { block, OP_BYTES, op } from "../operation.ts";
 import { FunctionBuilder, type ModuleBuilder, signature } from "../wasm/module-builder.ts";
 import type { ValueType } from "../wasm/opcodes.ts";
 import { emitProbe } from "./memory-code.ts";
+import { buildMayBeRounded } from "./rounding-code.ts";
 
 /** Imports from the engine: module "engine", by name. All integers are i32. */
 export const ENGINE_IMPORTS = {
@@ -59,6 +60,8 @@ export interface CommonFunctions {
   readonly refund: number;
   /** () after a helper that ended the block: sees that single-step and interrupt shadows are heeded. */
   readonly settle: number;
+  /** See rounding-code.ts. */
+  readonly mayBeRounded: number;
 }
 
 export function declareImports(module: ModuleBuilder): Record<keyof typeof ENGINE_IMPORTS, number> {
@@ -245,5 +248,6 @@ export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunct
     getFlags,
     setFlags,
     find,
+    mayBeRounded: buildMayBeRounded(module),
   };
 }

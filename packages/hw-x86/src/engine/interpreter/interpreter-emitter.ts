@@ -470,6 +470,15 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     const arithmetic = this.value("i32", [], (c) => c.call(common.getFlags), { reads: FLAGS });
     return this.or(asInt(this.operation("i64.extend_i32_u", [arithmetic], 32)), this.state(state.systemFlags, 32));
   }
+  recordComparison(flags: Int): void {
+    const { common } = this.#target;
+    this.effect([this.operation("i32.wrap_i64", [nodeOf(flags)])], FLAGS, (c) => c.call(common.setFlags));
+  }
+  mayBeRounded(operation: number, bits: 32 | 64, lanes: number, a: Vec, b: Vec, result: Vec): Bool {
+    const { common } = this.#target;
+    const kind = [operation, bits === 64 ? 1 : 0, lanes].map((value) => this.constant32(value));
+    return asBool(this.value("i32", [...kind, ...[a, b, result].map(nodeOf)], (c) => c.call(common.mayBeRounded)));
+  }
   writeArithmeticFlags(value: Int): void {
     const { common } = this.#target;
     this.effect([this.operation("i32.wrap_i64", [nodeOf(value)])], FLAGS, (c) => c.call(common.setFlags));

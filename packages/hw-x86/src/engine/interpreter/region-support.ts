@@ -5,6 +5,7 @@ import { FlagSource, OWN_CARRY, OWN_OVERFLOW } from "../translator/flag-kinds.ts
 import type { Code } from "../wasm/code.ts";
 import { FunctionBuilder, type ModuleBuilder, type Signature, signature } from "../wasm/module-builder.ts";
 import type { CommonFunctions } from "./common-functions.ts";
+import { MAY_BE_ROUNDED } from "./rounding-code.ts";
 
 /**
  * header, record: block and operation that run; rsp, budget: what the region holds of them. A miss returns 0 when the region must
@@ -26,6 +27,8 @@ export const REGION_SUPPORT = {
   moveTo: signature(["i32"]),
   /** () after a miss returned 0: throws what it met, or returns the operation that the interpreter is to run. */
   regionResume: signature([], ["i32"]),
+  /** See rounding-code.ts. */
+  mayBeRounded: MAY_BE_ROUNDED,
 } as const satisfies Record<string, Signature>;
 
 export type RegionSupport = Readonly<Record<keyof typeof REGION_SUPPORT, number>>;
@@ -141,5 +144,6 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
     setFlags: common.setFlags,
     moveTo,
     regionResume: imports.regionResume,
+    mayBeRounded: common.mayBeRounded,
   };
 }

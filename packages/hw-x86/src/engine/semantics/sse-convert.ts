@@ -1,18 +1,24 @@
-/** Conversions of SSE and SSE2, with the fast paths of sse-float.ts where scalars make them worth it. */
-import type { Bool, Emitter, F32, F64, Int, Vec } from "../emitter.ts";
+/** Conversions of SSE and SSE2, with fast paths as in sse-float.ts. */
+import type { Bool, Doubt, Emitter, F32, F64, Int, Vec } from "../emitter.ts";
 import { type FormOperand, form, type Instruction, instruction, sdm } from "../instruction.ts";
-import { FLOAT_TYPES, type FloatType, inAllLanes, isOrdinary, isPlain, isSafeResult } from "./sse-float.ts";
 import {
-  either,
-  enterMmx,
-  fromHalves,
-  fromLow,
-  helperResult,
-  low64,
-  mergeLow,
-  passOperands,
-  splatConst,
-} from "./vector-common.ts";
+  anyLane,
+  type FloatType,
+  isDoubtfulResult,
+  isNotTame,
+  isPrecisionClear,
+  isUnusual,
+  PD,
+  PS,
+  replaceScalar,
+  SD,
+  SS,
+  scalarOf,
+  unsafeLanes,
+  wildLanes,
+  zeroLanes,
+} from "./float-checks.ts";
+import { enterMmx, fromHalves, fromLow, helperResult, low64, passOperands, splatConst } from "./vector-common.ts";
 
 type Requirement = "sse" | "mmx";
 function row(
@@ -25,8 +31,6 @@ function row(
   return instruction(mnemonic, { source: sdm("2A", mnemonic), requires, forms: [form(opcode, operands)], semantics });
 }
 
-const [, SS, , SD] = FLOAT_TYPES as readonly [FloatType, FloatType, FloatType, FloatType];
-
 /** Calls the helper with `source`, over `destination`, and takes its result. */
 function viaHelper(e: Emitter, destination: Vec, source: Vec, helper: string, ...args: number[]): Vec {
   passOperands(e, destination, source);
@@ -36,44 +40,80 @@ function viaHelper(e: Emitter, destination: Vec, source: Vec, helper: string, ..
 
 // ---- Between the two float formats ----
 
+/** The low 64 bits in both halves. */
+const LOW_TWICE = [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7];
+
 const floatToFloat = [
   row("CVTSS2SD", "F3 0F 5A /r", "xmm, xmm/m32", (e, [dst, src]) => {
     const b = e.readVec(src);
     const a = e.readVec(dst);
-    const fast = mergeLow(e, e.vec("f64x2.promote_low_f32x4", b), a, 64);
-    const good = inAllLanes(e, SS, isOrdinary(e, SS, b));
-    e.writeVec(
-      dst,
-      either(e, good, fast, () => viaHelper(e, a, b, "sseConvertFloat", 32, 1)),
-    );
+    const x = scalarOf(e, SS, b);
+    const fast = replaceScalar(e, SD, a, e.scalar("f64.promote_f32", x));
+    const doubts = e.knowsOf(b, "tame SS") ? [] : [isNotTame(e, SS, x)];
+    const result = e.unless(doubts, fast, () => viaHelper(e, a, b, "sseConvertFloat", 32, 1));
+    e.learnOf(b, "tame SS");
+    e.learnOf(result, "tame SD");
+    e.writeVec(dst, result);
   }),
   row("CVTSD2SS", "F2 0F 5A /r", "xmm, xmm/m64", (e, [dst, src]) => {
     const b = e.readVec(src);
     const a = e.readVec(dst);
-    const narrow = e.vec("f32x4.demote_f64x2_zero", b);
-    const zero = e.vec("f64x2.eq", b, splatConst(e, 0, 8));
-    const fits = e.or1(inAllLanes(e, SS, isSafeResult(e, SS, narrow)), inAllLanes(e, SD, zero));
-    e.writeVec(
-      dst,
-      either(e, e.and1(isPlain(e), fits), mergeLow(e, narrow, a, 32), () => viaHelper(e, a, b, "sseConvertFloat", 64, 1)),
-    );
+    const x = scalarOf(e, SD, b);
+    const narrow = e.scalar("f32.demote_f64", x);
+    const wide = (): F64 => e.scalar("f64.promote_f32", narrow) as F64;
+    const doubts: Doubt[] = [
+      [() => isUnusual(e)],
+      isDoubtfulResult(e, SS, narrow, [], () => e.scalar("f64.ne", x, wide()) as Bool),
+      [() => isPrecisionClear(e), () => e.scalar("f64.ne", x, wide()) as Bool],
+    ];
+    const result = e.unless(doubts, replaceScalar(e, SS, a, narrow), () => viaHelper(e, a, b, "sseConvertFloat", 64, 1));
+    e.learn("usual");
+    e.learnOf(b, "tame SD");
+    e.learnOf(result, "tame SS");
+    e.writeVec(dst, result);
   }),
   row("CVTPS2PD", "NP 0F 5A /r", "xmm, xmm/m64", (e, [dst, src]) => {
     const b = e.readVec(src);
-    e.writeVec(dst, viaHelper(e, b, b, "sseConvertFloat", 32, 2));
+    // The upper half is not converted: it may be anything
+    const low = e.shuffle(b, b, LOW_TWICE);
+    const doubts: Doubt[] = e.knowsOf(b, "tame PS") ? [] : [[() => anyLane(e, wildLanes(e, PS, low))]];
+    e.writeVec(
+      dst,
+      e.unless(doubts, e.vec("f64x2.promote_low_f32x4", b), () => viaHelper(e, b, b, "sseConvertFloat", 32, 2)),
+    );
   }),
   row("CVTPD2PS", "66 0F 5A /r", "xmm, xmm/m128", (e, [dst, src]) => {
     e.checkAligned(src);
     const b = e.readVec(src);
-    e.writeVec(dst, fromLow(e, low64(e, viaHelper(e, b, b, "sseConvertFloat", 64, 2))));
+    const narrow = e.vec("f32x4.demote_f64x2_zero", b);
+    const wide = (): Vec => e.vec("f64x2.promote_low_f32x4", narrow);
+    // The low lanes twice, so that the zeros above them are not taken for results
+    const result = (): Vec => e.shuffle(narrow, narrow, LOW_TWICE);
+    const differs = (): Vec => e.vec("f64x2.ne", wide(), b);
+    const doubts: Doubt[] = [
+      [() => isUnusual(e)],
+      [
+        () => anyLane(e, unsafeLanes(e, PS, result())),
+        () =>
+          e.or1(
+            anyLane(e, differs()),
+            anyLane(e, e.vec("v128.andnot", unsafeLanes(e, PS, result()), zeroLanes(e, PS, result()))),
+          ),
+      ],
+      [() => isPrecisionClear(e), () => anyLane(e, differs())],
+    ];
+    const exact = (): Vec => fromLow(e, low64(e, viaHelper(e, b, b, "sseConvertFloat", 64, 2)));
+    const value = e.unless(doubts, narrow, exact);
+    e.learn("usual");
+    e.writeVec(dst, value);
   }),
 ];
 
 // ---- Integers to floats ----
 
-/** |value| <= 2^bits, so that the conversion is exact. */
-function isWithin(e: Emitter, value: Int, bits: bigint): Bool {
-  return e.ltu(e.add(value, e.int(1n << bits), 64), e.int((1n << (bits + 1n)) + 1n));
+/** |value| > 2^bits, so that the conversion may round. */
+function isBeyond(e: Emitter, value: Int, bits: bigint): Bool {
+  return e.not1(e.ltu(e.add(value, e.int(1n << bits), 64), e.int((1n << (bits + 1n)) + 1n)));
 }
 
 /** CVTSI2SS, CVTSI2SD. */
@@ -82,13 +122,14 @@ function fromInteger(type: FloatType): Instruction {
   return row(`CVTSI2${type.suffix}`, `${type.prefix} 0F 2A /r`, "xmm, r/my", (e, [dst, src]) => {
     const value = e.signExtend(e.read(src), e.size);
     const a = e.readVec(dst);
-    const converted = e.scalar(`f${type.bits}.convert_i64_s`, value) as F32 | F64;
-    const fast = e.lane(`${type.shape}.replace_lane`, 0, a, converted) as Vec;
-    const good = !isSingle && e.size === 32 ? e.bool(true) : e.or1(isPlain(e), isWithin(e, value, isSingle ? 24n : 53n));
-    e.writeVec(
-      dst,
-      either(e, good, fast, () => viaHelper(e, a, fromHalves(e, value, value), "sseFromInteger", type.bits, 1, e.size)),
-    );
+    const fast = replaceScalar(e, type, a, e.scalar(`f${type.bits}.convert_i64_s`, value));
+    const isAlwaysExact = !isSingle && e.size === 32;
+    const rounds = (): Bool => isBeyond(e, value, isSingle ? 24n : 53n);
+    const doubts: Doubt[] = isAlwaysExact ? [] : [[rounds, () => e.or1(isUnusual(e), isPrecisionClear(e))]];
+    const exact = (): Vec => viaHelper(e, a, fromHalves(e, value, value), "sseFromInteger", type.bits, 1, e.size);
+    const result = e.unless(doubts, fast, exact);
+    e.learnOf(result, type.tame);
+    e.writeVec(dst, result);
   });
 }
 
@@ -99,13 +140,19 @@ const integerToFloat = [
     e.checkAligned(src);
     const b = e.readVec(src);
     const fast = e.vec("f32x4.convert_i32x4_s", b);
-    e.writeVec(
-      dst,
-      either(e, isPlain(e), fast, () => viaHelper(e, b, b, "sseFromInteger", 32, 4, 32)),
-    );
+    // 2^31 is what the largest integers are rounded to, and what comes back as the largest
+    const differs = (): Vec => e.vec("i32x4.ne", e.vec("i32x4.trunc_sat_f32x4_s", fast), b);
+    const isLargest = (): Vec => e.vec("f32x4.eq", fast, splatConst(e, LIMIT[32][32], 4));
+    const doubts: Doubt[] = [[() => isUnusual(e)], [() => isPrecisionClear(e), () => anyLane(e, differs(), isLargest())]];
+    const result = e.unless(doubts, fast, () => viaHelper(e, b, b, "sseFromInteger", 32, 4, 32));
+    e.learn("usual");
+    e.learnOf(result, "tame PS");
+    e.writeVec(dst, result);
   }),
   row("CVTDQ2PD", "F3 0F E6 /r", "xmm, xmm/m64", (e, [dst, src]) => {
-    e.writeVec(dst, e.vec("f64x2.convert_low_i32x4_s", e.readVec(src)));
+    const result = e.vec("f64x2.convert_low_i32x4_s", e.readVec(src));
+    e.learnOf(result, "tame PD");
+    e.writeVec(dst, result);
   }),
   row(
     "CVTPI2PS",
@@ -144,38 +191,51 @@ const LIMIT = {
   64: { 32: 0x41e0_0000_0000_0000n, 64: 0x43e0_0000_0000_0000n },
 } as const;
 
-/**
- * CVT(T)SS2SI and CVT(T)SD2SI. Fast for magnitudes that fit after rounding, when the result is exact or PE is set already;
- * the rounding form needs rounding to nearest too, which `isPlain` covers.
- */
+/** Doubts about a conversion to integers: `rounded` is `value` without a fraction. */
+function isInexact(e: Emitter, differs: () => Bool): Doubt[] {
+  return [[() => isUnusual(e)], [() => isPrecisionClear(e), differs]];
+}
+
+/** CVT(T)SS2SI and CVT(T)SD2SI. */
 function toInteger(type: FloatType, truncates: boolean): Instruction {
-  const name = `CVT${truncates ? "T" : ""}${type.suffix}2SI`;
-  return row(name, `${type.prefix} 0F ${truncates ? "2C" : "2D"} /r`, `ry, ${type.source}`, (e, [dst, src]) => {
+  const { bits, prefix, suffix, source } = type;
+  const name = `CVT${truncates ? "T" : ""}${suffix}2SI`;
+  return row(name, `${prefix} 0F ${truncates ? "2C" : "2D"} /r`, `ry, ${source}`, (e, [dst, src]) => {
     const size = e.size === 64 ? 64 : 32;
     const b = e.readVec(src);
-    const rounded = truncates ? e.vec(`${type.shape}.trunc`, b) : e.vec(`${type.shape}.nearest`, b);
-    const limit = splatConst(e, LIMIT[type.bits][size], type.bits / 8);
-    const fits = e.vec(`${type.shape}.lt`, e.vec(`${type.shape}.abs`, rounded), limit);
-    const isExact = e.vec(`${type.shape}.eq`, rounded, b);
-    const good = e.and1(inAllLanes(e, type, fits), e.or1(inAllLanes(e, type, isExact), isPlain(e)));
-    const scalar = e.lane(`${type.shape}.extract_lane`, 0, rounded) as F32 | F64;
-    const fast = e.scalar(`i64.trunc_sat_f${type.bits}_s`, scalar) as Int;
-    const result = e.variable("i64", fast);
-    e.if(e.not1(good), () => {
+    const x = scalarOf(e, type, b);
+    const rounded = e.scalar(`f${bits}.${truncates ? "trunc" : "nearest"}`, x) as F32 | F64;
+    const limit = scalarOf(e, type, splatConst(e, LIMIT[bits][size], bits / 8));
+    const fits = e.scalar(`f${bits}.lt`, e.scalar(`f${bits}.abs`, rounded), limit) as Bool;
+    const doubts: Doubt[] = [[() => e.not1(fits)], ...isInexact(e, () => e.scalar(`f${bits}.ne`, rounded, x) as Bool)];
+    const fast = e.scalar(`i64.trunc_sat_f${bits}_s`, rounded) as Int;
+    const result = e.unless(doubts, fast, () => {
       passOperands(e, b, b);
-      e.helper("sseToInteger", type.bits, 1, size, truncates ? 1 : 0);
-      result.set(low64(e, helperResult(e)));
+      e.helper("sseToInteger", bits, 1, size, truncates ? 1 : 0);
+      return low64(e, helperResult(e));
     });
-    e.write(dst, e.truncate(result.get(), size));
+    e.learn("usual");
+    e.write(dst, e.truncate(result, size));
   });
 }
 
 /** Packed conversions. */
-function packedToInteger(mnemonic: string, opcode: string, bits: 32 | 64, truncates: boolean): Instruction {
+function packedToInteger(mnemonic: string, opcode: string, type: FloatType, truncates: boolean): Instruction {
+  const { shape, bits } = type;
   return row(mnemonic, opcode, "xmm, xmm/m128", (e, [dst, src]) => {
     e.checkAligned(src);
     const b = e.readVec(src);
-    e.writeVec(dst, viaHelper(e, b, b, "sseToInteger", bits, 128 / bits, 32, truncates ? 1 : 0));
+    const rounded = e.vec(`${shape}.${truncates ? "trunc" : "nearest"}`, b);
+    const fits = e.vec(`${shape}.lt`, e.vec(`${shape}.abs`, rounded), splatConst(e, LIMIT[bits][32], bits / 8));
+    const doubts: Doubt[] = [
+      [() => e.not1(e.scalar(`${type.integers}.all_true`, fits) as Bool)],
+      ...isInexact(e, () => anyLane(e, e.vec(`${shape}.ne`, rounded, b))),
+    ];
+    const fast = e.vec(bits === 32 ? "i32x4.trunc_sat_f32x4_s" : "i32x4.trunc_sat_f64x2_s_zero", rounded);
+    const exact = (): Vec => viaHelper(e, b, b, "sseToInteger", bits, 128 / bits, 32, truncates ? 1 : 0);
+    const result = e.unless(doubts, fast, exact);
+    e.learn("usual");
+    e.writeVec(dst, result);
   });
 }
 function packedToMmx(mnemonic: string, opcode: string, bits: 32 | 64, truncates: boolean): Instruction {
@@ -200,10 +260,10 @@ const floatToInteger = [
   toInteger(SS, false),
   toInteger(SD, true),
   toInteger(SD, false),
-  packedToInteger("CVTPS2DQ", "66 0F 5B /r", 32, false),
-  packedToInteger("CVTTPS2DQ", "F3 0F 5B /r", 32, true),
-  packedToInteger("CVTPD2DQ", "F2 0F E6 /r", 64, false),
-  packedToInteger("CVTTPD2DQ", "66 0F E6 /r", 64, true),
+  packedToInteger("CVTPS2DQ", "66 0F 5B /r", PS, false),
+  packedToInteger("CVTTPS2DQ", "F3 0F 5B /r", PS, true),
+  packedToInteger("CVTPD2DQ", "F2 0F E6 /r", PD, false),
+  packedToInteger("CVTTPD2DQ", "66 0F E6 /r", PD, true),
   packedToMmx("CVTPS2PI", "NP 0F 2D /r", 32, false),
   packedToMmx("CVTTPS2PI", "NP 0F 2C /r", 32, true),
   packedToMmx("CVTPD2PI", "66 0F 2D /r", 64, false),

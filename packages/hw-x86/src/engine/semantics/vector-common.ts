@@ -1,6 +1,6 @@
 /** What MMX and SSE rows share: constants, passing vectors to helpers, and the switch of the x87 unit to MMX. */
 import { state } from "../cpu-state.ts";
-import type { Bool, Emitter, Int, Vec } from "../emitter.ts";
+import type { Emitter, Int, Vec } from "../emitter.ts";
 import { DESTINATION, RESULT, SOURCE_VECTOR } from "../fpu/sse.ts";
 
 /** Little-endian bytes of `values`, each `bytes` long. */
@@ -44,13 +44,6 @@ export function passOperands(e: Emitter, destination: Vec, source: Vec): void {
 }
 export function helperResult(e: Emitter): Vec {
   return fromHalves(e, e.state(RESULT, 64), e.state(RESULT + 8, 64));
-}
-
-/** `fast` if the condition holds, otherwise what `slow` computes. */
-export function either(e: Emitter, condition: Bool, fast: Vec, slow: () => Vec): Vec {
-  const result = e.variable("v128", fast);
-  e.if(e.not1(condition), () => result.set(slow()));
-  return result.get();
 }
 
 /** Every MMX instruction: TOP = 0, all registers in use. The written register's exponent is `writeVec`'s business. */

@@ -5,7 +5,7 @@
 
 /** Of the whole state. sse: SSE instructions are enabled. usual: MXCSR rounds to nearest, masks all, has no DAZ and no FTZ. */
 export type StateFact = "sse" | "usual";
-/** Of a vector: the numbers that the suffix names (low single, all singles, low double, all doubles) are finite, none denormal. */
+/** Of a vector: the numbers that the suffix names (low single, all singles, low double, all doubles) are neither denormal nor NaN. */
 export type VectorFact = "tame SS" | "tame PS" | "tame SD" | "tame PD";
 
 const IMPLIED: Readonly<Partial<Record<VectorFact, VectorFact>>> = { "tame PS": "tame SS", "tame PD": "tame SD" };

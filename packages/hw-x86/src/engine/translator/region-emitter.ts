@@ -19,7 +19,7 @@ import {
   TLB_READ_TAG,
   TLB_WRITE_TAG,
 } from "../cpu-state.ts";
-import type { Bool, Emitter, FlagName, Int, Size, Vec } from "../emitter.ts";
+import type { Bool, Doubt, Emitter, FlagName, Int, Size, Vec } from "../emitter.ts";
 import type { FormOperand } from "../instruction.ts";
 import { emitMatch, emitPlace } from "../interpreter/memory-code.ts";
 import {
@@ -152,6 +152,13 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   }
   override loopWhile(): void {
     throw new Untranslatable();
+  }
+
+  /** What is doubtful is the interpreter's. */
+  override unless<V extends Int | Vec>(doubts: readonly Doubt[], fast: V): V {
+    this.#leaves();
+    for (const doubt of doubts) this.ifAll(doubt, () => this.effect([], NOTHING, (c) => this.#leave(c)));
+    return fast;
   }
 
   // ---- Branches ----
@@ -785,6 +792,21 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
       arithmetic = asInt(this.operation("i64.extend_i32_u", [flags], 32));
     }
     return this.or(arithmetic, this.state(state.systemFlags, 32));
+  }
+  recordComparison(flags: Int): void {
+    const { flagFirst } = this.#frame;
+    this.#flagsOnly(true, () => {
+      this.#kind = FlagSource.rflags << 2;
+      this.effect([nodeOf(flags)], FLAGS, (c) => {
+        c.set(flagFirst);
+        this.#setKind(c, FlagSource.rflags << 2);
+      });
+    });
+  }
+  mayBeRounded(operation: number, bits: 32 | 64, lanes: number, a: Vec, b: Vec, result: Vec): Bool {
+    const { support } = this.#frame;
+    const kind = [operation, bits === 64 ? 1 : 0, lanes].map((value) => this.constant32(value));
+    return asBool(this.value("i32", [...kind, ...[a, b, result].map(nodeOf)], (c) => c.call(support.mayBeRounded)));
   }
   writeArithmeticFlags(value: Int): void {
     const { flagFirst } = this.#frame;

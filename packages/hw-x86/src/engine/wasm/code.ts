@@ -68,6 +68,12 @@ export class Code {
     pushSigned(this.bytes, BigInt.asIntN(64, value));
     return this;
   }
+  f64(value: number): this {
+    const bytes = new Uint8Array(8);
+    new DataView(bytes.buffer).setFloat64(0, value, true);
+    this.bytes.push(0x44, ...bytes);
+    return this;
+  }
   v128(lanes: readonly number[]): this {
     if (lanes.length !== 16) throw new Error("a v128 constant has 16 bytes");
     this.op("v128.const").bytes.push(...lanes);
