@@ -2,6 +2,7 @@ export { createHost, type Host } from "./control/host.ts";
 export type { OutputListener, ProcessHandle } from "./control/process-handle.ts";
 export type {
   DeviceEntry,
+  EngineReport,
   ExitStatus,
   HostOptions,
   InsmodOptions,
@@ -17,6 +18,7 @@ export type {
   Statistic,
   StatisticKind,
   StatisticUnit,
+  TimePart,
   UpgradeOptions,
   VmStatistics,
 } from "./control/types.ts";

@@ -68,6 +68,23 @@ describe("without a daemon", () => {
     expect(fault.stderr).toMatch(/^vCPU 0: triple fault at .*\n$/);
   });
 
+  it.each(["off", "hot", "always"])("tells what the engine did in mode %s", async (engine) => {
+    const run = await mkvm("run", "--kernel", exits, "--engine", engine, "--engine-stats", "--json", ...flat);
+    expect(run).toMatchObject({ status: 85, stdout: "" });
+    const report = JSON.parse(run.stderr);
+    expect(report).toMatchObject({ mode: engine, exits: expect.arrayContaining([{ reason: "io", count: 1 }]) });
+    expect(report.retiredInstructions).toBeGreaterThanOrEqual(1);
+    expect(report.translator.regionsMade > 0).toBe(engine === "always");
+    expect(Object.values(report.timeMs as Record<string, number>).reduce((sum, ms) => sum + ms, 0)).toBeGreaterThan(0);
+  });
+
+  it("shows them to a person, on the standard error that the guest does not use", async () => {
+    const { stdout, stderr } = await mkvm("run", "--kernel", exits, "--engine-stats", ...flat);
+    expect(stdout).toBe("");
+    expect(stderr).toMatch(/guest instructions in .*\ntranslation hot: .*\n\nTRANSLATED CODE\n/);
+    expect(stderr).toMatch(/\nTIME OF THE CPU'S THREAD, SAMPLED.*\n(.+ ms +[\d.]+ %\n)+\nVM EXITS .*\n(.*\n)*io +1 /);
+  });
+
   it.each([
     [["lsmod"], "mkvm: no daemon is running: start one with 'mkvm up'\n"],
     [["down"], "mkvm: no daemon is running: start one with 'mkvm up'\n"],
@@ -94,10 +111,10 @@ describe("without a daemon", () => {
 
   it("shows examples in the help of every command", async () => {
     const { stdout } = await mkvm("--help");
-    const commands = [...stdout.matchAll(/^ {2}([a-z]+) .*$/gm)]
+    const commands = [...stdout.matchAll(/^ {2}([a-z-]+) .*$/gm)]
       .map((match) => match[1]!)
       .filter((name) => name !== "mkvm" && name !== "help" && !["ab", "abi"].includes(name));
-    expect(commands.length).toBe(18);
+    expect(commands.length).toBe(19);
     for (const command of commands) expect((await mkvm(command, "--help")).stdout, command).toMatch(/Examples?:\n/);
   });
 });
@@ -179,6 +196,10 @@ describe("with a daemon", () => {
     expect(watched.map((line) => JSON.parse(line)[0].pid)).toEqual([Number(pid), Number(pid)]);
     expect((await mkvm("stat", "--watch", "0.1", "--times", "2")).stdout.match(/STATISTIC/g)?.length).toBe(2);
     expect(await mkvm("stat", "77")).toMatchObject({ status: 1, stderr: "mkvm: no process 77: see 'mkvm ps'\n" });
+    const engine = (await json("engine-stats", pid)) as { timeMs?: unknown };
+    expect(engine).toMatchObject({ pid: Number(pid), mode: "hot" });
+    expect(engine.timeMs).toBeUndefined();
+    expect((await mkvm("engine-stats", "77")).stderr).toBe("mkvm: no process 77: see 'mkvm ps'\n");
     expect(await mkvm("rmmod", "kvm1")).toMatchObject({
       status: 1,
       stderr: expect.stringMatching(/kvm1 is in use by process \d+ \(vmm: fd \d+ \/dev\/kvm/),

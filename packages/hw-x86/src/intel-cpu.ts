@@ -2,6 +2,7 @@
 import { Clock } from "./clock.ts";
 import type { Cpu, CpuModel } from "./engine/cpu.ts";
 import { state } from "./engine/cpu-state.ts";
+import type { EngineStatistics } from "./engine/engine-statistics.ts";
 import { fxrstor, fxsave } from "./engine/fpu/fxsave.ts";
 import type { GuestMode } from "./engine/guest-mode.ts";
 import type { EngineControl } from "./engine/system-interface.ts";
@@ -13,6 +14,7 @@ import { Msr } from "./msr.ts";
 import type { MemoryBank } from "./physical-memory.ts";
 import { Root, RootMsrs } from "./root-msrs.ts";
 import { StateBlock } from "./state-block.ts";
+import { exitReasonName } from "./vmx/controls.ts";
 import { VmxInstructionSet } from "./vmx/instructions.ts";
 import type { BankEngine, RootCpu } from "./vmx/root-interface.ts";
 import { TranslationTags } from "./vmx/translation-tags.ts";
@@ -213,5 +215,14 @@ export class IntelCpu implements LogicalCpu, RootCpu {
   }
   retiredInstructions(): number {
     return this.#retiredElsewhere + (this.#current?.engine.retired() ?? 0);
+  }
+  engineStatistics(bank: number): EngineStatistics | undefined {
+    const engine = this.#engines.get(bank)?.engine;
+    if (engine === undefined) return undefined;
+    const exits = [...engine.exitCounts].map((count, reason) => ({ reason: exitReasonName(reason), count }));
+    return {
+      ...engine.translatorStatistics(),
+      exits: exits.filter(({ count }) => count > 0).sort((a, b) => b.count - a.count),
+    };
   }
 }

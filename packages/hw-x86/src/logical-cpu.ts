@@ -3,6 +3,7 @@
  * `createLogicalCpu` (machine.ts).
  */
 import type { Hpa } from "./addresses.ts";
+import type { EngineStatistics } from "./engine/engine-statistics.ts";
 import type { PhysicalMemory } from "./physical-memory.ts";
 
 /** Outcome of a VMX instruction, as RFLAGS tells it on silicon, or the exception it raised. */
@@ -83,4 +84,6 @@ export interface LogicalCpu {
   idle(): void;
   /** Guest instructions retired on this CPU since power-on. */
   retiredInstructions(): number;
+  /** What the engine of that bank has done; undefined before a guest of the bank ran. */
+  engineStatistics(bank: number): EngineStatistics | undefined;
 }

@@ -75,23 +75,28 @@ function addRunCommand(program: Command, done: (status: number) => void): void {
     .addOption(
       new Option("--clock <kind>", "without the daemon: real time, or instructions counted").choices(["wall", "icount"]),
     )
+    .addOption(
+      new Option("--engine <mode>", "without the daemon: what is translated (default: hot)").choices(["off", "hot", "always"]),
+    )
+    .option("--engine-stats", "at the end, print what was translated, VM exits, and where time went; samples meanwhile")
     .option("--one-shot", "without the daemon, even when one runs")
     .option("--program <package>", "VMM to run", "@mkvm/vmm")
     .option("--cpu <number>", "in the daemon: logical CPU")
     .option("--mount <source:target...>", "bind mount in the VMM's namespace")
     .option("--name <name>", "name of the process")
     .option("-d, --detach", "in the daemon: print the pid and return")
-    .option("--json", "with --detach: print JSON")
+    .option("--json", "with --detach or --engine-stats: print JSON")
     .argument("[arguments...]", "more arguments for the VMM, after --")
     .addHelpText(
       "after",
       `
 The exit status is the VM's: 0 after a power-off, (v << 1) | 1 after a write of v to the debug-exit port 0xf4.
-Ctrl-] ends it on a terminal, Ctrl-C otherwise.
+Ctrl-] ends it on a terminal, Ctrl-C otherwise. With --engine-stats, SIGUSR2 prints the figures so far; they go to standard error.
 
 Examples:
   mkvm run --kernel bzImage --initrd initrd.gz --append "console=ttyS0 panic=-1 quiet" --memory 512M
   mkvm run --kernel test.elf --module @mkvm/kvm-v2 --clock icount
+  mkvm run --kernel bzImage --initrd initrd.gz --engine-stats --json 2> engine.json
   mkvm run --kernel bzImage --mount /dev/kvm2:/dev/kvm --detach`,
     )
     .action(async (words: string[], flags: RunFlags) => done(await runVm(flags, words)));

@@ -3,6 +3,7 @@ import type { MoveReport, UpgradeOptions } from "../control/types.ts";
 import { HostError } from "../errors.ts";
 import { formatLogEntry } from "../log/kernel-log.ts";
 import { connectDaemon } from "./client.ts";
+import { engineText } from "./engine-tables.ts";
 import { ask, print } from "./module-commands.ts";
 import { attachTo } from "./run.ts";
 import { movesTable, processesTable } from "./tables.ts";
@@ -51,6 +52,18 @@ export function addProcessCommands(program: Command, done: (status: number) => v
     .description("Ends a process and its VMs.")
     .addHelpText("after", "\nExample:\n  mkvm kill 1")
     .action((pid: string) => ask((daemon) => daemon.call("kill", pidOf(pid))));
+  program
+    .command("engine-stats <pid>")
+    .summary("show what the engine did for a VM")
+    .description(
+      "Shows what was translated for a process's VMs and its VM exits; where time went too, if it runs with --engine-stats.",
+    )
+    .option("--json", "print JSON")
+    .addHelpText("after", "\nExample:\n  mkvm run --kernel bzImage --detach --engine-stats\n  mkvm engine-stats 1")
+    .action(async (pid: string, flags: Json) => {
+      const report = await ask((daemon) => daemon.call("engineReport", pidOf(pid)));
+      print(report, flags.json, () => engineText(report));
+    });
   addMoveCommands(program, done);
   program
     .command("dmesg")

@@ -3,10 +3,11 @@ import { closeSync, existsSync, openSync, readSync, statSync } from "node:fs";
 import { resolve } from "node:path";
 import { createHost } from "../control/host.ts";
 import { parseSize } from "../control/sizes.ts";
-import type { ExitStatus, RunOptions } from "../control/types.ts";
-import { HostError } from "../errors.ts";
+import type { EngineReport, ExitStatus, RunOptions } from "../control/types.ts";
+import { HostError, messageOf } from "../errors.ts";
 import { parseParameterWords } from "../loader/parameters.ts";
 import { type DaemonClient, tryConnect } from "./client.ts";
+import { printEngineReport } from "./engine-tables.ts";
 import { attachTerminal, onBrokenPipe, printOutput } from "./terminal.ts";
 
 export interface RunFlags {
@@ -27,6 +28,8 @@ export interface RunFlags {
   name?: string;
   detach?: boolean;
   oneShot?: boolean;
+  engine?: "off" | "hot" | "always";
+  engineStats?: boolean;
   json?: boolean;
 }
 
@@ -39,7 +42,12 @@ const interruptedStatus = 130;
 /** Runs a VM; the status to exit with. `words`: more arguments for the program. */
 export async function runVm(flags: RunFlags, words: readonly string[]): Promise<number> {
   const options = runOptions(flags, words);
-  const oneShot = flags.oneShot || flags.module !== undefined || flags.clock !== undefined || flags.param !== undefined;
+  const oneShot =
+    flags.oneShot ||
+    flags.module !== undefined ||
+    flags.clock !== undefined ||
+    flags.engine !== undefined ||
+    flags.param !== undefined;
   const daemon = oneShot ? undefined : await tryConnect();
   if (daemon) {
     try {
@@ -74,6 +82,7 @@ function runOptions(flags: RunFlags, words: readonly string[]): RunOptions {
       return { source, target };
     }),
   };
+  if (flags.engineStats) options.profile = true;
   if (flags.name) options.name = flags.name;
   if (flags.cpu !== undefined) {
     if (!/^\d+$/.test(flags.cpu)) throw new HostError("EINVAL", `--cpu ${flags.cpu}: give the number of a logical CPU`);
@@ -99,7 +108,7 @@ function readableFile(option: string, path: string): string {
 }
 
 async function runOneShot(options: RunOptions, flags: RunFlags): Promise<number> {
-  const host = await createHost({ cpus: 1, clock: flags.clock ?? "wall" });
+  const host = await createHost({ cpus: 1, clock: flags.clock ?? "wall", engine: flags.engine ?? "hot" });
   try {
     const module = await host.insmod(flags.module ?? "@mkvm/kvm-v1", { parameters: parseParameterWords(flags.param ?? []) });
     if (module.devices[0] !== flags.device && flags.device === "/dev/kvm") await host.ln(module.devices[0]!, "/dev/kvm");
@@ -112,8 +121,11 @@ async function runOneShot(options: RunOptions, flags: RunFlags): Promise<number>
     onBrokenPipe(kill);
     process.onOutput(printOutput);
     const detach = attachTerminal({ input: (bytes) => process.write(bytes), endInput: () => process.endInput(), quit: kill });
+    const stop = flags.engineStats ? onStatisticsSignal(() => host.engineReport(process.pid), flags.json) : () => {};
     const exit = await process.exited;
     detach();
+    stop();
+    if (flags.engineStats) printEngineReport(await host.engineReport(process.pid), flags.json);
     return quit ? interruptedStatus : report(exit);
   } finally {
     await host.close();
@@ -133,7 +145,21 @@ async function runInDaemon(daemon: DaemonClient, options: RunOptions, flags: Run
     console.log(flags.json ? JSON.stringify({ pid, name, cpu }) : `${pid}`);
     return 0;
   }
-  return attachTo(daemon, pid, () => daemon.call("kill", pid).then(() => undefined));
+  const status = await attachTo(daemon, pid, () => daemon.call("kill", pid).then(() => undefined));
+  if (flags.engineStats) printEngineReport(await daemon.call("engineReport", pid), flags.json);
+  return status;
+}
+
+/** Prints what the engine has done so far at each SIGUSR2, until the returned function is called. */
+function onStatisticsSignal(ask: () => Promise<EngineReport>, asJson: boolean | undefined): () => void {
+  const show = (): void => {
+    ask().then(
+      (engine) => printEngineReport(engine, asJson),
+      (thrown) => process.stderr.write(`mkvm: ${messageOf(thrown)}\n`),
+    );
+  };
+  process.on("SIGUSR2", show);
+  return () => process.off("SIGUSR2", show);
 }
 
 /**

@@ -19,6 +19,7 @@ export const hostMethods = [
   "umount",
   "ps",
   "statistics",
+  "engineReport",
   "kill",
   "upgrade",
   "rollback",

@@ -22,6 +22,7 @@ import { CpuClient } from "./requests.ts";
 import { parseSize } from "./sizes.ts";
 import type {
   DeviceEntry,
+  EngineReport,
   HostOptions,
   InsmodOptions,
   LoadedModule,
@@ -244,6 +245,7 @@ export class Host {
         args: [...options.args],
         memoryBytes,
         mounts: (options.mounts ?? []).map(({ source, target }) => ({ source, target })),
+        profile: options.profile ?? false,
         moves: (options.moves ?? []).map(({ at, to }) => ({ at, to })),
       });
     } catch (thrown) {
@@ -280,6 +282,14 @@ export class Host {
       if (thrown instanceof HostError && thrown.code === "ESRCH") return [];
       throw thrown;
     });
+  }
+
+  /** What the engine did for a process that runs, or for one of the last that ended. ENODATA before its guest has run. */
+  async engineReport(pid: number): Promise<EngineReport> {
+    const { ended, engine } = this.#hosted(pid);
+    const report = ended ? engine : await this.#cpuOf(pid).client.request("process.engine", { pid });
+    if (!report) throw new HostError("ENODATA", `process ${pid} has run no guest: there is nothing to tell of the engine`);
+    return report;
   }
 
   /** The handle of a process that runs, or of one of the last that ended. */
@@ -410,12 +420,12 @@ export class Host {
         this.#processes.get(event.report.pid)?.moves.push(event.report);
         break;
       case "exited": {
-        const { pid, exit } = event;
+        const { pid, exit, engine } = event;
         cpu.processes.delete(pid);
         this.#log.write("info", `process ${pid} ended: ${exit.reason}, status ${exit.status}`);
         const process = this.#processes.get(pid);
         if (process) process.statistics = event.statistics;
-        process?.end(exit);
+        process?.end(exit, engine);
         const ended = [...this.#processes.values()].filter((process) => process.ended);
         for (const old of ended.slice(0, -endedProcessesKept)) this.#processes.delete(old.pid);
         break;

@@ -1,5 +1,5 @@
 /** A process as the control plane holds it: its console and its end. */
-import type { ExitStatus, MoveReport, VmStatistics } from "./types.ts";
+import type { EngineReport, ExitStatus, MoveReport, VmStatistics } from "./types.ts";
 
 const ringBytes = 1024 * 1024;
 
@@ -32,6 +32,8 @@ export class HostedProcess implements ProcessHandle {
   readonly moves: MoveReport[] = [];
   /** Of its VMs when it ended. */
   statistics: VmStatistics[] = [];
+  /** What the engine did, once the process has ended. */
+  engine: EngineReport | null = null;
   readonly #sendInput: (bytes: Uint8Array | null) => void;
   readonly #listeners = new Set<OutputListener>();
   readonly #kept: { bytes: Uint8Array; fd: 1 | 2 }[] = [];
@@ -107,8 +109,10 @@ export class HostedProcess implements ProcessHandle {
     for (const listener of this.#listeners) listener(bytes, fd);
   }
 
-  end(exit: ExitStatus): void {
+  /** `engine`: what it did, for one that ran a guest. */
+  end(exit: ExitStatus, engine: EngineReport | null = null): void {
     if (this.#ended) return;
+    this.engine = engine;
     this.#ended = true;
     this.#resolveExited(exit);
   }

@@ -4,7 +4,16 @@
  */
 import type { MachineDescription } from "@mkvm/hw-x86";
 import type { ParameterSpec, ParameterValues } from "@mkvm/kvm-abi";
-import type { DeviceEntry, ExitStatus, LogLevel, ModuleUser, MoveReport, ProcessInfo, VmStatistics } from "./types.ts";
+import type {
+  DeviceEntry,
+  EngineReport,
+  ExitStatus,
+  LogLevel,
+  ModuleUser,
+  MoveReport,
+  ProcessInfo,
+  VmStatistics,
+} from "./types.ts";
 
 /** workerData of a CPU's thread. */
 export interface CpuBoot {
@@ -37,6 +46,7 @@ export interface ProcessStart {
   memoryBytes: number;
   mounts: Mount[];
   moves: { at: number; to: string }[];
+  profile: boolean;
 }
 
 interface Call<Params, Result> {
@@ -58,6 +68,7 @@ export interface CpuRequests {
   "process.kill": Call<{ pid: number }, null>;
   "process.input": Call<{ pid: number; bytes: Uint8Array | null }, null>;
   "process.mount": Call<{ pid: number; mount: Mount }, null>;
+  "process.engine": Call<{ pid: number }, EngineReport | null>;
   "process.list": Call<null, ProcessInfo[]>;
   "process.statistics": Call<{ pid: number }, VmStatistics[]>;
   "move.to": Call<{ pid: number; to: string; at: number | undefined; finalise: boolean }, MoveReport>;
@@ -72,8 +83,8 @@ export type CpuEvent =
   | { event: "ready" }
   | { event: "log"; timeUs: number; level: LogLevel; source: string; message: string }
   | { event: "output"; pid: number; fd: 1 | 2; bytes: Uint8Array }
-  /** `statistics`: of the VMs that were open to the end. */
-  | { event: "exited"; pid: number; exit: ExitStatus; statistics: VmStatistics[] }
+  /** `statistics`: of the VMs that were open to the end. `engine`: null when no guest ran. */
+  | { event: "exited"; pid: number; exit: ExitStatus; statistics: VmStatistics[]; engine: EngineReport | null }
   | { event: "moved"; report: MoveReport };
 
 export interface RequestMessage {

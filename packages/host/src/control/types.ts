@@ -1,7 +1,7 @@
 /**
  * What the control plane answers with. Plain data: it crosses threads and the daemon's socket as it is.
  */
-import type { MachineDescription } from "@mkvm/hw-x86";
+import type { EngineStatistics, MachineDescription } from "@mkvm/hw-x86";
 import type { ParameterSpec, ParameterValues } from "@mkvm/kvm-abi";
 
 export type LogLevel = "err" | "warn" | "info" | "debug";
@@ -75,6 +75,41 @@ export interface ProcessInfo {
   uptimeS: number;
   /** Moves between modules that succeeded. */
   moves: number;
+}
+
+/**
+ * What a CPU's thread spends time on. translated, interpreter: guest code; memory: accesses that miss the TLB; blocks: finding and
+ * decoding code; helpers: instructions that are not generated code; events: faults and interrupts into the guest; vmx: VM entry,
+ * VM exit and VMX instructions; module, program, kernel: the KVM module, the VMM, this package.
+ */
+export const timeParts = [
+  "translated",
+  "interpreter",
+  "memory",
+  "blocks",
+  "translating",
+  "helpers",
+  "events",
+  "vmx",
+  "module",
+  "program",
+  "kernel",
+  "garbage",
+  "idle",
+  "other",
+] as const;
+export type TimePart = (typeof timeParts)[number];
+
+/** What the engine did for a process, since its start. */
+export interface EngineReport extends EngineStatistics {
+  pid: number;
+  seconds: number;
+  retiredInstructions: number;
+  /**
+   * Milliseconds of the CPU's thread by part, from a sampling profile of one sample a millisecond; absent unless the process was
+   * started with `profile`. Other processes on the CPU count too.
+   */
+  timeMs?: Record<TimePart, number>;
 }
 
 /** How a process ended. `status` is what its program returned; 137 when killed, 134 when it (or a module under it) threw. */
@@ -182,6 +217,8 @@ export interface RunOptions {
   mounts?: readonly { source: string; target: string }[];
   /** Moves when its CPU has retired that many instructions since the start; exact under icount. */
   moves?: readonly { at: number; to: string }[];
+  /** Samples what its CPU's thread does, for `Host.engineReport`; costs a few percent. */
+  profile?: boolean;
   name?: string;
   directory?: string;
 }

@@ -28,6 +28,7 @@ type Module = KernelModule<Vac, LogicalCpu>;
 export class ModuleInstances {
   readonly #kernel: CpuKernel;
   readonly #loaded = new Map<string, LoadedInstance>();
+  readonly #urls = new Set<string>();
 
   constructor(kernel: CpuKernel) {
     this.#kernel = kernel;
@@ -35,6 +36,11 @@ export class ModuleInstances {
 
   get(name: string): LoadedInstance | undefined {
     return this.#loaded.get(name);
+  }
+
+  /** Entry files of all that were ever loaded. */
+  urls(): readonly string[] {
+    return [...this.#urls];
   }
 
   operationsOf(name: string, device: string): FileOperations | undefined {
@@ -70,6 +76,7 @@ export class ModuleInstances {
       this.#exit(name, instance, timers);
       throw new HostError("EINVAL", `${name} breaks the module contract: ${problem}`);
     }
+    this.#urls.add(url);
     this.#loaded.set(name, { name, instance, timers, seized: false });
     return instance.devices.map((device) => device.name);
   }

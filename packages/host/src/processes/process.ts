@@ -2,7 +2,7 @@
 
 import type { WaitQueue } from "@mkvm/kvm-abi";
 import { Errno, type File, type NewFile, type Process } from "@mkvm/kvm-abi";
-import type { ExitStatus, MoveReport, VmStatistics } from "../control/types.ts";
+import type { ExitStatus, MoveReport, TimePart, VmStatistics } from "../control/types.ts";
 import type { MountNamespace } from "../devices/device-tree.ts";
 import { ConsoleFile, ModuleFile, type OpenFile, RegularFile } from "../devices/open-file.ts";
 import { HostError, messageOf, stackOf } from "../errors.ts";
@@ -46,6 +46,8 @@ export class KernelProcess implements Process {
   /** The move that is going on. */
   moving: { to: string; done: Promise<MoveReport> } | undefined;
   moves = 0;
+  /** Times of its CPU's thread at its start, when the process is profiled. */
+  profiled: ReadonlyMap<TimePart, number> | undefined;
   /** Called when the process has ended. */
   readonly atEnd = new Set<() => void>();
   ending: ExitStatus | undefined;

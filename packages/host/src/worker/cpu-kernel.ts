@@ -4,7 +4,17 @@ import type { Main, SystemCalls } from "@mkvm/kvm-abi";
 import type { Vac } from "@mkvm/vac";
 import type { CpuBoot, CpuEvent, ProcessStart } from "../control/protocol.ts";
 import type { RequestHandlers } from "../control/requests.ts";
-import type { ExitStatus, LogLevel, ModuleUser, MoveReport, ProcessInfo, VmStatistics } from "../control/types.ts";
+import {
+  type EngineReport,
+  type ExitStatus,
+  type LogLevel,
+  type ModuleUser,
+  type MoveReport,
+  type ProcessInfo,
+  type TimePart,
+  timeParts,
+  type VmStatistics,
+} from "../control/types.ts";
 import { DeviceTree } from "../devices/device-tree.ts";
 import { HostError, messageOf } from "../errors.ts";
 import { ModuleInstances } from "../loader/module-instances.ts";
@@ -18,6 +28,8 @@ import type { KernelTask } from "../processes/task.ts";
 import { CpuScheduler } from "../scheduler/scheduler.ts";
 import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import { moveVms } from "../upgrade/move.ts";
+import { ThreadProfile } from "./thread-profile.ts";
+import type { ProfileSources } from "./time-parts.ts";
 
 /** What a CPU's thread runs on: the real hardware and VAC, or a test's. */
 export interface Hardware {
@@ -37,6 +49,10 @@ export class CpuKernel {
   readonly #send: (event: CpuEvent, transfer?: ArrayBuffer[]) => void;
   readonly #startedMs: number;
   #turns: Promise<void> = Promise.resolve();
+  /** Runs while a process wants it: how many do. */
+  #profile: ThreadProfile | undefined;
+  #profiled = 0;
+  readonly #programs = new Set<string>();
 
   constructor(boot: CpuBoot, hardware: Hardware, send: (event: CpuEvent) => void) {
     this.id = boot.cpu;
@@ -89,12 +105,17 @@ export class CpuKernel {
 
   /** The process has given everything back but its bank. */
   processEnded(process: KernelProcess, exit: ExitStatus, statistics: VmStatistics[]): void {
+    const engine = this.#engineReport(process);
+    if (process.profiled && --this.#profiled === 0) {
+      this.#profile?.stop();
+      this.#profile = undefined;
+    }
     this.#processes.delete(process.pid);
     for (const cancel of process.atEnd) cancel();
     this.memory.forget(process.bank);
     this.cpu.memory.releaseBank(process.bank);
     if (this.current === process) this.current = undefined;
-    this.#send({ event: "exited", pid: process.pid, exit, statistics });
+    this.#send({ event: "exited", pid: process.pid, exit, statistics, engine });
   }
 
   /** Runs `work` when earlier such work has ended. */
@@ -142,6 +163,7 @@ export class CpuKernel {
       this.#process(pid).mounts.mount(mount.source, mount.target);
       return null;
     },
+    "process.engine": ({ pid }) => this.#engineReport(this.#process(pid)),
     "process.list": () => [...this.#processes.values()].map((process) => this.#infoOf(process)),
     "process.statistics": ({ pid }) => statisticsOfProcess(this.#process(pid)),
     "move.to": ({ pid, to, at, finalise }) => {
@@ -210,6 +232,12 @@ export class CpuKernel {
       throw thrown;
     }
     this.memory.adopt(process.bank, memory.pages);
+    this.#programs.add(start.program);
+    if (start.profile) {
+      this.#profile ??= new ThreadProfile(() => this.#profileSources());
+      process.profiled = this.#profile.times();
+      this.#profiled++;
+    }
     this.#processes.set(process.pid, process);
     for (const { at, to } of start.moves) this.#moveAt(process, to, at, false).catch(() => {});
     this.runTask(process, process.createTask(start.name), (sys) => (main as Main)(sys, start.args)).then((status) => {
@@ -261,6 +289,33 @@ export class CpuKernel {
       process.atEnd.add(tooLate);
       this.scheduler.addStop(stop);
     });
+  }
+
+  #profileSources(): ProfileSources {
+    return {
+      hardware: import.meta.resolve("@mkvm/hw-x86"),
+      kernel: [new URL("..", import.meta.url).href, import.meta.resolve("@mkvm/vac")],
+      modules: this.modules.urls(),
+      programs: [...this.#programs],
+    };
+  }
+
+  #engineReport(process: KernelProcess): EngineReport | null {
+    const statistics = this.cpu.engineStatistics(process.bank);
+    if (!statistics) return null;
+    const report: EngineReport = {
+      pid: process.pid,
+      seconds: (Date.now() - process.startedMs) / 1000,
+      retiredInstructions: this.cpu.retiredInstructions() - process.startRetired,
+      ...statistics,
+    };
+    const before = process.profiled;
+    const now = this.#profile?.times();
+    if (before && now) {
+      const spent = (part: TimePart): number => Math.round((now.get(part) ?? 0) - (before.get(part) ?? 0));
+      report.timeMs = Object.fromEntries(timeParts.map((part) => [part, spent(part)])) as Record<TimePart, number>;
+    }
+    return report;
   }
 
   #usersOf(name: string): ModuleUser[] {

@@ -9,6 +9,7 @@ import { PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu, CpuModel } from "./cpu.ts";
 import { CPU_STATE, CPU_STATE_BYTES, gprOffset, SEG_READ_TOP, SEG_WRITE_TOP, state } from "./cpu-state.ts";
 import { createDecodedOperation, decode, variants } from "./decoder/decoder.ts";
+import { EXIT_REASONS } from "./engine-statistics.ts";
 import { readFlags, writeFlags } from "./flags.ts";
 import { GUEST_FAULT, type GuestMode, VM_EXIT } from "./guest-mode.ts";
 import { helperTable } from "./helper-table.ts";
@@ -56,6 +57,7 @@ export class Engine implements Cpu, EngineControl {
   readonly bankBytes: number;
   readonly model: CpuModel;
   guest: GuestMode;
+  readonly exitCounts = new Float64Array(EXIT_REASONS);
   readonly #log: (line: string) => void;
   readonly #blocks: Blocks;
   readonly #interpreter: InterpreterInstance;
@@ -389,8 +391,8 @@ export class Engine implements Cpu, EngineControl {
     events.deliverEvent(this, event);
   }
 
-  translatorStatistics(): TranslatorStatistics {
-    return this.#translator.statistics();
+  translatorStatistics(): { mode: TranslateMode; translator: TranslatorStatistics } {
+    return { mode: this.#translator.mode, translator: this.#translator.statistics() };
   }
 
   adoptState(from: Uint8Array): void {

@@ -22,6 +22,8 @@
  *   Calls guest.exception first for types 3, 5 and 6 (and for NMI is never called: the vendor decides NMI exits itself),
  *   unless `injected` is set: an event injected by VM entry is not intercepted, faults met in its delivery are.
  */
+import type { TranslateMode, TranslatorStatistics } from "./translator/translator.ts";
+
 export interface GuestEvent {
   vector: number;
   type: 0 | 2 | 3 | 4 | 5 | 6;
@@ -47,4 +49,7 @@ export interface EngineControl {
   leave(): void;
   /** Copies the CPU state block here from another engine's bank, when the logical CPU turns to this bank. */
   adoptState(from: Uint8Array): void;
+  /** VM exits by basic exit reason, counted by whoever runs the engine. */
+  readonly exitCounts: Float64Array;
+  translatorStatistics(): { mode: TranslateMode; translator: TranslatorStatistics };
 }

@@ -118,6 +118,13 @@ export const ExitReason = {
   rdseed: 61,
 } as const;
 
+const exitReasonNames = new Map<number, string>(Object.entries(ExitReason).map(([name, reason]) => [reason, name]));
+
+/** The name of a basic exit reason, as ExitReason has it; its number for one that this machine does not have. */
+export function exitReasonName(reason: number): string {
+  return exitReasonNames.get(reason) ?? String(reason);
+}
+
 /** Bit 31 of the exit reason: the VM entry failed. */
 export const ENTRY_FAILURE = 0x8000_0000;
 

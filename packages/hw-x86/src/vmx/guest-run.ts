@@ -51,6 +51,7 @@ export class GuestRun {
     } catch (error) {
       if (error !== VM_EXIT) throw engineFailure(engine, error);
     }
+    (engine.exitCounts[this.#guest.exit.reason] as number)++;
   }
 
   /** What is left of the preemption timer, for the VMCS. */

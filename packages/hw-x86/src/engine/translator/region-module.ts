@@ -13,6 +13,9 @@ import { type Region, type RegionBlock, type RegionFrame, Untranslatable } from 
 import { type EmittedOperation, RegionEmitter, UNKNOWN_FLAGS } from "./region-emitter.ts";
 import { VectorRegisters } from "./vector-registers.ts";
 
+/** What profilers call the function of a region: engine-statistics.ts tells it from the interpreter's by this name. */
+export const REGION_FUNCTION = "region";
+
 /** `next` after a miss that returned 0. */
 const RESUME = -1;
 
@@ -35,7 +38,9 @@ export function buildRegionModule(region: Region): RegionCode | undefined {
   const flow = analyseFlow(region.head);
   const instructions = new RegionEmission(region, flow, fn, support).emit();
   if (instructions === 0) return undefined;
-  module.export("region", module.add(fn));
+  const index = module.add(fn);
+  module.export("region", index);
+  module.name(index, REGION_FUNCTION);
   return { bytes: module.encode(), instructions, entries: flow.entries.map(({ header }) => header) };
 }
 

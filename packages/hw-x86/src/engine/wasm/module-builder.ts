@@ -8,6 +8,8 @@ import { VALUE_TYPE_CODES, type ValueType } from "./opcodes.ts";
 /** Kinds of exports. */
 const FUNCTION = 0x00,
   TABLE = 0x01;
+/** Subsection of the custom section "name". */
+const FUNCTION_NAMES = 0x01;
 
 export interface Signature {
   readonly parameters: readonly ValueType[];
@@ -84,6 +86,7 @@ export class ModuleBuilder {
   readonly #importKeys = new Map<string, number>();
   readonly #functions: FunctionBuilder[] = [];
   readonly #exports: { name: string; kind: number; index: number }[] = [];
+  readonly #names: { index: number; name: string }[] = [];
   #tableEntries: readonly number[] = [];
 
   typeIndex(type: Signature): number {
@@ -111,6 +114,10 @@ export class ModuleBuilder {
   }
   export(name: string, index: number): void {
     this.#exports.push({ name, kind: FUNCTION, index });
+  }
+  /** What profilers and stack traces call the function. In order of indexes. */
+  name(index: number, name: string): void {
+    this.#names.push({ index, name });
   }
   /** Exports the table under that name; it can grow. */
   exportTable(name: string): void {
@@ -213,6 +220,18 @@ export class ModuleBuilder {
         for (const byte of body) into.push(byte);
       }),
     );
+    if (this.#names.length > 0) {
+      const names = vector(this.#names, (into, entry) => {
+        pushUnsigned(into, entry.index);
+        text(into, entry.name);
+      });
+      const custom: number[] = [];
+      text(custom, "name");
+      custom.push(FUNCTION_NAMES);
+      pushUnsigned(custom, names.length);
+      for (const byte of names) custom.push(byte);
+      section(0, custom);
+    }
     return Uint8Array.from(bytes);
   }
 }
