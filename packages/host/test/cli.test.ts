@@ -48,6 +48,7 @@ function image(name: string, ...bytes: number[]): string {
 }
 
 const flat = ["--memory", "16M", "--", "--format", "flat16"];
+const flat64 = ["--memory", "16M", "--format", "flat64"];
 /** mov al, 42; out 0xf4, al */
 const exits = image("exits.bin", 0xb0, 0x2a, 0xe6, 0xf4, 0xf4);
 /** mov dx, 0x3f8; mov al, '!'; out dx, al; hlt; jmp to hlt */
@@ -69,7 +70,7 @@ describe("without a daemon", () => {
   });
 
   it.each(["off", "hot", "always"])("tells what the engine did in mode %s", async (engine) => {
-    const run = await mkvm("run", "--kernel", exits, "--engine", engine, "--engine-stats", "--json", ...flat);
+    const run = await mkvm("run", "--kernel", exits, "--engine", engine, "--engine-stats", "--json", ...flat64);
     expect(run).toMatchObject({ status: 85, stdout: "" });
     const report = JSON.parse(run.stderr);
     expect(report).toMatchObject({ mode: engine, exits: expect.arrayContaining([{ reason: "io", count: 1 }]) });
