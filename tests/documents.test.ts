@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { rulesPage } from "@mkvm/abi-gate";
 import { expect, test } from "vitest";
 import { statisticsReference, writtenStatisticsReference } from "../scripts/statistics-reference.ts";
 
@@ -15,4 +16,8 @@ test("every place that the architecture page sends a reader to exists", () => {
 
 test("the reference of statistics is what the modules' rows say: `pnpm statistics-reference` writes it", () => {
   expect(writtenStatisticsReference()).toBe(statisticsReference());
+});
+
+test("the page of ABI rules is what the gate goes by: `mkvm abi rules` prints it", () => {
+  expect(readFileSync(join(root, "docs", "abi-rules.md"), "utf8")).toBe(rulesPage());
 });

@@ -14,6 +14,7 @@ const rules: Record<string, Record<string, "value" | "type">> = {
   "kvm-v2": { "kvm-core": "value", "kvm-abi": "value", vac: "type", "hw-x86": "type" },
   host: { "kvm-abi": "value", vac: "value", "hw-x86": "value" },
   vmm: { "kvm-abi": "value" },
+  "abi-gate": { "kvm-abi": "value", host: "value" },
   ab: { "kvm-abi": "value", host: "value", vmm: "value" },
 };
 const browserPackages = ["kvm-abi", "hw-x86", "vac", "kvm-core", "kvm-v1", "kvm-v2"];

@@ -6,5 +6,6 @@ export default defineConfig({
   target: "es2024",
   dts: { compilerOptions: { ignoreDeprecations: "6.0" } },
   clean: true,
-  noExternal: ["@mkvm/kvm-core"],
+  // A module imports nothing at run time. "dependencies" has kvm-abi for the types that the declarations name.
+  noExternal: ["@mkvm/kvm-core", "@mkvm/kvm-abi"],
 });

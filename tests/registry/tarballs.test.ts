@@ -61,12 +61,19 @@ describe.each(published)("@mkvm/%s", (name) => {
     expect(problems).toEqual([]);
   });
 
-  test("holds its build, readme, changelog and license, and no source", () => {
-    const allowed = /^package\/(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/[\w./-]+\.(js|d\.ts|wasm|json))$/;
+  test("holds its build, ABI report, readme, changelog and license, and no source", () => {
+    const allowed =
+      /^package\/(package\.json|README\.md|CHANGELOG\.md|LICENSE|dist\/[\w./-]+\.(js|d\.ts|wasm|json)|etc\/[\w-]+\.abi\.json)$/;
     const files = listing(name);
     expect(files.filter((file) => !allowed.test(file))).toEqual([]);
     expect(files).toEqual(
-      expect.arrayContaining(["package/LICENSE", "package/README.md", "package/dist/index.js", "package/dist/index.d.ts"]),
+      expect.arrayContaining([
+        "package/LICENSE",
+        "package/README.md",
+        "package/dist/index.js",
+        "package/dist/index.d.ts",
+        `package/etc/${name}.abi.json`,
+      ]),
     );
   });
 

@@ -1,4 +1,5 @@
-export { createHost, type Host } from "./control/host.ts";
+export type { Host } from "./control/host.ts";
+export { createHost } from "./control/host.ts";
 export type { OutputListener, ProcessHandle } from "./control/process-handle.ts";
 export type {
   DeviceEntry,

@@ -40,6 +40,8 @@ export interface Struct<F extends Fields> {
   /** Offset of each field in bytes, for hot paths. */
   readonly offsets: { readonly [K in keyof F]: number };
   readonly tail?: Tail;
+  /** What tells each side how large the other's structure is, where something does: such a structure may grow at its end. */
+  readonly sizeNegotiatedBy?: string;
   /** All fields of the structure at `offset` of `bytes`. RangeError when it does not fit. */
   read(bytes: Uint8Array | DataView, offset?: number): StructValue<F>;
   /** Writes the fields given, leaves the others. */
@@ -206,7 +208,13 @@ export function union<M extends Fields>(
 }
 
 /** Checks the layout and throws RangeError where a byte belongs to no field or to two. */
-export function struct<F extends Fields>(name: string, sizeBytes: number, fields: F, tail?: Tail): Struct<F> {
+export function struct<F extends Fields>(
+  name: string,
+  sizeBytes: number,
+  fields: F,
+  tail?: Tail,
+  options: { sizeNegotiatedBy?: string } = {},
+): Struct<F> {
   const inOrder = Object.entries(fields).sort(([, a], [, b]) => a.offset - b.offset);
   let end = 0;
   for (const [fieldName, field] of inOrder) {
@@ -223,6 +231,7 @@ export function struct<F extends Fields>(name: string, sizeBytes: number, fields
     fields,
     offsets: Object.fromEntries(entries.map(([key, field]) => [key, field.offset])) as { [K in keyof F]: number },
     ...(tail ? { tail } : {}),
+    ...(options.sizeNegotiatedBy === undefined ? {} : { sizeNegotiatedBy: options.sizeNegotiatedBy }),
     read(from, offset = 0) {
       const view = viewOf(from);
       const value: Record<string, unknown> = {};

@@ -2,6 +2,9 @@
  * Between the kernel (host) and a KVM module. A module is an ES module whose default export is a `KernelModule`. It imports
  * nothing of the kernel at run time: `init` receives what it may use. Each logical CPU is a thread, and has an instance of its
  * own; what instances share lies in VAC. `Errno` results are negative numbers as Linux has them (errno.ts).
+ *
+ * @implementedBy says who makes the values of a type, where no function of this package tells: the ABI gate classifies changes by it.
+ * It carries over to what the type's members take and return.
  */
 import type { Transfer } from "./transfer.ts";
 
@@ -16,6 +19,7 @@ export type ParameterSpec =
   | { type: "choice"; default: string; choices: readonly string[]; description: string };
 export type ParameterValues = Readonly<Record<string, number | boolean | string>>;
 
+/** What a module's package exports by default. @implementedBy module */
 export interface KernelModule<Vac = unknown, Cpu = unknown> {
   /** One line, for modinfo. */
   readonly description: string;
@@ -88,7 +92,7 @@ export interface WaitQueue {
   wait(task: Task): Promise<void>;
 }
 
-/** A thread of a process: who makes the system call. */
+/** A thread of a process: who makes the system call. @implementedBy kernel */
 export interface Task {
   readonly tid: number;
   readonly process: Process;
@@ -99,6 +103,7 @@ export interface Task {
   workPending(): boolean;
 }
 
+/** A process, with memory and files of its own. @implementedBy kernel */
 export interface Process {
   readonly pid: number;
   readonly name: string;
@@ -131,7 +136,10 @@ export interface NewFile {
   readonly privateData: unknown;
 }
 
-/** An open file. The kernel owns it; `privateData` and `operations` belong to the module behind it and change hands on an upgrade. */
+/**
+ * An open file. The kernel owns it; `privateData` and `operations` belong to the module behind it and change hands on an upgrade.
+ * @implementedBy kernel
+ */
 export interface File {
   readonly name: string;
   readonly process: Process;
@@ -139,6 +147,7 @@ export interface File {
   privateData: unknown;
 }
 
+/** What a module does with a file. @implementedBy module */
 export interface FileOperations {
   /** Name of the module instance: what holds a reference while a file with these operations is open. */
   readonly owner: string;

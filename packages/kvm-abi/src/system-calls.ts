@@ -12,6 +12,7 @@ export interface ResourceUsage {
  */
 import type { Hva } from "./module-contract.ts";
 
+/** A program's entry; resolves with its status. @implementedBy program */
 export type Main = (sys: SystemCalls, args: readonly string[]) => Promise<number>;
 
 export interface SystemCalls {

@@ -64,7 +64,7 @@ export async function createHost(options: HostOptions = {}): Promise<Host> {
   } catch (thrown) {
     throw new HostError("EINVAL", messageOf(thrown));
   }
-  const host = new Host(machine, options.directory ?? process.cwd());
+  const host = new ControlPlane(machine, options.directory ?? process.cwd());
   await host.powerOn(options.cpuEntry ?? ownCpuEntry());
   return host;
 }
@@ -75,7 +75,10 @@ function ownCpuEntry(): URL {
     : new URL("./cpu-worker.js", import.meta.url);
 }
 
-export class Host {
+/** A host that is powered on. Only `createHost` makes one, so the class is not exported: users would find a value that is not there. */
+export type Host = ControlPlane;
+
+class ControlPlane {
   readonly machine: MachineDescription;
   readonly #directory: string;
   readonly #cpus: Cpu[] = [];

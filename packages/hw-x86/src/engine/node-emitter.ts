@@ -15,7 +15,6 @@ import {
   VARIABLES,
   type VariableSlot,
 } from "./interpreter/schedule.ts";
-import { NARROWED, type NodeMaker, narrow } from "./narrowing.ts";
 import { simplify } from "./simplification.ts";
 import type { StateFact, VectorFact } from "./translator/facts.ts";
 import type { Code } from "./wasm/code.ts";
@@ -152,7 +151,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     type: ValueType,
     args: readonly Node[],
     emit: (code: Code) => void,
-    options: { reads?: number; bits?: number; constant?: bigint; name?: string } = {},
+    options: { reads?: number; bits?: number; constant?: bigint } = {},
   ): Node {
     const node = makeNode(type, args, emit, options);
     this.statements.push({ kind: "value", node });
@@ -163,7 +162,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     if (typeof simpler === "bigint")
       return resultType(name) === "i64" ? this.constant(simpler) : this.constant32(Number(simpler));
     if (simpler !== undefined) return simpler;
-    return this.value(resultType(name), args, (c) => c.op(name), { bits, name });
+    return this.value(resultType(name), args, (c) => c.op(name), { bits });
   }
   protected effect(args: readonly Node[], writes: number, emit: (code: Code, scope: Scope) => void, result?: Node): void {
     this.statements.push({ kind: "effect", args, writes, result, emit });
@@ -185,15 +184,8 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   }
   protected mask(node: Node, mask: bigint): Node {
     if (node.constant !== undefined) return this.constant(node.constant & mask);
-    if (mask === 0xffff_ffffn && node.name !== undefined && node.name in NARROWED) {
-      return this.operation("i64.extend_i32_u", [narrow(this.#maker, node)], 32);
-    }
     return this.operation("i64.and", [node, this.constant(mask)], Math.min(node.bits, mask.toString(2).length));
   }
-  readonly #maker: NodeMaker = {
-    constant32: (value) => this.constant32(value),
-    operation: (name, args, bits) => this.operation(name, args, bits),
-  };
   protected fail(what: string): never {
     throw new Error(`${this.variant.name}: ${what}`);
   }

@@ -56,42 +56,48 @@ export const KvmSyncRegs = struct("kvm_sync_regs", 520, {
   events: nested(456, KvmVcpuEvents),
 });
 
-export const KvmRun = struct("kvm_run", 2352, {
-  request_interrupt_window: u8(0),
-  immediate_exit: u8(1),
-  padding1: bytes(2, 6),
-  exit_reason: u32(8), // ExitReason
-  ready_for_interrupt_injection: u8(12),
-  if_flag: u8(13),
-  flags: u16(14), // RunFlag
-  cr8: u64(16),
-  apic_base: u64(24),
-  exit: union(
-    EXIT,
-    256,
-    {
-      hw: nested(EXIT, Hw),
-      fail_entry: nested(EXIT, FailEntry),
-      ex: nested(EXIT, Ex),
-      io: nested(EXIT, Io),
-      debug: nested(EXIT, Debug),
-      mmio: nested(EXIT, Mmio),
-      hypercall: nested(EXIT, Hypercall),
-      tpr_access: nested(EXIT, TprAccess),
-      internal: nested(EXIT, Internal),
-      emulation_failure: nested(EXIT, EmulationFailure),
-      system_event: nested(EXIT, SystemEventExit),
-      eoi: nested(EXIT, Eoi),
-      msr: nested(EXIT, Msr),
-      notify: nested(EXIT, Notify),
-      padding: bytes(EXIT, 256),
-    },
-    { anonymous: true },
-  ),
-  kvm_valid_regs: u64(288),
-  kvm_dirty_regs: u64(296),
-  s: union(304, 2048, { regs: nested(304, KvmSyncRegs), padding: bytes(304, 2048) }),
-});
+export const KvmRun = struct(
+  "kvm_run",
+  2352,
+  {
+    request_interrupt_window: u8(0),
+    immediate_exit: u8(1),
+    padding1: bytes(2, 6),
+    exit_reason: u32(8), // ExitReason
+    ready_for_interrupt_injection: u8(12),
+    if_flag: u8(13),
+    flags: u16(14), // RunFlag
+    cr8: u64(16),
+    apic_base: u64(24),
+    exit: union(
+      EXIT,
+      256,
+      {
+        hw: nested(EXIT, Hw),
+        fail_entry: nested(EXIT, FailEntry),
+        ex: nested(EXIT, Ex),
+        io: nested(EXIT, Io),
+        debug: nested(EXIT, Debug),
+        mmio: nested(EXIT, Mmio),
+        hypercall: nested(EXIT, Hypercall),
+        tpr_access: nested(EXIT, TprAccess),
+        internal: nested(EXIT, Internal),
+        emulation_failure: nested(EXIT, EmulationFailure),
+        system_event: nested(EXIT, SystemEventExit),
+        eoi: nested(EXIT, Eoi),
+        msr: nested(EXIT, Msr),
+        notify: nested(EXIT, Notify),
+        padding: bytes(EXIT, 256),
+      },
+      { anonymous: true },
+    ),
+    kvm_valid_regs: u64(288),
+    kvm_dirty_regs: u64(296),
+    s: union(304, 2048, { regs: nested(304, KvmSyncRegs), padding: bytes(304, 2048) }),
+  },
+  undefined,
+  { sizeNegotiatedBy: "KVM_GET_VCPU_MMAP_SIZE" },
+);
 
 export const RunFlag = { KVM_RUN_X86_SMM: 1, KVM_RUN_X86_BUS_LOCK: 2 } as const;
 export const IoDirection = { KVM_EXIT_IO_IN: 0, KVM_EXIT_IO_OUT: 1 } as const;

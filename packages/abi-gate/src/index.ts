@@ -1,0 +1,17 @@
+export { type CheckOptions, type CheckResult, check, type PackageVerdict } from "./check.ts";
+export { runCommandLine } from "./cli/command-line.ts";
+export type { Manifest } from "./compare/compare-manifests.ts";
+export { comparePackages, type PackageState } from "./compare/compare-packages.ts";
+export type { OtherPackages } from "./compare/type-program.ts";
+export { GateError } from "./errors.ts";
+export { type Bump, neededBump } from "./release/bumps.ts";
+export { binarySurfaceOf } from "./report/binary-surface.ts";
+export { typeApiOf } from "./report/declarations.ts";
+export { type BinarySurface, type PackageReport, parseReport, reportText, type TypeApi } from "./report/schema.ts";
+export { type ReportResult, workspaceReports } from "./report/workspace-reports.ts";
+export type { ChangeClass, Finding, Rule } from "./rules/rule.ts";
+export { ruleGroups } from "./rules/rule-table.ts";
+export { rulesPage } from "./rules/rules-page.ts";
+export type { Leak } from "./surface/surface-leaks.ts";
+export type { ModuleVerdict } from "./trial/published-modules.ts";
+export { findWorkspace, type Workspace, type WorkspacePackage } from "./workspace.ts";
