@@ -154,12 +154,12 @@ function setSegment(engine: Engine, segment: number, selector: number, base: num
 }
 
 /** `mode`: 16 real mode, 32 flat protected mode without paging, 64 long mode with the first GiB mapped to itself in 2 MiB pages. */
-export function createFlatMachine(mode: 16 | 32 | 64, ramBytes = 16 << 20): FlatMachine {
+export function createFlatMachine(mode: 16 | 32 | 64, ramBytes = 16 << 20, translate = engineMode()): FlatMachine {
   const pages = Math.ceil((BANK_FIRST_FREE + ramBytes) / 65536);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const guest = new FlatGuest(ramBytes);
   const log: string[] = [];
-  const engine = new Engine({ memory, model: FLAT_MODEL, guest, log: (line) => log.push(line), translate: engineMode() });
+  const engine = new Engine({ memory, model: FLAT_MODEL, guest, log: (line) => log.push(line), translate });
   guest.engine = engine;
   const ram = engine.u8.subarray(BANK_FIRST_FREE, BANK_FIRST_FREE + ramBytes);
   const isProtected = mode !== 16;

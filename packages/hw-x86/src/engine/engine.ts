@@ -5,6 +5,7 @@
  */
 import type { Gpa, Gva } from "../addresses.ts";
 import { Blocks } from "./blocks.ts";
+import { PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu, CpuModel } from "./cpu.ts";
 import { CPU_STATE, CPU_STATE_BYTES, gprOffset, SEG_READ_TOP, SEG_WRITE_TOP, state } from "./cpu-state.ts";
 import { createDecodedOperation, decode, variants } from "./decoder/decoder.ts";
@@ -136,7 +137,10 @@ export class Engine implements Cpu, EngineControl {
       hot: (header) => this.#blocks.hot(header),
       regionRead: (lo, hi, bytes) => this.#forRegion(() => memory.readSlow(this, lo, hi, bytes)),
       regionUpdate: (lo, hi, bytes) =>
-        this.#forRegion(() => (memory.writeReachesCode(this, lo, hi, bytes) ? 0 : memory.rmwSlow(this, lo, hi, bytes))),
+        this.#forRegion(() => {
+          const isInPage = bytes <= PAGE_BYTES - (lo & (PAGE_BYTES - 1));
+          return !isInPage || memory.writeReachesCode(this, lo, hi, bytes) ? 0 : memory.rmwSlow(this, lo, hi, bytes);
+        }),
       regionWrite: (lo, hi, bytes) =>
         this.#forRegion(() => {
           if (memory.writeReachesCode(this, lo, hi, bytes)) return 0;

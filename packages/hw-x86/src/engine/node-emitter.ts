@@ -15,6 +15,7 @@ import {
   VARIABLES,
   type VariableSlot,
 } from "./interpreter/schedule.ts";
+import { NARROWED, type NodeMaker, narrow } from "./narrowing.ts";
 import { simplify } from "./simplification.ts";
 import type { StateFact, VectorFact } from "./translator/facts.ts";
 import type { Code } from "./wasm/code.ts";
@@ -151,7 +152,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     type: ValueType,
     args: readonly Node[],
     emit: (code: Code) => void,
-    options: { reads?: number; bits?: number; constant?: bigint } = {},
+    options: { reads?: number; bits?: number; constant?: bigint; name?: string } = {},
   ): Node {
     const node = makeNode(type, args, emit, options);
     this.statements.push({ kind: "value", node });
@@ -162,7 +163,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     if (typeof simpler === "bigint")
       return resultType(name) === "i64" ? this.constant(simpler) : this.constant32(Number(simpler));
     if (simpler !== undefined) return simpler;
-    return this.value(resultType(name), args, (c) => c.op(name), { bits });
+    return this.value(resultType(name), args, (c) => c.op(name), { bits, name });
   }
   protected effect(args: readonly Node[], writes: number, emit: (code: Code, scope: Scope) => void, result?: Node): void {
     this.statements.push({ kind: "effect", args, writes, result, emit });
@@ -184,8 +185,15 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   }
   protected mask(node: Node, mask: bigint): Node {
     if (node.constant !== undefined) return this.constant(node.constant & mask);
+    if (mask === 0xffff_ffffn && node.name !== undefined && node.name in NARROWED) {
+      return this.operation("i64.extend_i32_u", [narrow(this.#maker, node)], 32);
+    }
     return this.operation("i64.and", [node, this.constant(mask)], Math.min(node.bits, mask.toString(2).length));
   }
+  readonly #maker: NodeMaker = {
+    constant32: (value) => this.constant32(value),
+    operation: (name, args, bits) => this.operation(name, args, bits),
+  };
   protected fail(what: string): never {
     throw new Error(`${this.variant.name}: ${what}`);
   }

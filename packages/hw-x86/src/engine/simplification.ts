@@ -43,6 +43,7 @@ export function simplify(name: string, args: readonly Node[]): bigint | Node | u
   if (x !== undefined && y !== undefined) return BINARY[name]?.(x, y);
   switch (name) {
     case "i64.add":
+    case "i32.add":
     case "i64.or":
     case "i64.xor":
     case "i32.or":
@@ -50,6 +51,11 @@ export function simplify(name: string, args: readonly Node[]): bigint | Node | u
       if (y === 0n) return a;
       return x === 0n ? b : undefined;
     case "i64.sub":
+    case "i32.sub":
+    case "i32.shl":
+    case "i32.shr_u":
+    case "i32.shr_s":
+    case "i32.rotl":
     case "i64.shl":
     case "i64.shr_u":
     case "i64.shr_s":

@@ -25,6 +25,8 @@ export interface Node {
   /** i64 nodes: bits above this one are zero. */
   readonly bits: number;
   readonly constant: bigint | undefined;
+  /** Name of the WebAssembly instruction, where the node is one without immediates. */
+  readonly name: string | undefined;
   uses: number;
   remaining: number;
   local: number;
@@ -60,7 +62,7 @@ export function makeNode(
   type: ValueType,
   args: readonly Node[],
   emit: (code: Code) => void,
-  options: { reads?: number; bits?: number; constant?: bigint } = {},
+  options: { reads?: number; bits?: number; constant?: bigint; name?: string } = {},
 ): Node {
   return {
     type,
@@ -69,6 +71,7 @@ export function makeNode(
     reads: options.reads ?? NOTHING,
     bits: options.bits ?? 64,
     constant: options.constant,
+    name: options.name,
     uses: 0,
     remaining: 0,
     local: -1,

@@ -16,6 +16,8 @@ export interface Flow {
   readonly merges: ReadonlySet<RegionBlock>;
   /** Of each block, the merges that it dominates immediately, in reverse postorder. */
   readonly dominated: ReadonlyMap<RegionBlock, readonly RegionBlock[]>;
+  /** Loops around each block. */
+  readonly depth: ReadonlyMap<RegionBlock, number>;
 }
 
 function reversePostorder(head: RegionBlock): RegionBlock[] {
@@ -72,6 +74,23 @@ function dominates(dominator: Int32Array, above: number, below: number): boolean
   return at === above;
 }
 
+/** Number of loops that each block is in, the loops of one header counted as one. */
+function loopDepths(blocks: readonly RegionBlock[], order: ReadonlyMap<RegionBlock, number>): Map<RegionBlock, number> {
+  const predecessors = new Map<RegionBlock, RegionBlock[]>(blocks.map((block) => [block, []]));
+  for (const block of blocks) for (const next of block.successors) predecessors.get(next)?.push(block);
+  const depth = new Map<RegionBlock, number>(blocks.map((block) => [block, 0]));
+  blocks.forEach((header, number) => {
+    const latches = (predecessors.get(header) as RegionBlock[]).filter((from) => (order.get(from) as number) >= number);
+    if (latches.length === 0) return;
+    const body = new Set([header, ...latches]);
+    for (const block of body) {
+      depth.set(block, (depth.get(block) as number) + 1);
+      if (block !== header) for (const from of predecessors.get(block) as RegionBlock[]) body.add(from);
+    }
+  });
+  return depth;
+}
+
 /** A block without instructions that goes to any of the region's entries; the first is the head. */
 function createDispatcher(head: RegionBlock): RegionBlock {
   return { header: 0, offset: -1, count: 0, operations: [], ending: { kind: "dispatch" }, successors: [head] };
@@ -116,6 +135,7 @@ export function analyseFlow(head: RegionBlock): Flow {
     blocks.forEach((block, number) => {
       if (merges.has(block)) dominated.get(blocks[dominator[number]] as RegionBlock)?.push(block);
     });
-    return { root, entries: dispatcher?.successors ?? [head], order, loopHeaders, merges, dominated };
+    const depth = loopDepths(blocks, order);
+    return { root, entries: dispatcher?.successors ?? [head], order, loopHeaders, merges, dominated, depth };
   }
 }

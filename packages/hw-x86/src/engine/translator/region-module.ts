@@ -8,6 +8,7 @@ import { FunctionBuilder, ModuleBuilder, signature } from "../wasm/module-builde
 import { Facts } from "./facts.ts";
 import { FlagSource } from "./flag-kinds.ts";
 import { analyseFlow, type Flow } from "./flow.ts";
+import { NO_PAGE, PlaceCache } from "./place-cache.ts";
 import { type Region, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
 import { type EmittedOperation, RegionEmitter, UNKNOWN_FLAGS } from "./region-emitter.ts";
 import { VectorRegisters } from "./vector-registers.ts";
@@ -66,6 +67,7 @@ function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport
     flagOverflow: local("i32"),
     condition: local("i32"),
     entry: local("i32"),
+    places: new PlaceCache(),
     exit: { depth: 0 },
     bail: { depth: 0 },
     // The stack pointer is passed to misses
@@ -74,14 +76,22 @@ function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport
   };
 }
 
+/** What a block's operations came to, before any code is emitted. */
+interface BuiltBlock {
+  readonly operations: readonly EmittedOperation[];
+  /** Operation at which the interpreter goes on, 0 when the block is translated to its end. */
+  readonly stopped: number;
+  /** What the flag locals hold behind it. */
+  readonly flagKind: number;
+}
+
 class RegionEmission {
   readonly #flow: Flow;
   readonly #frame: RegionFrame;
   readonly #code: Code;
   readonly #labels = new Map<RegionBlock, Label>();
   readonly #byOffset: ReadonlyMap<number, RegionBlock>;
-  /** What the flag locals hold at the start of blocks, as far as edges to them have been emitted. */
-  readonly #flagsAtEntry = new Map<RegionBlock, number>();
+  readonly #built = new Map<RegionBlock, BuiltBlock>();
   readonly #returnSites: readonly RegionBlock[];
   #instructions = 0;
 
@@ -97,7 +107,8 @@ class RegionEmission {
   emit(): number {
     const frame = this.#frame;
     const c = this.#code;
-    this.#flagsAtEntry.set(this.#flow.root, FlagSource.words);
+    this.#buildAll();
+    frame.places.choose(frame.fn);
     frame.exit = c.block();
     frame.bail = c.block();
     this.#tree(this.#flow.root);
@@ -108,7 +119,7 @@ class RegionEmission {
     // What the body turned out to need is loaded before it
     const prologue = new Code();
     this.#prologue(prologue);
-    c.bytes.unshift(...prologue.bytes);
+    c.prepend(prologue);
     return this.#instructions;
   }
 
@@ -118,6 +129,7 @@ class RegionEmission {
       if ((((usedRegisters | writtenRegisters) >>> index) & 1) !== 0) c.loadAt("i64.load", gprOffset(index)).set(local);
     });
     this.#frame.vectors.load(c);
+    for (const { page } of this.#frame.places.all()) c.i64(NO_PAGE).set(page);
     // Segments are flat, so that RIP and physical address agree within the page
     c.loadAt("i64.load", state.blockRip).i64(-4096n).op("i64.and").set(base);
     // The interpreter has charged for the block entered, which charges for itself
@@ -157,10 +169,7 @@ class RegionEmission {
     const isLoop = this.#flow.loopHeaders.has(block);
     if (isLoop) {
       this.#labels.set(block, c.loop());
-      // Edges from within the loop are still to come
-      this.#flagsAtEntry.set(block, UNKNOWN_FLAGS);
     }
-    if (isLoop || this.#flow.merges.has(block)) this.#frame.facts.forgetAll();
     const merges = this.#flow.dominated.get(block) ?? [];
     for (const merge of [...merges].reverse()) this.#labels.set(merge, c.block());
     this.#block(block);
@@ -172,7 +181,7 @@ class RegionEmission {
   }
 
   /** Goes on at a distance from the start of the page. */
-  #edge(from: RegionBlock, offset: number, flagKind: number): void {
+  #edge(from: RegionBlock, offset: number): void {
     const to = this.#byOffset.get(offset);
     const { root, entries } = this.#flow;
     if (to !== undefined && !from.successors.includes(to) && entries.includes(to) && from.successors.includes(root)) {
@@ -188,9 +197,6 @@ class RegionEmission {
       this.#exit();
       return;
     }
-    const known = this.#flagsAtEntry.get(to);
-    if (known === undefined) this.#flagsAtEntry.set(to, flagKind);
-    else if (known !== flagKind) this.#flagsAtEntry.set(to, UNKNOWN_FLAGS);
     const isBack = (this.#flow.order.get(to) as number) <= (this.#flow.order.get(from) as number);
     if (isBack || this.#flow.merges.has(to)) this.#code.br(this.#labels.get(to) as Label);
     else this.#tree(to);
@@ -210,7 +216,7 @@ class RegionEmission {
   #charge(block: RegionBlock): void {
     const { budget, rip } = this.#frame;
     const c = this.#code;
-    c.get(budget).i32(block.count).op("i32.sub").tee(budget).i32(0).op("i32.lt_s").if();
+    c.get(budget).i32(block.count).op("i32.sub").tee(budget).i32(0).op("i32.lt_s").ifUnlikely();
     c.get(budget).i32(block.count).op("i32.add").set(budget);
     this.#pushRip(block.offset);
     c.set(rip);
@@ -218,60 +224,83 @@ class RegionEmission {
     c.end();
   }
 
-  #block(block: RegionBlock): void {
-    if (block.count > 0) this.#charge(block);
-    let flagKind = this.#flagsAtEntry.get(block) ?? UNKNOWN_FLAGS;
-    const emitted: EmittedOperation[] = [];
-    let stopped = -1;
-    for (const record of block.operations) {
-      try {
-        const operation = new RegionEmitter(this.#frame, record, block.header, block.offset, flagKind).build();
-        flagKind = operation.flagKind;
-        emitted.push(operation);
-      } catch (thrown) {
-        if (!(thrown instanceof Untranslatable)) throw thrown;
-        stopped = record.at;
-        break;
+  /** Builds every block, in an order in which those that go forward to one come before it. */
+  #buildAll(): void {
+    const blocks = [...this.#flow.order.keys()];
+    const flagsAtEntry = new Map<RegionBlock, number>([[this.#flow.root, FlagSource.words]]);
+    for (const block of this.#flow.loopHeaders) flagsAtEntry.set(block, UNKNOWN_FLAGS);
+    if (this.#flow.root.ending.kind === "dispatch") {
+      for (const entry of this.#flow.entries) flagsAtEntry.set(entry, UNKNOWN_FLAGS);
+    }
+    const { facts } = this.#frame;
+    const factsBehind = new Map<RegionBlock, () => void>();
+    for (const block of blocks) {
+      facts.forgetAll();
+      const isMet = this.#flow.loopHeaders.has(block) || this.#flow.merges.has(block);
+      const before = isMet ? undefined : blocks.find(({ successors }) => successors.includes(block));
+      if (before !== undefined) factsBehind.get(before)?.();
+      const built = this.#build(block, flagsAtEntry.get(block) ?? UNKNOWN_FLAGS);
+      this.#built.set(block, built);
+      factsBehind.set(block, facts.save());
+      this.#instructions += built.operations.length;
+      for (const next of block.successors) {
+        const known = flagsAtEntry.get(next);
+        if (known === undefined) flagsAtEntry.set(next, built.flagKind);
+        else if (known !== built.flagKind) flagsAtEntry.set(next, UNKNOWN_FLAGS);
       }
     }
-    this.#instructions += emitted.length;
-    if (stopped < 0 && block.ending.kind === "interpreter") stopped = block.ending.at;
-    for (const statements of withoutDeadFlags(emitted)) schedule(statements, this.#frame.fn);
-    if (stopped >= 0) {
+  }
+  #build(block: RegionBlock, flagsAtEntry: number): BuiltBlock {
+    let flagKind = flagsAtEntry;
+    const operations: EmittedOperation[] = [];
+    const depth = this.#flow.depth.get(block) as number;
+    for (const record of block.operations) {
+      try {
+        const operation = new RegionEmitter(this.#frame, record, block, depth, flagKind).build();
+        flagKind = operation.flagKind;
+        operations.push(operation);
+      } catch (thrown) {
+        if (!(thrown instanceof Untranslatable)) throw thrown;
+        return { operations, stopped: record.at, flagKind };
+      }
+    }
+    return { operations, stopped: block.ending.kind === "interpreter" ? block.ending.at : 0, flagKind };
+  }
+
+  #block(block: RegionBlock): void {
+    if (block.count > 0) this.#charge(block);
+    const { operations, stopped } = this.#built.get(block) as BuiltBlock;
+    for (const statements of withoutDeadFlags(operations)) schedule(statements, this.#frame.fn);
+    if (stopped > 0) {
       this.#code.i32(stopped).set(this.#frame.next).i32(block.header).set(this.#frame.header).br(this.#frame.exit);
       return;
     }
-    this.#ending(block, flagKind);
+    this.#ending(block);
   }
 
-  #ending(block: RegionBlock, flagKind: number): void {
+  #ending(block: RegionBlock): void {
     const c = this.#code;
     const { ending } = block;
     switch (ending.kind) {
       case "jump":
       case "call":
-        this.#edge(block, ending.target, flagKind);
+        this.#edge(block, ending.target);
         return;
-      case "branch": {
-        const restoreFacts = this.#frame.facts.save();
+      case "branch":
         c.get(this.#frame.condition).if();
-        this.#edge(block, ending.taken, flagKind);
+        this.#edge(block, ending.taken);
         c.else();
-        restoreFacts();
-        this.#edge(block, ending.next, flagKind);
+        this.#edge(block, ending.next);
         c.end();
         return;
-      }
       case "return":
         // Calls within the region return to it
         for (const site of this.#returnSites) {
-          const restoreFacts = this.#frame.facts.save();
           c.get(this.#frame.rip);
           this.#pushRip(site.offset);
           c.op("i64.eq").if();
-          this.#edge(block, site.offset, flagKind);
+          this.#edge(block, site.offset);
           c.end();
-          restoreFacts();
         }
         this.#exit();
         return;
@@ -280,7 +309,6 @@ class RegionEmission {
         return;
       case "dispatch": {
         const labels = block.successors.map((entry) => this.#labels.get(entry) as Label);
-        for (const entry of block.successors) this.#flagsAtEntry.set(entry, UNKNOWN_FLAGS);
         c.get(this.#frame.entry).brTable(labels, labels[0] as Label);
         return;
       }

@@ -4,6 +4,7 @@ import type { REGION_SUPPORT } from "../interpreter/region-support.ts";
 import type { Label } from "../wasm/code.ts";
 import type { FunctionBuilder } from "../wasm/module-builder.ts";
 import type { Facts } from "./facts.ts";
+import type { PlaceCache } from "./place-cache.ts";
 import type { VectorRegisters } from "./vector-registers.ts";
 
 /** An operation record, read. Field names as in operation.ts. */
@@ -86,6 +87,8 @@ export interface RegionFrame {
   readonly condition: number;
   /** Number of the entry that the dispatching block, if there is one, goes to. */
   readonly entry: number;
+  /** Translations remembered. */
+  readonly places: PlaceCache;
   /** Leaves the region: as `rip` and `next` say; because a miss returned 0. */
   exit: Label;
   bail: Label;

@@ -46,6 +46,8 @@ function pushSigned32(bytes: number[], value: number): void {
 
 export class Code {
   readonly bytes: number[] = [];
+  /** Positions of `if` and `br_if` instructions whose condition is seldom true (WebAssembly branch hinting). */
+  readonly unlikely: number[] = [];
   #depth = 0;
 
   /** Plain instruction without immediates, by its name in the specification. */
@@ -135,6 +137,11 @@ export class Code {
   if(result?: ValueType): Label {
     return this.#open(0x04, result);
   }
+  /** The same for a condition that is seldom true: the code goes out of the way, and what it calls costs the rest no registers. */
+  ifUnlikely(result?: ValueType): Label {
+    this.unlikely.push(this.bytes.length);
+    return this.#open(0x04, result);
+  }
   else(): this {
     this.bytes.push(0x05);
     return this;
@@ -153,6 +160,17 @@ export class Code {
     this.bytes.push(0x0d);
     pushUnsigned(this.bytes, this.#depth - label.depth);
     return this;
+  }
+  /** The same for a condition that is seldom true. */
+  brIfUnlikely(label: Label): this {
+    this.unlikely.push(this.bytes.length);
+    return this.brIf(label);
+  }
+  /** Puts the code of another body in front. */
+  prepend(other: Code): void {
+    this.bytes.unshift(...other.bytes);
+    for (let i = 0; i < this.unlikely.length; i++) this.unlikely[i] = (this.unlikely[i] as number) + other.bytes.length;
+    this.unlikely.unshift(...other.unlikely);
   }
   brTable(labels: readonly Label[], fallback: Label): this {
     this.bytes.push(0x0e);

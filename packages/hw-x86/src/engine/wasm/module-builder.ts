@@ -50,7 +50,8 @@ export class FunctionBuilder {
     return this.#locals.length;
   }
 
-  encode(): number[] {
+  /** Declarations of locals, as they precede the code in the binary format. */
+  #declarations(): number[] {
     const body: number[] = [];
     const groups: [ValueType, number][] = [];
     for (const type of this.#locals) {
@@ -63,9 +64,18 @@ export class FunctionBuilder {
       pushUnsigned(body, count);
       body.push(VALUE_TYPE_CODES[type]);
     }
+    return body;
+  }
+  encode(): number[] {
+    const body = this.#declarations();
     for (const byte of this.code.bytes) body.push(byte);
     body.push(0x0b);
     return body;
+  }
+  /** Branches that are seldom taken, in bytes from the start of the body as `encode` gives it. */
+  unlikely(): number[] {
+    const before = this.#declarations().length;
+    return this.code.unlikely.map((at) => at + before);
   }
 }
 
@@ -185,6 +195,22 @@ export class ModuleBuilder {
       const elements: number[] = [1, 0x00, 0x41, 0x00, 0x0b];
       for (const byte of vector(this.#tableEntries, (into, entry) => pushUnsigned(into, entry))) elements.push(byte);
       section(9, elements);
+    }
+    const hinted = this.#functions.map((made, index) => ({ index, at: made.unlikely() })).filter(({ at }) => at.length > 0);
+    if (hinted.length > 0) {
+      const hints: number[] = [];
+      text(hints, "metadata.code.branch_hint");
+      for (const byte of vector(hinted, (into, { index, at }) => {
+        pushUnsigned(into, this.#imports.length + index);
+        pushUnsigned(into, at.length);
+        for (const offset of at) {
+          pushUnsigned(into, offset);
+          // One byte follows: 0 is unlikely
+          into.push(1, 0);
+        }
+      }))
+        hints.push(byte);
+      section(0, hints);
     }
     section(
       10,

@@ -1,0 +1,53 @@
+/**
+ * What a region remembers of address translation: for accesses through the same base register, the page that was reached last
+ * and where it lies. One comparison then takes the place of a probe of the TLB.
+ *
+ * A place that is remembered is used until the region is left. That is no longer than a TLB may keep a translation: INVLPG, loads
+ * of control registers and everything else after which another translation must be seen end the region, and so does what makes
+ * a page one that code was decoded from. What happens within a region, a miss of the TLB, adds translations and takes none away.
+ */
+import type { FunctionBuilder } from "../wasm/module-builder.ts";
+
+/** Pairs of locals. */
+export interface Place {
+  /** i64: linear address of the page, or NO_PAGE. */
+  readonly page: number;
+  /** i32: bank offset = low 32 bits of the linear address + addend. */
+  readonly addend: number;
+}
+
+/** No linear address with its bits below 12 cleared, those of an operand's alignment excepted, is equal to it. */
+export const NO_PAGE = 0x800n;
+
+/** Largest operand whose alignment the comparison checks, in bytes. */
+export const LARGEST_CACHED = 16;
+
+/** Remembering pays from the second access on. A loop's accesses count as so many. */
+const LOOP_WEIGHT = 8;
+const LEAST_WEIGHT = 2;
+/** More live locals than the host has registers cost more than probes. */
+const MOST_PLACES = 8;
+
+export class PlaceCache {
+  readonly #weights = new Map<string, number>();
+  readonly #places = new Map<string, Place>();
+
+  /** An access to what `key` names, in so many loops, is part of the region. */
+  note(key: string, loopDepth: number): void {
+    this.#weights.set(key, (this.#weights.get(key) ?? 0) + LOOP_WEIGHT ** Math.min(loopDepth, 4));
+  }
+  /** After every access was noted: gives locals to those that are worth it. */
+  choose(fn: FunctionBuilder): void {
+    const worth = [...this.#weights].filter(([, weight]) => weight >= LEAST_WEIGHT).sort(([, a], [, b]) => b - a);
+    for (const [key] of worth.slice(0, MOST_PLACES)) {
+      this.#places.set(key, { page: fn.allocate("i64"), addend: fn.allocate("i32") });
+    }
+  }
+  /** Undefined where the access is not worth a place. */
+  find(key: string): Place | undefined {
+    return this.#places.get(key);
+  }
+  all(): Iterable<Place> {
+    return this.#places.values();
+  }
+}
