@@ -143,7 +143,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   /** `body`, where all conditions hold. */
   protected ifAll([first, ...others]: readonly (() => Bool)[], body: () => void): void {
     if (first === undefined) body();
-    else this.if(first(), () => this.ifAll(others, body));
+    else this.seldom(first(), () => this.ifAll(others, body));
   }
 
   // ---- Building blocks ----
@@ -476,6 +476,13 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     const onFalse = whenFalse === undefined ? [] : this.branch(whenFalse);
     this.statements.push({ kind: "if", condition: nodeOf(condition), whenTrue: onTrue, whenFalse: onFalse });
   }
+  /** As `if`, and says that the condition rarely holds. */
+  protected seldom(condition: Bool, body: () => void): void {
+    const before = this.statements.length;
+    this.if(condition, body);
+    const made = this.statements[this.statements.length - 1];
+    if (this.statements.length > before && made?.kind === "if") made.isSeldom = true;
+  }
   loopWhile(body: () => Bool): void {
     let condition: Bool | undefined;
     const statements = this.branch(() => {
@@ -488,7 +495,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     vector: "#DE" | "#UD" | "#NM" | "#SS" | "#GP" | "#MF" | "#XM" | "#BR" | "#OF",
     error?: number,
   ): void {
-    this.if(condition, () => this.raise(vector, error));
+    this.seldom(condition, () => this.raise(vector, error));
   }
 
   low32(a: Int): Bool {
@@ -543,7 +550,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
         if (this.knows("sse")) return;
         const noFxsr = this.xor(this.and(this.state(state.cr4, 32), this.int(CR4_OSFXSR)), this.int(CR4_OSFXSR));
         const bad = this.or(this.and(cr0, this.int(CR0_EM | CR0_TS)), noFxsr);
-        this.if(this.ne(bad, this.int(0)), () => {
+        this.seldom(this.ne(bad, this.int(0)), () => {
           this.raiseIf(this.or1(anyOf(cr0, CR0_EM), this.ne(noFxsr, this.int(0))), "#UD");
           this.raise("#NM");
         });

@@ -42,7 +42,7 @@ export type Statement =
       result: Node | undefined;
       emit: (code: Code, scope: Scope) => void;
     }
-  | { kind: "if"; condition: Node; whenTrue: Statement[]; whenFalse: Statement[] }
+  | { kind: "if"; condition: Node; whenTrue: Statement[]; whenFalse: Statement[]; isSeldom?: boolean }
   | { kind: "loop"; body: Statement[]; condition: Node }
   | { kind: "declare"; variable: VariableSlot; initial: Node }
   | { kind: "assign"; variable: VariableSlot; value: Node };
@@ -174,7 +174,8 @@ class Scheduler implements Scope {
         const writes = writesOf(statement.whenTrue) | writesOf(statement.whenFalse);
         this.#flush(writes, [statement.condition]);
         this.#evaluate(statement.condition);
-        this.#code.if();
+        if (statement.isSeldom) this.#code.ifUnlikely();
+        else this.#code.if();
         this.#emitAll(statement.whenTrue);
         if (statement.whenFalse.length > 0) {
           this.#code.else();

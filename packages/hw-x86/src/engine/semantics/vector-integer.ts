@@ -149,6 +149,12 @@ const SHAPES: Readonly<Record<number, string>> = { 16: "i16x8", 32: "i32x4", 64:
 
 /** Counts of the lane size and more give zero, or the sign for arithmetic shifts. */
 function shifted(e: Emitter, a: Vec, count: Int, kind: Shift, laneBits: number): Vec {
+  const known = e.valueOf(count);
+  if (known !== undefined) {
+    const isAll = known >= laneBits;
+    if (isAll && kind !== "shr_s") return splatConst(e, 0, 8);
+    return e.vec(`${SHAPES[laneBits]}.${kind}`, a, e.low32(e.int(isAll ? laneBits - 1 : known)));
+  }
   const isSmall = e.ltu(count, e.int(laneBits));
   if (kind === "shr_s") {
     return e.vec(`${SHAPES[laneBits]}.shr_s`, a, e.low32(e.select(isSmall, count, e.int(laneBits - 1))));
@@ -193,6 +199,15 @@ function byteShift(mnemonic: string, digit: number, operation: "i8x16.add" | "i8
     forms: [form(`66 0F 73 /${digit} ib`, "xmm=rm, imm8")],
     semantics(e, [dst, count]) {
       const bytes = e.and(e.read(count), e.int(0xff));
+      const known = e.valueOf(bytes);
+      if (known !== undefined) {
+        const distance = Math.min(Number(known), 16);
+        // Lanes of the register between zeros, from `distance` below or above
+        const lanes = IOTA.map((lane) => (operation === "i8x16.add" ? lane + distance : lane + 16 - distance));
+        const [zeros, value] = [splatConst(e, 0, 8), e.readVec(dst)];
+        e.writeVec(dst, operation === "i8x16.add" ? e.shuffle(value, zeros, lanes) : e.shuffle(zeros, value, lanes));
+        return;
+      }
       const capped = e.select(e.ltu(bytes, e.int(16)), bytes, e.int(16));
       const selectors = e.vec(operation, e.vecConst(IOTA), e.vec("i8x16.splat", e.low32(capped)));
       e.writeVec(dst, e.vec("i8x16.swizzle", e.readVec(dst), selectors));
@@ -226,8 +241,19 @@ function byteSelectors(e: Emitter, fields: Vec, shape: "i16x8" | "i32x4"): Vec {
   const scale = splatConst(e, bytes === 2 ? 0x0202 : 0x0404_0404, bytes);
   return e.vec(`${shape}.add`, e.vec(`${shape}.mul`, fields, scale), splatConst(e, bytes === 2 ? 0x0100 : 0x0302_0100, bytes));
 }
+/** The four 2-bit fields of an immediate that is known while emitting. */
+export function knownFields(e: Emitter, immediate: Int): number[] | undefined {
+  const known = e.valueOf(immediate);
+  return known === undefined ? undefined : [0, 2, 4, 6].map((shift) => Number((known >> BigInt(shift)) & 3n));
+}
+/** Bytes of elements by number, for a shuffle. */
+export function elementLanes(elementBytes: number, elements: readonly number[]): number[] {
+  return elements.flatMap((element) => Array.from({ length: elementBytes }, (_, i) => element * elementBytes + i));
+}
 /** Four 32-bit lanes of `a` as the immediate's fields say. */
 export function shuffleWords(e: Emitter, a: Vec, immediate: Int): Vec {
+  const fields = knownFields(e, immediate);
+  if (fields !== undefined) return e.shuffle(a, a, elementLanes(4, fields));
   return e.vec("i8x16.swizzle", a, byteSelectors(e, selectorFields(e, immediate, "i32x4"), "i32x4"));
 }
 
@@ -259,12 +285,16 @@ const SWAPPED_HALVES = [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7];
 const shuffles = [
   shuffleRow("PSHUFD", "66", "xmm, xmm/m128, imm8", shuffleWords),
   shuffleRow("PSHUFW", "NP", "mm, mm/m64, imm8", shuffleLowHalf),
-  shuffleRow("PSHUFLW", "F2", "xmm, xmm/m128, imm8", (e, a, immediate) =>
-    fromHalves(e, low64(e, shuffleLowHalf(e, a, immediate)), high64(e, a)),
-  ),
-  shuffleRow("PSHUFHW", "F3", "xmm, xmm/m128, imm8", (e, a, immediate) =>
-    fromHalves(e, low64(e, a), low64(e, shuffleLowHalf(e, e.shuffle(a, a, SWAPPED_HALVES), immediate))),
-  ),
+  shuffleRow("PSHUFLW", "F2", "xmm, xmm/m128, imm8", (e, a, immediate) => {
+    const fields = knownFields(e, immediate);
+    if (fields !== undefined) return e.shuffle(a, a, elementLanes(2, [...fields, 4, 5, 6, 7]));
+    return fromHalves(e, low64(e, shuffleLowHalf(e, a, immediate)), high64(e, a));
+  }),
+  shuffleRow("PSHUFHW", "F3", "xmm, xmm/m128, imm8", (e, a, immediate) => {
+    const fields = knownFields(e, immediate);
+    if (fields !== undefined) return e.shuffle(a, a, elementLanes(2, [0, 1, 2, 3, ...fields.map((field) => field + 4)]));
+    return fromHalves(e, low64(e, a), low64(e, shuffleLowHalf(e, e.shuffle(a, a, SWAPPED_HALVES), immediate)));
+  }),
 ];
 
 /** PINSRW, PEXTRW, PMOVMSKB, masked stores: one row for each width. */
@@ -280,8 +310,16 @@ const elements = [
       requires: requirement(width),
       forms: [form(`${prefix} 0F C4 /r ib`, `${register}, r32/m16, imm8`)],
       semantics(e, [dst, src, immediate]) {
-        const value = e.vec("i16x8.splat", e.low32(e.read(src)));
+        const word = e.low32(e.read(src));
         const lane = e.and(e.read(immediate), e.int(width / 16 - 1));
+        const known = e.valueOf(lane);
+        if (known !== undefined) {
+          const replaced = e.lane("i16x8.replace_lane", Number(known), e.readVec(dst), word) as Vec;
+          if (width === 64) enterMmx(e);
+          e.writeVec(dst, replaced);
+          return;
+        }
+        const value = e.vec("i16x8.splat", word);
         const isLane = e.vec(
           "i16x8.eq",
           e.vecConst(laneBytes([0, 1, 2, 3, 4, 5, 6, 7], 2)),
@@ -299,7 +337,15 @@ const elements = [
       requires: requirement(width),
       forms: [form(`${prefix} 0F C5 /r ib`, `r32, ${register}=rm, imm8`)],
       semantics(e, [dst, src, immediate]) {
-        const lane = e.low32(e.and(e.read(immediate), e.int(width / 16 - 1)));
+        const number = e.and(e.read(immediate), e.int(width / 16 - 1));
+        const known = e.valueOf(number);
+        if (known !== undefined) {
+          const word = e.lane("i16x8.extract_lane_u", Number(known), e.readVec(src)) as ReturnType<Emitter["bool"]>;
+          if (width === 64) enterMmx(e);
+          e.write(dst, e.fromI32(word));
+          return;
+        }
+        const lane = e.low32(number);
         const selectors = e.vec(
           "i16x8.add",
           e.vec("i16x8.mul", e.vec("i16x8.splat", lane), splatConst(e, 0x0202, 2)),

@@ -3,8 +3,8 @@ import { state } from "../cpu-state.ts";
 import type { Bool, Emitter, Int, Vec } from "../emitter.ts";
 import { MXCSR_MASK } from "../fpu/fxsave.ts";
 import { type Form, type FormOperand, form, type Instruction, instruction, sdm } from "../instruction.ts";
-import { enterMmx, fromHalves, fromLow, high64, low64, mergeLow } from "./vector-common.ts";
-import { shuffleWords } from "./vector-integer.ts";
+import { enterMmx, fromHalves, fromLow, high64, low64, mergeLow, splatConst } from "./vector-common.ts";
+import { knownFields, shuffleWords } from "./vector-integer.ts";
 
 type Requirement = "sse" | "mmx";
 function row(
@@ -40,7 +40,7 @@ function moveHalf(name: string, prefix: string, opcode: string, storeOpcode: str
     row(name, ["sse"], [form(`${prefix} 0F ${opcode} /r`, "xmm, m64")], (e, [dst, src]) => {
       const value = e.read(src);
       const old = e.readVec(dst);
-      e.writeVec(dst, high ? fromHalves(e, low64(e, old), value) : fromHalves(e, value, high64(e, old)));
+      e.writeVec(dst, e.lane("i64x2.replace_lane", high ? 1 : 0, old, value) as Vec);
     }),
     row(name, ["sse"], [form(`${prefix} 0F ${storeOpcode} /r`, "m64, xmm")], (e, [dst, src]) => {
       const value = e.readVec(src);
@@ -48,6 +48,9 @@ function moveHalf(name: string, prefix: string, opcode: string, storeOpcode: str
     }),
   ];
 }
+
+/** The low half of the first vector and that of the second. */
+const LOW_WITH_ZEROS = [0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23];
 
 const moves = [
   move("MOVAPS", true, "NP 0F 28 /r", "NP 0F 29 /r"),
@@ -63,16 +66,15 @@ const moves = [
   ...moveHalf("MOVHPS", "NP", "16", "17", true),
   ...moveHalf("MOVHPD", "66", "16", "17", true),
   row("MOVHLPS", ["sse"], [form("NP 0F 12 /r", "xmm, xmm=rm")], (e, [dst, src]) => {
-    e.writeVec(dst, fromHalves(e, high64(e, e.readVec(src)), high64(e, e.readVec(dst))));
+    e.writeVec(dst, e.shuffle(e.readVec(src), e.readVec(dst), words(2, 3, 6, 7)));
   }),
   row("MOVLHPS", ["sse"], [form("NP 0F 16 /r", "xmm, xmm=rm")], (e, [dst, src]) => {
-    e.writeVec(dst, fromHalves(e, low64(e, e.readVec(dst)), low64(e, e.readVec(src))));
+    e.writeVec(dst, e.shuffle(e.readVec(dst), e.readVec(src), words(0, 1, 4, 5)));
   }),
-  row("MOVQ", ["sse"], [form("F3 0F 7E /r", "xmm, xmm/m64")], (e, [dst, src]) => {
-    e.writeVec(dst, fromLow(e, low64(e, e.readVec(src))));
-  }),
-  row("MOVQ", ["sse"], [form("66 0F D6 /r", "xmm/m64, xmm")], (e, [dst, src]) => {
-    e.writeVec(dst, fromLow(e, low64(e, e.readVec(src))));
+  row("MOVQ", ["sse"], [form("F3 0F 7E /r", "xmm, xmm/m64"), form("66 0F D6 /r", "xmm/m64, xmm")], (e, [dst, src]) => {
+    const value = e.readVec(src);
+    const isWhole = e.isMemory(dst) || e.isMemory(src);
+    e.writeVec(dst, isWhole ? value : e.shuffle(value, splatConst(e, 0, 8), LOW_WITH_ZEROS));
   }),
   row("MOVD/MOVQ", ["sse"], [form("66 0F 6E /r", "xmm, r/my")], (e, [dst, src]) => {
     e.writeVec(dst, fromLow(e, e.read(src)));
@@ -160,6 +162,24 @@ function rearrange(
 }
 const words = (...lanes: number[]): number[] => lanes.flatMap((lane) => [0, 1, 2, 3].map((i) => lane * 4 + i));
 
+/** A half of `a`, then one of `b`. */
+function shuffleHalves(e: Emitter, a: Vec, b: Vec, immediate: Int): Vec {
+  const known = e.valueOf(immediate);
+  if (known !== undefined) {
+    const [first, second] = [Number(known & 1n) * 2, Number((known >> 1n) & 1n) * 2 + 4];
+    return e.shuffle(a, b, words(first, first + 1, second, second + 1));
+  }
+  const half = (bit: number, vector: Vec): Int => e.select(e.bit(immediate, bit), high64(e, vector), low64(e, vector));
+  return fromHalves(e, half(0, a), half(1, b));
+}
+/** Two 32-bit lanes of `a`, then two of `b`. */
+function shufflePair(e: Emitter, a: Vec, b: Vec, immediate: Int): Vec {
+  const fields = knownFields(e, immediate);
+  if (fields === undefined) return e.shuffle(shuffleWords(e, a, immediate), shuffleWords(e, b, immediate), words(0, 1, 6, 7));
+  const [first, second, third, fourth] = fields as [number, number, number, number];
+  return e.shuffle(a, b, words(first, second, third + 4, fourth + 4));
+}
+
 const rearranged = [
   bitwise("ANDPS/ANDPD", "54", (e, a, b) => e.vec("v128.and", a, b)),
   bitwise("ANDNPS/ANDNPD", "55", (e, a, b) => e.vec("v128.andnot", b, a)),
@@ -169,16 +189,8 @@ const rearranged = [
   rearrange("UNPCKHPS", "NP 0F 15 /r", "xmm, xmm/m128", (e, a, b) => e.shuffle(a, b, words(2, 6, 3, 7))),
   rearrange("UNPCKLPD", "66 0F 14 /r", "xmm, xmm/m128", (e, a, b) => e.shuffle(a, b, words(0, 1, 4, 5))),
   rearrange("UNPCKHPD", "66 0F 15 /r", "xmm, xmm/m128", (e, a, b) => e.shuffle(a, b, words(2, 3, 6, 7))),
-  rearrange("SHUFPS", "NP 0F C6 /r ib", "xmm, xmm/m128, imm8", (e, a, b, immediate) =>
-    e.shuffle(shuffleWords(e, a, immediate), shuffleWords(e, b, immediate), words(0, 1, 6, 7)),
-  ),
-  rearrange("SHUFPD", "66 0F C6 /r ib", "xmm, xmm/m128, imm8", (e, a, b, immediate) =>
-    fromHalves(
-      e,
-      e.select(e.bit(immediate, 0), high64(e, a), low64(e, a)),
-      e.select(e.bit(immediate, 1), high64(e, b), low64(e, b)),
-    ),
-  ),
+  rearrange("SHUFPS", "NP 0F C6 /r ib", "xmm, xmm/m128, imm8", (e, a, b, immediate) => shufflePair(e, a, b, immediate)),
+  rearrange("SHUFPD", "66 0F C6 /r ib", "xmm, xmm/m128, imm8", (e, a, b, immediate) => shuffleHalves(e, a, b, immediate)),
 ];
 
 function moveMask(mnemonic: string, prefix: string, operation: string): Instruction {
