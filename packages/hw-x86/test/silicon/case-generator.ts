@@ -269,6 +269,8 @@ export interface GeneratorOptions {
   readonly fx: (random: Random) => Uint8Array;
   /** The form of the first instruction, if it can be had in this mode; else a random one. */
   readonly first?: GeneratedForm;
+  /** 64-bit code: the instructions run so many times, counted in R15. */
+  readonly rounds?: number;
 }
 
 export function generateCase(random: Random, forms: readonly GeneratedForm[], options: GeneratorOptions): TestCase {
@@ -311,6 +313,12 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
     const displacement = target - starts[i + 1];
     for (let byte = 0; byte < relativeBytes; byte++) code.push((displacement >> (byte * 8)) & 255);
   });
+  if (options.rounds !== undefined) {
+    // DEC R15D; JNZ to the start
+    code.push(0x41, 0xff, 0xcf, 0x0f, 0x85);
+    const displacement = -(code.length + 4);
+    for (let byte = 0; byte < 4; byte++) code.push((displacement >> (byte * 8)) & 255);
+  }
   code.push(0xcc);
 
   const base = dataBase(codeSize);
@@ -319,6 +327,7 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
   // The stack is in the data pages nearly always, and RCX a small count often
   if (!random.oneIn(16)) gpr[4] = BigInt(base + 512 + random.below(DATA_BYTES - 1024)) & ~(random.oneIn(4) ? 0n : 7n);
   if (random.oneIn(2)) gpr[1] = BigInt(random.below(40));
+  if (options.rounds !== undefined) gpr[15] = BigInt(options.rounds);
   if (codeSize !== 64) for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? gpr[i] & 0xffff_ffffn : 0n;
   const direction = random.oneIn(4) ? 0x400 : 0;
   const rflags = (random.next() & FLAG_BITS) | direction | 0x202;
