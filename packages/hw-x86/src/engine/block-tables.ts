@@ -14,7 +14,7 @@ import type { Code } from "./wasm/code.ts";
 const BY_RIP_LOG2 = 15;
 const BY_RIP_BYTES = 16;
 /** Code TLB: +0 u64 linear page, +8 u32 blockTag, +12 u32 bank offset of the page. */
-const CODE_TLB_LOG2 = 10;
+const CODE_TLB_LOG2 = 12;
 const CODE_TLB_ENTRY_BYTES = 16;
 /** By bank offset, 64-bit code only: +0 u32 bank offset, +4 u32 header. */
 const PHYSICAL_LOG2 = 15;
@@ -71,11 +71,36 @@ interface FindLocals {
   readonly header: number;
 }
 
+/** Pushes whether the code TLB knows the page of `rip`, and leaves the bank offset of its entry, less CODE_TLB, in `entry`. */
+function emitCodePage(c: Code, rip: number, entry: number): void {
+  c.get(rip).i64(12n).op("i64.shr_u").op("i32.wrap_i64");
+  c.i32((1 << CODE_TLB_LOG2) - 1)
+    .op("i32.and")
+    .i32(Math.log2(CODE_TLB_ENTRY_BYTES))
+    .op("i32.shl")
+    .tee(entry);
+  c.memory("i64.load", CODE_TLB).get(rip).i64(-4096n).op("i64.and").op("i64.eq");
+  c.get(entry).memory("i32.load", CODE_TLB + 8);
+  c.loadAt("i32.load", state.blockTag).op("i32.eq").op("i32.and");
+}
+
+/** Pushes whether the code TLB leads from `rip` to the page at that bank offset. `entry`: a local for its use. */
+export function emitIsInPage(c: Code, rip: number, entry: number, page: number): void {
+  emitCodePage(c, rip, entry);
+  c.get(entry).memory("i32.load", CODE_TLB + 12);
+  c.i32(page).op("i32.eq").op("i32.and");
+}
+
+/** Bank offset of the page that 64-bit code at a linear page (halves) is fetched from, as far as the code TLB knows; else undefined. */
+export function codePageAt(cpu: Cpu, low: number, high: number): number | undefined {
+  const { u32 } = cpu;
+  const page = (CODE_TLB + ((low >>> 12) & ((1 << CODE_TLB_LOG2) - 1)) * CODE_TLB_ENTRY_BYTES) >>> 2;
+  const isKnown = u32[page] === (low & ~0xfff) >>> 0 && u32[page + 1] === high >>> 0 && u32[page + 2] === u32[BLOCK_TAG];
+  return isKnown ? u32[page + 3] : undefined;
+}
+
 /** Returns the header of the block at `rip` from the tables, or falls through. */
 export function emitFind(c: Code, { rip, key, slot, entry, physical, header }: FindLocals): void {
-  const ifTagged = (): void => {
-    c.loadAt("i32.load", state.blockTag).op("i32.eq").op("i32.and").if();
-  };
   c.get(rip).loadAt("i64.load", state.lookupBase).op("i64.add").tee(key);
   c.get(key).i64(BigInt(BY_RIP_LOG2)).op("i64.shr_u").op("i64.xor").op("i32.wrap_i64");
   c.i32((1 << BY_RIP_LOG2) - 1)
@@ -85,21 +110,14 @@ export function emitFind(c: Code, { rip, key, slot, entry, physical, header }: F
     .tee(slot);
   c.memory("i64.load", BLOCK_TABLE).get(key).op("i64.eq");
   c.get(slot).memory("i32.load", BLOCK_TABLE + 8);
-  ifTagged();
+  c.loadAt("i32.load", state.blockTag).op("i32.eq").op("i32.and").if();
   c.get(slot)
     .memory("i32.load", BLOCK_TABLE + 12)
     .return();
   c.end();
 
-  c.get(rip).i64(12n).op("i64.shr_u").op("i32.wrap_i64");
-  c.i32((1 << CODE_TLB_LOG2) - 1)
-    .op("i32.and")
-    .i32(Math.log2(CODE_TLB_ENTRY_BYTES))
-    .op("i32.shl")
-    .tee(entry);
-  c.memory("i64.load", CODE_TLB).get(rip).i64(-4096n).op("i64.and").op("i64.eq");
-  c.get(entry).memory("i32.load", CODE_TLB + 8);
-  ifTagged();
+  emitCodePage(c, rip, entry);
+  c.if();
   c.get(entry).memory("i32.load", CODE_TLB + 12);
   c.get(rip).op("i32.wrap_i64").i32(4095).op("i32.and").op("i32.or").tee(physical);
   c.get(physical).i32(12).op("i32.shr_u").op("i32.xor");

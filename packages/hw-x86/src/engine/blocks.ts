@@ -3,7 +3,7 @@
  * mode they were decoded for. A table in the bank leads generated code from RIP to them; what it does not know comes here.
  */
 
-import { clearBlockTables, enterByPhysical, enterByRip } from "./block-tables.ts";
+import { clearBlockTables, codePageAt, enterByPhysical, enterByRip } from "./block-tables.ts";
 import { CodePage, PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu } from "./cpu.ts";
 import { CS, DS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
@@ -106,13 +106,25 @@ export class Blocks {
     const page = this.#pages.get(first >>> 12);
     // A truncated block belongs to no page
     if (page === undefined || page.blocks.get(this.#key(first)) !== header) return;
+    // Where the head's page lies in linear memory; the interpreter has noted the block that it is about to run
+    const low = u32[state.blockRip >>> 2] & ~(PAGE_BYTES - 1);
+    const high = u32[(state.blockRip >>> 2) + 1];
     this.translator.translate(header, {
       codeSize: codeSize as 32 | 64,
       at: (offset) => {
-        const found = page.blocks.get(this.#key(page.offset + offset));
+        const there = offset >= 0 && offset < PAGE_BYTES ? page : this.#pageAt(low, high, offset);
+        const found = there?.blocks.get(this.#key(offset));
         return found === undefined || this.#straddling.has(found) ? undefined : found;
       },
     });
+  }
+
+  /** The page, if the code TLB knows it, at a distance in bytes from a linear page (halves). */
+  #pageAt(low: number, high: number, distance: number): CodePage | undefined {
+    const sum = (low >>> 0) + distance;
+    const carried = Math.floor(sum / 0x1_0000_0000);
+    const offset = codePageAt(this.#cpu, sum >>> 0, high + carried);
+    return offset === undefined ? undefined : this.#pages.get(offset >>> 12);
   }
 
   /** The operation that would run next gives up its place: the next instruction is looked up anew. Returns what was there. */

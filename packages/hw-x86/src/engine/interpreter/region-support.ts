@@ -1,6 +1,6 @@
 /** Functions that the interpreter module exports to translated regions. */
 import { gprOffset, RSP, state } from "../cpu-state.ts";
-import { block } from "../operation.ts";
+import { block, OP_BYTES } from "../operation.ts";
 import { FlagSource, OWN_CARRY, OWN_OVERFLOW } from "../translator/flag-kinds.ts";
 import type { Code } from "../wasm/code.ts";
 import { FunctionBuilder, type ModuleBuilder, type Signature, signature } from "../wasm/module-builder.ts";
@@ -29,6 +29,8 @@ export const REGION_SUPPORT = {
   regionResume: signature([], ["i32"]),
   /** See rounding-code.ts. */
   mayBeRounded: MAY_BE_ROUNDED,
+  /** (rip), as the last thing that a region does: goes on in the region there, or returns 0 with `state.rip` set. */
+  goOn: signature(["i64"], ["i32"]),
 } as const satisfies Record<string, Signature>;
 
 export type RegionSupport = Readonly<Record<keyof typeof REGION_SUPPORT, number>>;
@@ -50,6 +52,23 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
       .op("i32.sub");
     c.op("i64.extend_i32_s").op("i64.add").memory("i64.store", state.blockRip);
     c.i32(0).get(0).memory("i32.store", state.blockStart);
+  });
+
+  const handlerType = module.typeIndex(signature(["i32"], ["i32"]));
+  const goOn = make("goOn", (c, f) => {
+    const header = f.allocate("i32");
+    const region = f.allocate("i32");
+    const budget = f.allocate("i32");
+    c.get(0).call(common.find).tee(header).if();
+    c.get(header).memory("i32.load", block.region).tee(region).if();
+    c.loadAt("i32.load", state.budget).get(header).memory("i32.load", block.charge).op("i32.sub").tee(budget);
+    c.i32(0).op("i32.ge_s").if();
+    c.i32(0).get(budget).memory("i32.store", state.budget);
+    c.i32(0).get(0).memory("i64.store", state.blockRip);
+    c.i32(0).get(header).memory("i32.store", state.blockStart);
+    c.get(header).i32(OP_BYTES).op("i32.add").get(region).returnCallIndirect(handlerType);
+    c.end().end().end();
+    c.i32(0).get(0).memory("i64.store", state.rip).i32(0);
   });
 
   const miss = (name: "missRead" | "missUpdate" | "missWrite", slow: number): number =>
@@ -136,6 +155,7 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
 
   const { imports } = common;
   return {
+    goOn,
     missRead: miss("missRead", imports.regionRead),
     missUpdate: miss("missUpdate", imports.regionUpdate),
     missWrite: miss("missWrite", imports.regionWrite),

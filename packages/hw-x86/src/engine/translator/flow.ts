@@ -93,7 +93,7 @@ function loopDepths(blocks: readonly RegionBlock[], order: ReadonlyMap<RegionBlo
 
 /** A block without instructions that goes to any of the region's entries; the first is the head. */
 function createDispatcher(head: RegionBlock): RegionBlock {
-  return { header: 0, offset: -1, count: 0, operations: [], ending: { kind: "dispatch" }, successors: [head] };
+  return { header: 0, offset: -1, page: 0, count: 0, operations: [], ending: { kind: "dispatch" }, successors: [head] };
 }
 
 /**

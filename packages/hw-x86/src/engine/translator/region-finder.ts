@@ -1,4 +1,4 @@
-/** Finds what belongs to a region: the blocks of its page that its first block leads to, as they lie in the operation arena. */
+/** Finds what belongs to a region: the blocks that its first block leads to, as they lie in the operation arena. */
 
 import type { HandlerNumbers } from "../blocks.ts";
 import type { Cpu } from "../cpu.ts";
@@ -9,12 +9,14 @@ import type { Ending, OperationRecord, Region, RegionBlock } from "./region.ts";
 
 const MOST_BLOCKS = 48;
 const MOST_OPERATIONS = 600;
-const MOST_RETURN_SITES = 6;
+const MOST_RETURN_SITES = 12;
+/** Pages of a region. When one of them changes, the region is dropped. */
+const MOST_PAGES = 8;
 
-/** Blocks of the page and mode of a region. */
-export interface PageBlocks {
+/** Blocks that a region may consist of, by their distance from its first page. */
+export interface NearBlocks {
   readonly codeSize: 32 | 64;
-  /** Header of the block at that distance from the start of the page; undefined when it has not been decoded. */
+  /** Header of the block at that distance from the start of the page; undefined when it has not been decoded, or is out of reach. */
   at(offset: number): number | undefined;
 }
 
@@ -43,18 +45,24 @@ export class RegionFinder {
   }
 
   /** `isWorth` says of other blocks than the first whether they are to be part of the region. */
-  find(header: number, page: PageBlocks, isWorth: (header: number) => boolean): Region {
+  find(header: number, near: NearBlocks, isWorth: (header: number) => boolean): Region {
     const offsetOf = (at: number): number => this.#cpu.u32[(at + block.physical) >>> 2] & 4095;
     const head = this.#read(header, offsetOf(header));
     const blocks = new Map<number, RegionBlock>([[head.offset, head]]);
+    const headers = new Set([header]);
+    const pages = new Set([head.page]);
     let operations = head.operations.length;
     const queue = [head];
     for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
       for (const offset of targets(next.ending)) {
-        if (blocks.has(offset) || offset < 0 || offset > 4095) continue;
-        const at = page.at(offset);
-        if (at === undefined || blocks.size >= MOST_BLOCKS || operations >= MOST_OPERATIONS || !isWorth(at)) continue;
+        if (blocks.has(offset) || blocks.size >= MOST_BLOCKS || operations >= MOST_OPERATIONS) continue;
+        const at = near.at(offset);
+        // A block that is mapped at two addresses is in a region once, since it is entered by its header
+        if (at === undefined || headers.has(at) || !isWorth(at)) continue;
         const found = this.#read(at, offset);
+        if (!pages.has(found.page) && pages.size >= MOST_PAGES) continue;
+        pages.add(found.page);
+        headers.add(at);
         operations += found.operations.length;
         blocks.set(offset, found);
         queue.push(found);
@@ -68,7 +76,7 @@ export class RegionFinder {
       if (site !== undefined && !sites.includes(site) && sites.length < MOST_RETURN_SITES) sites.push(site);
     }
     for (const found of all) found.successors = successors(found.ending, blocks, sites);
-    return { head, blocks: all, returnSites: sites, codeSize: page.codeSize };
+    return { head, blocks: all, returnSites: sites, codeSize: near.codeSize };
   }
 
   #read(header: number, offset: number): RegionBlock {
@@ -84,7 +92,16 @@ export class RegionFinder {
       }
       operations.push(this.#operation(at, variant));
     }
-    return { header, offset, count, operations, ending: ending ?? this.#ending(header, offset, operations), successors: [] };
+    const page = (u32[(header + block.physical) >>> 2] & ~4095) >>> 0;
+    return {
+      header,
+      offset,
+      page,
+      count,
+      operations,
+      ending: ending ?? this.#ending(header, offset, operations),
+      successors: [],
+    };
   }
 
   #ending(header: number, offset: number, operations: readonly OperationRecord[]): Ending {

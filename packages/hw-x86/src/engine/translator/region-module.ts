@@ -1,4 +1,6 @@
-/** From a region to the WebAssembly module of its function: (first operation) -> 0 with `state.rip` set, or the next operation. */
+/** From a region to the WebAssembly module of its function: (first operation) -> 0 with `state.rip` set, or the next operation;
+ * or it goes on in the next region by a tail call. */
+import { emitIsInPage } from "../block-tables.ts";
 import { gprOffset, RSP, state } from "../cpu-state.ts";
 import { REGION_SUPPORT, type RegionSupport } from "../interpreter/region-support.ts";
 import { schedule } from "../interpreter/schedule.ts";
@@ -93,12 +95,14 @@ class RegionEmission {
   readonly #byOffset: ReadonlyMap<number, RegionBlock>;
   readonly #built = new Map<RegionBlock, BuiltBlock>();
   readonly #returnSites: readonly RegionBlock[];
+  readonly #slot: number;
   #instructions = 0;
 
   constructor(region: Region, flow: Flow, fn: FunctionBuilder, support: RegionSupport) {
     this.#flow = flow;
     this.#frame = createFrame(region, fn, support);
     this.#code = fn.code;
+    this.#slot = fn.allocate("i32");
     this.#returnSites = region.returnSites;
     this.#byOffset = new Map(region.blocks.map((block) => [block.offset, block]));
   }
@@ -139,7 +143,10 @@ class RegionEmission {
     this.#flow.entries.forEach((other, number) => {
       if (number === 0) return;
       header().i32(other.header).op("i32.eq").if();
-      c.i32(number).set(entry).end();
+      c.i32(number).set(entry);
+      const inPages = other.offset & ~4095;
+      if (inPages !== 0) c.get(base).i64(BigInt(-inPages)).op("i64.add").set(base);
+      c.end();
     });
   }
 
@@ -156,7 +163,7 @@ class RegionEmission {
     c.end();
     c.i32(0).get(budget).memory("i32.store", state.budget);
     c.get(next).op("i32.eqz").if();
-    c.i32(0).get(rip).memory("i64.store", state.rip).i32(0).return().end();
+    c.get(rip).returnCall(support.goOn).end();
     c.get(next).i32(RESUME).op("i32.eq").if();
     c.call(support.regionResume).return().end();
     c.get(header).call(support.moveTo).get(next);
@@ -180,10 +187,11 @@ class RegionEmission {
     if (isLoop) c.op("unreachable").end();
   }
 
-  /** Goes on at a distance from the start of the page. */
+  /** Goes on at a distance from the start of the head's page. */
   #edge(from: RegionBlock, offset: number): void {
     const to = this.#byOffset.get(offset);
     const { root, entries } = this.#flow;
+    if (to !== undefined && to.page !== from.page) this.#cross(to);
     if (to !== undefined && !from.successors.includes(to) && entries.includes(to) && from.successors.includes(root)) {
       this.#code
         .i32(entries.indexOf(to))
@@ -200,6 +208,23 @@ class RegionEmission {
     const isBack = (this.#flow.order.get(to) as number) <= (this.#flow.order.get(from) as number);
     if (isBack || this.#flow.merges.has(to)) this.#code.br(this.#labels.get(to) as Label);
     else this.#tree(to);
+  }
+  /**
+   * Into another page: leaves unless that is where its address leads, as a lookup would find. Inside a region neither the code TLB nor
+   * decoded code changes, since what changes them leaves it first.
+   */
+  #cross(to: RegionBlock): void {
+    const c = this.#code;
+    const { rip } = this.#frame;
+    this.#pushRip(to.offset);
+    c.set(rip);
+    emitIsInPage(c, rip, this.#slot, to.page);
+    c.op("i32.eqz").ifUnlikely();
+    this.#exit();
+    c.end();
+    // Misses and exits tell RIP by the distance from the running block, in memory
+    c.i32(0).get(rip).memory("i64.store", state.blockRip);
+    c.i32(0).i32(to.header).memory("i32.store", state.blockStart);
   }
   /** `rip` is set. */
   #exit(): void {

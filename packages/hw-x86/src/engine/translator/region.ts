@@ -1,4 +1,4 @@
-/** What a region is made of: blocks of one page that jump to each other, and where their code goes. */
+/** What a region is made of: blocks that jump to each other, and where their code goes. */
 import type { Variant } from "../decoder/variant.ts";
 import type { REGION_SUPPORT } from "../interpreter/region-support.ts";
 import type { Label } from "../wasm/code.ts";
@@ -27,7 +27,7 @@ export interface OperationRecord {
   readonly immediate: bigint;
 }
 
-/** How a block ends. Targets are offsets from the start of the page, in bytes; they may lie outside of it. */
+/** How a block ends. Targets are offsets from the start of the head's page, in bytes; they may lie outside of it. */
 export type Ending =
   | { kind: "jump"; target: number }
   | { kind: "branch"; taken: number; next: number }
@@ -41,8 +41,10 @@ export type Ending =
 
 export interface RegionBlock {
   readonly header: number;
-  /** Offset from the start of the page, in bytes. */
+  /** Distance of its linear address from the start of the head's page, in bytes. */
   readonly offset: number;
+  /** Bank offset of the page that it lies in. */
+  readonly page: number;
   /** Instructions, and what entering costs. */
   readonly count: number;
   readonly operations: readonly OperationRecord[];
@@ -69,7 +71,7 @@ export interface RegionFrame {
   readonly vectors: VectorRegisters;
   /** What is known where code is being emitted. */
   readonly facts: Facts;
-  /** RIP of the start of the page. */
+  /** RIP of the start of the head's page. */
   readonly base: number;
   /** Where execution goes on after an exit, when `next` is 0; else `next` is an operation of the block `header`. */
   readonly rip: number;

@@ -8,7 +8,7 @@ import type { Variant } from "../decoder/variant.ts";
 import type { InterpreterInstance } from "../interpreter/instance.ts";
 import { REGION_SUPPORT } from "../interpreter/region-support.ts";
 import { block } from "../operation.ts";
-import { type PageBlocks, RegionFinder } from "./region-finder.ts";
+import { type NearBlocks, RegionFinder } from "./region-finder.ts";
 import { buildRegionModule } from "./region-module.ts";
 
 /** off: everything is interpreted. hot: what ran often is translated. always: every block is, before it runs first. */
@@ -41,13 +41,19 @@ export interface TranslatorStatistics {
   milliseconds: number;
 }
 
+interface LiveRegion {
+  /** Table index of its function. */
+  readonly index: number;
+  /** Headers of the blocks that it is entered at, and of the others in it. */
+  readonly entries: readonly number[];
+  readonly members: readonly number[];
+  /** Numbers of the pages that its code lies in. */
+  readonly pages: ReadonlySet<number>;
+}
+
+/** A page of the bank that code was translated from. */
 interface PageRegions {
-  /** Headers of the blocks that regions are entered at, with their table index. */
-  readonly regions: Map<number, number>;
-  /** Table indexes of all of them. */
-  readonly indexes: number[];
-  /** Headers of the other blocks in them. */
-  readonly members: Set<number>;
+  readonly regions: Set<LiveRegion>;
   changes: number;
 }
 
@@ -61,6 +67,9 @@ export class Translator {
   readonly #imports: WebAssembly.Imports;
   readonly #free: number[] = [];
   readonly #pages = new Map<number, PageRegions>();
+  readonly #regions = new Set<LiveRegion>();
+  /** Headers of blocks that regions have inside. */
+  readonly #members = new Set<number>();
   readonly #statistics: TranslatorStatistics = {
     regionsMade: 0,
     regionsInUse: 0,
@@ -93,26 +102,21 @@ export class Translator {
     return { ...this.#statistics };
   }
 
-  /** The block at that header, in a page of such blocks, is to be translated. */
-  translate(header: number, page: PageBlocks): void {
+  /** The block at that header is to be translated, with what is near it. */
+  translate(header: number, near: NearBlocks): void {
     const { u32 } = this.#cpu;
-    const number = u32[(header + block.physical) >>> 2] >>> 12;
-    let regions = this.#pages.get(number);
-    if (regions === undefined) {
-      regions = { regions: new Map(), indexes: [], members: new Set(), changes: 0 };
-      this.#pages.set(number, regions);
-    }
-    if (this.mode === "hot" && regions.changes > MOST_CHANGES) return;
-    if (this.mode === "hot" && regions.members.has(header)) {
+    const pageOf = (at: number): number => u32[(at + block.physical) >>> 2] >>> 12;
+    if (this.mode === "hot" && this.#page(pageOf(header)).changes > MOST_CHANGES) return;
+    if (this.mode === "hot" && this.#members.delete(header)) {
       // Reached from the inside of a region that was left in the middle, most likely
-      regions.members.delete(header);
       u32[(header + block.entries) >>> 2] = HOT_ENTRIES * MEMBER_PATIENCE;
       return;
     }
     const started = performance.now();
     const least = this.mode === "always" ? 0 : HOT_ENTRIES / RARE;
-    const region = this.#finder.find(header, page, (other) => {
+    const region = this.#finder.find(header, near, (other) => {
       if (u32[(other + block.charge) >>> 2] !== u32[(other + block.count) >>> 2]) return false;
+      if (this.mode === "hot" && this.#page(pageOf(other)).changes > MOST_CHANGES) return false;
       return HOT_ENTRIES - (u32[(other + block.entries) >>> 2] | 0) >= least || u32[(other + block.region) >>> 2] !== 0;
     });
     const code = buildRegionModule(region);
@@ -121,14 +125,13 @@ export class Translator {
     const instance = new WebAssembly.Instance(new WebAssembly.Module(code.bytes), this.#imports);
     const index = this.#free.pop() ?? this.#handlers.grow(1);
     this.#handlers.set(index, instance.exports.region);
-    for (const entry of code.entries) {
-      const before = u32[(entry + block.region) >>> 2];
-      if (before !== 0) continue;
-      regions.regions.set(entry, index);
-      u32[(entry + block.region) >>> 2] = index;
-    }
-    regions.indexes.push(index);
-    for (const member of region.blocks) if (!regions.regions.has(member.header)) regions.members.add(member.header);
+    const entries = code.entries.filter((entry) => u32[(entry + block.region) >>> 2] === 0);
+    for (const entry of entries) u32[(entry + block.region) >>> 2] = index;
+    const members = region.blocks.map((member) => member.header).filter((member) => u32[(member + block.region) >>> 2] === 0);
+    for (const member of members) this.#members.add(member);
+    const live = { index, entries, members, pages: new Set(region.blocks.map((member) => pageOf(member.header))) };
+    this.#regions.add(live);
+    for (const page of live.pages) this.#page(page).regions.add(live);
     const statistics = this.#statistics;
     statistics.regionsMade++;
     statistics.regionsInUse++;
@@ -137,38 +140,46 @@ export class Translator {
     statistics.milliseconds += performance.now() - started;
   }
 
+  #page(number: number): PageRegions {
+    let page = this.#pages.get(number);
+    if (page === undefined) {
+      page = { regions: new Set(), changes: 0 };
+      this.#pages.set(number, page);
+    }
+    return page;
+  }
+
   /** Blocks of the page were dropped: no region of it may run again. */
   pageChanged(pageOffset: number): void {
     const page = this.#pages.get(pageOffset >>> 12);
     if (page === undefined || page.regions.size === 0) return;
     page.changes++;
-    this.#statistics.invalidated += page.indexes.length;
-    this.#drop(page);
+    this.#statistics.invalidated += page.regions.size;
+    for (const region of page.regions) this.#drop(region);
   }
 
   /** The operation arena was emptied. */
   flush(): void {
     this.#dropAll();
     this.#pages.clear();
+    this.#members.clear();
   }
 
   #dropAll(): void {
-    for (const page of this.#pages.values()) this.#drop(page);
+    for (const region of this.#regions) this.#drop(region);
     this.#statistics.flushes++;
   }
-  #drop(page: PageRegions): void {
+  #drop(region: LiveRegion): void {
     const { u32 } = this.#cpu;
-    for (const header of page.regions.keys()) {
+    for (const header of region.entries) {
       u32[(header + block.region) >>> 2] = 0;
       u32[(header + block.entries) >>> 2] = this.initialEntries;
     }
-    for (const index of page.indexes) {
-      this.#handlers.set(index, null);
-      this.#free.push(index);
-    }
-    this.#statistics.regionsInUse -= page.indexes.length;
-    page.indexes.length = 0;
-    page.regions.clear();
-    page.members.clear();
+    for (const header of region.members) this.#members.delete(header);
+    for (const page of region.pages) this.#pages.get(page)?.regions.delete(region);
+    this.#regions.delete(region);
+    this.#handlers.set(region.index, null);
+    this.#free.push(region.index);
+    this.#statistics.regionsInUse--;
   }
 }

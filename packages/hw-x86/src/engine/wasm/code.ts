@@ -124,6 +124,18 @@ export class Code {
     this.bytes.push(0);
     return this;
   }
+  /** Tail calls: the caller's frame is gone before the callee runs. */
+  returnCall(functionIndex: number): this {
+    this.bytes.push(0x12);
+    pushUnsigned(this.bytes, functionIndex);
+    return this;
+  }
+  returnCallIndirect(typeIndex: number): this {
+    this.bytes.push(0x13);
+    pushUnsigned(this.bytes, typeIndex);
+    this.bytes.push(0);
+    return this;
+  }
   return(): this {
     this.bytes.push(0x0f);
     return this;
