@@ -1,8 +1,26 @@
 import { defineConfig } from "vitest/config";
 
+const suites = ["packages/*/test/**/*.test.ts", "tests/**/*.test.ts"];
+
+/** Suites that run guest code: once more with everything translated at first sight, and on the interpreter alone. */
+const engineSuites = [
+  "packages/hw-x86/test/{engine,events,float-faults,paging,silicon,system-instructions,translation-contexts}.test.ts",
+  "packages/hw-x86/test/{vmx-banks,vmx-guests}.test.ts",
+  "tests/contract/*.test.ts",
+];
+/** On the interpreter alone there is nothing new in this: cases that run once are interpreted when hot code is translated too. */
+const interpretedAnyway = ["packages/hw-x86/test/silicon.test.ts"];
+
 export default defineConfig({
   test: {
-    include: ["packages/*/test/**/*.test.ts", "tests/**/*.test.ts"],
     testTimeout: 120_000,
+    projects: [
+      { extends: true, test: { name: "hot", include: suites, env: { MKVM_ENGINE: process.env.MKVM_ENGINE ?? "hot" } } },
+      {
+        extends: true,
+        test: { name: "always", include: engineSuites, env: { MKVM_ENGINE: "always", MKVM_SILICON_CASES: "1000" } },
+      },
+      { extends: true, test: { name: "off", include: engineSuites, exclude: interpretedAnyway, env: { MKVM_ENGINE: "off" } } },
+    ],
   },
 });

@@ -1,12 +1,13 @@
 /** The engine around the instructions: exact budgets, precise faults, self-modifying code, shadows, single-stepping. */
 import { describe, expect, it } from "vitest";
 import { CPU_STATE, CPU_STATE_BYTES, RAX, RBX, RCX, RDI, RSI, state } from "../src/engine/cpu-state.ts";
+import { engineMode } from "./engine-mode.ts";
 import { createFlatMachine, type FlatMachine } from "./flat-machine.ts";
 
 const CODE = 0x1000;
 
-function machine(mode: 16 | 32 | 64, code: readonly number[], at = CODE): FlatMachine {
-  const made = createFlatMachine(mode, 4 << 20);
+function machine(mode: 16 | 32 | 64, code: readonly number[], at = CODE, translate = engineMode()): FlatMachine {
+  const made = createFlatMachine(mode, 4 << 20, translate);
   made.ram.set(code, at);
   made.engine.set64(state.rip, BigInt(at));
   made.engine.setReg(4, 0x8000n);
@@ -223,7 +224,8 @@ describe("segments outside 64-bit mode", () => {
 
 it("survives an arena that fills up", () => {
   // A page of jumps to the next 16-byte slot, rewritten from outside so that blocks are made again and again.
-  const m = machine(64, []);
+  // To translate every one of them would take minutes and fill nothing more
+  const m = machine(64, [], CODE, engineMode() === "always" ? "hot" : engineMode());
   const slots = 4096;
   for (let i = 0; i < slots; i++) m.ram.set([0xff, 0xc0, 0xe9, 9, 0, 0, 0], 0x10_0000 + i * 16);
   m.ram.set([0xeb, 0xfe], 0x10_0000 + slots * 16);

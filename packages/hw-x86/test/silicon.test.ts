@@ -21,6 +21,7 @@ import { vectorInteger } from "../src/engine/semantics/vector-integer.ts";
 import { vectorMoves } from "../src/engine/semantics/vector-moves.ts";
 import { x87 } from "../src/engine/semantics/x87.ts";
 import { x87Control } from "../src/engine/semantics/x87-control.ts";
+import { engineMode } from "./engine-mode.ts";
 import { chooseSeed, type Random, seededRandom } from "./random.ts";
 import { awkwardFx, awkwardQuadword } from "./silicon/awkward-fpu-state.ts";
 import { type CaseCodeSize, DATA_BYTES, type GeneratedForm, generateCase, type TestCase } from "./silicon/case-generator.ts";
@@ -34,6 +35,12 @@ const BATCH = 4000;
 /** One case in so many is as long as a loop's. */
 const LOOP_SHARE = 10;
 const SHOWN = 10;
+/**
+ * Cases of each group that are repeated until they are hot, and how often that is: more than the translator waits for. A page
+ * that changes more often stays with the interpreter.
+ */
+const HOT_CASES = 20;
+const HOT_RUNS = 2100;
 
 interface Group {
   readonly name: string;
@@ -100,6 +107,8 @@ describe(`the engine and this processor agree on${reason}`, () => {
       });
     }
     const runner = new EngineRunner(initial);
+    // The interpreter keeps 16-bit code and nearly all of the x87 stack
+    const isTranslated = codeSize !== 16 && rows !== stackForms;
     const outcome: Outcome = {
       gpr: new BigUint64Array(16),
       rip: 0n,
@@ -123,7 +132,16 @@ describe(`the engine and this processor agree on${reason}`, () => {
         const differences = compareOutcomes(generated, expected[i], outcome, { fx: fx !== undefined });
         if (differences.length > 0) failures.push(describeCase(generated, differences));
       });
+      if (engineMode() !== undefined && engineMode() !== "hot") continue;
+      const before = runner.regionsMade();
+      cases.slice(0, HOT_CASES).forEach((generated, i) => {
+        runner.runOften(generated, outcome, HOT_RUNS);
+        const differences = compareOutcomes(generated, expected[i], outcome, { fx: fx !== undefined });
+        if (differences.length > 0) failures.push(`hot: ${describeCase(generated, differences)}`);
+      });
+      expect(runner.regionsMade() > before || !isTranslated).toBe(true);
     }
+    if (engineMode() === "always") expect(runner.regionsMade() > 0 || !isTranslated).toBe(true);
     expect(failures.length, failures.slice(0, SHOWN).join("\n")).toBe(0);
   });
 });

@@ -108,7 +108,7 @@ function readableFile(option: string, path: string): string {
 }
 
 async function runOneShot(options: RunOptions, flags: RunFlags): Promise<number> {
-  const host = await createHost({ cpus: 1, clock: flags.clock ?? "wall", engine: flags.engine ?? "hot" });
+  const host = await createHost({ cpus: 1, clock: flags.clock ?? "wall", ...(flags.engine && { engine: flags.engine }) });
   try {
     const module = await host.insmod(flags.module ?? "@mkvm/kvm-v1", { parameters: parseParameterWords(flags.param ?? []) });
     if (module.devices[0] !== flags.device && flags.device === "/dev/kvm") await host.ln(module.devices[0]!, "/dev/kvm");

@@ -59,7 +59,7 @@ export async function createHost(options: HostOptions = {}): Promise<Host> {
         vendor: options.vendor ?? "intel",
         cpus: options.cpus ?? 1,
         clock: options.clock ?? "wall",
-        ...(options.engine === undefined ? {} : { engine: options.engine }),
+        engine: options.engine ?? engineOfEnvironment(),
       });
   } catch (thrown) {
     throw new HostError("EINVAL", messageOf(thrown));
@@ -67,6 +67,14 @@ export async function createHost(options: HostOptions = {}): Promise<Host> {
   const host = new ControlPlane(machine, options.directory ?? process.cwd());
   await host.powerOn(options.cpuEntry ?? ownCpuEntry());
   return host;
+}
+
+/** MKVM_ENGINE, so that whatever starts hosts can be run on the interpreter alone, or with everything translated. */
+function engineOfEnvironment(): NonNullable<HostOptions["engine"]> {
+  const mode = process.env.MKVM_ENGINE || "hot";
+  if (mode !== "off" && mode !== "hot" && mode !== "always")
+    throw new HostError("EINVAL", `MKVM_ENGINE is '${mode}': it takes off, hot or always`);
+  return mode;
 }
 
 function ownCpuEntry(): URL {

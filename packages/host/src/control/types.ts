@@ -186,7 +186,7 @@ export interface HostOptions {
   cpus?: number;
   /** Default "wall". */
   clock?: "wall" | "icount";
-  /** What the CPUs translate into WebAssembly: nothing, what runs often (the default), or everything at first sight. */
+  /** What the CPUs translate into WebAssembly: nothing, what runs often, or everything at first sight. Default: the environment's MKVM_ENGINE, else what runs often. */
   engine?: "off" | "hot" | "always";
   vendor?: "intel" | "amd";
   /** Where package names and relative paths are resolved from; default the working directory. */

@@ -1,4 +1,5 @@
 /** Compares what silicon and the engine made of a case. */
+import { cpus } from "node:os";
 import { RSP } from "../../src/engine/cpu-state.ts";
 import { codeBase, DATA, DATA_BYTES, type TestCase } from "./case-generator.ts";
 import { type Outcome, TIMEOUT } from "./engine-runner.ts";
@@ -35,6 +36,47 @@ export function faultIndex(test: TestCase, outcome: Outcome): number {
   return test.starts.indexOf(Number(outcome.rip - BigInt(codeBase(test.codeSize))));
 }
 
+/** Whether this is Intel's: faults leave other traces there than on AMD's, which the engine follows; see `leftOpen`. */
+const isIntel = cpus().some(({ model }) => model.includes("Intel"));
+
+const X87_STORE = /^F(I|B)?STP? m/;
+const MMX_STORE = /^(MOVNTQ|MASKMOVQ|MOVQ mm\/m64, mm$|MOVD\/MOVQ r\/my, mm$)/;
+/** Exceptions of the x87 control word. */
+const X87_MASKS = 0x3f;
+
+/** What the instruction at which the engine faulted may leave otherwise on Intel's processors. */
+interface LeftOpen {
+  /** An unmasked x87 exception keeps a store from its memory operand, so that it does not fault. */
+  readonly faultsAtAll: boolean;
+  /** A scan with a repeat prefix that faults has the flags of the element before, or those at its start. */
+  readonly flags: boolean;
+  /** A call pushes before it finds that it cannot go there. */
+  readonly memory: boolean;
+  /** An MMX store empties the top of the x87 stack before it faults. */
+  readonly x87: boolean;
+}
+
+function leftOpen(test: TestCase, engine: Outcome): LeftOpen {
+  const hasFaulted = isIntel && ADDRESS_FAULTS.includes(engine.vector);
+  const name = hasFaulted ? (test.names[faultIndex(test, engine)] ?? "") : "";
+  const controlWord = engine.fx[0];
+  return {
+    faultsAtAll: X87_STORE.test(name) && (controlWord & X87_MASKS) !== X87_MASKS,
+    flags: /^REP.*SCAS/.test(name),
+    memory: name.startsWith("CALL"),
+    x87: MMX_STORE.test(name),
+  };
+}
+
+/** Repeated no times with 32-bit addresses, a string instruction clears the upper halves of its registers on Intel's processors. */
+function mayClearUpperHalves(test: TestCase): boolean {
+  if (!isIntel || test.codeSize !== 64) return false;
+  return test.names.some(
+    (name, i) => name.startsWith("REP") && test.code.slice(test.starts[i], test.starts[i] + 4).includes(0x67),
+  );
+}
+const STRING_REGISTERS = ["rcx", "rsi", "rdi"];
+
 export interface CompareOptions {
   /** FPU and vector state too. */
   readonly fx: boolean;
@@ -51,6 +93,8 @@ export function compareOutcomes(test: TestCase, silicon: Outcome, engine: Outcom
     return differences;
   }
   const siliconRip = silicon.vector === BREAKPOINT ? silicon.rip - 1n : silicon.rip;
+  const open = leftOpen(test, engine);
+  if (open.faultsAtAll && siliconRip !== engine.rip) return [];
   check("rip", engine.rip, siliconRip);
   const index = faultIndex(test, engine);
   // Which of its two operands faults first, when both do, and what POPA has loaded by then are up to the processor
@@ -74,18 +118,19 @@ export function compareOutcomes(test: TestCase, silicon: Outcome, engine: Outcom
   // Outside 64-bit mode upper halves are not defined: the kernel's return to a 16-bit stack leaves its own in RSP
   const width = test.codeSize === 64 ? 64 : 32;
   for (let i = 0; i < width / 4; i++) {
-    check(REGISTERS[i], BigInt.asUintN(width, engine.gpr[i]), BigInt.asUintN(width, silicon.gpr[i]));
+    const compared = STRING_REGISTERS.includes(REGISTERS[i]) && mayClearUpperHalves(test) ? 32 : width;
+    check(REGISTERS[i], BigInt.asUintN(compared, engine.gpr[i]), BigInt.asUintN(compared, silicon.gpr[i]));
   }
-  const undefinedFlags = index < 0 ? FLAGS : test.undefinedFlags[index];
+  const undefinedFlags = index < 0 || open.flags ? FLAGS : test.undefinedFlags[index];
   check("rflags", engine.rflags & FLAGS & ~undefinedFlags, silicon.rflags & FLAGS & ~undefinedFlags);
-  check("memory", engine.memory, silicon.memory);
+  if (!open.memory) check("memory", engine.memory, silicon.memory);
   if (options.fx) {
     // Control, status, tags and MXCSR; not the last opcode and operand, nor MXCSR_MASK, which is the model's
-    for (const i of [0, 2, 4, 24, 26]) {
+    for (const i of open.x87 ? [0, 24, 26] : [0, 2, 4, 24, 26]) {
       check(`fx[${i}]`, engine.fx[i] | (engine.fx[i + 1] << 8), silicon.fx[i] | (silicon.fx[i + 1] << 8));
     }
     const lane = (fx: Uint8Array, at: number): bigint => Buffer.from(fx.buffer, fx.byteOffset + at, 8).readBigUInt64LE();
-    for (let i = 0; i < 8; i++) {
+    for (let i = open.x87 ? 8 : 0; i < 8; i++) {
       check(`st${i} significand`, lane(engine.fx, 32 + i * 16), lane(silicon.fx, 32 + i * 16));
       check(`st${i} exponent`, lane(engine.fx, 40 + i * 16) & 0xffffn, lane(silicon.fx, 40 + i * 16) & 0xffffn);
     }

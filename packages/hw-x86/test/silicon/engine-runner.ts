@@ -161,19 +161,23 @@ export class EngineRunner {
     return this.#engine.u8.slice(DATA_AT, DATA_AT + DATA_BYTES);
   }
 
+  /** Regions translated so far. */
+  regionsMade(): number {
+    return this.#engine.translatorStatistics().translator.regionsMade;
+  }
+
   run(test: TestCase, outcome: Outcome): void {
+    this.runOften(test, outcome, 1);
+  }
+
+  /** Runs a case so often that what is hot gets translated; the outcome is the last run's. */
+  runOften(test: TestCase, outcome: Outcome, times: number): void {
     const cpu = this.#engine;
     if (cpu.get32(state.codeSize) !== test.codeSize) this.#setCodeSize(test.codeSize);
-    cpu.u8.set(this.#initial, DATA_AT);
     const code = new Uint8Array(4096).fill(0xcc);
     code.set(test.code);
     cpu.writeLinearBytes(BigInt(CODE) as Gva, code, true);
-    for (let i = 0; i < 16; i++) cpu.setReg(i, test.gpr[i]);
-    fxrstor(cpu, test.fx);
-    cpu.set64(state.rip, BigInt(codeBase(test.codeSize)));
-    cpu.setFlags(test.rflags);
-    this.#fault = { vector: TIMEOUT, error: 0, payload: 0n };
-    cpu.run(MOST_INSTRUCTIONS);
+    for (let time = 0; time < times; time++) this.#runOnce(test);
     for (let i = 0; i < 16; i++) outcome.gpr[i] = cpu.u64[gprOffset(i) >>> 3];
     outcome.rip = cpu.get64(state.rip);
     outcome.rflags = cpu.readFlags();
@@ -182,5 +186,16 @@ export class EngineRunner {
     outcome.cr2 = this.#fault.payload;
     outcome.memory = hashWords(cpu.u32.subarray(DATA_AT >>> 2, (DATA_AT + DATA_BYTES) >>> 2));
     fxsave(cpu, outcome.fx);
+  }
+
+  #runOnce(test: TestCase): void {
+    const cpu = this.#engine;
+    cpu.u8.set(this.#initial, DATA_AT);
+    for (let i = 0; i < 16; i++) cpu.setReg(i, test.gpr[i]);
+    fxrstor(cpu, test.fx);
+    cpu.set64(state.rip, BigInt(codeBase(test.codeSize)));
+    cpu.setFlags(test.rflags);
+    this.#fault = { vector: TIMEOUT, error: 0, payload: 0n };
+    cpu.run(MOST_INSTRUCTIONS);
   }
 }
