@@ -14,7 +14,7 @@ import { type ChangeClass, classOf, type Finding } from "./rules/rule.ts";
 import { ruleOf } from "./rules/rule-table.ts";
 import { type Leak, surfaceLeaks } from "./surface/surface-leaks.ts";
 import { type ModuleVerdict, modulesFromPaths, modulesFromRegistry } from "./trial/published-modules.ts";
-import { findWorkspace, readBuilt, type Workspace, type WorkspacePackage } from "./workspace.ts";
+import { findWorkspace, publishedManifest, readBuilt, type Workspace, type WorkspacePackage } from "./workspace.ts";
 
 export interface CheckOptions {
   /** A folder in the workspace. */
@@ -123,7 +123,8 @@ async function differences(
   others: OtherPackages,
   trees: Map<string, SourceTree>,
 ): Promise<Finding[]> {
-  const after = { report: await packageReport(item), manifest: item.manifest };
+  const manifest = before.built ? publishedManifest(workspace, item.manifest) : item.manifest;
+  const after = { report: await packageReport(item), manifest };
   const findings = comparePackages(before, after, others);
   let changed: readonly string[] = [];
   if (before.built) changed = await outputChangeFromBuilt(item, before.built);

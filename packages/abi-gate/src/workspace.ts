@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { getPackages } from "@manypkg/get-packages";
-import { Manifest } from "./compare/compare-manifests.ts";
+import { type Manifest, ManifestSchema } from "./compare/compare-manifests.ts";
 import { GateError, messageOf } from "./errors.ts";
 
 export interface WorkspacePackage {
@@ -48,10 +48,27 @@ export async function findWorkspace(directory: string): Promise<Workspace> {
 }
 
 export function parseManifest(value: unknown, where: string): Manifest {
-  const read = Manifest.safeParse(value);
+  const read = ManifestSchema.safeParse(value);
   if (read.success) return read.data;
   const issue = read.error.issues[0]!;
   throw new GateError(`package.json of ${where} cannot be used: ${issue.path.join(".")}: ${issue.message}`);
+}
+
+/** The manifest as it is published: ranges of the workspace's own protocol become those that packing writes. */
+export function publishedManifest(workspace: Workspace, manifest: Manifest): Manifest {
+  const versions = new Map([...workspace.published, ...workspace.private].map((item) => [item.name, item.manifest.version]));
+  const ranges = (given: Record<string, string> | undefined) =>
+    given &&
+    Object.fromEntries(
+      Object.entries(given).map(([name, range]) => {
+        if (!range.startsWith("workspace:")) return [name, range];
+        const rest = range.slice("workspace:".length);
+        const version = versions.get(name) ?? "";
+        return [name, rest === "*" ? version : rest === "^" || rest === "~" ? `${rest}${version}` : rest];
+      }),
+    );
+  const { dependencies, peerDependencies } = manifest;
+  return { ...manifest, dependencies: ranges(dependencies), peerDependencies: ranges(peerDependencies) };
 }
 
 /** Path of a package's report within the package. */

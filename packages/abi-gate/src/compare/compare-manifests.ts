@@ -3,24 +3,24 @@ import semver from "semver";
 import { z } from "zod";
 import type { Findings, RuleId } from "../rules/rule-table.ts";
 
-const Ranges = z.record(z.string(), z.string()).optional();
+const RangesSchema = z.record(z.string(), z.string()).optional();
 
 /** What the gate looks at in a package.json. Other fields are let through. */
-export const Manifest = z.looseObject({
+export const ManifestSchema = z.looseObject({
   name: z.string(),
   version: z.string(),
   private: z.boolean().optional(),
   type: z.string().optional(),
-  engines: Ranges,
+  engines: RangesSchema,
   exports: z.unknown().optional(),
   bin: z.union([z.string(), z.record(z.string(), z.string())]).optional(),
-  dependencies: Ranges,
-  devDependencies: Ranges,
-  peerDependencies: Ranges,
+  dependencies: RangesSchema,
+  devDependencies: RangesSchema,
+  peerDependencies: RangesSchema,
   peerDependenciesMeta: z.record(z.string(), z.looseObject({ optional: z.boolean().optional() })).optional(),
-  mkvm: z.looseObject({ id: z.string().optional(), requires: Ranges }).optional(),
+  mkvm: z.looseObject({ id: z.string().optional(), requires: RangesSchema }).optional(),
 });
-export type Manifest = z.infer<typeof Manifest>;
+export type Manifest = z.infer<typeof ManifestSchema>;
 
 export function compareManifests(before: Manifest, after: Manifest, findings: Findings): void {
   compareEach(before.engines, after.engines, "engines", findings, (was, is) => {

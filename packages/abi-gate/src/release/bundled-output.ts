@@ -99,7 +99,7 @@ async function bundle(
       // What a tsconfig says of types is nothing that the output shows
       tsconfigRaw: "{}",
       entryNames: "[name]",
-      chunkNames: "chunk",
+      chunkNames: "[hash]",
       plugins: [workspaceSources(workspace, item, root)],
     });
     const text = result.outputFiles.map((file) => file.text).sort();

@@ -9,23 +9,23 @@ export const SCHEMA_NAME = "mkvm-abi-report";
 export const SCHEMA_VERSION = 1;
 
 /** Who makes the values of a type: what may become more is a question of who has to cope with it. */
-export const MadeBy = z.enum(["package", "users", "both"]);
-export type MadeBy = z.infer<typeof MadeBy>;
+const MadeBySchema = z.enum(["package", "users", "both"]);
+export type MadeBy = z.infer<typeof MadeBySchema>;
 
-const Declaration = z.strictObject({
+const DeclarationSchema = z.strictObject({
   /** Name within the package's declarations. */
   name: z.string(),
   /** "interface", "function", "constant", "type", "class", "enum", "namespace"; several where declarations merge. */
   kinds: z.array(z.string()),
-  madeBy: MadeBy,
+  madeBy: MadeBySchema,
   /** Names, of the declaration or "Name.member", that are marked @deprecated. */
   deprecated: z.array(z.string()),
   /** Declarations of that name without comments, as the compiler prints them. */
   text: z.array(z.string()),
 });
-export type Declaration = z.infer<typeof Declaration>;
+export type Declaration = z.infer<typeof DeclarationSchema>;
 
-const Export = z.strictObject({
+const ExportSchema = z.strictObject({
   name: z.string(),
   /** Declaration behind it; undefined for what another package declares. */
   local: z.string().optional(),
@@ -34,12 +34,12 @@ const Export = z.strictObject({
   typeOnly: z.boolean(),
 });
 
-const TypeApi = z.strictObject({
+const TypeApiSchema = z.strictObject({
   imports: z.array(z.string()),
-  exports: z.array(Export),
-  declarations: z.array(Declaration),
+  exports: z.array(ExportSchema),
+  declarations: z.array(DeclarationSchema),
 });
-export type TypeApi = z.infer<typeof TypeApi>;
+export type TypeApi = z.infer<typeof TypeApiSchema>;
 
 export interface Field {
   name: string;
@@ -53,18 +53,18 @@ export interface Field {
   /** Members of a union, all at its offset. */
   members?: Field[] | undefined;
 }
-const Field: z.ZodType<Field> = z.lazy(() =>
+const FieldSchema: z.ZodType<Field> = z.lazy(() =>
   z.strictObject({
     name: z.string(),
     offset: z.number(),
     sizeBytes: z.number(),
     type: z.string(),
     count: z.number().optional(),
-    members: z.array(Field).optional(),
+    members: z.array(FieldSchema).optional(),
   }),
 );
 
-const Structure = z.strictObject({
+const StructureSchema = z.strictObject({
   name: z.string(),
   /** Export that has it, where one has. */
   exportedAs: z.string().optional(),
@@ -72,11 +72,11 @@ const Structure = z.strictObject({
   tail: z.strictObject({ name: z.string(), strideBytes: z.number() }).optional(),
   /** What tells the two sides its size, where something does. */
   sizeNegotiatedBy: z.string().optional(),
-  fields: z.array(Field),
+  fields: z.array(FieldSchema),
 });
-export type Structure = z.infer<typeof Structure>;
+export type Structure = z.infer<typeof StructureSchema>;
 
-const Section = z.strictObject({
+const SectionSchema = z.strictObject({
   name: z.string(),
   version: z.number(),
   required: z.boolean(),
@@ -85,7 +85,7 @@ const Section = z.strictObject({
   entry: z.string().optional(),
 });
 
-const SharedMemory = z.strictObject({
+const SharedMemorySchema = z.strictObject({
   name: z.string(),
   /** Export that has the layout's version, where one has. */
   versionExportedAs: z.string().optional(),
@@ -103,35 +103,35 @@ const SharedMemory = z.strictObject({
     }),
   ),
 });
-export type SharedMemory = z.infer<typeof SharedMemory>;
+export type SharedMemory = z.infer<typeof SharedMemorySchema>;
 
 /** Numbers as they are; bigints as decimal text with an "n". */
-const Constant = z.union([z.number(), z.string()]);
+const ConstantSchema = z.union([z.number(), z.string()]);
 
-const BinarySurface = z.strictObject({
+const BinarySurfaceSchema = z.strictObject({
   featureLevel: z.number().optional(),
   ioctls: z.record(z.string(), z.number()),
   /** "KVM_API_VERSION", "ExitReason.KVM_EXIT_IO". */
-  constants: z.record(z.string(), Constant),
-  structs: z.array(Structure),
+  constants: z.record(z.string(), ConstantSchema),
+  structs: z.array(StructureSchema),
   /** In the order in which they are sent. */
-  sections: z.array(Section),
-  sharedMemory: z.array(SharedMemory),
+  sections: z.array(SectionSchema),
+  sharedMemory: z.array(SharedMemorySchema),
 });
-export type BinarySurface = z.infer<typeof BinarySurface>;
+export type BinarySurface = z.infer<typeof BinarySurfaceSchema>;
 
-const PackageReport = z.strictObject({
+const PackageReportSchema = z.strictObject({
   schema: z.literal(SCHEMA_NAME),
   schemaVersion: z.literal(SCHEMA_VERSION),
   package: z.string(),
-  api: TypeApi,
-  binary: BinarySurface.optional(),
+  api: TypeApiSchema,
+  binary: BinarySurfaceSchema.optional(),
 });
-export type PackageReport = z.infer<typeof PackageReport>;
+export type PackageReport = z.infer<typeof PackageReportSchema>;
 
 /** The report in canonical text: the same promise gives the same bytes. */
 export function reportText(report: PackageReport): string {
-  return `${JSON.stringify(PackageReport.parse(report), null, 1)}\n`;
+  return `${JSON.stringify(PackageReportSchema.parse(report), null, 1)}\n`;
 }
 
 /**
@@ -150,7 +150,7 @@ export function parseReport(text: string, where: string): PackageReport {
     throw new GateError(
       `the ABI report of ${where} has schema version ${version}, this gate reads ${SCHEMA_VERSION}: update @mkvm/abi-gate`,
     );
-  const read = PackageReport.safeParse(value);
+  const read = PackageReportSchema.safeParse(value);
   if (read.success) return read.data;
   const issue = read.error.issues[0]!;
   throw new GateError(`the ABI report of ${where} is damaged at ${issue.path.join(".") || "its root"}: ${issue.message}`);
