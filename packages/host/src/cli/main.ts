@@ -76,7 +76,11 @@ function addRunCommand(program: Command, done: (status: number) => void): void {
       new Option("--clock <kind>", "without the daemon: real time, or instructions counted").choices(["wall", "icount"]),
     )
     .addOption(
-      new Option("--engine <mode>", "without the daemon: what is translated (default: MKVM_ENGINE, else hot)").choices(["off", "hot", "always"]),
+      new Option("--engine <mode>", "without the daemon: what is translated (default: MKVM_ENGINE, else hot)").choices([
+        "off",
+        "hot",
+        "always",
+      ]),
     )
     .option("--engine-stats", "at the end, print what was translated, VM exits, and where time went; samples meanwhile")
     .option("--one-shot", "without the daemon, even when one runs")
