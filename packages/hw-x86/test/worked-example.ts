@@ -1,0 +1,192 @@
+/**
+ * The worked example of docs/how-the-engine-works.md: a small loop, run by the engine, with what became of it on the way. What the
+ * document shows between its marks is this text, so that it is what the engine does.
+ */
+import { Decoder, DecoderOptions, Formatter, FormatterSyntax } from "iced-x86";
+import initWabt from "wabt";
+import { BLOCK_TABLE, gprOffset, OP_ARENA, RCX, RSI, state, TLB } from "../src/engine/cpu-state.ts";
+import { variants } from "../src/engine/decoder/decoder.ts";
+import { interpreterTables } from "../src/engine/interpreter/instance.ts";
+import { Synthetic } from "../src/engine/interpreter/synthetic.ts";
+import { block, OP_BYTES, op } from "../src/engine/operation.ts";
+import { createFlatMachine } from "./flat-machine.ts";
+
+/** Sums RCX quadwords at RSI into RAX. */
+const CODE = [0x48, 0x03, 0x06, 0x48, 0x83, 0xc6, 0x08, 0x48, 0xff, 0xc9, 0x75, 0xf4, 0xf4];
+const AT = 0x1000;
+const ARRAY = 0x8000;
+const COUNT = 100;
+
+const REGISTERS = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split(" ");
+const FLAG_LOCALS = ["flagKind", "flagFirst", "flagSecond", "flagResult", "flagCarry", "flagOverflow"];
+
+export interface WorkedExample {
+  /** Address, bytes and instruction. */
+  code: string;
+  /** The operations of the loop's block, as they lie in the arena. */
+  operations: string;
+  /** The function of the region in the WebAssembly text format. */
+  region: string;
+  /** RAX at the end. */
+  sum: bigint;
+  expectedSum: bigint;
+}
+
+export async function workedExample(): Promise<WorkedExample> {
+  const modules: Uint8Array[] = [];
+  const { Module } = WebAssembly;
+  const machine = createFlatMachine(64, 4 << 20, "always");
+  const { engine, ram } = machine;
+  ram.set(CODE, AT);
+  const array = new BigUint64Array(ram.buffer, ram.byteOffset + ARRAY, COUNT);
+  array.forEach((_, i) => {
+    array[i] = BigInt(i * i);
+  });
+  engine.set64(state.rip, BigInt(AT));
+  engine.setReg(RSI, BigInt(ARRAY));
+  engine.setReg(RCX, BigInt(COUNT));
+  // The bytes of regions are seen by nobody but the engine's compiler
+  WebAssembly.Module = class extends Module {
+    constructor(bytes: BufferSource) {
+      super(bytes);
+      modules.push(new Uint8Array(bytes as Uint8Array));
+    }
+  };
+  try {
+    engine.run(100_000);
+  } finally {
+    WebAssembly.Module = Module;
+  }
+  const [region] = modules;
+  if (region === undefined) throw new Error("nothing was translated");
+  return {
+    code: disassemble(),
+    operations: operations(engine),
+    region: await regionText(region),
+    sum: engine.u64[gprOffset(0) >>> 3] as bigint,
+    expectedSum: array.reduce((sum, value) => sum + value, 0n),
+  };
+}
+
+function disassemble(): string {
+  const decoder = new Decoder(64, Uint8Array.from(CODE), DecoderOptions.None);
+  decoder.ip = BigInt(AT);
+  const formatter = new Formatter(FormatterSyntax.Intel);
+  const lines: string[] = [];
+  while (decoder.canDecode) {
+    const at = decoder.position;
+    const instruction = decoder.decode();
+    const bytes = CODE.slice(at, decoder.position).map((byte) => byte.toString(16).padStart(2, "0"));
+    lines.push(`${(AT + at).toString(16)}  ${bytes.join(" ").padEnd(12)} ${formatter.format(instruction)}`);
+  }
+  return lines.join("\n");
+}
+
+type Engine = ReturnType<typeof createFlatMachine>["engine"];
+
+/** The first block of the arena whose code is at AT. */
+function operations({ u8, u16, u32, i32, u64 }: Engine): string {
+  const tables = interpreterTables();
+  const names = new Map<number, string>();
+  for (const [suffix, numbers] of [
+    ["", tables.general],
+    [", flat segment", tables.flat],
+    [", flat segment, no index", tables.flatNoIndex],
+  ] as const) {
+    for (const { number, instruction, form } of variants)
+      names.set(numbers[number] as number, `${instruction.mnemonic} ${form.operands}${suffix}`);
+  }
+  names.set(Synthetic.end, "(end of block)");
+  // A block's header names the bank offset of its code: the array's address gives that of guest address 0
+  let header = OP_ARENA;
+  while ((u32[(header + block.count) >>> 2] as number) !== 4) header += OP_BYTES;
+  const registerAt = (offset: number): string => {
+    const index = (offset - state.gpr) >>> 3;
+    return index >= 0 && index < 16 ? (REGISTERS[index] as string) : offset === state.zero ? "none" : `${offset}`;
+  };
+  const count = u32[(header + block.count) >>> 2] as number;
+  const lines = [`header  instructions ${count}  bytes ${u32[(header + block.bytes) >>> 2]}`];
+  for (let i = 1; i <= count; i++) {
+    const at = header + i * OP_BYTES;
+    lines.push(
+      [
+        `+${u16[(at + op.ripOffset) >>> 1]}`.padEnd(4),
+        (names.get(u16[(at + op.handler) >>> 1] as number) ?? "?").padEnd(48),
+        `length ${u8[at + op.length]}`,
+        `a ${registerAt(u16[(at + op.a) >>> 1] as number)}`.padEnd(6),
+        `base ${registerAt(u16[(at + op.base) >>> 1] as number)}`.padEnd(9),
+        `displacement ${i32[(at + op.displacement) >>> 2]}`,
+        `immediate ${BigInt.asIntN(64, u64[(at + op.immediate) >>> 3] as bigint)}`,
+      ].join("  "),
+    );
+  }
+  return lines.join("\n");
+}
+
+/** The function alone, its locals called what they hold, and offsets into the bank by name. */
+async function regionText(bytes: Uint8Array): Promise<string> {
+  const wabt = await initWabt();
+  const parsed = wabt.readWasm(bytes, { readDebugNames: true, simd: true, threads: true, tail_call: true } as never);
+  parsed.generateNames();
+  parsed.applyNames();
+  const whole = parsed.toText({ foldExprs: true, inlineExport: false });
+  parsed.destroy();
+  let text = whole.slice(whole.indexOf("  (func $region"), whole.indexOf("  (export"));
+  const rename = (local: string | undefined, name: string): void => {
+    if (local === undefined)
+      throw new Error(`no local holds ${name}: the example's reading of the region must follow the translator`);
+    text = text.replaceAll(new RegExp(`\\${local}(?![\\w])`, "g"), `$${name}`);
+  };
+  const found = (pattern: RegExp): string[] => pattern.exec(text)?.slice(1) ?? [];
+  REGISTERS.forEach((register, index) => {
+    const [local] = found(new RegExp(`local\\.set (\\$l\\d+)\\s*\\(i64\\.load offset=${gprOffset(index)} `));
+    if (local) rename(local, register);
+  });
+  const [saved] = found(/call \$support\.saveFlags((?:\s*\(local\.get \$l\d+\))+)/);
+  [...(saved ?? "").matchAll(/\$l\d+/g)].forEach(([local], i) => {
+    rename(local, FLAG_LOCALS[i] as string);
+  });
+  rename(found(new RegExp(`i32\\.store offset=${state.budget} [^$]*(\\$l\\d+)`))[0], "budget");
+  rename(found(/return_call \$support\.goOn\s*\(local\.get (\$l\d+)\)/)[0], "rip");
+  rename(found(new RegExp(`local\\.set (\\$l\\d+)\\s*\\(i64\\.and\\s*\\(i64\\.load offset=${state.blockRip} `))[0], "pageRip");
+  rename(found(/call \$support\.moveTo\s*\(local\.get (\$l\d+)\)/)[0], "header");
+  rename(found(/local\.get (\$l\d+)\)\)\s*$/)[0], "next");
+  const [cached] = found(/local\.set (\$l\d+)\s*\(i64\.const 2048\)/);
+  if (cached) rename(cached, "cachedPage");
+  const [addend] = found(new RegExp(`local\\.set (\\$l\\d+)\\s*\\(i32\\.load offset=${TLB + 16} `));
+  if (addend) rename(addend, "cachedAddend");
+  rename("$p0", "operation");
+  // Their declarations: a line of some fifty, most of which this region does not use
+  text = text.replace(/\n\s*\(local [^\n]*\n/, "\n");
+  const places = new Map<number, string>([
+    ...REGISTERS.map((register, index): [number, string] => [gprOffset(index), register]),
+    ...(["blockRip", "budget", "tlbTag", "rip"] as const).map((name): [number, string] => [state[name], name]),
+    [TLB, "TLB"],
+    [TLB + 16, "TLB + 16"],
+    [BLOCK_TABLE, "block table"],
+  ]);
+  text = text.replace(/offset=(\d+) align=1/g, (_, offset) => {
+    const place = places.get(Number(offset));
+    return place ? `offset=${offset} (; ${place} ;)` : `offset=${offset}`;
+  });
+  text = text.replace(/ align=1$/gm, "").replace(/\.load align=1/g, ".load");
+  return text
+    .split("\n")
+    .map((line) => line.replace(/^ {2}/, ""))
+    .join("\n")
+    .trim();
+}
+
+/** Puts the example into the document, between marks like `<!-- code -->` and the fence's end. */
+export function withExample(document: string, example: WorkedExample): string {
+  let text = document;
+  for (const part of ["code", "operations", "region"] as const) {
+    const mark = `<!-- ${part} -->\n`;
+    const start = text.indexOf(mark);
+    if (start < 0) throw new Error(`the document has no mark ${mark.trim()}`);
+    const open = text.indexOf("\n", start + mark.length) + 1;
+    const close = text.indexOf("\n```", open - 1);
+    text = `${text.slice(0, open)}${example[part]}${text.slice(close)}`;
+  }
+  return text;
+}
