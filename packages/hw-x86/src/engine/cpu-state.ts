@@ -63,6 +63,10 @@ export const SEG_BASE = 0,
   SEG_EFFECTIVE_BASE = 40;
 /** SEG_ACCESS holds access rights in the VMX format: bits 0-3 type, 4 S, 5-6 DPL, 7 P, 12 AVL, 13 L, 14 D/B, 15 G, 16 unusable. */
 
+/** A place: linear address of its page, 8 bytes; addend as in the TLB, 4 bytes. */
+export const PLACE_BYTES = 16;
+export const MOST_PLACES = 8;
+
 let next = CPU_STATE;
 function at(bytes: number, align = bytes): number {
   next = Math.ceil(next / align) * align;
@@ -177,6 +181,8 @@ export const state = {
   lookupBase: at(8),
   /** 8 bytes: mask of effective addresses in blocks decoded for flat segments: all ones in 64-bit mode, else 32 bits. */
   flatMask: at(8),
+  /** MOST_PLACES x PLACE_BYTES: what the running translated region remembers of translations, see translator/place-cache.ts. */
+  places: at(MOST_PLACES * PLACE_BYTES, 16),
   /** 8 bytes, always 2^32: index register of RIP-relative operands whose displacement was wrapped to 32 bits. */
   fourGib: at(8),
 } as const;

@@ -51,6 +51,8 @@ export function integerSize(bits: number): Size {
   throw new Error(`no integer of ${bits} bits`);
 }
 
+/** How two numbers compare, as WebAssembly calls it. */
+export type Relation = "eq" | "lt_u" | "le_u" | "lt_s" | "le_s";
 export type Requirement = "fpu" | "sse" | "mmx" | "cpl0" | "protected" | "waitFpu";
 
 /** What an emitter adds to this class to be an `Emitter`. */
@@ -349,6 +351,20 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   }
   lts(a: Int, b: Int): Bool {
     return asBool(this.operation("i64.lt_s", [nodeOf(a), nodeOf(b)]));
+  }
+  /** Numbers of `size` bits, zero-extended. */
+  protected compare(relation: Relation, a: Int, b: Int, size: Size): Bool {
+    if (size === 32) return asBool(this.operation(`i32.${relation}`, [this.low(a), this.low(b)]));
+    if (!relation.endsWith("_s")) return asBool(this.operation(`i64.${relation}`, [nodeOf(a), nodeOf(b)]));
+    return asBool(this.operation(`i64.${relation}`, [nodeOf(this.signExtend(a, size)), nodeOf(this.signExtend(b, size))]));
+  }
+  /** Sign of a number of `size` bits, zero-extended. */
+  protected isNegative(a: Int, size: Size): Bool {
+    return this.compare("lt_s", a, this.int(0), size);
+  }
+  /** Low 32 bits, as an i32. */
+  protected low(a: Int): Node {
+    return narrow(this.#maker, nodeOf(a));
   }
   isZero(a: Int): Bool {
     return asBool(this.operation("i64.eqz", [nodeOf(a)]));

@@ -6,7 +6,7 @@
  * of control registers and everything else after which another translation must be seen end the region, and so does what makes
  * a page one that code was decoded from. What happens within a region, a miss of the TLB, adds translations and takes none away.
  */
-import type { FunctionBuilder } from "../wasm/module-builder.ts";
+import { MOST_PLACES, PLACE_BYTES, state } from "../cpu-state.ts";
 
 /** Pairs of locals. */
 export interface Place {
@@ -25,8 +25,6 @@ export const LARGEST_CACHED = 16;
 /** Remembering pays from the second access on. A loop's accesses count as so many. */
 const LOOP_WEIGHT = 8;
 const LEAST_WEIGHT = 2;
-/** More live locals than the host has registers cost more than probes. */
-const MOST_PLACES = 8;
 
 export class PlaceCache {
   readonly #weights = new Map<string, number>();
@@ -37,11 +35,12 @@ export class PlaceCache {
     this.#weights.set(key, (this.#weights.get(key) ?? 0) + LOOP_WEIGHT ** Math.min(loopDepth, 4));
   }
   /** After every access was noted: gives locals to those that are worth it. */
-  choose(fn: FunctionBuilder): void {
+  choose(): void {
     const worth = [...this.#weights].filter(([, weight]) => weight >= LEAST_WEIGHT).sort(([, a], [, b]) => b - a);
-    for (const [key] of worth.slice(0, MOST_PLACES)) {
-      this.#places.set(key, { page: fn.allocate("i64"), addend: fn.allocate("i32") });
-    }
+    worth.slice(0, MOST_PLACES).forEach(([key], i) => {
+      const page = state.places + i * PLACE_BYTES;
+      this.#places.set(key, { page, addend: page + 8 });
+    });
   }
   /** Undefined where the access is not worth a place. */
   find(key: string): Place | undefined {

@@ -19,7 +19,7 @@ import {
   TLB_READ_TAG,
   TLB_WRITE_TAG,
 } from "../cpu-state.ts";
-import type { Bool, Doubt, Emitter, FlagName, Int, Size, Vec } from "../emitter.ts";
+import type { Bool, Doubt, Emitter, Int, Size, Vec } from "../emitter.ts";
 import type { FormOperand } from "../instruction.ts";
 import { emitMatch, emitPlace } from "../interpreter/memory-code.ts";
 import {
@@ -33,19 +33,14 @@ import {
   type Statement,
   VECTOR,
 } from "../interpreter/schedule.ts";
-import { asBool, asInt, asVec, integerSize, LOAD64, maskOf, NodeEmitter, nodeOf, STORE64 } from "../node-emitter.ts";
+import { asBool, asInt, asVec, integerSize, LOAD64, maskOf, nodeOf, STORE64 } from "../node-emitter.ts";
 import type { Code } from "../wasm/code.ts";
 import { NO_FACTS, type StateFact, type VectorFact, withFact } from "./facts.ts";
-import { CARRY_IN, FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW, sizeOfKind, sourceOf } from "./flag-kinds.ts";
+import { FlagEmitter } from "./flag-emitter.ts";
+import { emitSettle, type FlagState } from "./flag-state.ts";
 import { LARGEST_CACHED, NO_PAGE, type Place } from "./place-cache.ts";
 import { type OperationRecord, type RegionFrame, Untranslatable } from "./region.ts";
 import { VectorRegisters } from "./vector-registers.ts";
-
-/** Kind of flags where paths with different ones have met: known at run time only. */
-export const UNKNOWN_FLAGS = -1;
-
-const DIRECTION = 0x400;
-const RFLAGS_BITS: Readonly<Record<FlagName, number>> = { CF: 0, PF: 2, AF: 4, ZF: 6, SF: 7, OF: 11 };
 
 /** How an operation ends its block, if it does. */
 export type Terminator =
@@ -57,31 +52,29 @@ export interface EmittedOperation {
   readonly statements: readonly Statement[];
   /** Statements that do nothing but write flags. */
   readonly flagWrites: ReadonlySet<Statement>;
+  /** Of these, those that keep flags from being lost that the operation itself replaces, if it writes all. */
+  readonly releases: ReadonlySet<Statement>;
   /** They write all flags, whatever happens. */
   readonly writesAllFlags: boolean;
   readonly readsFlags: boolean;
   /** It may leave the region before it has written anything. */
   readonly mayLeave: boolean;
   readonly terminator: Terminator | undefined;
-  /** What the flag locals hold afterwards. */
-  readonly flagKind: number;
+  /** Keys of accesses that a place may be remembered for, in so many loops. */
+  readonly places: readonly string[];
+  readonly loopDepth: number;
+  /** Where the flags are afterwards. */
+  readonly flags: FlagState;
 }
 
-export class RegionEmitter extends NodeEmitter implements Emitter {
-  readonly #frame: RegionFrame;
+export class RegionEmitter extends FlagEmitter implements Emitter {
   readonly #record: OperationRecord;
   readonly #header: number;
   /** Offset of the block from the start of the page. */
   readonly #blockOffset: number;
   readonly #loopDepth: number;
-  #kind: number;
-  #depth = 0;
-  #hasWritten = false;
+  readonly #placeKeys: string[] = [];
   #mayLeave = false;
-  #readsFlags = false;
-  #writesAllFlags = false;
-  #isRecording = false;
-  readonly #flagWrites = new Set<Statement>();
   #terminator: Terminator | undefined;
 
   constructor(
@@ -89,15 +82,13 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
     record: OperationRecord,
     block: { readonly header: number; readonly offset: number },
     loopDepth: number,
-    flagKind: number,
+    flags: FlagState,
   ) {
-    super(record.variant);
-    this.#frame = frame;
+    super(record.variant, frame, flags);
     this.#record = record;
     this.#header = block.header;
     this.#blockOffset = block.offset;
     this.#loopDepth = loopDepth;
-    this.#kind = flagKind;
   }
 
   /** Throws Untranslatable for what only the interpreter does. */
@@ -108,12 +99,15 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
     instruction.semantics(this, operands);
     return {
       statements: this.statements,
-      flagWrites: this.#flagWrites,
-      writesAllFlags: this.#writesAllFlags,
-      readsFlags: this.#readsFlags,
+      flagWrites: this.flagWrites,
+      releases: this.releases,
+      writesAllFlags: this.writesAllFlags,
+      readsFlags: this.readsFlags,
       mayLeave: this.#mayLeave,
       terminator: this.#terminator,
-      flagKind: this.#kind,
+      places: this.#placeKeys,
+      loopDepth: this.#loopDepth,
+      flags: this.flags,
     };
   }
 
@@ -121,24 +115,27 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
 
   /** Something that may leave follows: nothing may have been written. */
   #leaves(): void {
-    if (this.#hasWritten) throw new Untranslatable();
+    if (this.hasWritten) throw new Untranslatable();
     this.#mayLeave = true;
   }
-  #leave(c: Code): void {
-    const { next, header, exit } = this.#frame;
+  #leave(c: Code, flags: FlagState): void {
+    const { next, header, exit } = this.frame;
+    emitSettle(c, this.frame, flags);
     c.i32(this.#record.at).set(next).i32(this.#header).set(header).br(exit);
   }
   raise(): void {
     this.#leaves();
-    if (this.#depth === 0) throw new Untranslatable();
-    this.effect([], NOTHING, (c) => this.#leave(c));
+    if (this.depth === 0) throw new Untranslatable();
+    const { flags } = this;
+    this.effect([], NOTHING, (c) => this.#leave(c, flags));
   }
   helper(): Bool {
     this.#leaves();
-    if (this.#depth === 0) throw new Untranslatable();
+    if (this.depth === 0) throw new Untranslatable();
     const result = makeNode("i32", [], () => undefined);
+    const { flags } = this;
     // What follows is never reached, and so has any type
-    this.effect([], NOTHING, (c) => this.#leave(c), result);
+    this.effect([], NOTHING, (c) => this.#leave(c, flags), result);
     return asBool(result);
   }
   helperThenEndBlock(): void {
@@ -157,16 +154,17 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   /** What is doubtful is the interpreter's. */
   override unless<V extends Int | Vec>(doubts: readonly Doubt[], fast: V): V {
     this.#leaves();
-    for (const doubt of doubts) this.ifAll(doubt, () => this.effect([], NOTHING, (c) => this.#leave(c)));
+    const { flags } = this;
+    for (const doubt of doubts) this.ifAll(doubt, () => this.effect([], NOTHING, (c) => this.#leave(c, flags)));
     return fast;
   }
 
   // ---- Branches ----
 
   protected override branch(body: () => void): Statement[] {
-    this.#depth++;
+    this.depth++;
     const statements = super.branch(body);
-    this.#depth--;
+    this.depth--;
     return statements;
   }
   override if(condition: Bool, whenTrue: () => void, whenFalse?: () => void): void {
@@ -175,45 +173,51 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
       (known !== 0n ? whenTrue : whenFalse)?.();
       return;
     }
-    const kind = this.#kind;
-    const written = this.#hasWritten;
+    const before = this.flags;
+    const written = this.hasWritten;
     const onTrue = this.branch(whenTrue);
-    const kindTrue = this.#kind;
-    const writtenTrue = this.#hasWritten;
-    this.#kind = kind;
-    this.#hasWritten = written;
+    const afterTrue = this.flags;
+    const writtenTrue = this.hasWritten;
+    this.flags = before;
+    this.hasWritten = written;
     const onFalse = whenFalse === undefined ? [] : this.branch(whenFalse);
-    if (this.#kind !== kindTrue) this.#kind = UNKNOWN_FLAGS;
-    this.#hasWritten ||= writtenTrue;
+    this.meetBranches(onTrue, afterTrue, onFalse, this.flags);
+    this.forgetHeld();
+    this.hasWritten ||= writtenTrue;
     this.statements.push({ kind: "if", condition: nodeOf(condition), whenTrue: onTrue, whenFalse: onFalse });
   }
 
   // ---- Registers ----
 
   #local(index: number): number {
-    this.#frame.usedRegisters |= 1 << index;
-    return this.#frame.gpr[index] as number;
+    this.frame.usedRegisters |= 1 << index;
+    return this.frame.gpr[index] as number;
   }
-  #readRegister(index: number, size: Size, isHighByte = false): Node {
+  protected readRegister(index: number, size: Size, isHighByte = false): Node {
     const local = this.#local(index);
     const whole = this.value("i64", [], (c) => c.get(local), { reads: GENERAL });
     if (isHighByte) return nodeOf(this.and(this.shr(asInt(whole), this.int(8)), this.int(255)));
-    return size === 64 ? whole : this.mask(whole, maskOf(size));
+    const value = size === 64 ? whole : this.mask(whole, maskOf(size));
+    this.noteHeld(value, index, size);
+    return value;
   }
   #writeRegister(index: number, size: Size, value: Node, isHighByte = false): void {
     const local = this.#local(index);
-    this.#frame.writtenRegisters |= 1 << index;
-    this.#hasWritten = true;
+    this.frame.writtenRegisters |= 1 << index;
+    this.hasWritten = true;
+    this.releaseRegister(index);
     let whole = value;
     if (size === 32) whole = this.fits(value, 32);
     else if (size < 32) {
-      const old = asInt(this.#readRegister(index, 64));
+      const old = asInt(this.readRegister(index, 64));
       const shift = isHighByte ? 8n : 0n;
       const kept = this.and(old, this.int(BigInt.asUintN(64, ~(maskOf(size) << shift))));
       const placed = this.plain("i64.shl", asInt(this.fits(value, size)), this.int(shift));
       whole = nodeOf(this.or(kept, placed));
     }
     this.effect([whole], GENERAL, (c) => c.set(local));
+    this.releaseRegister(index);
+    if (!isHighByte) this.noteHeld(size === 32 ? whole : value, index, size);
   }
   #place(offset: number): { index: number; isHighByte: boolean } {
     const from = offset - state.gpr;
@@ -221,7 +225,7 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
     return { index: from >>> 3, isHighByte: (from & 7) === 1 };
   }
   reg(index: number, size: Size): Int {
-    return asInt(this.#readRegister(index, size));
+    return asInt(this.readRegister(index, size));
   }
   setReg(index: number, size: Size, value: Int): void {
     this.#writeRegister(index, size, nodeOf(value));
@@ -234,7 +238,7 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
     if (offset === state.blockRip) return asInt(this.#ripNode(BigInt(this.#blockOffset), 64));
     if (offset === state.blockStart || offset === state.rip || offset === state.budget) throw new Untranslatable();
     // Outside 64-bit mode regions are made for a flat code segment only
-    if (offset === segmentOffset(CS) + SEG_LIMIT && this.#frame.codeSize === 32) return this.int(0xffff_ffff);
+    if (offset === segmentOffset(CS) + SEG_LIMIT && this.frame.codeSize === 32) return this.int(0xffff_ffff);
     return asInt(this.#loadState(offset, size));
   }
   #loadState(offset: number, size: Size): Node {
@@ -245,9 +249,9 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   setState(offset: number, size: Size, value: Int): void {
     // What helpers are passed is nobody else's
     const isPassed = offset >= state.helper && offset < state.helper + 64;
-    if (!isPassed) this.#hasWritten = true;
+    if (!isPassed) this.hasWritten = true;
     if ((offset >= state.gpr && offset < state.gpr + 128) || isFlagWord(offset) || isVector(offset)) throw new Untranslatable();
-    if (offset === state.mxcsr) this.#frame.facts.forget("usual");
+    if (offset === state.mxcsr) this.frame.facts.forget("usual");
     this.#storeState(offset, STORE64[size], nodeOf(value));
   }
   #storeState(offset: number, store: string, value: Node): void {
@@ -261,7 +265,7 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
     switch (access.kind) {
       case "gpr": {
         const { index, isHighByte } = this.#place(this.#record[access.field]);
-        return asInt(this.#readRegister(index, access.size, isHighByte));
+        return asInt(this.readRegister(index, access.size, isHighByte));
       }
       case "fixedGpr":
         return this.reg(access.register, access.size);
@@ -324,7 +328,7 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
     }
   }
   #writeMmx(offset: number, value: Node): void {
-    this.#hasWritten = true;
+    this.hasWritten = true;
     this.#storeState(offset, "i64.store", value);
     this.#storeState(offset + 8, "i64.store16", this.constant(0xffffn));
   }
@@ -366,37 +370,37 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   readonly #vectorFacts = new Map<Node, ReadonlySet<VectorFact>>();
 
   override knows(fact: StateFact): boolean {
-    return this.#frame.facts.knows(fact);
+    return this.frame.facts.knows(fact);
   }
   override learn(fact: StateFact): void {
-    if (this.#depth === 0) this.#frame.facts.learn(fact);
+    if (this.depth === 0) this.frame.facts.learn(fact);
   }
   override knowsOf(value: Vec, fact: VectorFact): boolean {
     return this.#vectorFacts.get(nodeOf(value))?.has(fact) ?? false;
   }
   override learnOf(value: Vec, fact: VectorFact): void {
-    if (this.#depth > 0) return;
+    if (this.depth > 0) return;
     const node = nodeOf(value);
     const facts = withFact(this.#vectorFacts.get(node) ?? NO_FACTS, fact);
     this.#vectorFacts.set(node, facts);
     const source = this.#sources.get(node);
-    if (source !== undefined) this.#frame.facts.setRegister(source, facts);
+    if (source !== undefined) this.frame.facts.setRegister(source, facts);
   }
   #readVector(offset: number): Node {
     const index = VectorRegisters.indexOf(offset);
-    const local = this.#frame.vectors.local(index, false);
+    const local = this.frame.vectors.local(index, false);
     const node = this.value("v128", [], (c) => c.get(local), { reads: VECTOR });
     this.#sources.set(node, index);
-    this.#vectorFacts.set(node, this.#frame.facts.ofRegister(index));
+    this.#vectorFacts.set(node, this.frame.facts.ofRegister(index));
     return node;
   }
   #writeVector(offset: number, value: Node): void {
     const index = VectorRegisters.indexOf(offset);
-    const local = this.#frame.vectors.local(index, true);
-    this.#hasWritten = true;
+    const local = this.frame.vectors.local(index, true);
+    this.hasWritten = true;
     this.effect([value], VECTOR, (c) => c.set(local));
     this.#sources.clear();
-    this.#frame.facts.setRegister(index, this.#depth === 0 ? (this.#vectorFacts.get(value) ?? NO_FACTS) : NO_FACTS);
+    this.frame.facts.setRegister(index, this.depth === 0 ? (this.#vectorFacts.get(value) ?? NO_FACTS) : NO_FACTS);
   }
 
   readVec(operand: FormOperand): Vec {
@@ -481,28 +485,35 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
    */
   #linearIn(slot: number, offset: Int, key?: string): Linear {
     if (slot >= segmentOffset(ES) && slot <= segmentOffset(DS)) return { node: nodeOf(offset), key };
-    if (this.#frame.codeSize !== 64) throw new Untranslatable();
+    if (this.frame.codeSize !== 64) throw new Untranslatable();
     return { node: nodeOf(this.#wrapping("i64.add", offset, this.state(slot + SEG_EFFECTIVE_BASE, 64))), key: `${slot}` };
   }
   /** Of accesses to the stack reads too go by the permission to write, since one place serves both. */
   #placeKey(key: string | undefined, bytes: number, isWrite: boolean): string | undefined {
     if (key === undefined || bytes > LARGEST_CACHED || (bytes & (bytes - 1)) !== 0) return undefined;
     const name = key === STACK ? key : `${key}${isWrite ? "w" : "r"}`;
-    this.#frame.places.note(name, this.#loopDepth);
+    this.#placeKeys.push(name);
     return name;
   }
   /** Pushes what a miss function takes, after the linear address, and calls it. */
   #callMiss(c: Code, miss: number, bytes: number): void {
-    const { gpr, budget } = this.#frame;
+    const { gpr, budget } = this.frame;
     c.i32(bytes).i32(this.#header).i32(this.#record.at);
     c.get(gpr[RSP] as number)
       .get(budget)
       .call(miss);
   }
+  /** Leaves the region if the number on the stack is not zero. */
+  #bail(c: Code, flags: FlagState): void {
+    c.ifUnlikely();
+    emitSettle(c, this.frame, flags);
+    c.br(this.frame.bail).end();
+  }
   /** Bank offset of guest memory that may be read, or read and written. */
   #probe({ node, key }: Linear, bytes: number, isWrite: boolean): Node {
     this.#leaves();
-    const { support, places } = this.#frame;
+    const { support, places } = this.frame;
+    const { flags } = this;
     const place = makeNode("i32", [], () => undefined);
     const name = this.#placeKey(key, bytes, isWrite);
     const miss = isWrite ? support.missUpdate : support.missRead;
@@ -519,7 +530,9 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
           c.op("i32.eqz").ifUnlikely("i32");
           c.get(address);
           this.#callMiss(c, miss, bytes);
-          c.tee(entry).op("i32.eqz").brIfUnlikely(this.#frame.bail).get(entry).else();
+          c.tee(entry).op("i32.eqz");
+          this.#bail(c, flags);
+          c.get(entry).else();
           emitPlace(c, address, entry);
           c.end();
         } else {
@@ -528,13 +541,14 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
           c.op("i32.eqz").ifUnlikely();
           c.get(address);
           this.#callMiss(c, miss, bytes);
-          c.tee(entry).op("i32.eqz").brIfUnlikely(this.#frame.bail);
-          c.get(entry).get(address).op("i32.wrap_i64").op("i32.sub").set(known.addend);
-          c.i64(NO_PAGE).set(known.page);
+          c.tee(entry).op("i32.eqz");
+          this.#bail(c, flags);
+          c.i32(0).get(entry).get(address).op("i32.wrap_i64").op("i32.sub").memory("i32.store", known.addend);
+          c.i32(0).i64(NO_PAGE).memory("i64.store", known.page);
           c.else();
           emitRemember(c, address, entry, known, !isWrite && key === STACK);
           c.end().end();
-          c.get(address).op("i32.wrap_i64").get(known.addend).op("i32.add");
+          c.get(address).op("i32.wrap_i64").loadAt("i32.load", known.addend).op("i32.add");
         }
         scope.release("i64", address);
         scope.release("i32", entry);
@@ -557,8 +571,9 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   }
   #storeThrough({ node, key }: Linear, value: Node, bytes: number, store: string): void {
     this.#leaves();
-    this.#hasWritten = true;
-    const { support, places } = this.#frame;
+    this.hasWritten = true;
+    const { support, places } = this.frame;
+    const { flags } = this;
     const name = this.#placeKey(key, bytes, true);
     this.effect([node, value], NOTHING, (c: Code, scope: Scope) => {
       const held = scope.temporary(value.type);
@@ -569,7 +584,8 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
       const storeInMiss = (): void => {
         c.i32(0).get(held).memory(store, state.storeValue).get(address);
         this.#callMiss(c, support.missWrite, bytes);
-        c.op("i32.eqz").brIfUnlikely(this.#frame.bail);
+        c.op("i32.eqz");
+        this.#bail(c, flags);
       };
       if (known === undefined) {
         emitMatch(c, address, entry, true, undefined, bytes);
@@ -587,7 +603,7 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
         c.br(done).end();
         emitRemember(c, address, entry, known, false);
         c.end();
-        c.get(address).op("i32.wrap_i64").get(known.addend).op("i32.add").get(held).memory(store, 0);
+        c.get(address).op("i32.wrap_i64").loadAt("i32.load", known.addend).op("i32.add").get(held).memory(store, 0);
         c.end();
       }
       scope.release(value.type, held);
@@ -596,255 +612,40 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
     });
   }
   #storePlace(place: Node, size: Size, value: Node): void {
-    this.#hasWritten = true;
+    this.hasWritten = true;
     this.effect([place, value], NOTHING, (c) => c.memory(STORE64[size], 0));
   }
 
-  // ---- Flags ----
-
-  protected override effect(
-    args: readonly Node[],
-    writes: number,
-    emit: (code: Code, scope: Scope) => void,
-    result?: Node,
-  ): void {
-    super.effect(args, writes, emit, result);
-    if (this.#isRecording && this.#depth === 0) this.#flagWrites.add(this.statements[this.statements.length - 1] as Statement);
-  }
-  /** What `body` emits does nothing but change flags. */
-  #flagsOnly(all: boolean, body: () => void): void {
-    this.#hasWritten = true;
-    const outer = this.#isRecording;
-    this.#isRecording = true;
-    body();
-    this.#isRecording = outer;
-    if (all && this.#depth === 0) this.#writesAllFlags = true;
-  }
-  #reading(): void {
-    if (!this.#isRecording) this.#readsFlags = true;
-  }
-  #setKind(c: Code, kind: number): void {
-    c.i32(kind).set(this.#frame.flagKind);
-  }
-  /** Makes the words in the state block right, and the flags known. */
-  #settle(): void {
-    this.#reading();
-    if (this.#kind === FlagSource.words) return;
-    const { flagKind, flagFirst, flagSecond, flagResult, flagCarry, flagOverflow, support } = this.#frame;
-    this.effect([], FLAGS, (c) => {
-      c.get(flagKind).get(flagFirst).get(flagSecond).get(flagResult).get(flagCarry).get(flagOverflow).call(support.saveFlags);
-      this.#setKind(c, FlagSource.words);
-    });
-    this.#kind = FlagSource.words;
-  }
-  #flagLocal(local: number, bits = 64): Int {
-    return asInt(this.value("i64", [], (c) => c.get(local), { reads: FLAGS, bits }));
-  }
-  get #first(): Int {
-    return this.#flagLocal(this.#frame.flagFirst, sizeOfKind(this.#kind));
-  }
-  get #second(): Int {
-    return this.#flagLocal(this.#frame.flagSecond, sizeOfKind(this.#kind));
-  }
-  get #result(): Int {
-    return this.#flagLocal(this.#frame.flagResult, sizeOfKind(this.#kind));
-  }
-  #flagBit(local: number): Bool {
-    return asBool(this.value("i32", [], (c) => c.get(local), { reads: FLAGS }));
-  }
-
-  recordFlags(
-    operation: "add" | "adc" | "sub" | "sbb" | "inc" | "dec" | "logic",
-    a: Int,
-    b: Int,
-    result: Int,
-    size: Size = this.size,
-  ): void {
-    const { flagFirst, flagSecond, flagResult, flagCarry } = this.#frame;
-    const isStep = operation === "inc" || operation === "dec";
-    this.#flagsOnly(!isStep, () => {
-      if (isStep) {
-        // CF stays, in a local of its own
-        const kind = kindOf(operation === "inc" ? FlagSource.increment : FlagSource.decrement, size) | OWN_CARRY;
-        const carry = nodeOf(this.flag("CF"));
-        this.#kind = kind;
-        this.effect([nodeOf(a), nodeOf(result), carry], FLAGS, (c) => {
-          c.set(flagCarry).set(flagResult).set(flagFirst).i64(1n).set(flagSecond);
-          this.#setKind(c, kind);
-        });
-        return;
-      }
-      if (operation === "logic") {
-        const kind = kindOf(FlagSource.result, size);
-        this.#kind = kind;
-        this.effect([nodeOf(this.truncate(result, size))], FLAGS, (c) => {
-          c.set(flagResult);
-          this.#setKind(c, kind);
-        });
-        return;
-      }
-      const source = operation === "add" || operation === "adc" ? FlagSource.add : FlagSource.subtract;
-      const kind = kindOf(source, size) | (operation === "adc" || operation === "sbb" ? CARRY_IN : 0);
-      this.#kind = kind;
-      this.effect(
-        [nodeOf(a), nodeOf(b), nodeOf(result)].map((node) => this.fits(node, size)),
-        FLAGS,
-        (c) => {
-          c.set(flagResult).set(flagSecond).set(flagFirst);
-          this.#setKind(c, kind);
-        },
-      );
-    });
-  }
-  recordShiftFlags(result: Int, carry: Bool, overflow: Bool, size: Size = this.size): void {
-    const { flagResult, flagCarry, flagOverflow } = this.#frame;
-    this.#flagsOnly(true, () => {
-      const kind = kindOf(FlagSource.result, size) | OWN_CARRY | OWN_OVERFLOW;
-      this.#kind = kind;
-      this.effect([nodeOf(this.truncate(result, size)), nodeOf(carry), nodeOf(overflow)], FLAGS, (c) => {
-        c.set(flagOverflow).set(flagCarry).set(flagResult);
-        this.#setKind(c, kind);
-      });
-    });
-  }
-  setFlag(name: FlagName, value: Bool): void {
-    const { flagKind, flagCarry, flagOverflow, support } = this.#frame;
-    if (name === "CF" || name === "OF") {
-      const own = name === "CF" ? OWN_CARRY : OWN_OVERFLOW;
-      const local = name === "CF" ? flagCarry : flagOverflow;
-      this.#flagsOnly(false, () => {
-        if (this.#kind !== UNKNOWN_FLAGS) this.#kind |= own;
-        this.effect([nodeOf(value)], FLAGS, (c) => c.set(local).get(flagKind).i32(own).op("i32.or").set(flagKind));
-      });
-      return;
-    }
-    this.#settle();
-    this.#hasWritten = true;
-    const mask = 1 << RFLAGS_BITS[name];
-    const position = this.operation("i32.shl", [nodeOf(value), this.constant32(RFLAGS_BITS[name])]);
-    this.effect([position], FLAGS, (c) =>
-      c.call(support.getFlags).i32(~mask).op("i32.and").op("i32.or").call(support.setFlags),
-    );
-  }
-  flag(name: FlagName): Bool {
-    this.#reading();
-    if (this.#kind === UNKNOWN_FLAGS) this.#settle();
-    const kind = this.#kind;
-    if (name === "CF" && (kind & OWN_CARRY) !== 0) return this.#flagBit(this.#frame.flagCarry);
-    if (name === "OF" && (kind & OWN_OVERFLOW) !== 0) return this.#flagBit(this.#frame.flagOverflow);
-    const source = sourceOf(kind);
-    if (source === FlagSource.words) return this.wordFlag(name);
-    if (source === FlagSource.rflags) return this.bit(this.#flagLocal(this.#frame.flagFirst), RFLAGS_BITS[name]);
-    const size = sizeOfKind(kind);
-    const isSum = source === FlagSource.add || source === FlagSource.subtract;
-    const top = (vector: Int): Bool => this.bit(vector, size - 1);
-    const invert = (value: Int): Int => this.not(value, size);
-    switch (name) {
-      case "ZF":
-        if (source === FlagSource.subtract && (kind & CARRY_IN) === 0) return this.eq(this.#first, this.#second);
-        return this.isZero(this.#result);
-      case "SF":
-        return this.negative(this.signExtend(this.#result, size));
-      case "PF":
-        return this.not1(this.bit(this.popCount(this.and(this.#result, this.int(255))), 0));
-      case "AF":
-        if (source === FlagSource.result) return this.bool(false);
-        return this.bit(this.xor(isSum ? this.xor(this.#first, this.#second) : this.#first, this.#result), 4);
-      case "CF": {
-        if (source === FlagSource.result) return this.bool(false);
-        if (!isSum) return this.fail("flags of INC and DEC have CF of their own");
-        if ((kind & CARRY_IN) === 0) {
-          return source === FlagSource.add ? this.ltu(this.#result, this.#first) : this.ltu(this.#first, this.#second);
-        }
-        const [a, b, result] = [this.#first, this.#second, this.#result];
-        if (source === FlagSource.add) return top(this.or(this.and(a, b), this.and(this.or(a, b), invert(result))));
-        return top(this.or(this.and(invert(a), b), this.and(this.or(invert(a), b), result)));
-      }
-      case "OF": {
-        if (source === FlagSource.result) return this.bool(false);
-        const [a, b, result] = [this.#first, this.#second, this.#result];
-        if (source === FlagSource.increment) return top(this.and(invert(a), result));
-        if (source === FlagSource.decrement) return top(this.and(a, invert(result)));
-        if (source === FlagSource.add) return top(this.and(this.xor(a, result), this.xor(b, result)));
-        return top(this.and(this.xor(a, b), this.xor(a, result)));
-      }
-    }
-  }
-  protected lessThan(): Bool {
-    this.#reading();
-    if (this.#kind === UNKNOWN_FLAGS) this.#settle();
-    const kind = this.#kind;
-    const size = sizeOfKind(kind);
-    if (kind === kindOf(FlagSource.subtract, size)) {
-      return this.lts(this.signExtend(this.#first, size), this.signExtend(this.#second, size));
-    }
-    if (kind === FlagSource.words) return this.wordLessThan();
-    return this.xor1(this.flag("SF"), this.flag("OF"));
-  }
-  readFlags(): Int {
-    this.#reading();
-    const { support, flagFirst } = this.#frame;
-    let arithmetic: Int;
-    if (this.#kind === FlagSource.rflags << 2) arithmetic = this.and(this.#flagLocal(flagFirst), this.int(0x8d5));
-    else {
-      this.#settle();
-      const flags = this.value("i32", [], (c) => c.call(support.getFlags), { reads: FLAGS });
-      arithmetic = asInt(this.operation("i64.extend_i32_u", [flags], 32));
-    }
-    return this.or(arithmetic, this.state(state.systemFlags, 32));
-  }
-  recordComparison(flags: Int): void {
-    const { flagFirst } = this.#frame;
-    this.#flagsOnly(true, () => {
-      this.#kind = FlagSource.rflags << 2;
-      this.effect([nodeOf(flags)], FLAGS, (c) => {
-        c.set(flagFirst);
-        this.#setKind(c, FlagSource.rflags << 2);
-      });
-    });
-  }
   mayBeRounded(operation: number, bits: 32 | 64, lanes: number, a: Vec, b: Vec, result: Vec): Bool {
-    const { support } = this.#frame;
+    const { support } = this.frame;
     const kind = [operation, bits === 64 ? 1 : 0, lanes].map((value) => this.constant32(value));
     return asBool(this.value("i32", [...kind, ...[a, b, result].map(nodeOf)], (c) => c.call(support.mayBeRounded)));
-  }
-  writeArithmeticFlags(value: Int): void {
-    const { flagFirst } = this.#frame;
-    this.#flagsOnly(true, () => {
-      this.#kind = FlagSource.rflags << 2;
-      this.effect([nodeOf(value)], FLAGS, (c) => {
-        c.set(flagFirst);
-        this.#setKind(c, FlagSource.rflags << 2);
-      });
-    });
-    const rest = this.and(this.state(state.systemFlags, 32), this.int(0xffff_ffff & ~DIRECTION));
-    this.setState(state.systemFlags, 32, this.or(rest, this.and(value, this.int(DIRECTION))));
   }
 
   // ---- Control ----
 
   /** RIP at a distance from the start of the page. */
   #ripNode(distance: bigint, size: number): Node {
-    const { base } = this.#frame;
+    const { base } = this.frame;
     const node = this.value("i64", [], (c) => c.get(base).i64(distance).op("i64.add"));
     return size === 64 ? node : this.mask(node, maskOf(size as Size));
   }
   nextRip(): Int {
     const { ripOffset, length } = this.#record;
-    return asInt(this.#ripNode(BigInt(this.#blockOffset + ripOffset + length), this.#frame.codeSize));
+    return asInt(this.#ripNode(BigInt(this.#blockOffset + ripOffset + length), this.frame.codeSize));
   }
   #ends(terminator: Terminator): void {
-    if (this.#depth > 0 || this.#terminator !== undefined) throw new Untranslatable();
+    if (this.depth > 0 || this.#terminator !== undefined) throw new Untranslatable();
     this.#terminator = terminator;
   }
   #relativeTarget(): number {
     // With a 16-bit operand size RIP is cut to 16 bits
-    if (this.size !== this.#frame.codeSize) throw new Untranslatable();
+    if (this.size !== this.frame.codeSize) throw new Untranslatable();
     return this.#blockOffset + Number(BigInt.asIntN(64, this.#record.immediate));
   }
   jump(target: Int): void {
     this.#ends({ kind: "indirect" });
-    this.effect([nodeOf(target)], NOTHING, (c) => c.set(this.#frame.rip));
+    this.effect([nodeOf(target)], NOTHING, (c) => c.set(this.frame.rip));
   }
   jumpRelative(): void {
     this.#ends({ kind: "jump", target: this.#relativeTarget() });
@@ -852,7 +653,7 @@ export class RegionEmitter extends NodeEmitter implements Emitter {
   branchRelative(condition: Bool): void {
     const { ripOffset, length } = this.#record;
     this.#ends({ kind: "branch", taken: this.#relativeTarget(), next: this.#blockOffset + ripOffset + length });
-    this.effect([nodeOf(condition)], NOTHING, (c) => c.set(this.#frame.condition));
+    this.effect([nodeOf(condition)], NOTHING, (c) => c.set(this.frame.condition));
   }
 }
 
@@ -870,23 +671,24 @@ function emitElsewhere(c: Code, address: number, { page }: Place, bytes: number)
   c.get(address)
     .i64(-4096n | BigInt(bytes - 1))
     .op("i64.and")
-    .get(page)
+    .loadAt("i64.load", page)
     .op("i64.ne")
     .ifUnlikely();
 }
 /** After a match: remembers the entry; with `needsWrite` only one that allows writing. */
 function emitRemember(c: Code, address: number, entry: number, { page, addend }: Place, needsWrite: boolean): void {
-  c.get(entry)
+  c.i32(0)
+    .get(entry)
     .memory("i32.load", TLB + TLB_ADDEND)
-    .set(addend);
-  c.get(address).i64(-4096n).op("i64.and");
+    .memory("i32.store", addend);
+  c.i32(0).get(address).i64(-4096n).op("i64.and");
   if (needsWrite) {
     c.i64(NO_PAGE);
     c.get(entry).memory("i64.load", TLB + TLB_READ_TAG);
     c.get(entry).memory("i64.load", TLB + TLB_WRITE_TAG);
     c.op("i64.eq").op("select");
   }
-  c.set(page);
+  c.memory("i64.store", page);
 }
 
 const VECTOR_LOADS: Readonly<Record<number, string>> = { 32: "v128.load32_zero", 64: "v128.load64_zero", 128: "v128.load" };

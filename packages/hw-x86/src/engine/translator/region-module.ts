@@ -3,16 +3,26 @@
 import { emitIsInPage } from "../block-tables.ts";
 import { gprOffset, RSP, state } from "../cpu-state.ts";
 import { REGION_SUPPORT, type RegionSupport } from "../interpreter/region-support.ts";
-import { schedule } from "../interpreter/schedule.ts";
+import { type Statement, schedule } from "../interpreter/schedule.ts";
 import { block, OP_BYTES } from "../operation.ts";
 import { Code, type Label } from "../wasm/code.ts";
 import { FunctionBuilder, ModuleBuilder, signature } from "../wasm/module-builder.ts";
+import { planBudgetChecks } from "./budget-checks.ts";
 import { Facts } from "./facts.ts";
-import { FlagSource } from "./flag-kinds.ts";
+import {
+  emitSettle,
+  emitTransition,
+  type FlagState,
+  isSameState,
+  meetFlags,
+  mixedFlags,
+  SETTLED,
+  WORDS,
+} from "./flag-state.ts";
 import { analyseFlow, type Flow } from "./flow.ts";
 import { NO_PAGE, PlaceCache } from "./place-cache.ts";
 import { type Region, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
-import { type EmittedOperation, RegionEmitter, UNKNOWN_FLAGS } from "./region-emitter.ts";
+import { type EmittedOperation, RegionEmitter } from "./region-emitter.ts";
 import { VectorRegisters } from "./vector-registers.ts";
 
 /** What profilers call the function of a region: engine-statistics.ts tells it from the interpreter's by this name. */
@@ -67,6 +77,11 @@ function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport
     flagResult: local("i64"),
     flagCarry: local("i32"),
     flagOverflow: local("i32"),
+    pinFirst: local("i64"),
+    pinSecond: local("i64"),
+    pinResult: local("i64"),
+    pinCarry: local("i32"),
+    pinOverflow: local("i32"),
     condition: local("i32"),
     entry: local("i32"),
     places: new PlaceCache(),
@@ -83,8 +98,9 @@ interface BuiltBlock {
   readonly operations: readonly EmittedOperation[];
   /** Operation at which the interpreter goes on, 0 when the block is translated to its end. */
   readonly stopped: number;
-  /** What the flag locals hold behind it. */
-  readonly flagKind: number;
+  /** Where the flags are at its start and behind it. */
+  readonly flagsBefore: FlagState;
+  readonly flagsBehind: FlagState;
 }
 
 class RegionEmission {
@@ -96,6 +112,7 @@ class RegionEmission {
   readonly #built = new Map<RegionBlock, BuiltBlock>();
   readonly #returnSites: readonly RegionBlock[];
   readonly #slot: number;
+  readonly #checks: ReadonlyMap<RegionBlock, number>;
   #instructions = 0;
 
   constructor(region: Region, flow: Flow, fn: FunctionBuilder, support: RegionSupport) {
@@ -104,6 +121,7 @@ class RegionEmission {
     this.#code = fn.code;
     this.#slot = fn.allocate("i32");
     this.#returnSites = region.returnSites;
+    this.#checks = planBudgetChecks(flow);
     this.#byOffset = new Map(region.blocks.map((block) => [block.offset, block]));
   }
 
@@ -112,7 +130,7 @@ class RegionEmission {
     const frame = this.#frame;
     const c = this.#code;
     this.#buildAll();
-    frame.places.choose(frame.fn);
+    frame.places.choose();
     frame.exit = c.block();
     frame.bail = c.block();
     this.#tree(this.#flow.root);
@@ -133,7 +151,7 @@ class RegionEmission {
       if ((((usedRegisters | writtenRegisters) >>> index) & 1) !== 0) c.loadAt("i64.load", gprOffset(index)).set(local);
     });
     this.#frame.vectors.load(c);
-    for (const { page } of this.#frame.places.all()) c.i64(NO_PAGE).set(page);
+    for (const { page } of this.#frame.places.all()) c.i32(0).i64(NO_PAGE).memory("i64.store", page);
     // Segments are flat, so that RIP and physical address agree within the page
     c.loadAt("i64.load", state.blockRip).i64(-4096n).op("i64.and").set(base);
     // The interpreter has charged for the block entered, which charges for itself
@@ -191,8 +209,9 @@ class RegionEmission {
   #edge(from: RegionBlock, offset: number): void {
     const to = this.#byOffset.get(offset);
     const { root, entries } = this.#flow;
-    if (to !== undefined && to.page !== from.page) this.#cross(to);
+    if (to !== undefined && to.page !== from.page) this.#cross(to, this.#behind(from));
     if (to !== undefined && !from.successors.includes(to) && entries.includes(to) && from.successors.includes(root)) {
+      emitSettle(this.#code, this.#frame, this.#behind(from));
       this.#code
         .i32(entries.indexOf(to))
         .set(this.#frame.entry)
@@ -202,9 +221,10 @@ class RegionEmission {
     if (to === undefined || !from.successors.includes(to)) {
       this.#pushRip(offset);
       this.#code.set(this.#frame.rip);
-      this.#exit();
+      this.#exit(this.#behind(from));
       return;
     }
+    emitTransition(this.#code, this.#frame, this.#behind(from), (this.#built.get(to) as BuiltBlock).flagsBefore);
     const isBack = (this.#flow.order.get(to) as number) <= (this.#flow.order.get(from) as number);
     if (isBack || this.#flow.merges.has(to)) this.#code.br(this.#labels.get(to) as Label);
     else this.#tree(to);
@@ -213,21 +233,22 @@ class RegionEmission {
    * Into another page: leaves unless that is where its address leads, as a lookup would find. Inside a region neither the code TLB nor
    * decoded code changes, since what changes them leaves it first.
    */
-  #cross(to: RegionBlock): void {
+  #cross(to: RegionBlock, flags: FlagState): void {
     const c = this.#code;
     const { rip } = this.#frame;
     this.#pushRip(to.offset);
     c.set(rip);
     emitIsInPage(c, rip, this.#slot, to.page);
     c.op("i32.eqz").ifUnlikely();
-    this.#exit();
+    this.#exit(flags);
     c.end();
     // Misses and exits tell RIP by the distance from the running block, in memory
     c.i32(0).get(rip).memory("i64.store", state.blockRip);
     c.i32(0).i32(to.header).memory("i32.store", state.blockStart);
   }
   /** `rip` is set. */
-  #exit(): void {
+  #exit(flags: FlagState): void {
+    emitSettle(this.#code, this.#frame, flags);
     this.#code.i32(0).set(this.#frame.next).br(this.#frame.exit);
   }
   #pushRip(offset: number): void {
@@ -238,65 +259,94 @@ class RegionEmission {
 
   // ---- Blocks ----
 
+  /** Takes the block's instructions off the budget. Where that does not last, the interpreter runs it, to the instruction. */
   #charge(block: RegionBlock): void {
-    const { budget, rip } = this.#frame;
+    const { budget, rip, next, header, exit } = this.#frame;
     const c = this.#code;
-    c.get(budget).i32(block.count).op("i32.sub").tee(budget).i32(0).op("i32.lt_s").ifUnlikely();
-    c.get(budget).i32(block.count).op("i32.add").set(budget);
-    this.#pushRip(block.offset);
-    c.set(rip);
-    this.#exit();
-    c.end();
+    const need = this.#checks.get(block);
+    if (need !== undefined) {
+      c.get(budget).i32(need).op("i32.lt_s").ifUnlikely();
+      emitSettle(c, this.#frame, (this.#built.get(block) as BuiltBlock).flagsBefore);
+      if (need > block.count) {
+        c.get(budget).i32(block.count).op("i32.ge_s").if();
+        c.get(budget).i32(block.count).op("i32.sub").set(budget);
+        c.i32(block.header + OP_BYTES)
+          .set(next)
+          .i32(block.header)
+          .set(header)
+          .br(exit)
+          .end();
+      }
+      this.#pushRip(block.offset);
+      c.set(rip).i32(0).set(next).br(exit).end();
+    }
+    c.get(budget).i32(block.count).op("i32.sub").set(budget);
   }
 
-  /** Builds every block, in an order in which those that go forward to one come before it. */
+  /**
+   * Builds every block, in an order in which those that go forward to one come before it. Blocks that loops begin with are built
+   * again once it is known what flags their loops leave.
+   */
   #buildAll(): void {
-    const blocks = [...this.#flow.order.keys()];
-    const flagsAtEntry = new Map<RegionBlock, number>([[this.#flow.root, FlagSource.words]]);
-    for (const block of this.#flow.loopHeaders) flagsAtEntry.set(block, UNKNOWN_FLAGS);
-    if (this.#flow.root.ending.kind === "dispatch") {
-      for (const entry of this.#flow.entries) flagsAtEntry.set(entry, UNKNOWN_FLAGS);
-    }
+    const { order, loopHeaders, root, entries } = this.#flow;
+    const blocks = [...order.keys()];
+    const predecessors = new Map<RegionBlock, RegionBlock[]>(blocks.map((block) => [block, []]));
+    for (const block of blocks) for (const next of block.successors) predecessors.get(next)?.push(block);
+    const isDispatched = new Set(root.ending.kind === "dispatch" ? [root, ...entries] : []);
     const { facts } = this.#frame;
     const factsBehind = new Map<RegionBlock, () => void>();
-    for (const block of blocks) {
-      facts.forgetAll();
-      const isMet = this.#flow.loopHeaders.has(block) || this.#flow.merges.has(block);
-      const before = isMet ? undefined : blocks.find(({ successors }) => successors.includes(block));
-      if (before !== undefined) factsBehind.get(before)?.();
-      const built = this.#build(block, flagsAtEntry.get(block) ?? UNKNOWN_FLAGS);
-      this.#built.set(block, built);
-      factsBehind.set(block, facts.save());
-      this.#instructions += built.operations.length;
-      for (const next of block.successors) {
-        const known = flagsAtEntry.get(next);
-        if (known === undefined) flagsAtEntry.set(next, built.flagKind);
-        else if (known !== built.flagKind) flagsAtEntry.set(next, UNKNOWN_FLAGS);
+    for (const isFirst of [true, false]) {
+      if (!isFirst && loopHeaders.size === 0) break;
+      for (const block of blocks) {
+        const before = predecessors.get(block) as RegionBlock[];
+        const isLoop = loopHeaders.has(block);
+        let flags = SETTLED;
+        if (!isDispatched.has(block) && !(isLoop && isFirst)) {
+          const isBack = (from: RegionBlock): boolean => (order.get(from) as number) >= (order.get(block) as number);
+          const arriving = (isLoop ? before.filter(isBack) : before).map((from) => this.#behind(from));
+          if (isLoop) flags = mixedFlags(arriving);
+          else flags = meetFlags(block === root ? [WORDS, ...arriving] : arriving);
+        }
+        const known = this.#built.get(block);
+        if (known !== undefined && isSameState(known.flagsBefore, flags)) continue;
+        facts.forgetAll();
+        if (!isLoop && !this.#flow.merges.has(block) && before[0] !== undefined) factsBehind.get(before[0])?.();
+        this.#built.set(block, this.#build(block, flags));
+        factsBehind.set(block, facts.save());
       }
     }
+    for (const { operations } of this.#built.values()) {
+      this.#instructions += operations.length;
+      for (const { places, loopDepth } of operations) for (const key of places) this.#frame.places.note(key, loopDepth);
+    }
   }
-  #build(block: RegionBlock, flagsAtEntry: number): BuiltBlock {
-    let flagKind = flagsAtEntry;
+  #behind(block: RegionBlock): FlagState {
+    return (this.#built.get(block) as BuiltBlock).flagsBehind;
+  }
+  #build(block: RegionBlock, flagsBefore: FlagState): BuiltBlock {
+    let flags = flagsBefore;
     const operations: EmittedOperation[] = [];
     const depth = this.#flow.depth.get(block) as number;
     for (const record of block.operations) {
       try {
-        const operation = new RegionEmitter(this.#frame, record, block, depth, flagKind).build();
-        flagKind = operation.flagKind;
+        const operation = new RegionEmitter(this.#frame, record, block, depth, flags).build();
+        flags = operation.flags;
         operations.push(operation);
       } catch (thrown) {
         if (!(thrown instanceof Untranslatable)) throw thrown;
-        return { operations, stopped: record.at, flagKind };
+        return { operations, stopped: record.at, flagsBefore, flagsBehind: flags };
       }
     }
-    return { operations, stopped: block.ending.kind === "interpreter" ? block.ending.at : 0, flagKind };
+    const stopped = block.ending.kind === "interpreter" ? block.ending.at : 0;
+    return { operations, stopped, flagsBefore, flagsBehind: flags };
   }
 
   #block(block: RegionBlock): void {
     if (block.count > 0) this.#charge(block);
-    const { operations, stopped } = this.#built.get(block) as BuiltBlock;
+    const { operations, stopped, flagsBehind } = this.#built.get(block) as BuiltBlock;
     for (const statements of withoutDeadFlags(operations)) schedule(statements, this.#frame.fn);
     if (stopped > 0) {
+      emitSettle(this.#code, this.#frame, flagsBehind);
       this.#code.i32(stopped).set(this.#frame.next).i32(block.header).set(this.#frame.header).br(this.#frame.exit);
       return;
     }
@@ -327,10 +377,10 @@ class RegionEmission {
           this.#edge(block, site.offset);
           c.end();
         }
-        this.#exit();
+        this.#exit(this.#behind(block));
         return;
       case "indirect":
-        this.#exit();
+        this.#exit(this.#behind(block));
         return;
       case "dispatch": {
         const labels = block.successors.map((entry) => this.#labels.get(entry) as Label);
@@ -343,13 +393,16 @@ class RegionEmission {
   }
 }
 
+const NONE: ReadonlySet<Statement> = new Set();
+
 /** The operations' statements, less the flags that nothing reads before they are all written again. */
 function withoutDeadFlags(operations: readonly EmittedOperation[]): (readonly EmittedOperation["statements"][number][])[] {
   let isLive = true;
   const result = operations.map(({ statements }) => statements);
   for (let i = operations.length - 1; i >= 0; i--) {
-    const { statements, flagWrites, writesAllFlags, readsFlags, mayLeave } = operations[i] as EmittedOperation;
-    if (!isLive && flagWrites.size > 0) result[i] = statements.filter((statement) => !flagWrites.has(statement));
+    const { statements, flagWrites, releases, writesAllFlags, readsFlags, mayLeave } = operations[i] as EmittedOperation;
+    const dead = !isLive ? flagWrites : writesAllFlags ? releases : NONE;
+    if (dead.size > 0) result[i] = statements.filter((statement) => !dead.has(statement));
     if (writesAllFlags) isLive = false;
     if (readsFlags || mayLeave) isLive = true;
   }

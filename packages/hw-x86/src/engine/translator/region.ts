@@ -78,13 +78,19 @@ export interface RegionFrame {
   readonly next: number;
   readonly header: number;
   readonly budget: number;
-  /** Flags: see flag-kinds.ts. */
+  /** Flags where paths with different ones have met: see flag-kinds.ts. */
   readonly flagKind: number;
   readonly flagFirst: number;
   readonly flagSecond: number;
   readonly flagResult: number;
   readonly flagCarry: number;
   readonly flagOverflow: number;
+  /** Operands of the last operation that wrote flags, as far as they are in no register: see flag-state.ts. */
+  readonly pinFirst: number;
+  readonly pinSecond: number;
+  readonly pinResult: number;
+  readonly pinCarry: number;
+  readonly pinOverflow: number;
   /** Result of the condition that ends a block. */
   readonly condition: number;
   /** Number of the entry that the dispatching block, if there is one, goes to. */
