@@ -23,6 +23,7 @@ import { analyseFlow, type Flow } from "./flow.ts";
 import { NO_PAGE, PlaceCache } from "./place-cache.ts";
 import { type Region, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
 import { type EmittedOperation, RegionEmitter } from "./region-emitter.ts";
+import { unrollLoops } from "./unrolling.ts";
 import { VectorRegisters } from "./vector-registers.ts";
 
 /** What profilers call the function of a region: engine-statistics.ts tells it from the interpreter's by this name. */
@@ -47,6 +48,7 @@ export function buildRegionModule(region: Region): RegionCode | undefined {
     support[name] = module.importFunction("support", name, REGION_SUPPORT[name]);
   }
   const fn = new FunctionBuilder(module.typeIndex(signature(["i32"], ["i32"])), 1);
+  unrollLoops(region.blocks);
   const flow = analyseFlow(region.head);
   const instructions = new RegionEmission(region, flow, fn, support).emit();
   if (instructions === 0) return undefined;
@@ -104,6 +106,7 @@ interface BuiltBlock {
 }
 
 class RegionEmission {
+  readonly #region: Region;
   readonly #flow: Flow;
   readonly #frame: RegionFrame;
   readonly #code: Code;
@@ -113,9 +116,9 @@ class RegionEmission {
   readonly #returnSites: readonly RegionBlock[];
   readonly #slot: number;
   readonly #checks: ReadonlyMap<RegionBlock, number>;
-  #instructions = 0;
 
   constructor(region: Region, flow: Flow, fn: FunctionBuilder, support: RegionSupport) {
+    this.#region = region;
     this.#flow = flow;
     this.#frame = createFrame(region, fn, support);
     this.#code = fn.code;
@@ -142,7 +145,7 @@ class RegionEmission {
     const prologue = new Code();
     this.#prologue(prologue);
     c.prepend(prologue);
-    return this.#instructions;
+    return this.#region.blocks.reduce((sum, own) => sum + (this.#built.get(own)?.operations.length ?? 0), 0);
   }
 
   #prologue(c: Code): void {
@@ -207,7 +210,8 @@ class RegionEmission {
 
   /** Goes on at a distance from the start of the head's page. */
   #edge(from: RegionBlock, offset: number): void {
-    const to = this.#byOffset.get(offset);
+    // A loop's next round may be another copy of its block
+    const to = from.successors.find((next) => next.offset === offset) ?? this.#byOffset.get(offset);
     const { root, entries } = this.#flow;
     if (to !== undefined && to.page !== from.page) this.#cross(to, this.#behind(from));
     if (to !== undefined && !from.successors.includes(to) && entries.includes(to) && from.successors.includes(root)) {
@@ -316,7 +320,6 @@ class RegionEmission {
       }
     }
     for (const { operations } of this.#built.values()) {
-      this.#instructions += operations.length;
       for (const { places, loopDepth } of operations) for (const key of places) this.#frame.places.note(key, loopDepth);
     }
   }
