@@ -50,8 +50,11 @@ export const FLOAT_TYPES: readonly FloatType[] = [PS, SS, PD, SD];
 
 // ---- MXCSR ----
 
-/** Rounding to nearest, everything masked, no DAZ, no FTZ; the flags do not matter. */
-const USUAL_MASK = 0xffc0;
+/**
+ * Rounding to nearest, everything masked. The flags do not matter, nor do DAZ and FTZ: operands and results that are denormal are
+ * doubtful in any case.
+ */
+const USUAL_MASK = 0x7f80;
 const USUAL = 0x1f80;
 const PE = 0x20;
 

@@ -370,6 +370,11 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   readonly #vectorFacts = new Map<Node, ReadonlySet<VectorFact>>();
 
   override knows(fact: StateFact): boolean {
+    if (fact === "sse") {
+      // Nothing in a region changes that
+      this.frame.usesSse = true;
+      return true;
+    }
     return this.frame.facts.knows(fact);
   }
   override learn(fact: StateFact): void {
@@ -436,7 +441,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
         return;
       case "memory":
         if (access.size === 128) this.#storeVector(this.#linear(operand), nodeOf(value));
-        else this.#storeGuest(this.#linear(operand), integerSize(access.size), lane());
+        else this.#storeLow(this.#linear(operand), access.size === 32 ? 32 : 64, nodeOf(value));
         return;
       default:
         this.fail(`${operand.text} is no vector`);
@@ -568,6 +573,12 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   }
   #storeVector(linear: Linear, value: Node): void {
     this.#storeThrough(linear, value, 16, "v128.store");
+  }
+  /** The low 32 or 64 bits, without a way through a general register. */
+  #storeLow(linear: Linear, bits: 32 | 64, vector: Node): void {
+    const shape = bits === 32 ? "f32x4" : "f64x2";
+    const low = this.value(`f${bits}`, [vector], (c) => c.lane(`${shape}.extract_lane`, 0));
+    this.#storeThrough(linear, low, bits / 8, `f${bits}.store`);
   }
   #storeThrough({ node, key }: Linear, value: Node, bytes: number, store: string): void {
     this.#leaves();

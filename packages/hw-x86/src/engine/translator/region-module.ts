@@ -91,6 +91,7 @@ function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport
     bail: { depth: 0 },
     // The stack pointer is passed to misses
     usedRegisters: 1 << RSP,
+    usesSse: false,
     writtenRegisters: 0,
   };
 }
@@ -149,7 +150,8 @@ class RegionEmission {
   }
 
   #prologue(c: Code): void {
-    const { gpr, usedRegisters, writtenRegisters, base, budget, entry } = this.#frame;
+    const { gpr, usedRegisters, writtenRegisters, base, budget, entry, usesSse } = this.#frame;
+    if (usesSse) returnUnlessSse(c);
     gpr.forEach((local, index) => {
       if ((((usedRegisters | writtenRegisters) >>> index) & 1) !== 0) c.loadAt("i64.load", gprOffset(index)).set(local);
     });
@@ -397,6 +399,14 @@ class RegionEmission {
 }
 
 const NONE: ReadonlySet<Statement> = new Set();
+const EM_TS = 0xc,
+  OSFXSR = 0x200;
+/** Without SSE the interpreter runs the block, and finds out which instruction faults. */
+function returnUnlessSse(c: Code): void {
+  c.loadAt("i32.load", state.cr4).i32(OSFXSR).op("i32.and").i32(OSFXSR).op("i32.xor");
+  c.loadAt("i32.load", state.cr0).i32(EM_TS).op("i32.and").op("i32.or").ifUnlikely();
+  c.get(0).return().end();
+}
 
 /** The operations' statements, less the flags that nothing reads before they are all written again. */
 function withoutDeadFlags(operations: readonly EmittedOperation[]): (readonly EmittedOperation["statements"][number][])[] {

@@ -102,6 +102,8 @@ export interface RegionFrame {
   bail: Label;
   /** Registers that the region reads or writes, and writes, by bit. */
   usedRegisters: number;
+  /** It is entered with SSE instructions enabled only. */
+  usesSse: boolean;
   writtenRegisters: number;
 }
 
