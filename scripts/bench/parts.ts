@@ -1,10 +1,11 @@
 /** The parts of the benchmark, in the order of the table. */
+import { growthParts } from "./growth.ts";
 import { linuxParts } from "./linux.ts";
 import { moveParts } from "./moves.ts";
 import type { Part } from "./part.ts";
 import { timingParts } from "./timing-guests.ts";
 
-export const parts: readonly Part[] = [...timingParts, ...linuxParts, ...moveParts];
+export const parts: readonly Part[] = [...timingParts, ...linuxParts, ...growthParts, ...moveParts];
 
 /** A part of a part: run only when it is named. */
 export const isSubpart = (part: Part): boolean => part.name.includes(".");
