@@ -13,7 +13,7 @@ const arms = { a: { module: "@mkvm/kvm-v1" }, b: { module: "./mine", parameters:
 const good = { arms, workload: image };
 
 /** Each refused value beside one that is taken. */
-const pairs: [what: string, valid: object, invalid: object, message: string][] = [
+const pairs: [what: string, valid: object, invalid: object, message: string | RegExp][] = [
   ["no more keys", good, { ...good, roundz: 3 }, "plan.json:1:155: roundz: no such key here"],
   ["both arms", good, { ...good, arms: { a: arms.a } }, "plan.json:1:2: arms.b: missing"],
   [

@@ -156,6 +156,8 @@ describe("verdict", () => {
     ["improved", "better by more than the threshold", spread(1060), spread(1000)],
     ["same", "equal", spread(1000), spread(1000)],
     ["same", "surely worse, by less than the threshold", spread(1000), spread(1030)],
+    ["inconclusive", "too few to find anything", [1000, 1001], [1001, 1002]],
+    ["same", "few, and all equal", [1000, 1000], [1000, 1000]],
     ["inconclusive", "as noisy as the threshold is wide", [500, 1500, 700, 1300, 1000], [520, 1560, 730, 1350, 1040]],
   ])("is %s when %s", (verdict, _, a, b) => {
     expect(judged(a, b).verdict).toBe(verdict);

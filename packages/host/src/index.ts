@@ -1,3 +1,5 @@
+export type { DaemonConnection } from "./cli/daemon-connection.ts";
+export { connectDaemon } from "./cli/daemon-connection.ts";
 export type { Host } from "./control/host.ts";
 export { createHost } from "./control/host.ts";
 export type { OutputListener, ProcessHandle } from "./control/process-handle.ts";
@@ -25,3 +27,5 @@ export type {
 } from "./control/types.ts";
 export { HostError } from "./errors.ts";
 export { formatLogEntry } from "./log/kernel-log.ts";
+export type { ReadAt, StatisticsFileContent } from "./statistics/binary-statistics.ts";
+export { readBinaryStatistics } from "./statistics/binary-statistics.ts";

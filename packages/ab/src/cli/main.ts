@@ -1,6 +1,7 @@
 /** The `mkvm ab` command. */
 import { Command, CommanderError } from "commander";
 import { AbError, ExitStatus, messageOf } from "../errors.ts";
+import { addLiveCommand } from "./live-command.ts";
 import { addRunCommand } from "./run-command.ts";
 
 /** EX_SOFTWARE of sysexits.h. */
@@ -17,6 +18,7 @@ export async function runCommandLine(words: readonly string[]): Promise<number> 
     status = result;
   };
   addRunCommand(program, done);
+  addLiveCommand(program, done);
   try {
     await program.parseAsync([...words], { from: "user" });
   } catch (thrown) {

@@ -3,10 +3,12 @@ import { type Command, Option } from "commander";
 import { compare } from "../compare.ts";
 import { AbError, ExitStatus } from "../errors.ts";
 import { checkPlan, type PlanFile, readPlanFile } from "../plan/read-plan.ts";
+import { newSeed } from "../run/random.ts";
 import { interruptible } from "./interruption.ts";
 import { createProgress } from "./progress.ts";
 import { addReportOptions, checkReportFlags, type ReportFlags, writeReports } from "./reports.ts";
 import { parseThreshold } from "./threshold-flag.ts";
+import { warnOfFew } from "./warnings.ts";
 
 interface RunFlags extends ReportFlags {
   a?: string;
@@ -78,10 +80,13 @@ Examples:
 
 async function run(path: string | undefined, flags: RunFlags): Promise<number> {
   const file = path === undefined ? undefined : readPlanFile(path);
-  const { plan, directory } = withFlags(file, flags);
+  const { plan: given, directory } = withFlags(file, flags);
   checkReportFlags(flags);
+  const plan = { ...given, seed: given.seed ?? newSeed() };
   const progress = createProgress(flags.quiet === true || flags.json === "-");
   const result = await interruptible(async (signal) => {
+    // Before the first run, so that one that ends badly can be repeated too.
+    if (!flags.quiet) process.stderr.write(`mkvm ab: seed ${plan.seed}\n`);
     try {
       return await compare(plan, { directory, signal, onProgress: progress.step });
     } finally {
@@ -89,6 +94,7 @@ async function run(path: string | undefined, flags: RunFlags): Promise<number> {
     }
   });
   await writeReports(result, flags);
+  warnOfFew(result);
   const { failure } = result;
   if (failure) {
     const when = failure.round === "warm-up" ? "its warm-up" : `round ${failure.round}`;

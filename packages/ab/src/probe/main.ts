@@ -2,10 +2,10 @@
  * The VMM with its system calls watched, as strace would: no instruction of the guest, nothing of the VMM and no ioctl of the
  * module is other than without it. At the two markers the VM stands between two instructions, and all counters are read there.
  */
+import { readBinaryStatistics, type Statistic } from "@mkvm/host";
 import { Ioctl, type Main, type SystemCalls } from "@mkvm/kvm-abi";
 import { main as vmm } from "@mkvm/vmm";
 import { type ProbeOptions, type ProbeReport, reportPrefix, type Snapshot } from "./protocol.ts";
-import { readStatistics } from "./statistics-file.ts";
 
 const bufferBytes = 256 * 1024;
 
@@ -111,14 +111,19 @@ class Watch {
   #snapshot(): Snapshot {
     const sys = this.#sys;
     const { instructions, kernelBytes } = sys.resourceUsage();
-    const read = (fd: number) => readStatistics(sys, fd, this.#buffer, bufferBytes);
+    const read = (fd: number): Statistic[] =>
+      readBinaryStatistics((into, offset) => {
+        const count = sys.pread(fd, this.#buffer, Math.min(into.length, bufferBytes), offset);
+        if (count > 0) into.set(sys.memory.u8.subarray(this.#buffer, this.#buffer + count));
+        return count;
+      }).statistics;
     const [vm] = this.#vmStatistics;
     return {
       guestNs: sys.clockMonotonicNs(),
       ...threadTime(),
       instructions,
       kernelBytes,
-      vm: vm === undefined ? {} : read(vm),
+      vm: vm === undefined ? [] : read(vm),
       vcpus: this.#vcpuStatistics.map(read),
     };
   }

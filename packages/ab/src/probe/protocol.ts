@@ -1,4 +1,5 @@
 /** What the probe and the runner say to each other. The probe's first argument is a ProbeOptions, the rest are the VMM's. */
+import type { Statistic } from "@mkvm/host";
 
 export interface ProbeOptions {
   /** Text on the guest's console that begins the measured part; undefined: the guest's first instruction. */
@@ -6,18 +7,6 @@ export interface ProbeOptions {
   /** Text that ends it, and the VM. */
   end: string;
 }
-
-/** A statistic of a VM or of a vCPU, as its descriptor in the file of KVM_GET_STATS_FD has it. */
-export interface Statistic {
-  kind: "cumulative" | "instant" | "peak" | "linear-histogram" | "log-histogram";
-  unit: "none" | "bytes" | "seconds" | "cycles" | "boolean";
-  /** Values are in this power of its base: 10 ** exponent, or 2 ** exponent. */
-  scale: number;
-  /** Of a linear histogram. */
-  bucketSize: number;
-  values: number[];
-}
-export type Statistics = Record<string, Statistic>;
 
 /** The state of a VM's process at one instant between two instructions of the guest. */
 export interface Snapshot {
@@ -27,8 +16,8 @@ export interface Snapshot {
   cpuNs?: number;
   instructions: number;
   kernelBytes: number;
-  vm: Statistics;
-  vcpus: Statistics[];
+  vm: Statistic[];
+  vcpus: Statistic[][];
 }
 
 /** Lines of the probe on descriptor 2 begin with this; all else there is the VMM's. */

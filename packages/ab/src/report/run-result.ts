@@ -1,66 +1,107 @@
-/** From a plan's runs to its result. */
-import type { ArmId, Plan } from "../plan/schema.ts";
-import type { ArmInfo, Round, Runs } from "../run/run-plan.ts";
-import { compareAll, type Samples } from "../statistics/verdict.ts";
-import { exitStatusOf, overallVerdict, type Result, resultVersion } from "./result.ts";
+/** From what was measured to a result. */
+import type { LoadedModule } from "@mkvm/host";
+import type { LiveRun } from "../live/live-run.ts";
+import { type ArmId, armIds, type Plan } from "../plan/schema.ts";
+import type { Runs } from "../run/run-plan.ts";
+import { compareAll, type Judging, type Samples } from "../statistics/verdict.ts";
+import { exitStatusOf, overallVerdict, type Result, type ResultComparison, resultVersion } from "./result.ts";
 
-/** Rounds that an arm needs for anything to be said of it. */
-const fewestRounds = 2;
+/** Values that an arm needs for anything to be said of it. */
+const fewestValues = 2;
+
+/** A run, or a VM of a live comparison. */
+interface Unit {
+  arm: ArmId;
+  metrics: Record<string, { value: number; unit: ResultComparison["unit"] }>;
+}
 
 export function runResult(plan: Plan, runs: Runs, seed: number): Result {
-  const values = (arm: ArmId) => runs.rounds.filter((round) => round.arm === arm);
-  const [a, b] = [values("a"), values("b")];
-  const [namesA, namesB] = [namesIn(a), namesIn(b)];
-  const onlyIn = (names: Set<string>, others: Set<string>) => [...names].filter((name) => !others.has(name));
-  const shared = [...namesA].filter((name) => namesB.has(name));
-  const samples = shared
-    .map((metric): Samples => ({ metric, a: valuesOf(a, metric), b: valuesOf(b, metric) }))
-    .filter((sample) => sample.a.length >= fewestRounds && sample.b.length >= fewestRounds);
-  const units = new Map(runs.rounds.flatMap((round) => Object.entries(round.metrics).map(([name, { unit }]) => [name, unit])));
-  const comparisons = compareAll(samples, plan, seed).map((found) => ({ ...found, unit: units.get(found.metric)! }));
-  const complete = !runs.failure && !runs.interrupted;
-  const judged = complete || comparisons.length > 0 ? overallVerdict(comparisons) : "inconclusive";
   const info = (id: ArmId) => ({ label: plan.arms[id].label ?? labelOf(runs.arms[id]), ...runs.arms[id] });
-  const outcome = {
-    verdict: judged,
-    interrupted: runs.interrupted,
-    ...(runs.failure && { failure: runs.failure }),
+  const arms = { a: info("a"), b: info("b") };
+  return {
+    ...head("run", plan, seed, plan.name ?? `${arms.a.label} against ${arms.b.label}`),
+    arms,
+    plan,
+    ...judged(runs.rounds, plan, seed, runs),
+    rounds: runs.rounds.map(({ arm, round, cpu, metrics }) => ({ arm, round, cpu, values: valuesOnly(metrics) })),
   };
+}
+
+/** `judging`: as of a plan. */
+export function liveResult(run: LiveRun, judging: Judging, seed: number): Result {
+  const info = ({ name, package: from, version, parameters }: LoadedModule) => ({
+    label: name,
+    package: from,
+    version,
+    parameters,
+  });
+  const { a, b } = run.modules;
+  return {
+    ...head("live", judging, seed, `${a.name} against ${b.name}, live`),
+    arms: { a: info(a), b: info(b) },
+    ...judged(run.rates, judging, seed, run),
+    rounds: run.rates.map(({ arm, pid, metrics }) => ({ arm, round: pid, cpu: 0, values: valuesOnly(metrics) })),
+  };
+}
+
+function head(kind: Result["kind"], { clock, correction, alpha, confidence }: Judging, seed: number, name: string) {
+  const date = new Date().toISOString();
   return {
     format: "mkvm-ab-result",
     version: resultVersion,
-    name: plan.name ?? `${info("a").label} against ${info("b").label}`,
-    date: new Date().toISOString(),
-    kind: "run",
-    clock: plan.clock,
+    name,
+    date,
+    kind,
+    clock,
     seed,
-    arms: { a: info("a"), b: info("b") },
-    plan,
-    correction: plan.correction,
-    alpha: plan.alpha,
-    confidence: plan.confidence,
+    correction,
+    alpha,
+    confidence,
+  } as const;
+}
+
+function judged(
+  units: readonly Unit[],
+  judging: Judging,
+  seed: number,
+  { failure, interrupted }: Pick<Runs, "failure" | "interrupted">,
+) {
+  const of = Object.fromEntries(armIds.map((id) => [id, units.filter(({ arm }) => arm === id)])) as Record<ArmId, Unit[]>;
+  const names = { a: namesIn(of.a), b: namesIn(of.b) };
+  const only = (one: Set<string>, other: Set<string>) => [...one].filter((name) => !other.has(name));
+  const samples = [...names.a]
+    .filter((name) => names.b.has(name))
+    .map((metric): Samples => ({ metric, a: valuesOf(of.a, metric), b: valuesOf(of.b, metric) }))
+    .filter(({ a, b }) => a.length >= fewestValues && b.length >= fewestValues);
+  const unitOf = new Map(units.flatMap(({ metrics }) => Object.entries(metrics).map(([name, { unit }]) => [name, unit])));
+  const comparisons = compareAll(samples, judging, seed).map((found) => ({ ...found, unit: unitOf.get(found.metric)! }));
+  const isJudged = comparisons.some(({ verdict }) => verdict !== undefined);
+  const outcome = {
+    verdict: isJudged ? overallVerdict(comparisons) : ("inconclusive" as const),
+    interrupted,
+    ...(failure && { failure }),
+  };
+  return {
     ...outcome,
-    complete,
+    complete: !failure && !interrupted,
     exitStatus: exitStatusOf(outcome),
     comparisons,
-    onlyOn: { a: onlyIn(namesA, namesB), b: onlyIn(namesB, namesA) },
-    rounds: runs.rounds.map(({ arm, round, cpu, metrics }) => ({
-      arm,
-      round,
-      cpu,
-      values: Object.fromEntries(Object.entries(metrics).map(([name, { value }]) => [name, value])),
-    })),
+    onlyOn: { a: only(names.a, names.b), b: only(names.b, names.a) },
   };
 }
 
-function namesIn(rounds: readonly Round[]): Set<string> {
-  return new Set(rounds.flatMap(({ metrics }) => Object.keys(metrics)));
+function namesIn(units: readonly Unit[]): Set<string> {
+  return new Set(units.flatMap(({ metrics }) => Object.keys(metrics)));
 }
 
-function valuesOf(rounds: readonly Round[], metric: string): number[] {
-  return rounds.flatMap(({ metrics }) => (metrics[metric] ? [metrics[metric].value] : []));
+function valuesOf(units: readonly Unit[], metric: string): number[] {
+  return units.flatMap(({ metrics }) => (metrics[metric] ? [metrics[metric].value] : []));
 }
 
-function labelOf({ package: name, version }: ArmInfo): string {
+function valuesOnly(metrics: Unit["metrics"]): Record<string, number> {
+  return Object.fromEntries(Object.entries(metrics).map(([name, { value }]) => [name, value]));
+}
+
+function labelOf({ package: name, version }: { package: string; version: string }): string {
   return `${name} ${version}`;
 }

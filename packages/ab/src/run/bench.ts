@@ -1,8 +1,12 @@
-/** A host with both arms loaded, as /dev/kvma and /dev/kvmb, on which runs are made. */
+/**
+ * Where runs are made: a host with both arms loaded, as /dev/kvma and /dev/kvmb. On the wall clock all runs share one, so that
+ * after the warm-up none pays for a start; under icount each has a new one, so that it is a function of its inputs and of nothing
+ * that ran before.
+ */
 import { fileURLToPath } from "node:url";
 import { createHost, type Host, type LoadedModule } from "@mkvm/host";
 import { AbError, ExitStatus, messageOf } from "../errors.ts";
-import { type ArmId, armIds, type Plan } from "../plan/schema.ts";
+import type { ArmId, Plan } from "../plan/schema.ts";
 import { type ProbeReport, reportPrefix, type Snapshot } from "../probe/protocol.ts";
 import { type Guest, guestOf } from "../workload/guest.ts";
 import { scriptStatus } from "../workload/linux-script.ts";
@@ -25,24 +29,19 @@ export class RunFailure extends Error {}
 
 export class Bench {
   readonly modules: Readonly<Record<ArmId, LoadedModule>>;
-  readonly #host: Host;
   readonly #plan: Plan;
   readonly #guests: Readonly<Record<ArmId, Guest>>;
   readonly #directory: string;
+  /** Free for the next run. */
+  #host: Host | undefined;
+  readonly #shared: boolean;
 
   /** @throws AbError when a file is missing or an arm cannot be loaded; nothing is left behind then */
   static async create(plan: Plan, directory: string): Promise<Bench> {
     const { a, b } = plan.arms;
     const guests = { a: guestOf(plan.workload, a, directory), b: guestOf(plan.workload, b, directory) };
-    const host = await createHost({ cpus: plan.schedule === "concurrent" ? 2 : 1, clock: plan.clock, directory });
-    try {
-      const modules: Partial<Record<ArmId, LoadedModule>> = {};
-      for (const id of armIds) modules[id] = await loadArm(host, id, plan, directory);
-      return new Bench(host, plan, guests, modules as Record<ArmId, LoadedModule>, directory);
-    } catch (thrown) {
-      await host.close();
-      throw thrown;
-    }
+    const { host, modules } = await openHost(plan, directory);
+    return new Bench(host, plan, guests, modules, directory);
   }
 
   private constructor(
@@ -57,18 +56,37 @@ export class Bench {
     this.#guests = guests;
     this.modules = modules;
     this.#directory = directory;
+    this.#shared = plan.clock === "wall";
+  }
+
+  /** A host for one run. */
+  async #take(): Promise<Host> {
+    const free = this.#host;
+    if (this.#shared) return free!;
+    this.#host = undefined;
+    return free ?? (await openHost(this.#plan, this.#directory)).host;
   }
 
   /**
-   * One VM of an arm from its start to the end marker. `moveAt`: instructions since its start at which it goes to the other
+   * One VM of an arm from its start to the end marker. `cpu`: where the host is shared. `moveAt`: instructions since its start at which it goes to the other
    * arm and back in turn.
    * @throws RunFailure when it does not get there; the abort reason when `signal` aborts
    */
   async run(arm: ArmId, cpu: number, signal: AbortSignal, moveAt: readonly number[] = []): Promise<Measured> {
     signal.throwIfAborted();
+    const host = await this.#take();
+    try {
+      return await this.#runOn(host, arm, this.#shared ? cpu : 0, signal, moveAt);
+    } finally {
+      if (!this.#shared) await host.close();
+    }
+  }
+
+  async #runOn(host: Host, arm: ArmId, cpu: number, signal: AbortSignal, moveAt: readonly number[]): Promise<Measured> {
+    signal.throwIfAborted();
     const guest = this.#guests[arm];
     const other = arm === "a" ? "b" : "a";
-    const vm = await this.#host.run({
+    const vm = await host.run({
       program: probeDirectory,
       args: [JSON.stringify(guest.probe), ...guest.args],
       cpu,
@@ -79,7 +97,7 @@ export class Bench {
     });
     const heard = new Heard();
     vm.onOutput((bytes, fd) => fd === 2 && heard.feed(bytes));
-    const kill = () => this.#host.kill(vm.pid).catch(() => {});
+    const kill = () => host.kill(vm.pid).catch(() => {});
     let late = false;
     const timer = setTimeout(() => {
       late = true;
@@ -118,8 +136,20 @@ export class Bench {
     }
   }
 
-  close(): Promise<void> {
-    return this.#host.close();
+  async close(): Promise<void> {
+    await this.#host?.close();
+  }
+}
+
+async function openHost(plan: Plan, directory: string): Promise<{ host: Host; modules: Record<ArmId, LoadedModule> }> {
+  const cpus = plan.clock === "wall" && plan.schedule === "concurrent" ? 2 : 1;
+  const host = await createHost({ cpus, clock: plan.clock, directory });
+  try {
+    const a = await loadArm(host, "a", plan, directory);
+    return { host, modules: { a, b: await loadArm(host, "b", plan, directory) } };
+  } catch (thrown) {
+    await host.close();
+    throw thrown;
   }
 }
 

@@ -1,8 +1,11 @@
 /** From two snapshots of a VM to named numbers. */
-import type { MoveReport } from "@mkvm/host";
-import type { Snapshot, Statistic, Statistics } from "../probe/protocol.ts";
+import type { MoveReport, Statistic } from "@mkvm/host";
+import type { Snapshot } from "../probe/protocol.ts";
 
 export type Unit = "ns" | "bytes" | "cycles" | "count";
+/** Of VMs that move: not there in warm-up runs, which do not. */
+export const moveMetrics = ["blackout", "blackout_longest"] as const;
+
 export interface Metric {
   value: number;
   unit: Unit;
@@ -29,15 +32,18 @@ export function metricsBetween(start: Snapshot, end: Snapshot, moves: readonly M
   return found;
 }
 
-function statisticsBetween(start: Statistics, end: Statistics): Metrics {
+/** Counters, and numbers of histograms, since `start`; what is instant or a peak as it is at `end`. */
+export function statisticsBetween(start: readonly Statistic[], end: readonly Statistic[]): Metrics {
   const found: Metrics = {};
-  for (const [name, after] of Object.entries(end)) {
+  const before = new Map(start.map((statistic) => [statistic.name, statistic]));
+  for (const after of end) {
+    const { name } = after;
+    const earlier = before.get(name);
     const unit = unitOf(after);
-    const before = start[name];
-    const grown = (index: number) => after.values[index]! - (before?.values[index] ?? 0);
-    const scale = after.unit === "seconds" ? after.scale * 1e9 : after.scale;
-    if (after.kind === "linear-histogram" || after.kind === "log-histogram") {
-      const counts = after.values.map((_, index) => grown(index));
+    const scale = after.base ** after.exponent * (after.unit === "seconds" ? 1e9 : 1);
+    if ("buckets" in after) {
+      const since = earlier && "buckets" in earlier ? earlier.buckets : [];
+      const counts = after.buckets.map((count, index) => count - (since[index] ?? 0));
       const total = counts.reduce((sum, count) => sum + count, 0);
       found[`${name}.count`] = { value: total, unit: "count" };
       if (total === 0) continue;
@@ -45,7 +51,8 @@ function statisticsBetween(start: Statistics, end: Statistics): Metrics {
         found[`${name}.p${part * 100}`] = { value: histogramQuantile(after, counts, part) * scale, unit };
       }
     } else if (after.unit !== "boolean") {
-      found[name] = { value: (after.kind === "cumulative" ? grown(0) : after.values[0]!) * scale, unit };
+      const since = after.kind === "cumulative" && earlier && "value" in earlier ? earlier.value : 0;
+      found[name] = { value: (after.value - since) * scale, unit };
     }
   }
   return found;
@@ -56,7 +63,11 @@ function unitOf({ unit }: Statistic): Unit {
 }
 
 /** Linear inside of a bucket; the last bucket is open, and counts as its lower end. */
-export function histogramQuantile(histogram: Statistic, counts: readonly number[], part: number): number {
+export function histogramQuantile(
+  histogram: { kind: "linear-histogram" | "log-histogram"; bucketSize: number },
+  counts: readonly number[],
+  part: number,
+): number {
   // Bucket 0 of a logarithmic one counts zeros, bucket n what is from 2 ** (n - 1) up to 2 ** n.
   const isLinear = histogram.kind === "linear-histogram";
   const lower = (index: number) => (isLinear ? index * histogram.bucketSize : index === 0 ? 0 : 2 ** (index - 1));
@@ -73,17 +84,17 @@ export function histogramQuantile(histogram: Statistic, counts: readonly number[
   return 0;
 }
 
-/** Statistics of all vCPUs of a VM, as those of one. */
-function sumOf(vcpus: readonly Statistics[]): Statistics {
-  const sums: Statistics = {};
-  for (const vcpu of vcpus) {
-    for (const [name, statistic] of Object.entries(vcpu)) {
-      const sum = sums[name];
-      if (!sum) sums[name] = { ...statistic, values: [...statistic.values] };
-      else if (statistic.kind === "peak")
-        sum.values = sum.values.map((value, index) => Math.max(value, statistic.values[index] ?? 0));
-      else sum.values = sum.values.map((value, index) => value + (statistic.values[index] ?? 0));
+/** Statistics of all vCPUs of a VM, as those of one: sums, and the highest peak. */
+export function sumOf(vcpus: readonly (readonly Statistic[])[]): Statistic[] {
+  const sums = new Map<string, Statistic>();
+  for (const statistic of vcpus.flat()) {
+    const sum = sums.get(statistic.name);
+    if (!sum) sums.set(statistic.name, structuredClone(statistic));
+    else if ("buckets" in sum && "buckets" in statistic) {
+      sum.buckets = sum.buckets.map((count, index) => count + (statistic.buckets[index] ?? 0));
+    } else if ("value" in sum && "value" in statistic) {
+      sum.value = sum.kind === "peak" ? Math.max(sum.value, statistic.value) : sum.value + statistic.value;
     }
   }
-  return sums;
+  return [...sums.values()];
 }

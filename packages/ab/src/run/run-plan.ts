@@ -2,7 +2,7 @@
 import { messageOf } from "../errors.ts";
 import { type ArmId, armIds, type Plan } from "../plan/schema.ts";
 import { Bench, type Measured } from "./bench.ts";
-import type { Metrics } from "./metrics.ts";
+import { type Metrics, moveMetrics } from "./metrics.ts";
 import { createRandom, shuffled } from "./random.ts";
 
 export interface Round {
@@ -86,7 +86,8 @@ class Series {
       if (!measured) return;
       if (!this.#named) {
         this.#named = true;
-        this.#control.onMetrics?.([...new Set(Object.values(measured).flatMap(({ metrics }) => Object.keys(metrics)))]);
+        const names = Object.values(measured).flatMap(({ metrics }) => Object.keys(metrics));
+        this.#control.onMetrics?.([...new Set([...names, ...(this.#plan.moves ? moveMetrics : [])])]);
       }
       if (round === "warm-up") this.#placeMoves(measured);
       else {

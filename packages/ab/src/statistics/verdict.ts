@@ -12,7 +12,7 @@ import { createRandom } from "../run/random.ts";
 import { bootstrapInterval, type Interval } from "./bootstrap.ts";
 import { adjusted } from "./correction.ts";
 import { cliffsDelta, hodgesLehmannShift } from "./effect.ts";
-import { rankTest } from "./rank-test.ts";
+import { rankTest, smallestP } from "./rank-test.ts";
 
 export const verdicts = ["regressed", "improved", "same", "inconclusive"] as const;
 export type Verdict = (typeof verdicts)[number];
@@ -45,7 +45,8 @@ export interface Samples {
   b: readonly number[];
 }
 
-type Judging = Pick<Plan, "clock" | "thresholds" | "alpha" | "confidence" | "resamples" | "correction">;
+/** What of a plan matters here. */
+export type Judging = Pick<Plan, "clock" | "thresholds" | "alpha" | "confidence" | "resamples" | "correction">;
 
 export function compareAll(samples: readonly Samples[], plan: Judging, seed: number): Comparison[] {
   const comparisons = samples.map((sample) => compare(sample, plan, seed));
@@ -56,7 +57,12 @@ export function compareAll(samples: readonly Samples[], plan: Judging, seed: num
     plan.correction,
   );
   for (const [index, comparison] of tested.entries()) comparison.pAdjusted = corrected[index]!;
-  for (const comparison of comparisons) if (comparison.threshold) comparison.verdict = judge(comparison, plan.alpha);
+  for (const [index, comparison] of comparisons.entries()) {
+    const { a, b } = samples[index]!;
+    // With so few values that the test could find nothing, an interval of theirs proves nothing either.
+    const enough = comparison.p === undefined || smallestP(a.length, b.length) * tested.length < plan.alpha;
+    if (comparison.threshold) comparison.verdict = judge(comparison, plan.alpha, enough);
+  }
   return comparisons;
 }
 
@@ -89,7 +95,7 @@ function compare({ metric, a, b }: Samples, plan: Judging, seed: number): Compar
   };
 }
 
-function judge(comparison: Comparison, alpha: number): Verdict {
+function judge(comparison: Comparison, alpha: number, enough: boolean): Verdict {
   const { threshold, shift, shiftInterval, a, pAdjusted } = comparison;
   const { percent, absolute, worse } = threshold!;
   const limit = absolute ?? (Math.abs(a.median) * percent!) / 100;
@@ -98,7 +104,7 @@ function judge(comparison: Comparison, alpha: number): Verdict {
   const large = shift !== 0 && Math.abs(shift) >= limit * (1 - 1e-12);
   if (significant && large) return shift > 0 === (worse === "higher") ? "regressed" : "improved";
   const [low, high] = shiftInterval;
-  const inside = (low === 0 && high === 0) || (low > -limit && high < limit);
+  const inside = (low === 0 && high === 0) || (enough && low > -limit && high < limit);
   return inside ? "same" : "inconclusive";
 }
 
