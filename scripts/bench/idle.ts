@@ -1,4 +1,5 @@
 /** What an idle Linux guest costs. */
+import { stripVTControlCharacters } from "node:util";
 import { createHost, type Host } from "@mkvm/host";
 import { findLinuxGuest } from "@mkvm/testkit";
 
@@ -13,8 +14,8 @@ export async function startIdleLinux(host: Host, memory = "256M"): Promise<{ pid
   const decoder = new TextDecoder();
   const reader = run.output[Symbol.asyncIterator]();
   let said = "";
-  // The prompt: the shell waits for its terminal now
-  while (!/[#$] $/.test(said)) {
+  // The prompt, and busybox asks where the cursor is: the shell waits for its terminal now
+  while (!/[#$] $/.test(stripVTControlCharacters(said))) {
     const { value, done } = await reader.next();
     if (done) throw new Error(`Linux ended before its shell: ${said.slice(-500)}`);
     said = (said + decoder.decode(value, { stream: true })).slice(-4096);

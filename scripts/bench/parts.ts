@@ -4,8 +4,9 @@ import { linuxParts } from "./linux.ts";
 import { moveParts } from "./moves.ts";
 import type { Part } from "./part.ts";
 import { timingParts } from "./timing-guests.ts";
+import { vmCostParts } from "./vm-costs.ts";
 
-export const parts: readonly Part[] = [...timingParts, ...linuxParts, ...growthParts, ...moveParts];
+export const parts: readonly Part[] = [...timingParts, ...linuxParts, ...growthParts, ...moveParts, ...vmCostParts];
 
 /** A part of a part: run only when it is named. */
 export const isSubpart = (part: Part): boolean => part.name.includes(".");

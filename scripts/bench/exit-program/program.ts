@@ -13,7 +13,16 @@ const CPUID_LOOP = [0x31, 0xc9, 0xb8, 1, 0, 0, 0, 0x0f, 0xa2, 0x48, 0xff, 0xce, 
 const OUT_LOOP = [0xe6, 0x80, 0x48, 0xff, 0xce, 0x75, 0xf9, 0xf4];
 /** in al, 0x80, likewise. */
 const IN_LOOP = [0xe4, 0x80, 0x48, 0xff, 0xce, 0x75, 0xf9, 0xf4];
-const LOOPS: Readonly<Record<string, readonly number[]>> = { cpuid: CPUID_LOOP, out: OUT_LOOP, in: IN_LOOP };
+/** Reads the TSC until RSI ticks have passed since the start: R10 is the longest time between two readings, R11 their number. */
+const GAP_LOOP = [
+  ...[0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0], // rdtsc; shl rdx, 32; or rax, rdx
+  ...[0x49, 0x89, 0xc0, 0x49, 0x89, 0xc1, 0x4d, 0x31, 0xd2, 0x4d, 0x31, 0xdb], // mov r8, rax; mov r9, rax; xor r10, r10; xor r11, r11
+  ...[0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0], // again: the TSC
+  ...[0x48, 0x89, 0xc1, 0x4c, 0x29, 0xc9, 0x49, 0x89, 0xc1], // mov rcx, rax; sub rcx, r9; mov r9, rax
+  ...[0x4c, 0x39, 0xd1, 0x4c, 0x0f, 0x47, 0xd1, 0x49, 0xff, 0xc3], // cmp rcx, r10; cmova r10, rcx; inc r11
+  ...[0x48, 0x89, 0xc1, 0x4c, 0x29, 0xc1, 0x48, 0x39, 0xf1, 0x72, 0xd9, 0xf4], // mov rcx, rax; sub rcx, r8; cmp rcx, rsi; jb again; hlt
+];
+const LOOPS: Readonly<Record<string, readonly number[]>> = { cpuid: CPUID_LOOP, out: OUT_LOOP, in: IN_LOOP, gap: GAP_LOOP };
 
 function must(result: number): number {
   if (result < 0) throw new Error(`errno ${-result}`);
@@ -86,13 +95,32 @@ async function measure(sys: SystemCalls, vm: Vm, name: string, rounds: number): 
   return { wallNs: (sys.clockMonotonicNs() - began) / rounds, cpuNs: ((user + system) * 1000) / rounds };
 }
 
-/** Arguments: kind of exit, exits in a sample, samples. Prints a line for each sample after a warm-up: nanoseconds
+/** Runs the loop of TSC readings from one instant to another; says the longest gap in nanoseconds and how often the guest read. */
+async function gaps(sys: SystemCalls, vm: Vm, beginNs: number, endNs: number): Promise<string> {
+  const tscKhz = await vm.ioctl(vm.vcpu, Ioctl.KVM_GET_TSC_KHZ);
+  // The engine of a VM is made when it first runs, and takes the CPU for a while: not what is measured
+  await measure(sys, vm, "gap", 10 * tscKhz);
+  await sys.sleepNs(beginNs - sys.clockMonotonicNs());
+  await measure(sys, vm, "gap", Math.round(((endNs - beginNs) / 1e6) * tscKhz));
+  const bytes = new Uint8Array(KvmRegs.sizeBytes);
+  await vm.ioctl(vm.vcpu, Ioctl.KVM_GET_REGS, bytes);
+  const { r10, r11 } = KvmRegs.read(bytes);
+  return `${((Number(r10) * 1e6) / tscKhz).toFixed(0)} ${r11}\n`;
+}
+
+/** Arguments: "gap", and monotonic nanoseconds of begin and end; or kind of exit, exits in a sample, samples. Prints a line for each sample after a warm-up: nanoseconds
  * an exit by the clock, and of CPU time. */
 export const main: Main = async (sys, [kind, exits, samples]) => {
   const vm = await createVm(sys);
-  const rounds = Number(exits);
-  await measure(sys, vm, kind, rounds);
   const line = must(sys.mmap(4096, -1, 0));
+  const rounds = Number(exits);
+  if (kind === "gap") {
+    const text = new TextEncoder().encode(await gaps(sys, vm, rounds, Number(samples)));
+    sys.memory.u8.set(text, line);
+    sys.write(1, line, text.length);
+    return 0;
+  }
+  await measure(sys, vm, kind, rounds);
   for (let sample = 0; sample < Number(samples); sample++) {
     const { wallNs, cpuNs } = await measure(sys, vm, kind, rounds);
     const text = new TextEncoder().encode(`${wallNs.toFixed(1)} ${cpuNs.toFixed(1)}\n`);
