@@ -222,7 +222,8 @@ describe("segments outside 64-bit mode", () => {
   });
 });
 
-it("survives an arena that fills up", () => {
+// A quarter of a million blocks, each a WebAssembly module of its own where everything is translated
+it("survives an arena that fills up", { timeout: 300_000 }, () => {
   // A page of jumps to the next 16-byte slot, rewritten from outside so that blocks are made again and again.
   // To translate every one of them would take minutes and fill nothing more
   const m = machine(64, [], CODE, engineMode() === "always" ? "hot" : engineMode());

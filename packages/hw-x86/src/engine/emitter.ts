@@ -194,6 +194,8 @@ export interface Emitter {
   nextRip(): Int;
   /** Runs the same instruction again (REP iterations), giving the scheduler a chance. Ends the block's straight run. */
   repeat(): void;
+  /** REP MOVS or REP STOS, in one go where it can be; `otherwise` does some of it and repeats. */
+  stringRun(kind: "move" | "store", otherwise: () => void): void;
   /** Ends the block after this instruction, because it changed what the following code depends on. RIP is the next instruction. */
   endBlock(): void;
   /** Raises an exception at this instruction; nothing of it has happened. `error` is the error code where the vector has one. */

@@ -2,11 +2,12 @@
  * The part of an emitter that does not depend on where operands lie: values as expression nodes, arithmetic on them, branches, and
  * the checks that rows ask for. The interpreter's emitter finds operands at run time, the translator's knows them.
  */
-import { state } from "./cpu-state.ts";
+import { RAX, RCX, RDI, RSI, state } from "./cpu-state.ts";
 import type { OperandAccess, Variant } from "./decoder/variant.ts";
 import type { Bool, ConditionCode, Doubt, Emitter, FlagName, Int, Size, Value, Variable, Vec } from "./emitter.ts";
 import type { FormOperand } from "./instruction.ts";
 import {
+  EVERYTHING,
   makeNode,
   NOTHING,
   type Node,
@@ -89,6 +90,7 @@ type Rest =
   | "branchRelative"
   | "nextRip"
   | "repeat"
+  | "stringRun"
   | "endBlock"
   | "raise"
   | "helper"
@@ -108,6 +110,8 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     this.size = variant.size;
   }
 
+  abstract reg(index: number, size: Size): Int;
+  abstract setReg(index: number, size: Size, value: Int): void;
   abstract state(offset: number, size: Size): Int;
   abstract flag(name: FlagName): Bool;
   /** SF differs from OF. */
@@ -519,6 +523,26 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   }
   fromI32(a: Bool): Int {
     return asInt(this.operation("i64.extend_i32_u", [nodeOf(a)], 32));
+  }
+
+  // ---- Strings ----
+
+  /** Pushes whether the run was done, by calling `run`; `pushOperation` pushes the operation's record. */
+  protected runNode(kind: "move" | "store", run: number, pushOperation: (c: Code) => void): Bool {
+    const done = makeNode("i32", [], () => undefined);
+    const other = kind === "move" ? this.reg(RSI, 64) : this.reg(RAX, this.size as Size);
+    const [count, to, last] = [this.reg(RCX, 64), this.reg(RDI, 64), other].map(nodeOf);
+    const operation = this.value("i32", [], pushOperation);
+    const bytes = this.constant32(this.size / 8);
+    this.effect([operation, count, to, last, bytes] as Node[], EVERYTHING, (c) => c.call(run), done);
+    return asBool(done);
+  }
+  /** After a run: what the registers are then. */
+  protected finishRun(kind: "move" | "store"): void {
+    const length = this.shl(this.reg(RCX, 64), this.int(Math.log2(this.size / 8)), 64);
+    this.setReg(RDI, 64, this.add(this.reg(RDI, 64), length, 64));
+    if (kind === "move") this.setReg(RSI, 64, this.add(this.reg(RSI, 64), length, 64));
+    this.setReg(RCX, 64, this.int(0));
   }
 
   // ---- Vectors and floating point ----

@@ -9,6 +9,7 @@ import { FunctionBuilder, type ModuleBuilder, signature } from "../wasm/module-b
 import type { ValueType } from "../wasm/opcodes.ts";
 import { emitProbe } from "./memory-code.ts";
 import { buildMayBeRounded } from "./rounding-code.ts";
+import { buildMoveRun, buildStoreRun } from "./string-code.ts";
 
 /** Imports from the engine: module "engine", by name. All integers are i32. */
 export const ENGINE_IMPORTS = {
@@ -58,6 +59,9 @@ export interface CommonFunctions {
   readonly find: number;
   /** (operation): gives back the budget of the instructions of the block behind this one. */
   readonly refund: number;
+  /** See string-code.ts. */
+  readonly moveRun: number;
+  readonly storeRun: number;
   /** () after a helper that ended the block: sees that single-step and interrupt shadows are heeded. */
   readonly settle: number;
   /** See rounding-code.ts. */
@@ -236,6 +240,8 @@ export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunct
 
   return {
     refund,
+    moveRun: buildMoveRun(module),
+    storeRun: buildStoreRun(module),
     settle,
     imports,
     sync,

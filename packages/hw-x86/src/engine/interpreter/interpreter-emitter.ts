@@ -564,6 +564,11 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
       this.#goto(c, scope);
     });
   }
+  stringRun(kind: "move" | "store", otherwise: () => void): void {
+    const { common, pc } = this.#target;
+    const done = this.runNode(kind, kind === "move" ? common.moveRun : common.storeRun, (c) => c.get(pc));
+    this.if(done, () => this.finishRun(kind), otherwise);
+  }
   endBlock(): void {
     this.effect([], NOTHING, (c) => c.call(this.#target.common.settle));
     this.jump(this.nextRip());

@@ -6,6 +6,7 @@ import type { Code } from "../wasm/code.ts";
 import { FunctionBuilder, type ModuleBuilder, type Signature, signature } from "../wasm/module-builder.ts";
 import type { CommonFunctions } from "./common-functions.ts";
 import { MAY_BE_ROUNDED } from "./rounding-code.ts";
+import { STRING_RUN } from "./string-code.ts";
 
 /**
  * header, record: block and operation that run; rsp, budget: what the region holds of them. A miss returns 0 when the region must
@@ -27,6 +28,9 @@ export const REGION_SUPPORT = {
   moveTo: signature(["i32"]),
   /** () after a miss returned 0: throws what it met, or returns the operation that the interpreter is to run. */
   regionResume: signature([], ["i32"]),
+  /** See string-code.ts. */
+  moveRun: STRING_RUN,
+  storeRun: STRING_RUN,
   /** See rounding-code.ts. */
   mayBeRounded: MAY_BE_ROUNDED,
   /** (rip), as the last thing that a region does: goes on in the region there, or returns 0 with `state.rip` set. */
@@ -156,6 +160,8 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
   const { imports } = common;
   return {
     goOn,
+    moveRun: common.moveRun,
+    storeRun: common.storeRun,
     missRead: miss("missRead", imports.regionRead),
     missUpdate: miss("missUpdate", imports.regionUpdate),
     missWrite: miss("missWrite", imports.regionWrite),

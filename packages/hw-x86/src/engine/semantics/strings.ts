@@ -90,14 +90,16 @@ function repeated(e: Emitter, element: (e: Emitter) => void, goesOn?: () => Bool
 }
 
 /** The same with a helper that does a run of elements, registers included, where it can; it returns 0 where it cannot. */
-function repeatedInBulk(e: Emitter, element: (e: Emitter) => void, helper: string): void {
-  const count = pointer(e, RCX);
-  e.if(e.ne(count, e.int(0)), () => {
-    e.if(e.isZero(e.fromI32(e.helper(helper, e.size / 8))), () => {
-      element(e);
-      setCounter(e, RCX, e.sub(count, e.int(1), 64));
+function repeatedInBulk(e: Emitter, element: (e: Emitter) => void, kind: "move" | "store"): void {
+  e.stringRun(kind, () => {
+    const count = pointer(e, RCX);
+    e.if(e.ne(count, e.int(0)), () => {
+      e.if(e.isZero(e.fromI32(e.helper(`${kind}Run`, e.size / 8))), () => {
+        element(e);
+        setCounter(e, RCX, e.sub(count, e.int(1), 64));
+      });
+      e.if(e.ne(pointer(e, RCX), e.int(0)), () => e.repeat());
     });
-    e.if(e.ne(pointer(e, RCX), e.int(0)), () => e.repeat());
   });
 }
 
@@ -116,7 +118,7 @@ export const MOVS = instruction("MOVS", {
 export const REP_MOVS = instruction("REP MOVS", {
   source: MOVS_SOURCE,
   forms: stringForms(0xa4, EITHER),
-  semantics: (e) => repeatedInBulk(e, moveElement, "moveRun"),
+  semantics: (e) => repeatedInBulk(e, moveElement, "move"),
 });
 
 export const STOS = instruction("STOS", {
@@ -128,7 +130,7 @@ export const STOS = instruction("STOS", {
 export const REP_STOS = instruction("REP STOS", {
   source: STOS_SOURCE,
   forms: stringForms(0xaa, EITHER),
-  semantics: (e) => repeatedInBulk(e, storeElement, "storeRun"),
+  semantics: (e) => repeatedInBulk(e, storeElement, "store"),
 });
 
 export const LODS = instruction("LODS", {

@@ -147,6 +147,19 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   repeat(): void {
     throw new Untranslatable();
   }
+  stringRun(kind: "move" | "store"): void {
+    if (this.#frame.codeSize !== 64) throw new Untranslatable();
+    this.#leaves();
+    const { support } = this.#frame;
+    const run = kind === "move" ? support.moveRun : support.storeRun;
+    const done = this.runNode(kind, run, (c) => c.i32(this.#record.at));
+    this.effect([nodeOf(done)], NOTHING, (c) => {
+      c.op("i32.eqz").ifUnlikely();
+      this.#leave(c);
+      c.end();
+    });
+    this.finishRun(kind);
+  }
   override loopWhile(): void {
     throw new Untranslatable();
   }

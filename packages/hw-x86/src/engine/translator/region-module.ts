@@ -43,10 +43,7 @@ export interface RegionCode {
 /** Undefined when not even the first operation can be translated. */
 export function buildRegionModule(region: Region): RegionCode | undefined {
   const module = new ModuleBuilder();
-  const support = {} as Record<keyof RegionSupport, number>;
-  for (const name of Object.keys(REGION_SUPPORT) as (keyof RegionSupport)[]) {
-    support[name] = module.importFunction("support", name, REGION_SUPPORT[name]);
-  }
+  const support = importsOnDemand(module);
   const fn = new FunctionBuilder(module.typeIndex(signature(["i32"], ["i32"])), 1);
   unrollLoops(region.blocks);
   const flow = analyseFlow(region.head);
@@ -56,6 +53,21 @@ export function buildRegionModule(region: Region): RegionCode | undefined {
   module.export("region", index);
   module.name(index, REGION_FUNCTION);
   return { bytes: module.encode(), instructions, entries: flow.entries.map(({ header }) => header) };
+}
+
+/** Instantiating costs for each import, so that a region has only those that it asks for. */
+function importsOnDemand(module: ModuleBuilder): RegionSupport {
+  const support = {} as RegionSupport;
+  for (const name of Object.keys(REGION_SUPPORT) as (keyof RegionSupport)[]) {
+    let index: number | undefined;
+    Object.defineProperty(support, name, {
+      get: () => {
+        index ??= module.importFunction("support", name, REGION_SUPPORT[name]);
+        return index;
+      },
+    });
+  }
+  return support;
 }
 
 /** A frame with locals allocated; labels are set when they open. */

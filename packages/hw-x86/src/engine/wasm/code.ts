@@ -113,6 +113,16 @@ export class Code {
   loadAt(name: string, address: number): this {
     return this.i32(0).memory(name, address);
   }
+  /** (to, from, bytes), as memmove. */
+  memoryCopy(): this {
+    this.bytes.push(0xfc, 10, 0, 0);
+    return this;
+  }
+  /** (to, byte, bytes). */
+  memoryFill(): this {
+    this.bytes.push(0xfc, 11, 0);
+    return this;
+  }
   call(functionIndex: number): this {
     this.bytes.push(0x10);
     pushUnsigned(this.bytes, functionIndex);

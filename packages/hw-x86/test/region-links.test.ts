@@ -1,0 +1,85 @@
+/** Regions over pages: the way into another page is checked each time, whatever happened to its mapping or its bytes. */
+import { expect, it } from "vitest";
+import { RAX, RCX, state } from "../src/engine/cpu-state.ts";
+import type { TranslateMode } from "../src/engine/translator/translator.ts";
+import { createFlatMachine, type FlatMachine } from "./flat-machine.ts";
+
+const CODE = 0x20_0000;
+const CALLEE = CODE + 0x1000;
+const OTHER = CODE + 0x8000;
+const TABLE = 0x1_0000;
+const RAM = 16 << 20;
+const ROUNDS = 50_000;
+
+const bytes32 = (value: number): number[] => [value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >> 24) & 255];
+
+/** A loop that calls a function in the next page, mapped by 4 KiB pages; `adds` is what the function adds to RAX. */
+function machineWithCalls(translate: TranslateMode): {
+  m: FlatMachine;
+  run: () => bigint;
+  map: (linear: number, to: number) => void;
+} {
+  const m = createFlatMachine(64, RAM, translate);
+  const view = new DataView(m.ram.buffer, m.ram.byteOffset);
+  for (let page = 0; page < 512; page++) view.setBigUint64(TABLE + page * 8, BigInt(CODE + page * 4096 + 7), true);
+  view.setBigUint64(RAM - 4096 + (CODE >>> 21) * 8, BigInt(TABLE + 7), true);
+  m.engine.flushTlb(false);
+  // again: call CALLEE; dec ecx; jnz again; hlt
+  m.ram.set([0xe8, ...bytes32(CALLEE - CODE - 5), 0xff, 0xc9, 0x75, 0xf7, 0xf4], CODE);
+  // add eax, n; ret
+  m.ram.set([0x83, 0xc0, 1, 0xc3], CALLEE);
+  m.ram.set([0x83, 0xc0, 3, 0xc3], OTHER);
+  const run = (): bigint => {
+    m.engine.set64(state.rip, BigInt(CODE));
+    m.engine.set32(state.activity, 0);
+    m.engine.setReg(4, BigInt(CODE + 0x10_0000));
+    m.engine.setReg(RAX, 0n);
+    m.engine.setReg(RCX, BigInt(ROUNDS));
+    const before = m.engine.retired();
+    expect(m.engine.run(10 * ROUNDS)).toBe("halted");
+    expect(m.engine.retired() - before).toBe(5 * ROUNDS + 1);
+    return m.engine.reg(RAX);
+  };
+  const map = (linear: number, to: number): void =>
+    view.setBigUint64(TABLE + ((linear >>> 12) & 511) * 8, BigInt(to + 7), true);
+  return { m, run, map };
+}
+
+it.each<TranslateMode>(["off", "hot", "always"])("runs a function of another page as part of the loop (%s)", (mode) => {
+  const { m, run } = machineWithCalls(mode);
+  expect(run()).toBe(BigInt(ROUNDS));
+  expect(run()).toBe(BigInt(ROUNDS));
+  if (mode === "off") expect(m.engine.translatorStatistics().translator.regionsMade).toBe(0);
+  else expect(m.engine.translatorStatistics().translator.regionsMade).toBeGreaterThan(0);
+});
+
+it.each<TranslateMode>(["off", "hot", "always"])("sees that the function's page was mapped elsewhere (%s)", (mode) => {
+  const { m, run, map } = machineWithCalls(mode);
+  expect(run()).toBe(BigInt(ROUNDS));
+  map(CALLEE, OTHER);
+  m.engine.flushPage(BigInt(CALLEE) as never);
+  expect(run()).toBe(3n * BigInt(ROUNDS));
+  map(CALLEE, CALLEE);
+  m.engine.flushTlb(true);
+  expect(run()).toBe(BigInt(ROUNDS));
+});
+
+it.each<TranslateMode>(["off", "hot", "always"])("sees that the function changed (%s)", (mode) => {
+  const { m, run } = machineWithCalls(mode);
+  expect(run()).toBe(BigInt(ROUNDS));
+  m.engine.writeLinear(BigInt(CALLEE + 2) as never, 1, 7n, true);
+  if (mode !== "off") expect(m.engine.translatorStatistics().translator.invalidated).toBeGreaterThan(0);
+  expect(run()).toBe(7n * BigInt(ROUNDS));
+});
+
+it("drops a region once, whichever of its pages changes, and makes it anew", () => {
+  const { m, run } = machineWithCalls("hot");
+  run();
+  const before = m.engine.translatorStatistics().translator;
+  expect(before.regionsInUse).toBeGreaterThan(0);
+  m.engine.writeLinear(BigInt(CALLEE + 2) as never, 1, 2n, true);
+  m.engine.writeLinear(BigInt(CODE + 9) as never, 1, 0xf4n, true);
+  expect(m.engine.translatorStatistics().translator.regionsInUse).toBe(0);
+  expect(run()).toBe(2n * BigInt(ROUNDS));
+  expect(m.engine.translatorStatistics().translator.regionsInUse).toBeGreaterThan(0);
+});
