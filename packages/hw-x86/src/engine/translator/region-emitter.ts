@@ -148,14 +148,15 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     throw new Untranslatable();
   }
   stringRun(kind: "move" | "store"): void {
-    if (this.#frame.codeSize !== 64) throw new Untranslatable();
+    if (this.frame.codeSize !== 64) throw new Untranslatable();
     this.#leaves();
-    const { support } = this.#frame;
+    const { support } = this.frame;
     const run = kind === "move" ? support.moveRun : support.storeRun;
     const done = this.runNode(kind, run, (c) => c.i32(this.#record.at));
+    const { flags } = this;
     this.effect([nodeOf(done)], NOTHING, (c) => {
       c.op("i32.eqz").ifUnlikely();
-      this.#leave(c);
+      this.#leave(c, flags);
       c.end();
     });
     this.finishRun(kind);
