@@ -15,19 +15,28 @@ export function qemuVersion(): string | undefined {
 const common =
   "-accel tcg -display none -serial stdio -monitor none -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=4".split(" ");
 
-/** Runs QEMU's TCG until `done` is true of what its serial line said, or it ends. */
+/** A guest that says nothing for so long hangs. */
+const silenceMs = 120_000;
+
+/** Runs QEMU's TCG until `done` is true of what its serial line said. Throws when it ends before that, or hangs. */
 export function runTcg(args: readonly string[], onText: (text: string) => void, done: () => boolean): Promise<void> {
   const child = spawn("qemu-system-x86_64", [...common, ...args], { stdio: ["ignore", "pipe", "pipe"] });
   let errors = "";
+  const hang = setTimeout(() => {
+    errors += `its guest said nothing for ${silenceMs / 1000} s`;
+    child.kill();
+  }, silenceMs);
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     errors += text;
   });
   child.stdout.setEncoding("utf8").on("data", (text: string) => {
     onText(text);
+    hang.refresh();
     if (done()) child.kill();
   });
   return new Promise((resolve, reject) => {
     child.on("error", reject);
+    child.on("exit", () => clearTimeout(hang));
     child.on("close", () => (done() ? resolve() : reject(new Error(`QEMU ended early: ${errors.trim() || "no message"}`))));
   });
 }

@@ -11,6 +11,7 @@ export interface Row {
   what: string;
   /** Of the samples: "s", "ms", "us", "MiB", "%", "x", "M instructions/s". Less is better but for the last two. */
   unit: string;
+  /** Empty where only peers are compared. */
   mkvm: Samples;
   peers: Readonly<Partial<Record<Peer, Samples>>>;
   /** The issue's or the design's words for it; absent where the figure is only shown. */
@@ -39,7 +40,7 @@ export function summarize(samples: Samples): Summary {
 /** How many times faster mkvm is than the peer: ratio of medians of times. Undefined without the peer. */
 export function timesFaster(row: Pick<Row, "mkvm" | "peers">, peer: Peer): number | undefined {
   const theirs = row.peers[peer];
-  return theirs?.length ? median([...theirs]) / median([...row.mkvm]) : undefined;
+  return theirs?.length && row.mkvm.length ? median([...theirs]) / median([...row.mkvm]) : undefined;
 }
 
 /** Mean of what `timesFaster` says of rows, geometric. */
