@@ -26,8 +26,6 @@ export class UserProject {
       MKVM_STATE_DIR: join(root, "state"),
       XDG_CACHE_HOME: join(root, "cache"),
       // The pnpm at hand is the one to use, whatever release 'pnpm init' notes
-      pnpm_config_pm_on_fail: "ignore",
-      npm_config_pm_on_fail: "ignore",
     };
   }
 

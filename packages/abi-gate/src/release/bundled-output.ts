@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
-import { build, type Metafile, type Plugin, transform } from "esbuild";
+import { build, type Metafile, type Plugin, transform } from "esbuild-wasm";
 import { extract } from "tar";
 import { GateError, messageOf } from "../errors.ts";
 import { gitBytes } from "../reference/git.ts";

@@ -1,5 +1,5 @@
 /** The API report that people review, as API Extractor writes it from the same built declarations. */
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Extractor, ExtractorConfig, ExtractorLogLevel } from "@microsoft/api-extractor";
@@ -12,11 +12,13 @@ export function markdownReport(item: WorkspacePackage, write: boolean): boolean 
   // Not in dist, which is published
   const work = mkdtempSync(join(tmpdir(), "mkvm-api-"));
   const silent = { default: { logLevel: ExtractorLogLevel.None } };
+  const types = builtFile(item, "types");
+  const tsconfig = join(projectFolder, "tsconfig.json");
   const config = ExtractorConfig.prepare({
     configObject: {
       projectFolder,
-      mainEntryPointFilePath: builtFile(item, "types"),
-      compiler: { tsconfigFilePath: join(projectFolder, "tsconfig.json") },
+      mainEntryPointFilePath: types,
+      compiler: existsSync(tsconfig) ? { tsconfigFilePath: tsconfig } : { overrideTsconfig: plainConfiguration(types) },
       apiReport: {
         enabled: true,
         reportFolder: join(projectFolder, "etc"),
@@ -41,4 +43,12 @@ export function markdownReport(item: WorkspacePackage, write: boolean): boolean 
   });
   rmSync(work, { recursive: true });
   return !result.apiReportChanged;
+}
+
+/** For packages that are written in JavaScript, with declarations beside it. */
+function plainConfiguration(types: string): object {
+  return {
+    compilerOptions: { target: "es2024", module: "nodenext", strict: true, skipLibCheck: true, types: [] },
+    files: [types],
+  };
 }

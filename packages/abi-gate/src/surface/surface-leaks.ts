@@ -4,7 +4,7 @@
  */
 import { builtinModules } from "node:module";
 import { join } from "node:path";
-import { build } from "esbuild";
+import { build } from "esbuild-wasm";
 import ts from "typescript";
 import { textFiles } from "../reference/registry.ts";
 import { importedModules, typeApiOf } from "../report/declarations.ts";
