@@ -6,6 +6,11 @@ export interface DocumentCommand {
   readonly command: string;
 }
 
+/** The folder of this repository in whose copy a document's commands are run: `<!-- in: FOLDER -->`; else an empty one. */
+export function documentFolder(path: string): string | undefined {
+  return /^<!-- in: (\S+) -->$/m.exec(readFileSync(path, "utf8"))?.[1];
+}
+
 export function documentCommands(path: string): DocumentCommand[] {
   const found: DocumentCommand[] = [];
   let within = false;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { checkGuest, findLinuxGuest } from "@mkvm/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { attempt } from "./commands.ts";
-import { documentCommands } from "./document-commands.ts";
+import { documentCommands, documentFolder } from "./document-commands.ts";
 import { type LoopbackRegistry, startLoopbackRegistry } from "./loopback-registry.ts";
 import { UserProject } from "./user-project.ts";
 import { type Bump, WorkspaceRelease, workspace } from "./workspace-release.ts";
@@ -38,7 +38,9 @@ test("the quick start and each how-to are among them", () => {
 test.each(withCommands)("docs/%s", { timeout: 600_000 }, async (name) => {
   const project = new UserProject(registry, { empty: true });
   try {
-    await provideGuest(project.folder);
+    const folder = documentFolder(join(documents, name));
+    if (folder === undefined) await provideGuest(project.folder);
+    else await project.copyFrom(folder);
     for (const { line, command } of documentCommands(join(documents, name))) {
       const { status, stdout, stderr } = await attempt("bash", ["-euc", command], { cwd: project.folder, env: project.env });
       if (status !== 0) throw new Error(`docs/${name}:${line}: ${command}: status ${status}\n${stdout}${stderr}`);

@@ -1,10 +1,10 @@
 /** The example workspace, copied as its users copy it: every step of its CI job, and what the gate does when a change says too little. */
-import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { findLinuxGuest } from "@mkvm/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { parse } from "yaml";
-import { attempt, type CommandResult, succeed } from "./commands.ts";
+import { attempt, type CommandResult } from "./commands.ts";
 import { type LoopbackRegistry, startLoopbackRegistry } from "./loopback-registry.ts";
 import { UserProject } from "./user-project.ts";
 import { type Bump, WorkspaceRelease, workspace } from "./workspace-release.ts";
@@ -44,24 +44,13 @@ beforeAll(async () => {
   await release.version(Object.fromEntries(names.map((name) => [name, "major" as Bump])), "First release.");
   expect((await release.publish()).status).toBe(0);
   project = new UserProject(registry, { empty: true });
-  cpSync(example, project.folder, { recursive: true, filter: (path) => !path.includes("node_modules") });
-  await git("init", "--quiet", "--initial-branch=main");
-  await git("config", "user.name", "Fleet");
-  await git("config", "user.email", "fleet@example.com");
-  await commit("start");
-  await git("update-ref", "refs/remotes/origin/main", "HEAD");
+  await project.copyFrom("examples/fleet");
 }, 120_000);
 afterAll(async () => {
   await project?.remove();
   release?.remove();
   await registry?.close();
 }, 120_000);
-
-const git = (...args: string[]) => succeed("git", args, { cwd: project.folder, env: project.env });
-async function commit(message: string): Promise<void> {
-  await git("add", "--all");
-  await git("commit", "--quiet", "--no-verify", "-m", message);
-}
 
 /** Runs a step as the job does: its inputs are the caller's. */
 function runStep({ run, env = {} }: { run: string; env?: Record<string, string> }): Promise<CommandResult> {
@@ -100,13 +89,13 @@ test("every step of the job passes", { timeout: 900_000 }, async () => {
     if (status !== 0) throw new Error(`${step.name}: status ${status}\n${stdout}${stderr}`);
   }
   for (const report of ["ab-report.html", "ab-report.xml"]) expect(existsSync(join(project.folder, report))).toBe(true);
-  expect(await git("status", "--porcelain", "--untracked-files=no", "--", "packages")).toBe("");
+  expect(await project.git("status", "--porcelain", "--untracked-files=no", "--", "packages")).toBe("");
 });
 
 test("the committed report is the one that is written", { timeout: 120_000 }, async () => {
   const { status, stdout, stderr } = await runStep({ run: "npx -y pnpm@12 abi-report" });
   expect(status, stdout + stderr).toBe(0);
-  expect(await git("status", "--porcelain", "--untracked-files=no", "--", "packages")).toBe("");
+  expect(await project.git("status", "--porcelain", "--untracked-files=no", "--", "packages")).toBe("");
 });
 
 test("the gate stops a change that no changeset announces, and lets it pass with one", {

@@ -1,5 +1,5 @@
 /** A folder of somebody who uses mkvm from a registry, with a daemon of its own. */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { attempt, type CommandResult, succeed } from "./commands.ts";
@@ -25,8 +25,25 @@ export class UserProject {
       PATH: path.join(":"),
       MKVM_STATE_DIR: join(root, "state"),
       XDG_CACHE_HOME: join(root, "cache"),
-      // The pnpm at hand is the one to use, whatever release 'pnpm init' notes
+      // 'pnpm init' would note pnpm's newest release, which is then fetched for every platform
+      pnpm_config_init_package_manager: "false",
+      pnpm_config_pm_on_fail: "ignore",
     };
+  }
+
+  /** Fills the folder with a copy of one of this repository's, in a git repository with `main` and `origin/main`. */
+  async copyFrom(path: string): Promise<void> {
+    const from = join(workspace, path);
+    cpSync(from, this.folder, { recursive: true, filter: (file) => !/[\\/](node_modules|dist)$/.test(file) });
+    await this.git("init", "--quiet", "--initial-branch=main");
+    await this.git("config", "user.name", "User");
+    await this.git("config", "user.email", "user@example.com");
+    await this.git("add", "--all");
+    await this.git("commit", "--quiet", "--no-verify", "-m", "start");
+    await this.git("update-ref", "refs/remotes/origin/main", "HEAD");
+  }
+  git(...args: string[]): Promise<string> {
+    return succeed("git", args, { cwd: this.folder, env: this.#env });
   }
 
   get env(): NodeJS.ProcessEnv {
