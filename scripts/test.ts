@@ -19,6 +19,7 @@ const checks = [
   check("lint and format", bin("@biomejs/biome/bin/biome"), "ci", "."),
   check("types", bin("turbo/bin/turbo"), "run", "typecheck", "--output-logs=errors-only"),
   check("API reports", join("scripts", "api-reports.ts")),
+  check("ABI since the last release", join("scripts", "abi-check.ts")),
   check("reference", join("scripts", "reference.ts")),
   check("types of scripts and tests", bin("typescript/bin/tsc"), "-p", "."),
 ];

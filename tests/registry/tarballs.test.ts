@@ -77,6 +77,19 @@ describe.each(published)("@mkvm/%s", (name) => {
     );
   });
 
+  test("contains nothing of another package, but what a module compiles in", () => {
+    // Headers, as it were, and what is private and has no package of its own
+    const compiledIn = manifestOf(name).mkvm ? ["kvm-abi", "kvm-core"] : [];
+    const owners = new Set<string>();
+    for (const file of listing(name).filter((path) => path.endsWith(".js"))) {
+      // The bundler heads each part with its file, from the package's folder
+      const heads = packed(name, file.replace("package/", "")).matchAll(/^\/\/ ((?:src|\.\.|node_modules)\/[\w@./+-]+)$/gm);
+      for (const [, path = ""] of heads) owners.add(path.startsWith("src/") ? name : (path.split("/")[1] as string));
+    }
+    expect(owners).toContain(name);
+    expect([...owners].filter((owner) => owner !== name && !compiledIn.includes(owner))).toEqual([]);
+  });
+
   test("depends on published versions, and on no private package", () => {
     const manifest: Manifest = JSON.parse(packed(name, "package.json"));
     const names = new Set(published.map((other) => `@mkvm/${other}`));
