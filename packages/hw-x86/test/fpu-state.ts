@@ -1,8 +1,9 @@
 /** A CPU that is a state block and flat memory, enough for floating-point helpers to run on alone. */
 import type { Gva } from "../src/addresses.ts";
-import type { Cpu } from "../src/engine/cpu.ts";
+import type { Cpu, CpuModel } from "../src/engine/cpu.ts";
 import { state } from "../src/engine/cpu-state.ts";
 import { resetFpu } from "../src/engine/fpu/fxsave.ts";
+import { behaviourOf } from "../src/engine/vendor-behaviour.ts";
 
 /** Thrown by `raise`. */
 export class Raised extends Error {
@@ -18,8 +19,8 @@ const BYTES = 0x10000;
 export const OPERAND_AT = 0x8000;
 const OPERATION_AT = 0x9000;
 
-/** The parts of `Cpu` that helpers of the fpu folder use. */
-export function floatCpu(): Cpu {
+/** The parts of `Cpu` that helpers of the fpu folder use. `vendor`: whose processors they are to behave as. */
+export function floatCpu(vendor: CpuModel["vendor"] = "intel"): Cpu {
   const buffer = new ArrayBuffer(BYTES);
   const u8 = new Uint8Array(buffer);
   const u32 = new Uint32Array(buffer);
@@ -60,6 +61,7 @@ export function floatCpu(): Cpu {
   };
   const cpu = parts as unknown as Cpu;
   resetFpu(cpu);
+  u32[state.vendorBehaviour >> 2] = behaviourOf(vendor);
   u32[state.cr0 >> 2] = 0x8000_0031;
   u32[state.cr4 >> 2] = 0x600;
   u32[state.codeSize >> 2] = 64;

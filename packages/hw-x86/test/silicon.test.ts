@@ -106,7 +106,7 @@ describe(`the engine and this processor agree on${reason}`, () => {
         if (!random.oneIn(3)) words[i] = awkwardQuadword(random, random.oneIn(2));
       });
     }
-    const runner = new EngineRunner(initial);
+    const runner = new EngineRunner(initial, silicon.vendor);
     // The interpreter keeps 16-bit code and nearly all of the x87 stack
     const isTranslated = codeSize !== 16 && rows !== stackForms;
     const outcome: Outcome = {
@@ -129,7 +129,7 @@ describe(`the engine and this processor agree on${reason}`, () => {
       const expected = silicon.run(initial, cases);
       cases.forEach((generated, i) => {
         runner.run(generated, outcome);
-        const differences = compareOutcomes(generated, expected[i], outcome, { fx: fx !== undefined });
+        const differences = compareOutcomes(generated, expected[i], outcome, { fx: fx !== undefined, vendor: silicon.vendor });
         if (differences.length > 0) failures.push(describeCase(generated, differences));
       });
       // Loops are hot by themselves
@@ -137,7 +137,7 @@ describe(`the engine and this processor agree on${reason}`, () => {
       const before = runner.regionsMade();
       cases.slice(0, HOT_CASES).forEach((generated, i) => {
         runner.runOften(generated, outcome, HOT_RUNS);
-        const differences = compareOutcomes(generated, expected[i], outcome, { fx: fx !== undefined });
+        const differences = compareOutcomes(generated, expected[i], outcome, { fx: fx !== undefined, vendor: silicon.vendor });
         if (differences.length > 0) failures.push(`hot: ${describeCase(generated, differences)}`);
       });
       expect(runner.regionsMade() > before || !isTranslated).toBe(true);

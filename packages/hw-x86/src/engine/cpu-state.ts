@@ -185,6 +185,8 @@ export const state = {
   places: at(MOST_PLACES * PLACE_BYTES, 16),
   /** 8 bytes, always 2^32: index register of RIP-relative operands whose displacement was wrapped to 32 bits. */
   fourGib: at(8),
+  /** 4 bytes: what this vendor's processors do, a bit for each difference in vendor-behaviour.ts. */
+  vendorBehaviour: at(4),
 } as const;
 
 if (next > CPU_STATE + CPU_STATE_BYTES) throw new Error("CPU state does not fit its block");

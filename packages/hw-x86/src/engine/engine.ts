@@ -22,6 +22,7 @@ import * as paging from "./system/paging.ts";
 import * as segmentation from "./system/segmentation.ts";
 import type { EngineControl, GuestEvent, StopReason } from "./system-interface.ts";
 import { type TranslateMode, Translator, type TranslatorStatistics } from "./translator/translator.ts";
+import { behaviourOf } from "./vendor-behaviour.ts";
 
 const RIP = state.rip >>> 2;
 const BUDGET = state.budget >>> 2;
@@ -115,6 +116,7 @@ export class Engine implements Cpu, EngineControl {
   #setConstants(): void {
     this.set64(state.zero, 0n);
     this.set64(state.fourGib, 1n << 32n);
+    this.set32(state.vendorBehaviour, behaviourOf(this.model.vendor));
     this.set64(state.flatSegment + SEG_READ_TOP, 0xffff_ffff_ffff_ffffn);
     this.set64(state.flatSegment + SEG_WRITE_TOP, 0xffff_ffff_ffff_ffffn);
   }

@@ -3,6 +3,7 @@ import { fpuHelpers } from "./fpu/helpers.ts";
 import type { Helper, HelperTable } from "./helpers.ts";
 import { integerHelpers } from "./semantics/integer-helpers.ts";
 import { stringHelpers } from "./semantics/string-helpers.ts";
+import { vendorHelpers } from "./semantics/vendor-helpers.ts";
 import { systemHelpers } from "./system/index.ts";
 
 function join(...tables: HelperTable[]): HelperTable {
@@ -16,4 +17,4 @@ function join(...tables: HelperTable[]): HelperTable {
   return joined;
 }
 
-export const helperTable: HelperTable = join(integerHelpers, stringHelpers, systemHelpers, fpuHelpers);
+export const helperTable: HelperTable = join(integerHelpers, stringHelpers, systemHelpers, fpuHelpers, vendorHelpers);

@@ -3,6 +3,7 @@
  * that cannot be executed, a code page, nothing else mapped.
  */
 import { type Gpa, type Gva, hpa } from "../../src/addresses.ts";
+import type { CpuModel } from "../../src/engine/cpu.ts";
 import { BANK_FIRST_FREE, CS, DS, ES, FS, GS, gprOffset, SS, state } from "../../src/engine/cpu-state.ts";
 import { Engine } from "../../src/engine/engine.ts";
 import { fxrstor, fxsave } from "../../src/engine/fpu/fxsave.ts";
@@ -81,8 +82,8 @@ export class EngineRunner {
   readonly #initial: Uint8Array;
   #fault: Recorded = { vector: TIMEOUT, error: 0, payload: 0n };
 
-  /** `initial`: contents of the data pages at the start of each case. */
-  constructor(initial: Uint8Array) {
+  /** `initial`: contents of the data pages at the start of each case. `vendor`: whose processors the engine is to behave as. */
+  constructor(initial: Uint8Array, vendor: CpuModel["vendor"]) {
     this.#initial = initial;
     const memory = new WebAssembly.Memory({ initial: BANK_PAGES, maximum: BANK_PAGES, shared: true });
     const unavailable = (): never => {
@@ -91,7 +92,7 @@ export class EngineRunner {
     this.#engine = new Engine({
       memory,
       model: {
-        vendor: "intel",
+        vendor,
         cpuid: unavailable,
         cr0Allowed: 0xe005_003fn,
         cr4Allowed: 0x6ffn,

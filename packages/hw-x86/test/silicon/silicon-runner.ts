@@ -3,14 +3,18 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { CpuModel } from "../../src/engine/cpu.ts";
 import { CASE_CODE, DATA_BYTES, type TestCase } from "./case-generator.ts";
 import type { Outcome } from "./engine-runner.ts";
 import { initialFx } from "./fpu-state.ts";
+import { processorVendor } from "./processor.ts";
 
 const CASE_BYTES = 128 + 8 + 8 + CASE_CODE + 512;
 const RESULT_BYTES = 128 + 24 + 8 + 8 + 512;
 
 export interface Silicon {
+  /** Whose processor this is. */
+  readonly vendor: CpuModel["vendor"];
   /** False where the kernel gives programs no 16-bit segments. */
   readonly has16: boolean;
   run(initial: Uint8Array, cases: readonly TestCase[]): Outcome[];
@@ -21,6 +25,8 @@ export interface Silicon {
 export function openSilicon(): Silicon | string {
   if (process.platform !== "linux" || process.arch !== "x64")
     return `needs Linux on x86-64, this is ${process.platform} on ${process.arch}`;
+  const vendor = processorVendor();
+  if (vendor === undefined) return "needs a processor by Intel or AMD";
   const folder = mkdtempSync(join(tmpdir(), "mkvm-silicon-"));
   const program = join(folder, "run-cases");
   const source = new URL("run-cases.c", import.meta.url).pathname;
@@ -46,6 +52,7 @@ export function openSilicon(): Silicon | string {
     has16 = false;
   }
   return {
+    vendor,
     has16,
     run: (initial, cases) => runCases(folder, program, initial, cases),
     close: () => rmSync(folder, { recursive: true }),

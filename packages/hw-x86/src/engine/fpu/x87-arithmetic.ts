@@ -39,6 +39,7 @@ import {
   C1,
   C2,
   C3,
+  checkStore,
   isEmpty,
   noteInstruction,
   noteOperand,
@@ -205,6 +206,7 @@ function prepare(cpu: Cpu, flags: number, c1: boolean, refuse: number): number {
 const STACK_UNDERFLOW = 0x41;
 
 function storeFloat(cpu: Cpu, isDouble: boolean): number {
+  checkStore(cpu, isDouble ? 8 : 4);
   if (isEmpty(cpu, 0)) {
     cpu.u64[VALUE >> 3] = isDouble ? pack64(DEFAULT_NAN) : BigInt(pack32(DEFAULT_NAN));
     return prepare(cpu, STACK_UNDERFLOW, false, unmasked(cpu) & IE);
@@ -217,6 +219,7 @@ function storeFloat(cpu: Cpu, isDouble: boolean): number {
 }
 
 function storeInteger(cpu: Cpu, bits: number): number {
+  checkStore(cpu, bits / 8);
   const indefinite = 1n << BigInt(bits - 1);
   if (isEmpty(cpu, 0)) {
     cpu.u64[VALUE >> 3] = indefinite;

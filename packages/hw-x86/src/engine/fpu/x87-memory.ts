@@ -3,7 +3,6 @@
  * the whole state, and FXSAVE. They address memory themselves, through the segment of the running operation; a row leaves the
  * effective address in OPERAND_ADDRESS.
  */
-import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
@@ -21,6 +20,7 @@ import {
 } from "./fxsave.ts";
 import { begin, x87Context as context } from "./x87-arithmetic.ts";
 import {
+  checkStore,
   control,
   isEmpty,
   noteInstruction,
@@ -28,6 +28,7 @@ import {
   operandOffset,
   operandSegment,
   pop,
+  probeOperand,
   push,
   raiseFlags,
   readRaw,
@@ -50,15 +51,9 @@ function fetch(cpu: Cpu, bytes: number): Uint8Array {
   cpu.readLinearBytes(cpu.linear(operandSegment(cpu), operandOffset(cpu), bytes, false), buffer);
   return buffer;
 }
-/** Where it is, faulting as a write of all of it would. */
-function probe(cpu: Cpu, bytes: number): Gva {
-  const address = cpu.linear(operandSegment(cpu), operandOffset(cpu), bytes, true);
-  cpu.probeWrite(address, bytes);
-  return address;
-}
 /** Writes it, whole or not at all. */
 function deposit(cpu: Cpu, buffer: Uint8Array): void {
-  cpu.writeLinearBytes(probe(cpu, buffer.length), buffer);
+  cpu.writeLinearBytes(probeOperand(cpu, buffer.length), buffer);
 }
 const view = (buffer: Uint8Array): DataView => new DataView(buffer.buffer, buffer.byteOffset, buffer.length);
 
@@ -186,7 +181,7 @@ export const x87Memory: HelperTable = {
   },
   fpuStoreExtended(cpu) {
     const buffer = new Uint8Array(10);
-    probe(cpu, 10);
+    checkStore(cpu, 10);
     const empty = isEmpty(cpu, 0);
     const refused = empty && (unmasked(cpu) & IE) !== 0;
     if (!refused) {
@@ -209,7 +204,7 @@ export const x87Memory: HelperTable = {
     push(cpu, value === 0n ? num("zero", sign) : num("finite", sign, 0, value));
   },
   fpuStoreDecimal(cpu) {
-    probe(cpu, 10);
+    checkStore(cpu, 10);
     begin(cpu);
     const empty = isEmpty(cpu, 0);
     const source = empty ? DEFAULT_NAN : readRegister(cpu, 0);

@@ -2,9 +2,11 @@
  * The x87 register stack and its exception summary, over the CPU state block. Register operands are stack-relative here; MMX
  * and FXSAVE see the same registers by physical number.
  */
+import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { CS, SEG_SELECTOR, SEGMENT_STRIDE, state } from "../cpu-state.ts";
 import { op } from "../operation.ts";
+import { doesBehave, VendorBehaviour } from "../vendor-behaviour.ts";
 import { DEFAULT_NAN, type FloatContext, IE, type Num, PRE_COMPUTATION, pack80, unpack80 } from "./float-format.ts";
 
 /** Status word. */
@@ -138,6 +140,17 @@ export function operandSegment(cpu: Cpu): number {
 
 /** Offset of the memory operand, which the row left in OPERAND_ADDRESS. */
 export const operandOffset = (cpu: Cpu): bigint => cpu.get64(OPERAND_ADDRESS);
+
+/** Where the memory operand is, faulting as a write of all of it would. */
+export function probeOperand(cpu: Cpu, bytes: number): Gva {
+  const address = cpu.linear(operandSegment(cpu), operandOffset(cpu), bytes, true);
+  cpu.probeWrite(address, bytes);
+  return address;
+}
+/** At the start of a store: the same where the operand faults even if a numeric exception keeps the store from it. */
+export function checkStore(cpu: Cpu, bytes: number): void {
+  if (!doesBehave(cpu, VendorBehaviour.x87StoreChecksNumberFirst)) probeOperand(cpu, bytes);
+}
 
 /** FPU instruction pointer, opcode aside; every x87 instruction but the control ones sets it. */
 export function noteInstruction(cpu: Cpu): void {

@@ -1,6 +1,7 @@
 /** Helpers of the x87's transcendental, remainder and scaling instructions: special operands and the order of exceptions. */
 import type { Cpu } from "../cpu.ts";
 import type { HelperTable } from "../helpers.ts";
+import { doesBehave, VendorBehaviour } from "../vendor-behaviour.ts";
 import { divide, fromInteger, x87Nan } from "./float-arithmetic.ts";
 import {
   bitLength,
@@ -214,18 +215,36 @@ function trigonometric(cpu: Cpu, results: (a: Num) => [Num, Num?], pushes: boole
   if (pushes && second !== undefined) push(cpu, second);
 }
 
-function sine(a: Num): Num {
+/** Whether sine and tangent are the angle itself and cosine 1 on this processor, inexact, and whatever the rounding. */
+function isItself(cpu: Cpu, a: Num): boolean {
+  return magnitude(a) < ITSELF && doesBehave(cpu, VendorBehaviour.tinyAnglesAreNotRounded);
+}
+/** The angle, as inexact as what it stands for. */
+function itself(a: Num): Num {
+  const result = round(context, EXTENDED, a.sign, a.exponent, a.significand);
+  context.flags |= magnitude(a) < EXTENDED.minExponent ? PE | UE : PE;
+  return result;
+}
+const ITSELF = -68;
+
+function sine(cpu: Cpu, a: Num): Num {
   if (a.kind === "zero") return a;
+  if (isItself(cpu, a)) return itself(a);
   if (magnitude(a) < -70) return nearly(a, false);
   return finish(sineCosine(a).sine);
 }
-function cosine(a: Num): Num {
+function cosine(cpu: Cpu, a: Num): Num {
   if (a.kind === "zero") return ONE;
+  if (isItself(cpu, a)) {
+    context.flags |= PE;
+    return ONE;
+  }
   if (magnitude(a) < -70) return nearly(ONE, false);
   return finish(sineCosine(a).cosine);
 }
-function tangentOf(a: Num): Num {
+function tangentOf(cpu: Cpu, a: Num): Num {
   if (a.kind === "zero") return a;
+  if (isItself(cpu, a)) return itself(a);
   if (magnitude(a) < -70) return nearly(a, true);
   return finish(tangent(a));
 }
@@ -303,10 +322,10 @@ export const x87Transcendental: HelperTable = {
   fpuLogarithm: (cpu) => binaryPop(cpu, logarithmTimes),
   fpuLogarithmOnePlus: (cpu) => binaryPop(cpu, logarithmOnePlusTimes),
   fpuArctangent: (cpu) => binaryPop(cpu, arctangentOf),
-  fpuSine: (cpu) => trigonometric(cpu, (a) => [sine(a)], false),
-  fpuCosine: (cpu) => trigonometric(cpu, (a) => [cosine(a)], false),
-  fpuSineCosine: (cpu) => trigonometric(cpu, (a) => [sine(a), cosine(a)], true),
-  fpuTangent: (cpu) => trigonometric(cpu, (a) => [tangentOf(a), ONE], true),
+  fpuSine: (cpu) => trigonometric(cpu, (a) => [sine(cpu, a)], false),
+  fpuCosine: (cpu) => trigonometric(cpu, (a) => [cosine(cpu, a)], false),
+  fpuSineCosine: (cpu) => trigonometric(cpu, (a) => [sine(cpu, a), cosine(cpu, a)], true),
+  fpuTangent: (cpu) => trigonometric(cpu, (a) => [tangentOf(cpu, a), ONE], true),
   /** a: 1 for FPREM1. */
   fpuRemainder: (cpu, toNearest) => remainder(cpu, toNearest !== 0),
   fpuScale(cpu) {

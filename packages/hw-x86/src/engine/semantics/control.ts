@@ -5,24 +5,36 @@ import { type Form, form, type Instruction, instruction, sdm } from "../instruct
 import { setCounter } from "./counters.ts";
 import { pop, push } from "./stack-access.ts";
 
+/** A target that is not canonical, or beyond the limit of the code segment outside 64-bit mode. */
+function isOutOfReach(e: Emitter, target: Int): Bool {
+  if (e.size !== 64) return e.ltu(e.state(segmentOffset(CS) + SEG_LIMIT, 32), target);
+  return e.ne(e.sar(e.shl(target, e.int(16), 64), e.int(16), 64), target);
+}
+
 /**
- * A target that is not canonical, or beyond the limit of the code segment outside 64-bit mode, is refused at the branch: RIP
- * stays there, and nothing has changed. `condition`: false where the branch is not taken.
+ * A target that is out of reach is refused at the branch: RIP stays there, and nothing has changed. `condition`: false where the
+ * branch is not taken.
  */
 function checkTarget(e: Emitter, target: Int, condition?: Bool): void {
-  if (e.size === 64) {
-    const extended = e.sar(e.shl(target, e.int(16), 64), e.int(16), 64);
-    e.raiseIf(e.ne(extended, target), "#GP", 0);
-    return;
-  }
-  const isBeyond = e.ltu(e.state(segmentOffset(CS) + SEG_LIMIT, 32), target);
+  const isBeyond = isOutOfReach(e, target);
   e.raiseIf(condition === undefined ? isBeyond : e.and1(condition, isBeyond), "#GP", 0);
+}
+
+/** Where the form's relative operand leads. */
+function relativeTarget(e: Emitter): Int {
+  return e.truncate(e.add(e.state(state.blockRip, 64), e.immediate(), 64), e.size);
 }
 
 /** The same for the form's relative operand. In 64-bit mode a displacement leads out of canonical space at its very edge only. */
 function checkRelative(e: Emitter, condition?: Bool): void {
-  if (e.size === 64) return;
-  checkTarget(e, e.truncate(e.add(e.state(state.blockRip, 64), e.immediate(), 64), e.size), condition);
+  if (e.size !== 64) checkTarget(e, relativeTarget(e), condition);
+}
+
+/** The same for calls. Whether the return address is on the stack then is up to the vendor. */
+function checkCall(e: Emitter, target: Int): void {
+  e.if(isOutOfReach(e, target), () => {
+    e.helper("refuseCall", e.size);
+  });
 }
 
 export const JMP = instruction("JMP", {
@@ -58,7 +70,7 @@ export const CALL = instruction("CALL", {
   source: sdm("2A", "CALL - Call Procedure"),
   forms: [form("E8 cz", "relz", "force64")],
   semantics(e) {
-    checkRelative(e);
+    if (e.size !== 64) checkCall(e, relativeTarget(e));
     push(e, e.truncate(e.nextRip(), e.size));
     e.jumpRelative();
   },
@@ -69,7 +81,7 @@ export const CALL_INDIRECT = instruction("CALL", {
   forms: [form("FF /2", "r/mv", "force64")],
   semantics(e, [operand]) {
     const target = e.read(operand);
-    checkTarget(e, target);
+    checkCall(e, target);
     push(e, e.truncate(e.nextRip(), e.size));
     e.jump(target);
   },

@@ -3,8 +3,9 @@
  * then runs again, so that events are taken between iterations and a fault leaves rCX, rSI and rDI at the element that faulted.
  */
 import { ES, RAX, RCX, RDI, RSI, state } from "../cpu-state.ts";
-import type { Bool, Emitter, Int } from "../emitter.ts";
+import type { Emitter, Int } from "../emitter.ts";
 import { type Form, form, type Instruction, instruction, sdm } from "../instruction.ts";
+import { behaves, VendorBehaviour } from "../vendor-behaviour.ts";
 import { setCounter } from "./counters.ts";
 
 const DF_BIT = 10;
@@ -58,7 +59,13 @@ function loadElement(e: Emitter): void {
   advance(e, RSI, from, elementStep(e));
 }
 
-function compareElement(e: Emitter): void {
+/** What an element compares. */
+interface Compared {
+  readonly a: Int;
+  readonly b: Int;
+}
+
+function compareElement(e: Emitter): Compared {
   const from = pointer(e, RSI);
   const to = pointer(e, RDI);
   const a = e.loadDefault(from, e.size);
@@ -66,32 +73,69 @@ function compareElement(e: Emitter): void {
   const step = elementStep(e);
   advance(e, RSI, from, step);
   advance(e, RDI, to, step);
-  e.recordFlags("sub", a, b, e.sub(a, b));
+  return { a, b };
 }
 
-function scanElement(e: Emitter): void {
+function scanElement(e: Emitter): Compared {
   const to = pointer(e, RDI);
   const a = e.reg(RAX, e.size);
   const b = e.load(ES, to, e.size);
   advance(e, RDI, to, elementStep(e));
+  return { a, b };
+}
+
+function recordComparison(e: Emitter, { a, b }: Compared): void {
   e.recordFlags("sub", a, b, e.sub(a, b));
 }
 
-/** One iteration of `element` if rCX is not zero, and again while it is not and `goesOn` (evaluated after the element) holds. */
-function repeated(e: Emitter, element: (e: Emitter) => void, goesOn?: () => Bool): void {
+/** Before anything of a repeated instruction: `registers` whose upper halves some vendors' processors clear with 32-bit addresses. */
+function beginRepeated(e: Emitter, registers: readonly number[]): void {
+  const all = registers.map((register) => e.reg(register, 64)).reduce((a, b) => e.or(a, b));
+  // Never true of 64-bit addresses, whose mask is all ones
+  e.if(e.ltu(e.or(e.addressMask(), e.int(0xffff_ffff)), all), () => {
+    e.helper(
+      "clearUpperHalves",
+      registers.reduce((mask, register) => mask | (1 << register), 0),
+    );
+  });
+}
+
+/** One iteration of LODS if rCX is not zero, and again while it is not. */
+function repeatedLoad(e: Emitter): void {
+  beginRepeated(e, [RCX]);
   const count = pointer(e, RCX);
   e.if(e.ne(count, e.int(0)), () => {
-    element(e);
+    loadElement(e);
     const left = e.sub(count, e.int(1), 64);
     setCounter(e, RCX, left);
-    const isLeft = e.ne(left, e.int(0));
-    e.if(goesOn ? e.and1(isLeft, goesOn()) : isLeft, () => e.repeat());
+    e.if(e.ne(left, e.int(0)), () => e.repeat());
+  });
+}
+
+/** One iteration of a comparison if rCX is not zero, and again while it is not and the elements are equal, or are not. */
+function repeatedComparison(e: Emitter, element: (e: Emitter) => Compared, isWhileEqual: boolean): void {
+  beginRepeated(e, [RCX]);
+  const count = pointer(e, RCX);
+  e.if(e.ne(count, e.int(0)), () => {
+    const compared = element(e);
+    const left = e.sub(count, e.int(1), 64);
+    setCounter(e, RCX, left);
+    const isEqual = e.eq(compared.a, compared.b);
+    e.if(
+      e.and1(e.ne(left, e.int(0)), isWhileEqual ? isEqual : e.not1(isEqual)),
+      () => {
+        e.if(e.not1(behaves(e, VendorBehaviour.scanSetsFlagsAtEnd)), () => recordComparison(e, compared));
+        e.repeat();
+      },
+      () => recordComparison(e, compared),
+    );
   });
 }
 
 /** The same with a helper that does a run of elements, registers included, where it can; it returns 0 where it cannot. */
 function repeatedInBulk(e: Emitter, element: (e: Emitter) => void, kind: "move" | "store"): void {
   e.stringRun(kind, () => {
+    beginRepeated(e, kind === "move" ? [RCX, RSI, RDI] : [RCX, RDI]);
     const count = pointer(e, RCX);
     e.if(e.ne(count, e.int(0)), () => {
       e.if(e.isZero(e.fromI32(e.helper(`${kind}Run`, e.size / 8))), () => {
@@ -142,43 +186,43 @@ export const LODS = instruction("LODS", {
 export const REP_LODS = instruction("REP LODS", {
   source: LODS_SOURCE,
   forms: stringForms(0xac, EITHER),
-  semantics: (e) => repeated(e, loadElement),
+  semantics: repeatedLoad,
 });
 
 export const CMPS = instruction("CMPS", {
   source: CMPS_SOURCE,
   forms: stringForms(0xa6, [""]),
-  semantics: compareElement,
+  semantics: (e) => recordComparison(e, compareElement(e)),
 });
 
 export const REPE_CMPS = instruction("REPE CMPS", {
   source: CMPS_SOURCE,
   forms: stringForms(0xa6, ["F3 "]),
-  semantics: (e) => repeated(e, compareElement, () => e.flag("ZF")),
+  semantics: (e) => repeatedComparison(e, compareElement, true),
 });
 
 export const REPNE_CMPS = instruction("REPNE CMPS", {
   source: CMPS_SOURCE,
   forms: stringForms(0xa6, ["F2 "]),
-  semantics: (e) => repeated(e, compareElement, () => e.not1(e.flag("ZF"))),
+  semantics: (e) => repeatedComparison(e, compareElement, false),
 });
 
 export const SCAS = instruction("SCAS", {
   source: SCAS_SOURCE,
   forms: stringForms(0xae, [""]),
-  semantics: scanElement,
+  semantics: (e) => recordComparison(e, scanElement(e)),
 });
 
 export const REPE_SCAS = instruction("REPE SCAS", {
   source: SCAS_SOURCE,
   forms: stringForms(0xae, ["F3 "]),
-  semantics: (e) => repeated(e, scanElement, () => e.flag("ZF")),
+  semantics: (e) => repeatedComparison(e, scanElement, true),
 });
 
 export const REPNE_SCAS = instruction("REPNE SCAS", {
   source: SCAS_SOURCE,
   forms: stringForms(0xae, ["F2 "]),
-  semantics: (e) => repeated(e, scanElement, () => e.not1(e.flag("ZF"))),
+  semantics: (e) => repeatedComparison(e, scanElement, false),
 });
 
 export const strings: readonly Instruction[] = [

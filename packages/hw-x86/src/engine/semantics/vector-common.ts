@@ -46,6 +46,13 @@ export function helperResult(e: Emitter): Vec {
   return fromHalves(e, e.state(RESULT, 64), e.state(RESULT + 8, 64));
 }
 
+/** Before the store of an MMX register to memory, `enterMmx` comes after it: what a fault of the store leaves is up to the vendor. */
+export function beginMmxStore(e: Emitter): void {
+  e.if(e.ne(e.and(e.state(state.fpuStatus, 16), e.int(0x3800)), e.int(0)), () => {
+    e.helper("beginMmxStore", 0);
+  });
+}
+
 /** Every MMX instruction: TOP = 0, all registers in use. The written register's exponent is `writeVec`'s business. */
 export function enterMmx(e: Emitter): void {
   e.setState(state.fpuTags, 16, e.int(0));

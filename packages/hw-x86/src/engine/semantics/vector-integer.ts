@@ -376,6 +376,7 @@ const elements = [
       forms: [form(`${prefix} 0F F7 /r`, `${register}, ${register}=rm`)],
       semantics(e, [value, mask]) {
         passOperands(e, e.readVec(value), e.readVec(mask));
+        if (width === 64) e.helper("beginMmxStore", 1);
         e.helper("sseMaskedStore", width / 8);
         if (width === 64) enterMmx(e);
       },

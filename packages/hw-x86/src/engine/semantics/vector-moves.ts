@@ -3,7 +3,7 @@ import { state } from "../cpu-state.ts";
 import type { Bool, Emitter, Int, Vec } from "../emitter.ts";
 import { MXCSR_MASK } from "../fpu/fxsave.ts";
 import { type Form, type FormOperand, form, type Instruction, instruction, sdm } from "../instruction.ts";
-import { enterMmx, fromHalves, fromLow, high64, low64, mergeLow, splatConst } from "./vector-common.ts";
+import { beginMmxStore, enterMmx, fromHalves, fromLow, high64, low64, mergeLow, splatConst } from "./vector-common.ts";
 import { knownFields, shuffleWords } from "./vector-integer.ts";
 
 type Requirement = "sse" | "mmx";
@@ -91,6 +91,7 @@ const mmxMoves = [
     e.writeVec(dst, fromLow(e, value));
   }),
   row("MOVD/MOVQ", ["mmx"], [form("NP 0F 7E /r", "r/my, mm")], (e, [dst, src]) => {
+    if (e.isMemory(dst)) beginMmxStore(e);
     e.write(dst, e.truncate(low64(e, e.readVec(src)), e.size));
     enterMmx(e);
   }),
@@ -100,10 +101,12 @@ const mmxMoves = [
     e.writeVec(dst, value);
   }),
   row("MOVQ", ["mmx"], [form("NP 0F 7F /r", "mm/m64, mm")], (e, [dst, src]) => {
+    if (e.isMemory(dst)) beginMmxStore(e);
     e.writeVec(dst, e.readVec(src));
     enterMmx(e);
   }),
   row("MOVNTQ", ["mmx"], [form("NP 0F E7 /r", "m64, mm")], (e, [dst, src]) => {
+    beginMmxStore(e);
     e.writeVec(dst, e.readVec(src));
     enterMmx(e);
   }),

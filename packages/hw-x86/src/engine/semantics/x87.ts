@@ -133,8 +133,6 @@ function load(mnemonic: string, opcode: string, operand: string, helper: string,
 /** A store in two halves, see the head of this file. */
 function store(mnemonic: string, opcode: string, bits: Size, pops: number, helper: string): Instruction {
   return row(mnemonic, [form(opcode, `m${bits}`)], (e, [target]) => {
-    // A fault of the memory operand comes before anything numeric, even where nothing will be stored.
-    e.readForWrite(target);
     noteAddress(e, target);
     const proceeds = e.helper(helper, bits);
     e.if(proceeds, () => {
