@@ -10,15 +10,12 @@ import { PREEMPTION_TIMER_SHIFT } from "./capabilities.ts";
 import { Activity, Blocking, ExitControl, ExitReason, Interruption, Pin, Primary } from "./controls.ts";
 import { slot } from "./fields.ts";
 import type { GuestEngine, RootCpu } from "./root-interface.ts";
+import { SliceLength } from "./slice-length.ts";
 import type { Vmcs } from "./vmcs.ts";
 import type { VmxGuest } from "./vmx-guest.ts";
 
 /** Instructions between two looks at the lines. Under icount the timer needs none: slices end exactly at the deadline. */
 const LONGEST_SLICE_ICOUNT = 1 << 20;
-const LONGEST_SLICE_WALL = 50_000;
-const SHORTEST_SLICE_WALL = 256;
-/** Guest instructions a second that slices before a deadline are sized for. */
-const ASSUMED_RATE_PER_MS = 100_000;
 
 /** Vectors that acknowledge-on-exit reports for this machine's two interrupt sources. */
 const TIMER_VECTOR = 0xec;
@@ -32,6 +29,7 @@ export class GuestRun {
   readonly #cpu: RootCpu;
   readonly #vmcs: Vmcs;
   readonly #guest: VmxGuest;
+  readonly #sliceLength = new SliceLength();
   readonly #event: GuestEvent = { vector: 0, type: 3, errorCode: undefined, instructionLength: 0, payload: 0n, injected: true };
   /** TSC at which the VMX-preemption timer reaches zero. */
   #preemption = Number.POSITIVE_INFINITY;
@@ -107,9 +105,14 @@ export class GuestRun {
     const cpu = this.#cpu;
     const trapping = (guest.primary & Primary.monitorTrapFlag) !== 0;
     let trapDue = trapAtOnce;
+    // The slice before, when it was run to its end under the wall clock, and when it began
+    let whole = 0;
+    let began = 0;
     for (;;) {
       const blocking = engine.u32[INTERRUPTIBILITY] as number;
       const now = cpu.rdtsc();
+      if (whole > 0) this.#sliceLength.learn(whole, (now - began) / cpu.clock.tscKhz);
+      whole = 0;
       if (trapDue || this.#isPending(blocking, now)) {
         if (trapDue) this.#guest.exit.reset(ExitReason.monitorTrapFlag);
         return;
@@ -120,8 +123,13 @@ export class GuestRun {
         continue;
       }
       const single = trapping || (blocking & STI_OR_MOV_SS) !== 0;
-      const reason = engine.run(single ? 1 : this.#sliceUntil(deadline - now));
+      const slice = single ? 1 : this.#sliceUntil(deadline - now);
+      const reason = engine.run(slice);
       if (reason === "exit") return;
+      if (reason === "budget" && !single && cpu.clock.isWall) {
+        whole = slice;
+        began = now;
+      }
       if (reason === "shutdown") throw new Error("the guest's triple fault did not exit");
       trapDue = trapping;
     }
@@ -143,9 +151,7 @@ export class GuestRun {
   #sliceUntil(ticks: number): number {
     const { clock } = this.#cpu;
     if (!clock.isWall) return Math.min(clock.instructionsFor(ticks), LONGEST_SLICE_ICOUNT);
-    if (ticks === Number.POSITIVE_INFINITY) return LONGEST_SLICE_WALL;
-    const estimate = Math.ceil((ticks / clock.tscKhz) * ASSUMED_RATE_PER_MS);
-    return Math.min(Math.max(estimate, SHORTEST_SLICE_WALL), LONGEST_SLICE_WALL);
+    return this.#sliceLength.until(ticks / clock.tscKhz);
   }
 
   /** HLT or shutdown in guest mode, which did not exit: until something is pending. */
