@@ -150,8 +150,9 @@ export class Engine implements Cpu, EngineControl {
       regionResume: () => {
         const thrown = this.#regionThrown;
         this.#regionThrown = undefined;
-        if (thrown !== undefined) throw thrown;
-        return this.i32[OPERATION];
+        if (thrown === undefined) return this.i32[OPERATION];
+        if (thrown !== GUEST_FAULT || this.#diverted) throw thrown;
+        return this.#deliverForRegion();
       },
     });
   }
@@ -167,6 +168,17 @@ export class Engine implements Cpu, EngineControl {
       this.#regionThrown = thrown;
       return 0;
     }
+  }
+
+  /**
+   * A fault in a region that has put its registers back: delivered at once, since an exception through generated code costs more than
+   * all else of a page fault. Returns 0, after which generated code goes on at `state.rip`, or returns if the event stopped the guest.
+   */
+  #deliverForRegion(): 0 {
+    this.#giveBack();
+    this.deliverEvent(this.#recordedFault());
+    if (this.#stopRequested || this.i32[ACTIVITY] !== 0) this.#divert();
+    return 0;
   }
 
   // ---- Running ----
