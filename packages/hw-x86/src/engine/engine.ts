@@ -45,6 +45,8 @@ export interface EngineOptions {
   log: (line: string) => void;
   /** What is translated; "hot" unless given. */
   translate?: TranslateMode | undefined;
+  /** Entries of a block after which "hot" translates it; HOT_ENTRIES unless given. Tests, whose programs are short, take fewer. */
+  hotEntries?: number | undefined;
 }
 
 export class Engine implements Cpu, EngineControl {
@@ -107,7 +109,7 @@ export class Engine implements Cpu, EngineControl {
     this.#blocks = new Blocks(this, decode, createDecodedOperation(), variants, numbers);
     this.#interpreter = this.#instantiate(options.memory);
     const mode = options.translate ?? "hot";
-    this.#translator = new Translator(mode, this, options.memory, this.#interpreter, variants, numbers);
+    this.#translator = new Translator(mode, this, options.memory, this.#interpreter, variants, numbers, options.hotEntries);
     this.#blocks.translator = this.#translator;
   }
 
