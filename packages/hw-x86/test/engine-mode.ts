@@ -8,3 +8,6 @@ export function engineMode(): TranslateMode | undefined {
   if (mode !== undefined && !MODES.includes(mode)) throw new Error(`MKVM_ENGINE is ${mode}, not one of ${MODES.join(", ")}`);
   return mode as TranslateMode | undefined;
 }
+
+/** `hotEntries` of the tests' engines: few, so that programs that run for milliseconds come to be translated while they run. */
+export const HOT_ENTRIES_IN_TESTS = 2000;

@@ -23,7 +23,7 @@ import {
 } from "../src/engine/cpu-state.ts";
 import { Engine } from "../src/engine/engine.ts";
 import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../src/engine/guest-mode.ts";
-import { engineMode } from "./engine-mode.ts";
+import { engineMode, HOT_ENTRIES_IN_TESTS } from "./engine-mode.ts";
 
 export const FLAT_MODEL: CpuModel = {
   vendor: "intel",
@@ -159,7 +159,14 @@ export function createFlatMachine(mode: 16 | 32 | 64, ramBytes = 16 << 20, trans
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const guest = new FlatGuest(ramBytes);
   const log: string[] = [];
-  const engine = new Engine({ memory, model: FLAT_MODEL, guest, log: (line) => log.push(line), translate });
+  const engine = new Engine({
+    memory,
+    model: FLAT_MODEL,
+    guest,
+    log: (line) => log.push(line),
+    translate,
+    hotEntries: HOT_ENTRIES_IN_TESTS,
+  });
   guest.engine = engine;
   const ram = engine.u8.subarray(BANK_FIRST_FREE, BANK_FIRST_FREE + ramBytes);
   const isProtected = mode !== 16;

@@ -4,14 +4,17 @@ import { createLogicalCpu } from "../src/create-logical-cpu.ts";
 import { Engine } from "../src/engine/engine.ts";
 import { createMachine } from "../src/machine.ts";
 import { ExitReason } from "../src/vmx/controls.ts";
-import { engineMode } from "./engine-mode.ts";
+import { engineMode, HOT_ENTRIES_IN_TESTS } from "./engine-mode.ts";
 import { VmxHarness } from "./vmx-harness.ts";
 
 // add rax, rcx; rol rax, 7; xor [0x300000], rax; jmp back
 const MIX = [0x48, 0x01, 0xc8, 0x48, 0xc1, 0xc0, 7, 0x48, 0x31, 0x04, 0x25, 0, 0, 0x30, 0, 0xeb, 0xef];
 
 function mixer(): VmxHarness {
-  const h = new VmxHarness({ mode: "long", engine: (options) => new Engine({ ...options, translate: engineMode() }) });
+  const h = new VmxHarness({
+    mode: "long",
+    engine: (options) => new Engine({ ...options, translate: engineMode(), hotEntries: HOT_ENTRIES_IN_TESTS }),
+  });
   h.load(MIX);
   h.cpu.setGpr(1, 0x9e37_79b9_7f4a_7c15n);
   return h;

@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import { Engine } from "../src/engine/engine.ts";
 import { EntryControl, ExitControl, ExitReason, Pin, Primary, Secondary } from "../src/vmx/controls.ts";
-import { engineMode } from "./engine-mode.ts";
+import { engineMode, HOT_ENTRIES_IN_TESTS } from "./engine-mode.ts";
 import { BANK, CODE, type HarnessOptions, VmxHarness } from "./vmx-harness.ts";
 
 const CPUID = [0x0f, 0xa2];
@@ -16,7 +16,11 @@ const IDT = 0x6000;
 const HANDLER = 0x9000;
 
 function guest(mode: HarnessOptions["mode"], code: readonly number[], clock: HarnessOptions["clock"] = "icount"): VmxHarness {
-  const h = new VmxHarness({ mode, clock, engine: (options) => new Engine({ ...options, translate: engineMode() }) });
+  const h = new VmxHarness({
+    mode,
+    clock,
+    engine: (options) => new Engine({ ...options, translate: engineMode(), hotEntries: HOT_ENTRIES_IN_TESTS }),
+  });
   h.load(code);
   return h;
 }

@@ -46,6 +46,8 @@ export interface EngineOptions {
   log: (line: string) => void;
   /** What is translated; "hot" unless given. */
   translate?: TranslateMode | undefined;
+  /** Entries of a block after which "hot" translates it; HOT_ENTRIES unless given. Tests, whose programs are short, take fewer. */
+  hotEntries?: number | undefined;
 }
 
 export class Engine implements Cpu, EngineControl {
@@ -108,7 +110,7 @@ export class Engine implements Cpu, EngineControl {
     this.#blocks = new Blocks(this, decode, createDecodedOperation(), variants, numbers);
     this.#interpreter = this.#instantiate(options.memory);
     const mode = options.translate ?? "hot";
-    this.#translator = new Translator(mode, this, options.memory, this.#interpreter, variants, numbers);
+    this.#translator = new Translator(mode, this, options.memory, this.#interpreter, variants, numbers, options.hotEntries);
     this.#blocks.translator = this.#translator;
   }
 
@@ -152,8 +154,9 @@ export class Engine implements Cpu, EngineControl {
       regionResume: () => {
         const thrown = this.#regionThrown;
         this.#regionThrown = undefined;
-        if (thrown !== undefined) throw thrown;
-        return this.i32[OPERATION];
+        if (thrown === undefined) return this.i32[OPERATION];
+        if (thrown !== GUEST_FAULT || this.#diverted) throw thrown;
+        return this.#deliverForRegion();
       },
     });
   }
@@ -169,6 +172,17 @@ export class Engine implements Cpu, EngineControl {
       this.#regionThrown = thrown;
       return 0;
     }
+  }
+
+  /**
+   * A fault in a region that has put its registers back: delivered at once, since an exception through generated code costs more than
+   * all else of a page fault. Returns 0, after which generated code goes on at `state.rip`, or returns if the event stopped the guest.
+   */
+  #deliverForRegion(): 0 {
+    this.#giveBack();
+    this.deliverEvent(this.#recordedFault());
+    if (this.#stopRequested || this.i32[ACTIVITY] !== 0) this.#divert();
+    return 0;
   }
 
   // ---- Running ----

@@ -9,7 +9,7 @@ import { Engine } from "../../src/engine/engine.ts";
 import { fxrstor, fxsave } from "../../src/engine/fpu/fxsave.ts";
 import { type GuestMode, VM_EXIT } from "../../src/engine/guest-mode.ts";
 import { writeSegment } from "../../src/engine/system/descriptors.ts";
-import { engineMode } from "../engine-mode.ts";
+import { engineMode, HOT_ENTRIES_IN_TESTS } from "../engine-mode.ts";
 import { type CaseCodeSize, CODE, codeBase, DATA, DATA_BYTES, DATA16_LIMIT, type TestCase } from "./case-generator.ts";
 
 /** What a case left behind. */
@@ -104,6 +104,7 @@ export class EngineRunner {
       }),
       log: () => {},
       translate: engineMode(),
+      hotEntries: HOT_ENTRIES_IN_TESTS,
     });
     this.#map();
     this.#enterLongMode();

@@ -14,8 +14,11 @@ import { buildRegionModule } from "./region-module.ts";
 /** off: everything is interpreted. hot: what ran often is translated. always: every block is, before it runs first. */
 export type TranslateMode = "off" | "hot" | "always";
 
-/** Entries of a block after which it is translated. */
-const HOT_ENTRIES = 2000;
+/**
+ * Entries of a block after which it is translated. A region costs the compilers milliseconds: with 2,000 a Linux kernel's boot, and then
+ * 300 starts of a program, each take 1.7 times the CPU time.
+ */
+const HOT_ENTRIES = 20_000;
 /** A block belongs to its neighbour's region when it ran at least once in so many of the neighbour's entries. */
 const RARE = 40;
 /** A block that a region has inside is translated as the first of another after so many times more entries. */
@@ -61,6 +64,7 @@ export class Translator {
   readonly mode: TranslateMode;
   /** What a new block's `entries` begins at. */
   readonly initialEntries: number;
+  readonly #hotEntries: number;
   readonly #cpu: Cpu;
   readonly #finder: RegionFinder;
   readonly #handlers: WebAssembly.Table;
@@ -87,9 +91,11 @@ export class Translator {
     interpreter: InterpreterInstance,
     variants: readonly Variant[],
     numbers: HandlerNumbers,
+    hotEntries = HOT_ENTRIES,
   ) {
     this.mode = mode;
-    this.initialEntries = mode === "off" ? NEVER : mode === "always" ? 1 : HOT_ENTRIES;
+    this.#hotEntries = hotEntries;
+    this.initialEntries = mode === "off" ? NEVER : mode === "always" ? 1 : hotEntries;
     this.#cpu = cpu;
     this.#finder = new RegionFinder(cpu, variants, numbers);
     this.#handlers = interpreter.handlers;
@@ -109,15 +115,15 @@ export class Translator {
     if (this.mode === "hot" && this.#page(pageOf(header)).changes > MOST_CHANGES) return;
     if (this.mode === "hot" && this.#members.delete(header)) {
       // Reached from the inside of a region that was left in the middle, most likely
-      u32[(header + block.entries) >>> 2] = HOT_ENTRIES * MEMBER_PATIENCE;
+      u32[(header + block.entries) >>> 2] = this.#hotEntries * MEMBER_PATIENCE;
       return;
     }
     const started = performance.now();
-    const least = this.mode === "always" ? 0 : HOT_ENTRIES / RARE;
+    const least = this.mode === "always" ? 0 : this.#hotEntries / RARE;
     const region = this.#finder.find(header, near, (other) => {
       if (u32[(other + block.charge) >>> 2] !== u32[(other + block.count) >>> 2]) return false;
       if (this.mode === "hot" && this.#page(pageOf(other)).changes > MOST_CHANGES) return false;
-      return HOT_ENTRIES - (u32[(other + block.entries) >>> 2] | 0) >= least || u32[(other + block.region) >>> 2] !== 0;
+      return this.#hotEntries - (u32[(other + block.entries) >>> 2] | 0) >= least || u32[(other + block.region) >>> 2] !== 0;
     });
     const code = buildRegionModule(region);
     if (code === undefined) return;
