@@ -10,7 +10,7 @@ import { createFlatMachine, type FlatMachine } from "./flat-machine.ts";
 import { chooseSeed, type Random, seededRandom } from "./random.ts";
 import { segmentedLoops } from "./segmented-loops.ts";
 
-const PROGRAMS = Number(process.env.MKVM_LOOP_PROGRAMS ?? 12);
+const PROGRAMS = Number(process.env.MKVM_LOOP_PROGRAMS ?? 8);
 const SLICES = 30;
 const RAM = 4 << 20;
 /** Where code may lie in physical memory, and no data segment does. */
@@ -31,7 +31,7 @@ interface Layout {
   readonly ip: number;
 }
 
-/** Type and size bits of data segments: read-write, read-only, expand-down, as code that may be read, unusable. */
+/** Type and size bits of data segments: read-write, read-only, expand-down, unusable. */
 const DATA = { readWrite: 0x93, readOnly: 0x91, expandDown: 0x97, unusable: 0x1_0000 };
 
 function dataSegment(random: Random, kind: Kind, segment: number): Segment {
@@ -124,7 +124,6 @@ describe.each(kinds)("random loops in %s", (kind) => {
   const seed = chooseSeed();
   test.each(["always", "hot"] as const)(`run %s as they are interpreted (seed ${seed})`, (mode) => {
     let regions = 0;
-    let retired = 0;
     let faults = 0;
     for (let program = 0; program < PROGRAMS; program++) {
       const random = seededRandom(seed + program);
@@ -153,10 +152,9 @@ describe.each(kinds)("random loops in %s", (kind) => {
         }
       }
       regions += translated.engine.translatorStatistics().translator.regionsMade;
-      retired += reference.engine.retired();
       faults += reference.guest.exceptions.length;
     }
     expect(regions).toBeGreaterThan(0);
-    if (process.env.SHOW) console.log(kind, mode, { regions, retired, faults });
+    expect(faults).toBeGreaterThan(0);
   });
 });
