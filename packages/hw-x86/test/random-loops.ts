@@ -119,7 +119,7 @@ class LoopWriter {
     const condition = this.#random.below(16);
     const at = this.bytes.length;
     this.bytes.push(0x70 | condition, 0);
-    this.#instruction();
+    if (!this.#random.oneIn(8)) this.#instruction();
     if (this.#random.oneIn(2)) this.#instruction();
     this.bytes[at + 1] = this.bytes.length - at - 2;
   }

@@ -107,8 +107,8 @@ describe(`the engine and this processor agree on${reason}`, () => {
       });
     }
     const runner = new EngineRunner(initial, silicon.vendor);
-    // The interpreter keeps 16-bit code and nearly all of the x87 stack
-    const isTranslated = codeSize !== 16 && rows !== stackForms;
+    // The interpreter keeps nearly all of the x87 stack
+    const isTranslated = rows !== stackForms;
     const outcome: Outcome = {
       gpr: new BigUint64Array(16),
       rip: 0n,

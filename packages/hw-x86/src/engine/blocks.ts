@@ -13,6 +13,8 @@ import { isFlat } from "./lookup-base.ts";
 import { block, OP_BYTES, op } from "./operation.ts";
 import { Vector } from "./system/bits.ts";
 import { protectCodePage, translateFetchHalves } from "./system/paging.ts";
+import { isInRange, reachOf } from "./translator/code-range.ts";
+import type { CodeSize } from "./translator/region.ts";
 import type { Translator } from "./translator/translator.ts";
 
 /** The part of the generated interpreter that decoding needs; see interpreter-module.ts. */
@@ -100,8 +102,8 @@ export class Blocks {
   /** The block at that header has been entered so often that it is to be translated. */
   hot(header: number): void {
     const { u32 } = this.#cpu;
-    const codeSize = u32[CODE_SIZE];
-    if (this.#straddling.has(header) || codeSize === 16 || !isFlat(this.#cpu)) return;
+    const codeSize = u32[CODE_SIZE] as CodeSize;
+    if (this.#straddling.has(header)) return;
     const first = u32[(header + block.physical) >>> 2];
     const page = this.#pages.get(first >>> 12);
     // A truncated block belongs to no page
@@ -109,10 +111,16 @@ export class Blocks {
     // Where the head's page lies in linear memory; the interpreter has noted the block that it is about to run
     const low = u32[state.blockRip >>> 2] & ~(PAGE_BYTES - 1);
     const high = u32[(state.blockRip >>> 2) + 1];
+    const limit = u32[(segmentOffset(CS) + SEG_LIMIT) >>> 2];
+    const pageRip = u32[state.blockRip >>> 2] - (first & (PAGE_BYTES - 1));
+    const reach = isFlat(this.#cpu) ? undefined : reachOf(pageRip, codeSize, limit);
     this.translator.translate(header, {
-      codeSize: codeSize as 32 | 64,
+      mode: { codeSize, stackMask: this.#cpu.u64[state.stackMask >>> 3] },
+      reach,
       at: (offset) => {
-        const there = offset >= 0 && offset < PAGE_BYTES ? page : this.#pageAt(low, high, offset);
+        const isNear = offset >= 0 && offset < PAGE_BYTES;
+        if (reach !== undefined && !(isNear && isInRange(reach, offset))) return undefined;
+        const there = isNear ? page : this.#pageAt(low, high, offset);
         const found = there?.blocks.get(this.#key(offset));
         return found === undefined || this.#straddling.has(found) ? undefined : found;
       },
@@ -396,8 +404,9 @@ export class Blocks {
     const index = from.ripRelative && displacement > 0x7fff_ffff ? state.fourGib : from.index;
     const numbers = this.#handlers;
     let handler = numbers.general[variant];
-    // FS and GS have slots of their own, which come last
-    if (flat && from.addressSize === codeSize && from.segment <= segmentOffset(DS)) {
+    // FS and GS have slots of their own, which come last; CS is flat for reading only
+    const isFlatHere = from.segment <= segmentOffset(DS) && (codeSize === 64 || from.segment !== segmentOffset(CS));
+    if (flat && from.addressSize === codeSize && isFlatHere) {
       handler = index === state.zero ? numbers.flatNoIndex[variant] : numbers.flat[variant];
     }
     const word = record >>> 2;

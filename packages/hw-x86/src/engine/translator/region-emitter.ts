@@ -5,8 +5,6 @@
  */
 import {
   CS,
-  DS,
-  ES,
   gprOffset,
   RSP,
   SEG_EFFECTIVE_BASE,
@@ -35,11 +33,13 @@ import {
 } from "../interpreter/schedule.ts";
 import { asBool, asInt, asVec, integerSize, LOAD64, maskOf, nodeOf, STORE64 } from "../node-emitter.ts";
 import type { Code } from "../wasm/code.ts";
+import { isInRange } from "./code-range.ts";
 import { NO_FACTS, type StateFact, type VectorFact, withFact } from "./facts.ts";
 import { FlagEmitter } from "./flag-emitter.ts";
 import { emitSettle, type FlagState } from "./flag-state.ts";
 import { LARGEST_CACHED, NO_PAGE, type Place } from "./place-cache.ts";
 import { type OperationRecord, type RegionFrame, Untranslatable } from "./region.ts";
+import { emitSegmentedLinear, isFlatCandidate } from "./segmented-memory.ts";
 import { VectorRegisters } from "./vector-registers.ts";
 
 /** How an operation ends its block, if it does. */
@@ -251,9 +251,17 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     // What the state block says of the running block is that of the one that the region was entered at
     if (offset === state.blockRip) return asInt(this.#ripNode(BigInt(this.#blockOffset), 64));
     if (offset === state.blockStart || offset === state.rip || offset === state.budget) throw new Untranslatable();
-    // Outside 64-bit mode regions are made for a flat code segment only
-    if (offset === segmentOffset(CS) + SEG_LIMIT && this.frame.codeSize === 32) return this.int(0xffff_ffff);
+    if (offset === state.stackMask) {
+      this.frame.usesStackMask = true;
+      return this.int(this.frame.stackMask);
+    }
+    if (offset === segmentOffset(CS) + SEG_LIMIT && this.frame.codeSize !== 64 && this.#isWithinLimit())
+      return this.int(0xffff_ffff);
     return asInt(this.#loadState(offset, size));
+  }
+  /** Outside flat segments relative targets are in the region's range, which is checked where it is entered. */
+  #isWithinLimit(): boolean {
+    return this.frame.range === undefined || this.variant.access.some(({ kind }) => kind === "relative");
   }
   #loadState(offset: number, size: Size): Node {
     if ((offset >= state.gpr && offset < state.gpr + 128) || isVector(offset)) throw new Untranslatable();
@@ -284,7 +292,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
       case "fixedGpr":
         return this.reg(access.register, access.size);
       case "memory":
-        return asInt(this.#loadGuest(this.#linear(operand), integerSize(access.size)));
+        return asInt(this.#loadGuest(this.#linear(operand, access.size, false), integerSize(access.size)));
       case "immediate":
       case "farPointer":
         return this.immediate();
@@ -310,7 +318,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     const access = this.access(operand);
     if (access.kind !== "memory") return this.read(operand);
     const size = integerSize(access.size);
-    const place = this.#probe(this.#linear(operand), size / 8, true);
+    const place = this.#probe(this.#linear(operand, size, true), size / 8, true);
     this.places.set(operand.position, place);
     const value = makeNode("i64", [], () => undefined, { bits: size });
     this.effect([place], NOTHING, (c) => c.memory(LOAD64[size], 0), value);
@@ -330,7 +338,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
       case "memory": {
         const size = integerSize(access.size);
         const place = this.places.get(operand.position);
-        if (place === undefined) this.#storeGuest(this.#linear(operand), size, nodeOf(value));
+        if (place === undefined) this.#storeGuest(this.#linear(operand, size, true), size, nodeOf(value));
         else this.#storePlace(place, size, nodeOf(value));
         return;
       }
@@ -434,7 +442,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
       case "memory": {
         const load = VECTOR_LOADS[access.size];
         if (load === undefined) return this.fail(`no vector of ${access.size} bits`);
-        const place = this.#probe(this.#linear(operand), access.size / 8, false);
+        const place = this.#probe(this.#linear(operand, access.size, false), access.size / 8, false);
         const value = makeNode("v128", [], () => undefined);
         this.effect([place], NOTHING, (c) => c.memory(load, 0), value);
         return asVec(value);
@@ -454,8 +462,8 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
         this.#writeMmx(this.#record[access.field], lane());
         return;
       case "memory":
-        if (access.size === 128) this.#storeVector(this.#linear(operand), nodeOf(value));
-        else this.#storeLow(this.#linear(operand), access.size === 32 ? 32 : 64, nodeOf(value));
+        if (access.size === 128) this.#storeVector(this.#linear(operand, 128, true), nodeOf(value));
+        else this.#storeLow(this.#linear(operand, access.size, true), access.size === 32 ? 32 : 64, nodeOf(value));
         return;
       default:
         this.fail(`${operand.text} is no vector`);
@@ -463,48 +471,58 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   }
   checkAligned(operand: FormOperand): void {
     if (!this.isMemory(operand)) return;
-    const { node } = this.#linear(operand);
+    // Whether the limit is passed makes no difference: both are the interpreter's
+    const { node } = this.#linear(operand, 8, false);
     this.raiseIf(this.ne(asInt(this.mask(node, 15n)), this.int(0)), "#GP", 0);
   }
 
   // ---- Guest memory ----
 
   load(segment: number, offset: Int, size: Size): Int {
-    return asInt(this.#loadGuest(this.#linearIn(segmentOffset(segment), offset, keyOfSegment(segment)), size));
+    return asInt(this.#loadGuest(this.#linearOf(segment, offset, size, false), size));
   }
   store(segment: number, offset: Int, size: Size, value: Int): void {
-    this.#storeGuest(this.#linearIn(segmentOffset(segment), offset, keyOfSegment(segment)), size, nodeOf(value));
+    this.#storeGuest(this.#linearOf(segment, offset, size, true), size, nodeOf(value));
   }
   loadDefault(offset: Int, size: Size): Int {
-    return asInt(this.#loadGuest(this.#linearIn(this.#record.segment, offset), size));
+    return asInt(this.#loadGuest(this.#linearIn(this.#record.segment, offset, size, false), size));
   }
   storeDefault(offset: Int, size: Size, value: Int): void {
-    this.#storeGuest(this.#linearIn(this.#record.segment, offset), size, nodeOf(value));
+    this.#storeGuest(this.#linearIn(this.#record.segment, offset, size, true), size, nodeOf(value));
   }
   probeStoreDefault(offset: Int, size: Size): void {
-    this.#probeOnly(this.#linearIn(this.#record.segment, offset), size);
+    this.#probeOnly(this.#linearIn(this.#record.segment, offset, size, true), size);
   }
   probeStore(segment: number, offset: Int, size: Size): void {
-    this.#probeOnly(this.#linearIn(segmentOffset(segment), offset), size);
+    this.#probeOnly(this.#linearOf(segment, offset, size, true), size);
   }
   #probeOnly(linear: Linear, size: Size): void {
     this.effect([this.#probe(linear, size / 8, true)], NOTHING, (c) => c.op("drop"));
   }
-  #linear(operand: FormOperand): Linear {
+  #linear(operand: FormOperand, bits: number, isWrite: boolean): Linear {
     const { segment, base, index, displacement } = this.#record;
     let key: string | undefined;
     if (base === gprOffset(RSP)) key = STACK;
     else if (base === state.zero || base === state.blockRip) key = `${base}+${index}+${displacement >>> 12}`;
     else key = `${base}`;
-    return this.#linearIn(segment, this.address(operand), key);
+    return this.#linearIn(segment, this.address(operand), bits, isWrite, key);
   }
-  /**
-   * Segments other than FS and GS are flat wherever regions are made. `key` names what the access has in common with others that
-   * go to the same page most likely.
-   */
-  #linearIn(slot: number, offset: Int, key?: string): Linear {
-    if (slot >= segmentOffset(ES) && slot <= segmentOffset(DS)) return { node: nodeOf(offset), key };
-    if (this.frame.codeSize !== 64) throw new Untranslatable();
+  #linearOf(segment: number, offset: Int, bits: number, isWrite: boolean): Linear {
+    return this.#linearIn(segmentOffset(segment), offset, bits, isWrite, keyOfSegment(segment));
+  }
+  /** `key` names what the access has in common with others that go to the same page most likely. */
+  #linearIn(slot: number, offset: Int, bits: number, isWrite: boolean, key?: string): Linear {
+    const { codeSize, range } = this.frame;
+    if (range === undefined && isFlatCandidate(slot, isWrite && codeSize !== 64)) return { node: nodeOf(offset), key };
+    if (codeSize !== 64) {
+      this.#leaves();
+      const { flags } = this;
+      const node = makeNode("i64", [], () => undefined);
+      const access = { slot, bytes: bits / 8, isWrite };
+      const emit = (c: Code, scope: Scope): void => emitSegmentedLinear(c, scope, access, () => this.#leave(c, flags));
+      this.effect([nodeOf(offset)], NOTHING, emit, node);
+      return { node, key: key && (key === STACK ? key : `${slot}:${key}`) };
+    }
     return { node: nodeOf(this.#wrapping("i64.add", offset, this.state(slot + SEG_EFFECTIVE_BASE, 64))), key: `${slot}` };
   }
   /** Of accesses to the stack reads too go by the permission to write, since one place serves both. */
@@ -664,9 +682,12 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     this.#terminator = terminator;
   }
   #relativeTarget(): number {
-    // With a 16-bit operand size RIP is cut to 16 bits
-    if (this.size !== this.frame.codeSize) throw new Untranslatable();
-    return this.#blockOffset + Number(BigInt.asIntN(64, this.#record.immediate));
+    // With a smaller operand size RIP is cut to 16 bits
+    if (this.size < this.frame.codeSize) throw new Untranslatable();
+    const { range } = this.frame;
+    const target = this.#blockOffset + Number(BigInt.asIntN(64, this.#record.immediate));
+    if (range !== undefined && !isInRange(range, target)) throw new Untranslatable();
+    return target;
   }
   jump(target: Int): void {
     this.#ends({ kind: "indirect" });

@@ -5,7 +5,8 @@ import type { Cpu } from "../cpu.ts";
 import type { Variant } from "../decoder/variant.ts";
 import { Synthetic } from "../interpreter/synthetic.ts";
 import { block, OP_BYTES, op } from "../operation.ts";
-import type { Ending, OperationRecord, Region, RegionBlock } from "./region.ts";
+import { type CodeRange, rangeOf } from "./code-range.ts";
+import type { Ending, OperationRecord, Region, RegionBlock, RegionMode } from "./region.ts";
 
 const MOST_BLOCKS = 48;
 const MOST_OPERATIONS = 600;
@@ -15,7 +16,9 @@ const MOST_PAGES = 8;
 
 /** Blocks that a region may consist of, by their distance from its first page. */
 export interface NearBlocks {
-  readonly codeSize: 32 | 64;
+  readonly mode: RegionMode;
+  /** Where RIP can be, outside flat segments. */
+  readonly reach: CodeRange | undefined;
   /** Header of the block at that distance from the start of the page; undefined when it has not been decoded, or is out of reach. */
   at(offset: number): number | undefined;
 }
@@ -76,7 +79,8 @@ export class RegionFinder {
       if (site !== undefined && !sites.includes(site) && sites.length < MOST_RETURN_SITES) sites.push(site);
     }
     for (const found of all) found.successors = successors(found.ending, blocks, sites);
-    return { head, blocks: all, returnSites: sites, codeSize: near.codeSize };
+    const range = near.reach && rangeOf(all, near.reach);
+    return { head, blocks: all, returnSites: sites, mode: near.mode, range };
   }
 
   #read(header: number, offset: number): RegionBlock {

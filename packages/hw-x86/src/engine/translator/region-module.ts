@@ -4,10 +4,12 @@ import { emitIsInPage } from "../block-tables.ts";
 import { gprOffset, RSP, state } from "../cpu-state.ts";
 import { REGION_SUPPORT, type RegionSupport } from "../interpreter/region-support.ts";
 import { type Statement, schedule } from "../interpreter/schedule.ts";
+import { maskOf } from "../node-emitter.ts";
 import { block, OP_BYTES } from "../operation.ts";
 import { Code, type Label } from "../wasm/code.ts";
 import { FunctionBuilder, ModuleBuilder, signature } from "../wasm/module-builder.ts";
 import { planBudgetChecks } from "./budget-checks.ts";
+import { returnUnlessInRange } from "./code-range.ts";
 import { Facts } from "./facts.ts";
 import {
   emitSettle,
@@ -76,7 +78,9 @@ function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport
   return {
     fn,
     support,
-    codeSize: region.codeSize,
+    codeSize: region.mode.codeSize,
+    range: region.range,
+    stackMask: region.mode.stackMask,
     gpr: Array.from({ length: 16 }, () => local("i64")),
     vectors: new VectorRegisters(fn),
     facts: new Facts(),
@@ -104,6 +108,7 @@ function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport
     // The stack pointer is passed to misses
     usedRegisters: 1 << RSP,
     usesSse: false,
+    usesStackMask: false,
     writtenRegisters: 0,
   };
 }
@@ -162,15 +167,19 @@ class RegionEmission {
   }
 
   #prologue(c: Code): void {
-    const { gpr, usedRegisters, writtenRegisters, base, budget, entry, usesSse } = this.#frame;
+    const { gpr, usedRegisters, writtenRegisters, base, budget, entry, codeSize, range } = this.#frame;
+    const { usesSse, usesStackMask, stackMask } = this.#frame;
     if (usesSse) returnUnlessSse(c);
+    if (usesStackMask) returnUnlessStack(c, stackMask);
     gpr.forEach((local, index) => {
       if ((((usedRegisters | writtenRegisters) >>> index) & 1) !== 0) c.loadAt("i64.load", gprOffset(index)).set(local);
     });
     this.#frame.vectors.load(c);
     for (const { page } of this.#frame.places.all()) c.i32(0).i64(NO_PAGE).memory("i64.store", page);
-    // Segments are flat, so that RIP and physical address agree within the page
-    c.loadAt("i64.load", state.blockRip).i64(-4096n).op("i64.and").set(base);
+    c.loadAt("i64.load", state.blockRip);
+    // Where segments are flat, RIP and physical address agree within the page
+    if (range === undefined) c.i64(-4096n).op("i64.and").set(base);
+    else c.i64(BigInt(this.#region.head.offset)).op("i64.sub").set(base);
     // The interpreter has charged for the block entered, which charges for itself
     const header = (): Code => c.get(0).i32(OP_BYTES).op("i32.sub");
     c.loadAt("i32.load", state.budget);
@@ -179,10 +188,11 @@ class RegionEmission {
       if (number === 0) return;
       header().i32(other.header).op("i32.eq").if();
       c.i32(number).set(entry);
-      const inPages = other.offset & ~4095;
+      const inPages = range === undefined ? other.offset & ~4095 : other.offset - this.#region.head.offset;
       if (inPages !== 0) c.get(base).i64(BigInt(-inPages)).op("i64.add").set(base);
       c.end();
     });
+    if (range !== undefined) returnUnlessInRange(c, base, codeSize, range);
   }
 
   #epilogue(): void {
@@ -272,7 +282,8 @@ class RegionEmission {
   #pushRip(offset: number): void {
     const c = this.#code;
     c.get(this.#frame.base).i64(BigInt(offset)).op("i64.add");
-    if (this.#frame.codeSize === 32) c.i64(0xffff_ffffn).op("i64.and");
+    const { codeSize } = this.#frame;
+    if (codeSize !== 64) c.i64(maskOf(codeSize)).op("i64.and");
   }
 
   // ---- Blocks ----
@@ -379,6 +390,11 @@ class RegionEmission {
         this.#edge(block, ending.target);
         return;
       case "branch":
+        // Both ways may be one, which is emitted once
+        if (ending.taken === ending.next) {
+          this.#edge(block, ending.next);
+          return;
+        }
         c.get(this.#frame.condition).if();
         this.#edge(block, ending.taken);
         c.else();
@@ -413,6 +429,10 @@ class RegionEmission {
 const NONE: ReadonlySet<Statement> = new Set();
 const EM_TS = 0xc,
   OSFXSR = 0x200;
+function returnUnlessStack(c: Code, mask: bigint): void {
+  c.loadAt("i64.load", state.stackMask).i64(BigInt.asIntN(64, mask)).op("i64.ne").ifUnlikely();
+  c.get(0).return().end();
+}
 /** Without SSE the interpreter runs the block, and finds out which instruction faults. */
 function returnUnlessSse(c: Code): void {
   c.loadAt("i32.load", state.cr4).i32(OSFXSR).op("i32.and").i32(OSFXSR).op("i32.xor");

@@ -3,9 +3,13 @@ import type { Variant } from "../decoder/variant.ts";
 import type { REGION_SUPPORT } from "../interpreter/region-support.ts";
 import type { Label } from "../wasm/code.ts";
 import type { FunctionBuilder } from "../wasm/module-builder.ts";
+import type { CodeRange } from "./code-range.ts";
 import type { Facts } from "./facts.ts";
 import type { PlaceCache } from "./place-cache.ts";
 import type { VectorRegisters } from "./vector-registers.ts";
+
+/** Default operand size of CS; 64: 64-bit mode. */
+export type CodeSize = 16 | 32 | 64;
 
 /** An operation record, read. Field names as in operation.ts. */
 export interface OperationRecord {
@@ -58,20 +62,32 @@ export interface Region {
   readonly blocks: readonly RegionBlock[];
   /** Blocks behind calls whose target is in the region too. */
   readonly returnSites: readonly RegionBlock[];
-  readonly codeSize: 32 | 64;
+  readonly mode: RegionMode;
+  /** What RIP must be able to reach; undefined where segments are flat. */
+  readonly range: CodeRange | undefined;
+}
+
+/** What the processor's mode is where a region is made. It runs in no other. */
+export interface RegionMode {
+  readonly codeSize: CodeSize;
+  /** As `state.stackMask`. */
+  readonly stackMask: bigint;
 }
 
 /** Locals and labels of a region's function, shared by all of its operations. */
 export interface RegionFrame {
   readonly fn: FunctionBuilder;
   readonly support: Readonly<Record<keyof typeof REGION_SUPPORT, number>>;
-  readonly codeSize: 32 | 64;
+  readonly codeSize: CodeSize;
+  /** As in the region. */
+  readonly range: CodeRange | undefined;
+  readonly stackMask: bigint;
   /** Locals of the general registers. */
   readonly gpr: readonly number[];
   readonly vectors: VectorRegisters;
   /** What is known where code is being emitted. */
   readonly facts: Facts;
-  /** RIP of the start of the head's page. */
+  /** RIP of the start of the head's page; outside flat segments it may be below 0. */
   readonly base: number;
   /** Where execution goes on after an exit, when `next` is 0; else `next` is an operation of the block `header`. */
   readonly rip: number;
@@ -104,6 +120,8 @@ export interface RegionFrame {
   usedRegisters: number;
   /** It is entered with SSE instructions enabled only. */
   usesSse: boolean;
+  /** It is entered with this `stackMask` only. */
+  usesStackMask: boolean;
   writtenRegisters: number;
 }
 
