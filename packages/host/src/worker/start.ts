@@ -3,7 +3,6 @@ import { parentPort, workerData } from "node:worker_threads";
 import type { CpuBoot, CpuEvent } from "../control/protocol.ts";
 import { serveRequests } from "../control/requests.ts";
 import { CpuKernel, type Hardware } from "./cpu-kernel.ts";
-import { collectWhenIdle } from "./idle-collection.ts";
 
 export function startCpuThread(hardware: Hardware): void {
   const port = parentPort;
@@ -12,6 +11,5 @@ export function startCpuThread(hardware: Hardware): void {
   process.on("uncaughtException", (thrown) => kernel.uncaught(thrown));
   process.on("unhandledRejection", (thrown) => kernel.uncaught(thrown));
   serveRequests(port, kernel.handlers);
-  collectWhenIdle();
   port.postMessage({ event: "ready" } satisfies CpuEvent);
 }
