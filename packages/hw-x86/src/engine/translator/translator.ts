@@ -34,6 +34,8 @@ export interface TranslatorStatistics {
   /** Guest instructions and bytes of WebAssembly in the regions made. */
   instructions: number;
   bytes: number;
+  /** Jumps from block to block that stay within a region. */
+  linked: number;
   /** Regions dropped because their page changed, and times that all were dropped. */
   invalidated: number;
   flushes: number;
@@ -75,6 +77,7 @@ export class Translator {
     regionsInUse: 0,
     instructions: 0,
     bytes: 0,
+    linked: 0,
     invalidated: 0,
     flushes: 0,
     milliseconds: 0,
@@ -119,6 +122,7 @@ export class Translator {
       if (this.mode === "hot" && this.#page(pageOf(other)).changes > MOST_CHANGES) return false;
       return HOT_ENTRIES - (u32[(other + block.entries) >>> 2] | 0) >= least || u32[(other + block.region) >>> 2] !== 0;
     });
+    const linked = region.blocks.reduce((sum, { successors }) => sum + successors.length, 0);
     const code = buildRegionModule(region);
     if (code === undefined) return;
     if (this.#statistics.regionsInUse >= MOST_REGIONS) this.#dropAll();
@@ -137,6 +141,7 @@ export class Translator {
     statistics.regionsInUse++;
     statistics.instructions += code.instructions;
     statistics.bytes += code.bytes.length;
+    statistics.linked += linked;
     statistics.milliseconds += performance.now() - started;
   }
 
