@@ -76,6 +76,7 @@ describe("without a daemon", () => {
     expect(report).toMatchObject({ mode: engine, exits: expect.arrayContaining([{ reason: "io", count: 1 }]) });
     expect(report.retiredInstructions).toBeGreaterThanOrEqual(1);
     expect(report.translator.regionsMade > 0).toBe(engine === "always");
+    expect(report.blocks.decoded).toBeGreaterThan(0);
     expect(Object.values(report.timeMs as Record<string, number>).reduce((sum, ms) => sum + ms, 0)).toBeGreaterThan(0);
   });
 

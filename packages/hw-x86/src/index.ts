@@ -1,5 +1,6 @@
 export { bankOf, type Gpa, type Gva, type Hpa, hpa, offsetOf } from "./addresses.ts";
 export { createLogicalCpu } from "./create-logical-cpu.ts";
+export type { BlockStatistics } from "./engine/blocks.ts";
 export { type EnginePart, type EngineStatistics, enginePartOfFrame } from "./engine/engine-statistics.ts";
 export type { TranslateMode, TranslatorStatistics } from "./engine/translator/translator.ts";
 export { type LogicalCpu, type VmxInstructions, VmxStatus } from "./logical-cpu.ts";

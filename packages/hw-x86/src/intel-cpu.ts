@@ -221,7 +221,7 @@ export class IntelCpu implements LogicalCpu, RootCpu {
     if (engine === undefined) return undefined;
     const exits = [...engine.exitCounts].map((count, reason) => ({ reason: exitReasonName(reason), count }));
     return {
-      ...engine.translatorStatistics(),
+      ...engine.counts(),
       exits: exits.filter(({ count }) => count > 0).sort((a, b) => b.count - a.count),
     };
   }

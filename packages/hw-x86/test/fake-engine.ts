@@ -1,10 +1,9 @@
 /** An engine that runs no code: each `run` calls a script, which may decide for an exit through the guest-mode interface. */
 import type { CpuModel } from "../src/engine/cpu.ts";
 import { CPU_STATE, state } from "../src/engine/cpu-state.ts";
-import { EXIT_REASONS } from "../src/engine/engine-statistics.ts";
+import { type EngineCounts, EXIT_REASONS } from "../src/engine/engine-statistics.ts";
 import { type GuestMode, VM_EXIT } from "../src/engine/guest-mode.ts";
 import type { GuestEvent, StopReason } from "../src/engine/system-interface.ts";
-import type { TranslateMode, TranslatorStatistics } from "../src/engine/translator/translator.ts";
 import type { EngineFactory } from "../src/intel-cpu.ts";
 import type { GuestEngine } from "../src/vmx/root-interface.ts";
 
@@ -81,7 +80,7 @@ export class FakeEngine {
   }
   updateSegments(): void {}
   updateTags(): void {}
-  translatorStatistics(): { mode: TranslateMode; translator: TranslatorStatistics } {
+  counts(): EngineCounts {
     throw new Error("the fake engine translates nothing");
   }
 }

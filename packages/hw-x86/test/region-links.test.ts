@@ -49,8 +49,8 @@ it.each<TranslateMode>(["off", "hot", "always"])("runs a function of another pag
   const { m, run } = machineWithCalls(mode);
   expect(run()).toBe(BigInt(ROUNDS));
   expect(run()).toBe(BigInt(ROUNDS));
-  if (mode === "off") expect(m.engine.translatorStatistics().translator.regionsMade).toBe(0);
-  else expect(m.engine.translatorStatistics().translator.regionsMade).toBeGreaterThan(0);
+  if (mode === "off") expect(m.engine.counts().translator.regionsMade).toBe(0);
+  else expect(m.engine.counts().translator.regionsMade).toBeGreaterThan(0);
 });
 
 it.each<TranslateMode>(["off", "hot", "always"])("sees that the function's page was mapped elsewhere (%s)", (mode) => {
@@ -68,18 +68,18 @@ it.each<TranslateMode>(["off", "hot", "always"])("sees that the function changed
   const { m, run } = machineWithCalls(mode);
   expect(run()).toBe(BigInt(ROUNDS));
   m.engine.writeLinear(BigInt(CALLEE + 2) as never, 1, 7n, true);
-  if (mode !== "off") expect(m.engine.translatorStatistics().translator.invalidated).toBeGreaterThan(0);
+  if (mode !== "off") expect(m.engine.counts().translator.invalidated).toBeGreaterThan(0);
   expect(run()).toBe(7n * BigInt(ROUNDS));
 });
 
 it("drops a region once, whichever of its pages changes, and makes it anew", () => {
   const { m, run } = machineWithCalls("hot");
   run();
-  const before = m.engine.translatorStatistics().translator;
+  const before = m.engine.counts().translator;
   expect(before.regionsInUse).toBeGreaterThan(0);
   m.engine.writeLinear(BigInt(CALLEE + 2) as never, 1, 2n, true);
   m.engine.writeLinear(BigInt(CODE + 9) as never, 1, 0xf4n, true);
-  expect(m.engine.translatorStatistics().translator.regionsInUse).toBe(0);
+  expect(m.engine.counts().translator.regionsInUse).toBe(0);
   expect(run()).toBe(2n * BigInt(ROUNDS));
-  expect(m.engine.translatorStatistics().translator.regionsInUse).toBeGreaterThan(0);
+  expect(m.engine.counts().translator.regionsInUse).toBeGreaterThan(0);
 });

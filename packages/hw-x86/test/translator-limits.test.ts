@@ -13,7 +13,7 @@ function machine(translate: TranslateMode, code: readonly number[], at = CODE): 
   made.engine.set64(state.rip, BigInt(at));
   return made;
 }
-const counts = ({ engine }: FlatMachine) => engine.translatorStatistics().translator;
+const counts = ({ engine }: FlatMachine) => engine.counts().translator;
 
 /** inc eax; jmp over the rest of the slot */
 const STEP = [0xff, 0xc0, 0xeb, 12];
@@ -41,6 +41,10 @@ describe("regions", () => {
     const { regionsMade, instructions } = counts(chain("always", 20, CODE));
     expect(regionsMade).toBeGreaterThan(0);
     expect(instructions).toBeGreaterThanOrEqual(42);
+    // One link for each block, of the two ways of which one leads out
+    const made = chain("hot", 20, CODE);
+    expect(made.engine.counts().blocks).toMatchObject({ flushes: 0, decoded: 22 });
+    expect(made.engine.counts().blocks.linked).toBeGreaterThanOrEqual(21);
   });
   test("end where there are too many blocks, and go on in the next", () => {
     const { regionsMade } = counts(chain("always", 200, CODE));

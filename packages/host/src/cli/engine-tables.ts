@@ -31,9 +31,16 @@ const countTexts: Readonly<Record<Count, string>> = {
   regionsInUse: "of them in use",
   instructions: "guest instructions in them",
   bytes: "bytes of WebAssembly",
+  linked: "jumps within regions",
   invalidated: "regions dropped because their code changed",
   flushes: "times all were dropped",
   milliseconds: "milliseconds spent translating",
+};
+
+const blockTexts: Readonly<Record<keyof EngineReport["blocks"], string>> = {
+  decoded: "decoded blocks",
+  linked: "links from block to block",
+  flushes: "times all were dropped",
 };
 
 const percent = (part: number, whole: number): string => (whole > 0 ? `${((100 * part) / whole).toFixed(1)} %` : "-");
@@ -50,6 +57,16 @@ export function engineText(report: EngineReport): string {
       (Object.keys(countTexts) as Count[]).map((name) => [countTexts[name], whole(report.translator[name])]),
     ),
   ];
+  lines.push(
+    "",
+    table(
+      ["INTERPRETED CODE", ""],
+      (Object.keys(blockTexts) as (keyof EngineReport["blocks"])[]).map((name) => [
+        blockTexts[name],
+        whole(report.blocks[name]),
+      ]),
+    ),
+  );
   const { timeMs } = report;
   if (timeMs) {
     const parts = (Object.entries(timeMs) as [TimePart, number][]).filter(([, ms]) => ms > 0).sort((a, b) => b[1] - a[1]);

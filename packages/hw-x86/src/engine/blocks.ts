@@ -38,6 +38,14 @@ const CODE_SIZE = state.codeSize >>> 2;
 const LOOKUP_BASE = state.lookupBase >>> 2;
 const BLOCK_TAG = state.blockTag >>> 2;
 
+export interface BlockStatistics {
+  /** Decoded blocks that there are, and ways from block to block that need no lookup. */
+  decoded: number;
+  linked: number;
+  /** Times that all were dropped, for want of room. */
+  flushes: number;
+}
+
 export class Blocks {
   readonly #cpu: Cpu;
   readonly #decode: Decode;
@@ -65,6 +73,21 @@ export class Blocks {
     this.#handlers = handlers;
     this.#holdsCode = new Uint8Array(Math.ceil(cpu.bankBytes / PAGE_BYTES));
     this.#isRelative = Uint8Array.from(variants, ({ access }) => (access.some(({ kind }) => kind === "relative") ? 1 : 0));
+  }
+
+  /** Counted when it is asked for. */
+  statistics(): BlockStatistics {
+    const { u32 } = this.#cpu;
+    let decoded = 0;
+    let linked = 0;
+    for (const page of this.#pages.values()) {
+      decoded += page.blocks.size;
+      for (const header of page.blocks.values()) {
+        if (u32[(header + block.taken) >>> 2] !== 0) linked++;
+        if (u32[(header + block.next) >>> 2] !== 0) linked++;
+      }
+    }
+    return { decoded, linked, flushes: this.flushes };
   }
 
   holdsCode(pageOffset: number): boolean {

@@ -1,4 +1,5 @@
 /** What an engine tells about its work, and how to read a sampling profile of the thread that it runs on. */
+import type { BlockStatistics } from "./blocks.ts";
 import type { ENGINE_IMPORTS } from "./interpreter/common-functions.ts";
 import { REGION_FUNCTION } from "./translator/region-module.ts";
 import type { TranslateMode, TranslatorStatistics } from "./translator/translator.ts";
@@ -11,9 +12,14 @@ export interface EngineStatistics {
   /** What is translated. */
   readonly mode: TranslateMode;
   readonly translator: TranslatorStatistics;
+  /** What the interpreter runs. */
+  readonly blocks: BlockStatistics;
   /** VM exits by name of the basic exit reason, the most frequent first. */
   readonly exits: readonly { readonly reason: string; readonly count: number }[];
 }
+
+/** What the engine itself counts. */
+export type EngineCounts = Omit<EngineStatistics, "exits">;
 
 /** What a thread that runs guests spends its time on inside of the hardware. */
 export type EnginePart = "translated" | "interpreter" | "memory" | "blocks" | "translating" | "helpers" | "events";

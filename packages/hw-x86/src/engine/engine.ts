@@ -9,7 +9,7 @@ import { PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu, CpuModel } from "./cpu.ts";
 import { CPU_STATE, CPU_STATE_BYTES, gprOffset, SEG_READ_TOP, SEG_WRITE_TOP, state } from "./cpu-state.ts";
 import { createDecodedOperation, decode, variants } from "./decoder/decoder.ts";
-import { EXIT_REASONS } from "./engine-statistics.ts";
+import { type EngineCounts, EXIT_REASONS } from "./engine-statistics.ts";
 import { readFlags, writeFlags } from "./flags.ts";
 import { GUEST_FAULT, type GuestMode, VM_EXIT } from "./guest-mode.ts";
 import { helperTable } from "./helper-table.ts";
@@ -21,7 +21,7 @@ import * as memory from "./system/memory-access.ts";
 import * as paging from "./system/paging.ts";
 import * as segmentation from "./system/segmentation.ts";
 import type { EngineControl, GuestEvent, StopReason } from "./system-interface.ts";
-import { type TranslateMode, Translator, type TranslatorStatistics } from "./translator/translator.ts";
+import { type TranslateMode, Translator } from "./translator/translator.ts";
 import { behaviourOf } from "./vendor-behaviour.ts";
 
 const RIP = state.rip >>> 2;
@@ -407,8 +407,9 @@ export class Engine implements Cpu, EngineControl {
     events.deliverEvent(this, event);
   }
 
-  translatorStatistics(): { mode: TranslateMode; translator: TranslatorStatistics } {
-    return { mode: this.#translator.mode, translator: this.#translator.statistics() };
+  counts(): EngineCounts {
+    const { mode } = this.#translator;
+    return { mode, translator: this.#translator.statistics(), blocks: this.#blocks.statistics() };
   }
 
   adoptState(from: Uint8Array): void {

@@ -22,7 +22,7 @@
  *   Calls guest.exception first for types 3, 5 and 6 (and for NMI is never called: the vendor decides NMI exits itself),
  *   unless `injected` is set: an event injected by VM entry is not intercepted, faults met in its delivery are.
  */
-import type { TranslateMode, TranslatorStatistics } from "./translator/translator.ts";
+import type { EngineCounts } from "./engine-statistics.ts";
 
 export interface GuestEvent {
   vector: number;
@@ -51,5 +51,5 @@ export interface EngineControl {
   adoptState(from: Uint8Array): void;
   /** VM exits by basic exit reason, counted by whoever runs the engine. */
   readonly exitCounts: Float64Array;
-  translatorStatistics(): { mode: TranslateMode; translator: TranslatorStatistics };
+  counts(): EngineCounts;
 }

@@ -165,7 +165,7 @@ export class EngineRunner {
 
   /** Regions translated so far. */
   regionsMade(): number {
-    return this.#engine.translatorStatistics().translator.regionsMade;
+    return this.#engine.counts().translator.regionsMade;
   }
 
   run(test: TestCase, outcome: Outcome): void {

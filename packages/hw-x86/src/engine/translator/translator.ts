@@ -37,6 +37,8 @@ export interface TranslatorStatistics {
   /** Guest instructions and bytes of WebAssembly in the regions made. */
   instructions: number;
   bytes: number;
+  /** Jumps from block to block that stay within a region. */
+  linked: number;
   /** Regions dropped because their page changed, and times that all were dropped. */
   invalidated: number;
   flushes: number;
@@ -79,6 +81,7 @@ export class Translator {
     regionsInUse: 0,
     instructions: 0,
     bytes: 0,
+    linked: 0,
     invalidated: 0,
     flushes: 0,
     milliseconds: 0,
@@ -125,6 +128,7 @@ export class Translator {
       if (this.mode === "hot" && this.#page(pageOf(other)).changes > MOST_CHANGES) return false;
       return this.#hotEntries - (u32[(other + block.entries) >>> 2] | 0) >= least || u32[(other + block.region) >>> 2] !== 0;
     });
+    const linked = region.blocks.reduce((sum, { successors }) => sum + successors.length, 0);
     const code = buildRegionModule(region);
     if (code === undefined) return;
     if (this.#statistics.regionsInUse >= MOST_REGIONS) this.#dropAll();
@@ -143,6 +147,7 @@ export class Translator {
     statistics.regionsInUse++;
     statistics.instructions += code.instructions;
     statistics.bytes += code.bytes.length;
+    statistics.linked += linked;
     statistics.milliseconds += performance.now() - started;
   }
 
