@@ -7,9 +7,12 @@
 /** Longest time between two looks, in milliseconds. */
 const LONGEST_MS = 0.5;
 const SHORTEST = 256;
-/** Guest instructions a millisecond: interpreted code, which is also assumed at first, and the fastest loops. */
+/**
+ * Guest instructions a millisecond: interpreted code, which is also assumed at first, and as fast as a guest is believed to be. Loops
+ * are faster, but a guest that falls from such a loop into interpreted code would hold its CPU for a slice of the loop's length.
+ */
 const SLOWEST_PER_MS = 100_000;
-const FASTEST_PER_MS = 2_000_000;
+const FASTEST_PER_MS = 400_000;
 
 export class SliceLength {
   #perMs = SLOWEST_PER_MS;
