@@ -151,7 +151,7 @@ describe.each(kinds)("random loops in %s", (kind) => {
           (at as { ip: number }).ip -= 16;
         }
       }
-      regions += translated.engine.translatorStatistics().translator.regionsMade;
+      regions += translated.engine.counts().translator.regionsMade;
       faults += reference.guest.exceptions.length;
     }
     expect(regions).toBeGreaterThan(0);
