@@ -1,4 +1,4 @@
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Host, ProcessHandle } from "@mkvm/host";
@@ -9,7 +9,8 @@ const folder = mkdtempSync(join(tmpdir(), "mkvm-guest-"));
 /** Arguments of the VMM for the tiny guest of testkit; with `rounds` it ends by itself. */
 export function tinyGuest(rounds?: number): string[] {
   const image = join(folder, `check-guest-${rounds ?? "endless"}.bin`);
-  writeFileSync(image, checkGuest(rounds));
+  // A VMM may be reading it for another guest
+  if (!existsSync(image)) writeFileSync(image, checkGuest(rounds));
   return ["--kernel", image, "--format", "flat64", "--memory", "16M"];
 }
 
