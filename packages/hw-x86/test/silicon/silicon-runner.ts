@@ -4,19 +4,24 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { CpuModel } from "../../src/engine/cpu.ts";
-import { CASE_CODE, DATA_BYTES, type TestCase } from "./case-generator.ts";
+import { RSP } from "../../src/engine/cpu-state.ts";
+import { CASE_CODE, type CaseCodeSize, DATA_BYTES, dataBase, type TestCase } from "./case-generator.ts";
 import type { Outcome } from "./engine-runner.ts";
 import { initialFx } from "./fpu-state.ts";
 import { processorVendor } from "./processor.ts";
 
 const CASE_BYTES = 128 + 8 + 8 + CASE_CODE + 512;
 const RESULT_BYTES = 128 + 24 + 8 + 8 + 512;
+const BREAKPOINT = 3;
+const NOT_CANONICAL = 1n << 62n;
 
 export interface Silicon {
   /** Whose processor this is. */
   readonly vendor: CpuModel["vendor"];
-  /** False where the kernel gives programs no 16-bit segments. */
-  readonly has16: boolean;
+  /** Code sizes that the kernel lets programs run in: some give no 16-bit segments, some no compatibility mode. */
+  readonly codeSizes: readonly CaseCodeSize[];
+  /** False where the kernel answers a return to user mode with #GP when the stack pointer is not canonical, as no processor does. */
+  readonly allowsAnyStack: boolean;
   run(initial: Uint8Array, cases: readonly TestCase[]): Outcome[];
   close(): void;
 }
@@ -35,28 +40,29 @@ export function openSilicon(): Silicon | string {
     rmSync(folder, { recursive: true });
     return compiler.error ? "needs gcc" : `gcc failed: ${compiler.stderr}`;
   }
-  const probe: TestCase = {
-    codeSize: 16,
-    gpr: new BigUint64Array(16),
-    rflags: 0x202,
-    code: Uint8Array.of(0xcc),
-    starts: [0],
-    undefinedFlags: [0],
-    names: [],
-    fx: initialFx(),
+  const reaches = (codeSize: CaseCodeSize, stackPointer: bigint): boolean => {
+    try {
+      const [outcome] = runCases(folder, program, new Uint8Array(DATA_BYTES), [breakpointCase(codeSize, stackPointer)]);
+      return outcome?.vector === BREAKPOINT;
+    } catch {
+      return false;
+    }
   };
-  let has16 = true;
-  try {
-    runCases(folder, program, new Uint8Array(DATA_BYTES), [probe]);
-  } catch {
-    has16 = false;
-  }
   return {
     vendor,
-    has16,
+    codeSizes: ([64, 32, 16] as const).filter((codeSize) => reaches(codeSize, BigInt(dataBase(codeSize)))),
+    allowsAnyStack: reaches(64, NOT_CANONICAL),
     run: (initial, cases) => runCases(folder, program, initial, cases),
     close: () => rmSync(folder, { recursive: true }),
   };
+}
+
+/** INT3 alone: ends with its breakpoint wherever it is reached. */
+function breakpointCase(codeSize: CaseCodeSize, stackPointer: bigint): TestCase {
+  const gpr = new BigUint64Array(16);
+  gpr[RSP] = stackPointer;
+  const code = Uint8Array.of(0xcc);
+  return { codeSize, gpr, rflags: 0x202, code, starts: [0], undefinedFlags: [0], names: [], fx: initialFx() };
 }
 
 function runCases(folder: string, program: string, initial: Uint8Array, cases: readonly TestCase[]): Outcome[] {
