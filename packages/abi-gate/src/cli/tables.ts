@@ -1,12 +1,12 @@
 /** What `mkvm abi` prints. */
 import Table from "cli-table3";
-import { createColors, isColorSupported } from "picocolors";
+import picocolors from "picocolors";
 import type { CheckResult } from "../check.ts";
 import type { ChangeClass } from "../rules/rule.ts";
 import { ruleOf } from "../rules/rule-table.ts";
 
 /** For a terminal only: what goes into files, pipes and the logs of CI is searched and compared. */
-const colors = createColors(isColorSupported && process.stdout.isTTY === true);
+const colors = picocolors.createColors(picocolors.isColorSupported && process.stdout.isTTY === true);
 
 function table(head: string[], rows: string[][]): string {
   const sides = ["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid", "bottom-left", "bottom-right"];
