@@ -14,6 +14,7 @@ import { Msr } from "./msr.ts";
 import type { MemoryBank } from "./physical-memory.ts";
 import { Root, RootMsrs } from "./root-msrs.ts";
 import { StateBlock } from "./state-block.ts";
+import { absentSvm } from "./svm/absent-svm.ts";
 import { exitReasonName } from "./vmx/controls.ts";
 import { VmxInstructionSet } from "./vmx/instructions.ts";
 import type { BankEngine, RootCpu } from "./vmx/root-interface.ts";
@@ -38,6 +39,7 @@ export class IntelCpu implements LogicalCpu, RootCpu {
   readonly lines: InterruptLines;
   readonly msrs: RootMsrs;
   readonly vmx: VmxInstructions;
+  readonly svm = absentSvm;
   readonly tscKhz: number;
   timerDeadline = Number.POSITIVE_INFINITY;
   readonly #vmx: VmxInstructionSet;

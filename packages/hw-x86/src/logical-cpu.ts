@@ -35,11 +35,36 @@ export interface VmxInstructions {
   readonly status: VmxStatus;
 }
 
+/** Outcome of an SVM instruction: done, or the exception it raised. Numbered as `VmxStatus`. */
+export const SvmStatus = { succeed: 0, undefinedOpcode: 3, generalProtection: 4 } as const;
+export type SvmStatus = (typeof SvmStatus)[keyof typeof SvmStatus];
+
+/**
+ * SVM instructions. The VMCB is a page of physical memory that software reads and writes as memory. Source: AMD64 APM Vol. 2,
+ * Secure Virtual Machine; Layout of VMCB.
+ */
+export interface SvmInstructions {
+  /** Enters guest mode and returns after the #VMEXIT, with GIF clear: RAX, RSP, RIP, RFLAGS and the exit code are in the VMCB
+   *  then, the other general registers on the CPU. */
+  vmrun(vmcb: Hpa): SvmStatus;
+  /** FS, GS, TR and LDTR with their hidden parts, KernelGsBase, STAR, LSTAR, CSTAR, SFMASK and SYSENTER_* from the VMCB. */
+  vmload(vmcb: Hpa): SvmStatus;
+  /** The same registers to the VMCB. */
+  vmsave(vmcb: Hpa): SvmStatus;
+  stgi(): SvmStatus;
+  clgi(): SvmStatus;
+  invlpga(linear: bigint, asid: number): SvmStatus;
+  /** Global interrupt flag. */
+  readonly gif: boolean;
+}
+
 export interface LogicalCpu {
   readonly id: number;
   readonly vendor: "intel" | "amd";
   readonly memory: PhysicalMemory;
+  /** On a machine of the other vendor each of its instructions is an undefined opcode; so with `svm`. */
   readonly vmx: VmxInstructions;
+  readonly svm: SvmInstructions;
 
   cpuid(leaf: number, subleaf: number): { eax: number; ebx: number; ecx: number; edx: number };
   /** undefined: #GP(0). */
@@ -50,7 +75,7 @@ export interface LogicalCpu {
   cr4: bigint;
 
   // Registers that VM entry and exit leave alone: whoever runs a guest loads and saves them
-  /** 16 general registers in encoding order; RSP (4) is in the VMCS and ignored here. */
+  /** 16 general registers in encoding order; RSP (4) is in the VMCS or VMCB and ignored here, and so RAX (0) is under SVM. */
   loadGprs(from: BigUint64Array): void;
   saveGprs(to: BigUint64Array): void;
   /** One general register. */
