@@ -131,7 +131,7 @@ async function differences(
   else if (before.commit) {
     const tree = trees.get(before.commit) ?? (await sourcesAt(workspace, before.commit));
     trees.set(before.commit, tree);
-    changed = await outputChangeFromSources(workspace, item, tree.root);
+    changed = await outputChangeFromSources(workspace, item, tree);
   }
   if (changed.length > 0) findings.push(outputFinding(item, changed));
   return findings;

@@ -10,7 +10,7 @@ import { dirname, join, relative } from "node:path";
 import { build, type Metafile, type Plugin, transform } from "esbuild-wasm";
 import { extract } from "tar";
 import { GateError, messageOf } from "../errors.ts";
-import { gitBytes } from "../reference/git.ts";
+import { git, gitBytes } from "../reference/git.ts";
 import { textFiles } from "../reference/registry.ts";
 import type { Workspace, WorkspacePackage } from "../workspace.ts";
 
@@ -19,6 +19,8 @@ export type OutputChange = readonly string[];
 
 export interface SourceTree {
   readonly root: string;
+  /** Files that are not as they were at the commit, from the workspace's root; what git ignores is not among them. */
+  readonly changed: readonly string[];
   remove(): void;
 }
 
@@ -40,15 +42,27 @@ export async function sourcesAt(workspace: Workspace, commit: string): Promise<S
       ? thrown
       : new GateError(`the sources at ${commit} cannot be unpacked: ${messageOf(thrown)}`);
   }
-  return { root, remove };
+  return { root, changed: await changedSince(workspace, commit), remove };
 }
 
-/** Compares what `item` ships, built from the sources below `oldRoot`, with what today's sources give. */
+async function changedSince(workspace: Workspace, commit: string): Promise<string[]> {
+  const lists = await Promise.all([
+    git(workspace.root, "diff", "--name-only", "--relative", "-z", commit),
+    git(workspace.root, "ls-files", "--others", "--exclude-standard", "-z"),
+  ]);
+  return lists.flatMap((list) => list.split("\0")).filter((path) => path !== "");
+}
+
+/** Compares what `item` ships, built from the sources as they were, with what today's sources give. */
 export async function outputChangeFromSources(
   workspace: Workspace,
   item: WorkspacePackage,
-  oldRoot: string,
+  { root: oldRoot, changed: all }: SourceTree,
 ): Promise<OutputChange> {
+  const places = bundledPackages(workspace, item).flatMap(({ path }) => [`${path}/src/`, `${path}/tsup.config.ts`]);
+  places.push(`${item.path}/package.json`);
+  // Bundling takes seconds, and gives the same of the same
+  if (!all.some((path) => places.some((place) => path.startsWith(place)))) return [];
   const [was, is] = [await bundle(workspace, item, oldRoot), await bundle(workspace, item, workspace.root)];
   if (was.digest === is.digest) return [];
   const changed = [...new Set([...was.inputs, ...is.inputs])].filter(
@@ -118,24 +132,33 @@ function shippedInputs(metafile: Metafile, root: string): string[] {
   return [...found];
 }
 
+/** Packages of the workspace that `item` may carry parts of: all that it declares for a module, else what is no dependency at run time. */
+function bundledPackages(workspace: Workspace, item: WorkspacePackage): WorkspacePackage[] {
+  const all = [...workspace.published, ...workspace.private];
+  const found = new Set<WorkspacePackage>([item]);
+  // A set's iteration reaches what is added meanwhile: what a package declares, and what that declares
+  for (const { manifest } of found) {
+    const { dependencies, peerDependencies, devDependencies } = manifest;
+    const outside = item.manifest.mkvm ? {} : { ...item.manifest.dependencies, ...item.manifest.peerDependencies };
+    for (const name of Object.keys({ ...dependencies, ...peerDependencies, ...devDependencies })) {
+      const declared = all.find((each) => each.name === name);
+      if (declared && !(name in outside)) found.add(declared);
+    }
+  }
+  return [...found];
+}
+
 /** Sources of packages that are bundled; all else stays outside, and so do files that only a build makes. */
 function workspaceSources(workspace: Workspace, item: WorkspacePackage, root: string): Plugin {
-  const outside = new Set(
-    item.manifest.mkvm
-      ? []
-      : [...Object.keys(item.manifest.dependencies ?? {}), ...Object.keys(item.manifest.peerDependencies ?? {})],
-  );
-  const all = [...workspace.published, ...workspace.private];
+  const bundled = bundledPackages(workspace, item);
   return {
     name: "workspace-sources",
     setup(setup) {
       setup.onResolve({ filter: /^[^./]/ }, ({ path, kind }) => {
         if (kind === "entry-point") return undefined;
-        const found = all.find(({ name }) => name === path);
+        const found = bundled.find(({ name }) => name === path);
         const entry = found && join(root, found.path, "src", "index.ts");
-        return entry && !outside.has(path) && existsSync(entry)
-          ? { path: entry, sideEffects: false }
-          : { path, external: true };
+        return entry && existsSync(entry) ? { path: entry, sideEffects: false } : { path, external: true };
       });
       setup.onResolve({ filter: /^\.\.?\// }, ({ path, importer }) => {
         const file = join(dirname(importer), path);
