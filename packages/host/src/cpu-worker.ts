@@ -5,5 +5,6 @@ import { startCpuThread } from "./worker/start.ts";
 
 startCpuThread({
   createCpu: (boot, log) => createLogicalCpu(boot.machine, boot.cpu, log),
-  createVac: (boot, cpu, allocateCpuPages) => attachVac(boot.vacShared, cpu, allocateCpuPages(1) as Hpa),
+  createVac: (boot, cpu, allocateCpuPages) =>
+    attachVac(boot.vacShared, cpu, allocateCpuPages(1) as Hpa, allocateCpuPages(1) as Hpa),
 });

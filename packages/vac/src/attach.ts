@@ -1,16 +1,21 @@
 /** VAC on one logical CPU. */
 import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
+import { createAsids } from "./asids.ts";
 import { CpuBlock, cpuBlock, Header, openVacMemory } from "./layout.ts";
 import { createLoadedVmcss } from "./loaded-vmcs.ts";
 import { createOwners } from "./owners.ts";
 import { createRunningVcpu } from "./running-vcpu.ts";
+import { createSvmExtension } from "./svm-extension.ts";
+import { createTscRatio } from "./tsc-ratio.ts";
 import { createUserReturnMsrs } from "./user-return-msrs.ts";
-import type { Vac } from "./vac.ts";
+import type { OwnerId, Vac } from "./vac.ts";
 import { createVirtualization } from "./virtualization.ts";
+import { createVmxExtension } from "./vmx-extension.ts";
 import { createVpids } from "./vpids.ts";
 
 /**
- * Attaches the calling thread's CPU. `vmxonRegion` is a page that only VAC uses from then on. A CPU that is attached already
+ * Attaches the calling thread's CPU. `vmxonRegion` and `saveArea` (the host save area, for SVM) are pages that only VAC uses from
+ * then on. A CPU that is attached already
  * keeps the regions it has: the ones given are not looked at. Throws when the memory's layout is not one this code understands.
  */
 export function attachVac(shared: SharedArrayBuffer, cpu: LogicalCpu, vmxonRegion: Hpa, saveArea?: Hpa): Vac {
@@ -23,7 +28,18 @@ export function attachVac(shared: SharedArrayBuffer, cpu: LogicalCpu, vmxonRegio
   }
   const owners = createOwners(memory, cpu.id);
   const loaded = createLoadedVmcss(memory, cpu);
-  const virtualization = createVirtualization(memory, cpu, loaded);
+  const asids = createAsids(memory, cpu);
+  const tscRatio = createTscRatio(memory, cpu);
+  const page = (field: number) => Number(memory.quads[(block + field) >> 3]) as Hpa;
+  const isIntel = cpu.vendor === "intel";
+  const extension = isIntel
+    ? createVmxExtension(cpu, () => page(CpuBlock.vmxonRegion))
+    : createSvmExtension(cpu, () => page(CpuBlock.saveArea), {
+        wentOn: () => asids.start(),
+        goesOff: () => tscRatio.reset(undefined),
+      });
+  const virtualization = createVirtualization(memory, cpu.id, extension, loaded);
+  const emergencyCallbacks = new Map<OwnerId, () => void>();
   const vpids = createVpids(memory, cpu);
   const userReturn = createUserReturnMsrs(memory, cpu);
   const running = createRunningVcpu(memory, cpu.id);
@@ -37,6 +53,8 @@ export function attachVac(shared: SharedArrayBuffer, cpu: LogicalCpu, vmxonRegio
       running.clear(owner);
       userReturn.restoreOwner(owner);
       loaded.clearAll(owner);
+      tscRatio.reset(owner);
+      emergencyCallbacks.delete(owner);
       virtualization.disableAll(owner);
       owners.unregister(owner, () => {
         vpids.freeAll(owner);
@@ -52,7 +70,7 @@ export function attachVac(shared: SharedArrayBuffer, cpu: LogicalCpu, vmxonRegio
       virtualization.disable(owner);
     },
     virtualizationUsers: () => virtualization.users(),
-    emergencyDisable: () => virtualization.emergencyDisable(),
+    emergencyDisable: () => virtualization.emergencyDisable([...emergencyCallbacks.values()]),
     allocateVpid(owner) {
       owners.check(owner);
       return vpids.allocate(owner);
@@ -78,9 +96,19 @@ export function attachVac(shared: SharedArrayBuffer, cpu: LogicalCpu, vmxonRegio
     loadedVmcss: () => loaded.list(),
     setRunningVcpu(owner, token) {
       running.set(owner, token);
-      if (virtualization.isOn) vpids.flushIfStale();
+      if (isIntel && virtualization.isOn) vpids.flushIfStale();
     },
     clearRunningVcpu: (owner) => running.clear(owner),
     runningVcpu: (id) => running.get(id),
+    assignAsid: (_owner, tag) => asids.assign(tag),
+    asidsFlushed: () => asids.flushed(),
+    setTscRatio(owner, ratio) {
+      owners.check(owner);
+      return tscRatio.set(owner, ratio);
+    },
+    onEmergency(owner, callback) {
+      owners.check(owner);
+      emergencyCallbacks.set(owner, callback);
+    },
   };
 }

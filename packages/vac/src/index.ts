@@ -1,4 +1,4 @@
 export { attachVac } from "./attach.ts";
 export { createVacMemory, VAC_VERSION } from "./layout.ts";
 export { VAC_LAYOUT, type VacBlock } from "./layout-description.ts";
-export type { LoadedVmcs, OwnerId, Vac } from "./vac.ts";
+export type { AsidTag, LoadedVmcs, OwnerId, Vac } from "./vac.ts";

@@ -79,7 +79,7 @@ const VacLoadedEntry = struct("vac_loaded_entry", LoadedEntry.bytes, {
   reserved: u32(LoadedEntry.owner + 4),
 });
 
-const loadedEnd = CpuBlock.loaded + LoadedEntry.bytes * MAX_LOADED_VMCSS;
+const cpuEnd = CpuBlock.tscRatio + 8;
 const countsEnd = CpuBlock.enableCounts + 4 * (MAX_OWNERS + 1);
 
 const VacCpu = struct(
@@ -100,7 +100,14 @@ const VacCpu = struct(
     reserved1: bytes(countsEnd, CpuBlock.userReturn - countsEnd),
     userReturn: structs(CpuBlock.userReturn, VacUserReturnValue, USER_RETURN_SLOTS),
     loaded: structs(CpuBlock.loaded, VacLoadedEntry, MAX_LOADED_VMCSS),
-    ...(loadedEnd < CPU_BYTES ? { reserved2: bytes(loadedEnd, CPU_BYTES - loadedEnd) } : {}),
+    asidGeneration: u32(CpuBlock.asidGeneration),
+    asidNext: u32(CpuBlock.asidNext),
+    asidFirst: u32(CpuBlock.asidFirst),
+    asidLast: u32(CpuBlock.asidLast),
+    asidFlushOwed: u32(CpuBlock.asidFlushOwed),
+    tscRatioOwner: u32(CpuBlock.tscRatioOwner),
+    tscRatio: u64(CpuBlock.tscRatio),
+    ...(cpuEnd < CPU_BYTES ? { reserved2: bytes(cpuEnd, CPU_BYTES - cpuEnd) } : {}),
   },
   undefined,
   { sizeNegotiatedBy },

@@ -4,7 +4,7 @@
  * 64-bit values are aligned to 8.
  */
 export const VAC_MAGIC = 0x4341_5621; // "!VAC"
-export const VAC_VERSION = { major: 1, minor: 0 } as const;
+export const VAC_VERSION = { major: 1, minor: 1 } as const;
 
 export const MAX_CPUS = 64;
 /** Owner ids run from 1 to this. */
@@ -48,6 +48,10 @@ export const OWNER_BYTES = 64;
 export const UserReturnSlot = { msr: 0, owners: 1 } as const;
 export const USER_RETURN_SLOT_BYTES = 8;
 
+export const LoadedEntry = { vmcs: 0, owner: 8, bytes: 16 } as const;
+/** Where a CPU's block of layout 1.0 ends. */
+const LOADED_END = 48 + 4 * (MAX_OWNERS + 2) + 24 * USER_RETURN_SLOTS + LoadedEntry.bytes * MAX_LOADED_VMCSS;
+
 /** Bytes of one CPU's block. */
 export const CpuBlock = {
   attached: 0,
@@ -65,10 +69,21 @@ export const CpuBlock = {
   userReturn: 48 + 4 * (MAX_OWNERS + 2),
   /** 1,024 of LoadedEntry. */
   loaded: 48 + 4 * (MAX_OWNERS + 2) + 24 * USER_RETURN_SLOTS,
+  // From 1.1 on: SVM
+  /** Raised when this CPU's ASIDs begin anew; 0 before the first. */
+  asidGeneration: LOADED_END,
+  /** The next ASID to give out, and the first and last there are for guests without SEV. */
+  asidNext: LOADED_END + 4,
+  asidFirst: LOADED_END + 8,
+  asidLast: LOADED_END + 12,
+  /** 1 from the start of a generation until a VMRUN has flushed every ASID's translations. */
+  asidFlushOwed: LOADED_END + 16,
+  /** Owner whose ratio is in the TSC ratio MSR; 0: the ratio is 1. */
+  tscRatioOwner: LOADED_END + 20,
+  tscRatio: LOADED_END + 24,
 } as const;
 export const UserReturnValue = { host: 0, current: 8, owner: 16, bytes: 24 } as const;
-export const LoadedEntry = { vmcs: 0, owner: 8, bytes: 16 } as const;
-export const CPU_BYTES = Math.ceil((CpuBlock.loaded + LoadedEntry.bytes * MAX_LOADED_VMCSS) / 64) * 64;
+export const CPU_BYTES = Math.ceil((CpuBlock.tscRatio + 8) / 64) * 64;
 
 export const OWNERS_OFFSET = HEADER_BYTES;
 export const USER_RETURN_OFFSET = OWNERS_OFFSET + OWNER_BYTES * MAX_OWNERS;

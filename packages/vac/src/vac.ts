@@ -1,5 +1,5 @@
 /**
- * VAC as modules and the kernel see it, on one logical CPU. `attachVac(shared, cpu, vmxonRegion)` (attach.ts) makes one for each
+ * VAC as modules and the kernel see it, on one logical CPU. `attachVac` (attach.ts) makes one for each
  * CPU's thread over the same SharedArrayBuffer. Errors are negative errnos. Append-only: nothing here changes meaning or goes away.
  */
 import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
@@ -12,6 +12,12 @@ export interface LoadedVmcs {
   readonly owner: OwnerId;
 }
 
+/** What a vCPU is tagged with on this CPU. One that was never assigned has generation 0. */
+export interface AsidTag {
+  asid: number;
+  generation: number;
+}
+
 export interface Vac {
   readonly version: { readonly major: number; readonly minor: number };
   readonly cpu: LogicalCpu;
@@ -21,13 +27,13 @@ export interface Vac {
   /** Gives back everything the owner holds on this CPU; the last CPU to do so ends the claim. */
   unregisterOwner(owner: OwnerId): void;
 
-  /** First get on this CPU: CR4.VMXE and VMXON with VAC's own region. Counted by owner. 0 or a negative errno. */
+  /** First get on this CPU: CR4.VMXE and VMXON with VAC's own region, or EFER.SVME. Counted by owner. 0 or a negative errno. */
   enableVirtualization(owner: OwnerId): number;
   /** Last put: VMXOFF, after every loaded VMCS was cleared. */
   disableVirtualization(owner: OwnerId): void;
   /** Owners that hold virtualization enabled on this CPU. */
   virtualizationUsers(): readonly OwnerId[];
-  /** Every owner's VMCLEAR of this CPU's loaded VMCSs first, then VMXOFF, whatever the counts. */
+  /** Every owner's callback, then VMCLEAR of this CPU's loaded VMCSs, then VMXOFF or EFER.SVME off, whatever the counts. */
   emergencyDisable(): void;
 
   /** A VPID unique on the machine, never 0; 0 when none is left. Freed ones come back only after a flush of their tag. */
@@ -51,4 +57,16 @@ export interface Vac {
   setRunningVcpu(owner: OwnerId, token: number): void;
   clearRunningVcpu(owner: OwnerId): void;
   runningVcpu(cpu: number): { owner: OwnerId; token: number } | undefined;
+
+  // From 1.1 on: SVM. `enableVirtualization` sets EFER.SVME and the host save area there, the last put clears them
+  /**
+   * Before each VMRUN of the vCPU with this tag, which is kept until the CPU's ASIDs begin anew: puts a new ASID into it when it is
+   * of an older generation. True: this VMRUN has to flush every ASID's translations (TLB_CONTROL 1); `asidsFlushed` says that it did.
+   */
+  assignAsid(owner: OwnerId, tag: AsidTag): boolean;
+  asidsFlushed(owner: OwnerId): void;
+  /** TSC ratio MSR for guests of this owner (8.32 fixed point), until another owner's or the end of SVM; false: refused. */
+  setTscRatio(owner: OwnerId, ratio: bigint): boolean;
+  /** Called on this CPU before an emergency turns virtualization off, while it is still on; one for each owner. */
+  onEmergency(owner: OwnerId, callback: () => void): void;
 }
