@@ -1,7 +1,7 @@
 /** The control plane, on the main thread: modules, /dev, processes over all CPUs. */
 import { Worker } from "node:worker_threads";
 import { createMachine, type MachineDescription } from "@mkvm/hw-x86";
-import { createVacMemory } from "@mkvm/vac";
+import { createVacMemory, VAC_LAYOUT } from "@mkvm/vac";
 import { DeviceTree, devicePath } from "../devices/device-tree.ts";
 import { HostError, messageOf } from "../errors.ts";
 import { fittingRelease } from "../loader/fitting-release.ts";
@@ -29,8 +29,10 @@ import type {
   LogEntry,
   ModuleInfo,
   ModuleUser,
+  MoveLimits,
   MoveReport,
   ProcessInfo,
+  ResourceUsage,
   RunOptions,
   UpgradeOptions,
   VmStatistics,
@@ -39,12 +41,18 @@ import type {
 /** Banks below are the CPUs' own. */
 const firstProcessBank = 128;
 const endedProcessesKept = 32;
+/** In VAC's table of VPIDs: a byte from here on is a state, below an owner, 0 free. */
+const firstVpidState = 0xfe;
+
+const defaultMoveLimits: MoveLimits = { prepareMs: 30_000, freezeMs: 2000 };
 
 interface Cpu {
   id: number;
   worker: Worker;
   client: CpuClient;
   processes: Set<number>;
+  /** Its thread ended. What else runs on the host goes on without it. */
+  gone: HostError | undefined;
 }
 
 type Loaded = Omit<LoadedModule, "users">;
@@ -64,7 +72,7 @@ export async function createHost(options: HostOptions = {}): Promise<Host> {
   } catch (thrown) {
     throw new HostError("EINVAL", messageOf(thrown));
   }
-  const host = new ControlPlane(machine, options.directory ?? process.cwd());
+  const host = new ControlPlane(machine, options.directory ?? process.cwd(), { ...defaultMoveLimits, ...options.moveLimits });
   await host.powerOn(options.cpuEntry ?? ownCpuEntry());
   return host;
 }
@@ -95,6 +103,9 @@ export type Host = ControlPlane;
 class ControlPlane {
   readonly machine: MachineDescription;
   readonly #directory: string;
+  readonly #moveLimits: MoveLimits;
+  /** VAC's state, over all CPUs. */
+  readonly #vacShared: SharedArrayBuffer;
   readonly #cpus: Cpu[] = [];
   readonly #modules = new Map<string, Loaded>();
   readonly #tree = new DeviceTree();
@@ -106,8 +117,10 @@ class ControlPlane {
   #lastPid = 0;
   #closing = false;
 
-  constructor(machine: MachineDescription, directory: string) {
+  constructor(machine: MachineDescription, directory: string, moveLimits: MoveLimits) {
     this.machine = machine;
+    this.#moveLimits = moveLimits;
+    this.#vacShared = createVacMemory(machine.cpus);
     this.#directory = directory;
   }
 
@@ -136,7 +149,7 @@ class ControlPlane {
       let devices: string[] = [];
       const loadedOn: Cpu[] = [];
       try {
-        for (const cpu of this.#cpus) {
+        for (const cpu of this.#alive()) {
           devices = await cpu.client.request("module.load", { name, url: found.entryUrl, parameters });
           loadedOn.push(cpu);
         }
@@ -169,7 +182,7 @@ class ControlPlane {
     return this.#change(async () => {
       this.#module(name);
       const users: ModuleUser[] = [];
-      for (const cpu of this.#cpus) users.push(...(await cpu.client.request("module.seize", { name })));
+      for (const cpu of this.#alive()) users.push(...(await cpu.client.request("module.seize", { name })));
       if (users.length > 0) {
         await this.#onAll((cpu) => cpu.client.request("module.unseize", { name }));
         throw new HostError("EBUSY", describeUsers(name, users));
@@ -357,6 +370,22 @@ class ControlPlane {
     return released;
   }
 
+  /** What modules hold for VMs; compared before and after something, it shows leaks. */
+  async resources(): Promise<ResourceUsage> {
+    const { offset, count } = VAC_LAYOUT.blocks.find((block) => block.name === "vpids")!;
+    const owners = new Uint8Array(this.#vacShared, offset, count);
+    const usage: ResourceUsage = {
+      vpids: owners.filter((owner) => owner > 0 && owner < firstVpidState).length,
+      timers: {},
+      processes: [],
+    };
+    for (const { timers, processes } of await this.#onAll((cpu) => cpu.client.request("cpu.resources", null))) {
+      for (const [module, armed] of Object.entries(timers)) usage.timers[module] = (usage.timers[module] ?? 0) + armed;
+      usage.processes.push(...processes);
+    }
+    return usage;
+  }
+
   async dmesg(): Promise<LogEntry[]> {
     return this.#log.entries();
   }
@@ -383,8 +412,7 @@ class ControlPlane {
 
   /** Starts the CPUs' threads. Once. */
   async powerOn(cpuEntry: URL): Promise<void> {
-    const vacShared = createVacMemory(this.machine.cpus);
-    const starts = Array.from({ length: this.machine.cpus }, (_, id) => this.#startCpu(id, cpuEntry, vacShared));
+    const starts = Array.from({ length: this.machine.cpus }, (_, id) => this.#startCpu(id, cpuEntry));
     try {
       await Promise.all(starts);
     } catch (thrown) {
@@ -394,15 +422,21 @@ class ControlPlane {
     this.#log.write("info", `${this.machine.cpus} ${this.machine.vendor} CPU(s), ${this.machine.clock} clock`);
   }
 
-  #startCpu(id: number, cpuEntry: URL, vacShared: SharedArrayBuffer): Promise<void> {
+  #startCpu(id: number, cpuEntry: URL): Promise<void> {
     return new Promise((resolve, reject) => {
-      const boot: CpuBoot = { cpu: id, machine: this.machine, vacShared, startedMs: this.#startedMs };
+      const boot: CpuBoot = {
+        cpu: id,
+        machine: this.machine,
+        vacShared: this.#vacShared,
+        startedMs: this.#startedMs,
+        moveLimits: this.#moveLimits,
+      };
       const worker = new Worker(cpuEntry, {
         workerData: boot,
         name: `cpu${id}`,
         resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
       });
-      const cpu: Cpu = { id, worker, processes: new Set(), client: undefined as unknown as CpuClient };
+      const cpu: Cpu = { id, worker, processes: new Set(), client: undefined as unknown as CpuClient, gone: undefined };
       cpu.client = new CpuClient(worker, (event) => {
         if (event.event === "ready") resolve();
         else this.#onEvent(cpu, event);
@@ -410,6 +444,8 @@ class ControlPlane {
       this.#cpus[id] = cpu;
       const gone = (why: string) => {
         const error = new HostError("EIO", `cpu${id} stopped: ${why}`);
+        if (cpu.gone) return;
+        cpu.gone = error;
         cpu.client.fail(error);
         reject(error);
         if (this.#closing) {
@@ -468,7 +504,7 @@ class ControlPlane {
 
   async #describe(found: ModulePackage) {
     try {
-      return await this.#cpus[0]!.client.request("module.describe", { url: found.entryUrl });
+      return await this.#alive()[0]!.client.request("module.describe", { url: found.entryUrl });
     } catch (thrown) {
       const code = thrown instanceof HostError ? thrown.code : "EIO";
       throw new HostError(code, `${found.name} ${found.version} is no usable module: ${messageOf(thrown)}`);
@@ -489,9 +525,10 @@ class ControlPlane {
     if (wanted !== undefined) {
       const cpu = this.#cpus[wanted];
       if (!cpu) throw new HostError("EINVAL", `no cpu ${wanted}: this host has 0 to ${this.#cpus.length - 1}`);
+      if (cpu.gone) throw cpu.gone;
       return cpu;
     }
-    return this.#cpus.reduce((least, cpu) => (cpu.processes.size < least.processes.size ? cpu : least));
+    return this.#alive().reduce((least, cpu) => (cpu.processes.size < least.processes.size ? cpu : least));
   }
 
   #cpuOf(pid: number): Cpu {
@@ -500,8 +537,26 @@ class ControlPlane {
     return cpu;
   }
 
-  #onAll<Result>(ask: (cpu: Cpu) => Promise<Result>): Promise<Result[]> {
-    return Promise.all(this.#cpus.map(ask));
+  /** CPUs whose threads run. @throws HostError when there is none left */
+  #alive(): Cpu[] {
+    const alive = this.#cpus.filter((cpu) => !cpu.gone);
+    if (alive.length === 0) throw this.#cpus[0]?.gone ?? new HostError("EIO", "the host has no CPU");
+    return alive;
+  }
+
+  /** Asks every CPU that is there; one that goes away meanwhile is no answer. */
+  async #onAll<Result>(ask: (cpu: Cpu) => Promise<Result>): Promise<Result[]> {
+    const answers = await Promise.all(
+      this.#alive().map(async (cpu) => {
+        try {
+          return [await ask(cpu)];
+        } catch (thrown) {
+          if (cpu.gone) return [];
+          throw thrown;
+        }
+      }),
+    );
+    return answers.flat(1) as Result[];
   }
 
   #change<Result>(change: () => Promise<Result>): Promise<Result> {

@@ -10,8 +10,10 @@ import type {
   ExitStatus,
   LogLevel,
   ModuleUser,
+  MoveLimits,
   MoveReport,
   ProcessInfo,
+  ResourceUsage,
   VmStatistics,
 } from "./types.ts";
 
@@ -23,6 +25,7 @@ export interface CpuBoot {
   vacShared: SharedArrayBuffer;
   /** Host start, milliseconds since the epoch with a fraction: origin of the log's time stamps. */
   startedMs: number;
+  moveLimits: MoveLimits;
 }
 
 export interface ModuleDescription {
@@ -75,6 +78,7 @@ export interface CpuRequests {
   "move.back": Call<{ pid: number }, MoveReport>;
   /** Result: modules that are no longer held. */
   "move.finalise": Call<{ pid: number }, string[]>;
+  "cpu.resources": Call<null, Omit<ResourceUsage, "vpids">>;
   "cpu.stop": Call<null, null>;
 }
 export type CpuRequestName = keyof CpuRequests;

@@ -130,6 +130,8 @@ export interface MoveReport {
   to: string;
   moved: boolean;
   finalised: boolean;
+  /** When it began, microseconds since the host started: the log's time. The steps follow one another without gaps. */
+  startedUs: number;
   /** Steps that were begun, in order. */
   steps: { step: MoveStep; durationUs: number }[];
   /** From the request that stops the vCPUs to the thaw, microseconds of real time; 0 when nothing was stopped. */
@@ -140,6 +142,29 @@ export interface MoveReport {
   retiredInstructions: number;
   /** Where and why it ended on the old module. */
   failed?: { step: MoveStep; reason: string };
+}
+
+/** How long parts of a move may take, milliseconds of real time. What takes longer ends the move, with the VM on its old module. */
+export interface MoveLimits {
+  /** For the new module to prepare, while the VM runs. */
+  prepareMs: number;
+  /** For all threads to come out of their modules, which look several times a slice. */
+  freezeMs: number;
+}
+
+/** What VMs hold of the machine: equal figures before and after show that nothing leaked. */
+export interface ResourceUsage {
+  /** VPIDs that modules own, over all CPUs. */
+  vpids: number;
+  /** Timers that are armed, by module, over all CPUs. Modules with none are left out. */
+  timers: Record<string, number>;
+  processes: {
+    pid: number;
+    /** Pages of its memory that modules hold. */
+    modulePages: number;
+    /** Open descriptors of modules. */
+    moduleFiles: number;
+  }[];
 }
 
 export type StatisticKind = "cumulative" | "instant" | "peak" | "linear-histogram" | "log-histogram";
@@ -191,6 +216,8 @@ export interface HostOptions {
   vendor?: "intel" | "amd";
   /** Where package names and relative paths are resolved from; default the working directory. */
   directory?: string;
+  /** Default: 30 s to prepare, 2 s to stand still. */
+  moveLimits?: Partial<MoveLimits>;
   /** The machine itself, instead of one made from the options above. */
   machine?: MachineDescription;
   /** Entry of the CPUs' threads, instead of the host's own: for tests of the kernel without hardware. */

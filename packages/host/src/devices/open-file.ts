@@ -8,6 +8,12 @@ export class ModuleFile implements File {
   readonly process: Process;
   operations: FileOperations;
   privateData: unknown;
+  /** What its module threw while it ran the VM that the file belongs to. */
+  fault: string | undefined;
+  /** Where its first page is mapped: kvm_run, for a vCPU's. */
+  firstPage: number | undefined;
+  /** User space was told of `fault`. */
+  faultTold = false;
   #position = 0;
 
   constructor(name: string, process: Process, operations: FileOperations, privateData: unknown) {

@@ -43,6 +43,16 @@ export class ModuleInstances {
     return [...this.#urls];
   }
 
+  /** Timers that are armed, by module; modules with none are left out. */
+  armedTimers(): Record<string, number> {
+    const counts: Record<string, number> = {};
+    for (const { name, timers } of this.#loaded.values()) {
+      const armed = [...timers].filter((timer) => timer.deadlineNs !== undefined).length;
+      if (armed > 0) counts[name] = armed;
+    }
+    return counts;
+  }
+
   operationsOf(name: string, device: string): FileOperations | undefined {
     const loaded = this.#loaded.get(name);
     if (!loaded || loaded.seized) return undefined;

@@ -50,6 +50,8 @@ export class KernelProcess implements Process {
   profiled: ReadonlyMap<TimePart, number> | undefined;
   /** Called when the process has ended. */
   readonly atEnd = new Set<() => void>();
+  /** Called when it begins to end. */
+  readonly atEnding = new Set<() => void>();
   ending: ExitStatus | undefined;
   #freeze: Freeze | undefined;
   #ended = false;
@@ -202,6 +204,7 @@ export class KernelProcess implements Process {
   end(exit: ExitStatus): void {
     if (this.ending) return;
     this.ending = exit;
+    for (const tell of this.atEnding) tell();
     for (const task of this.tasks) task.signal();
     this.input.close();
     if (this.#freeze && !this.#freeze.started) this.#thaw();
@@ -212,6 +215,25 @@ export class KernelProcess implements Process {
   crash(source: string, thrown: unknown): void {
     this.kernel.log("err", source, `exception, process ${this.pid} (${this.name}) ends: ${stackOf(thrown)}`);
     this.end({ status: crashedStatus, reason: "crashed", message: `${source}: ${messageOf(thrown)}` });
+  }
+
+  /**
+   * A module threw while it ran a VM. What it had half done to the VM nobody knows, so the VM runs no more: its VMM gets
+   * KVM_EXIT_INTERNAL_ERROR from each vCPU, -EIO from everything else, and other VMs go on. An earlier state is nothing to go
+   * back to: guest memory has moved on since.
+   */
+  contain(file: ModuleFile, thrown: unknown): void {
+    const { owner } = file.operations;
+    this.kernel.log(
+      "err",
+      owner,
+      `exception while running ${file.name} of process ${this.pid} (${this.name}), which runs no more: ${stackOf(thrown)}`,
+    );
+    const transfer = this.kernel.modules.get(owner)?.instance.transfer;
+    for (const [, other] of this.moduleFiles()) {
+      if (other.operations.owner === owner && transfer?.roleOf(other).kind !== "system") other.fault ??= messageOf(thrown);
+    }
+    for (const task of this.tasks) if (task.insideOf?.owner === owner) task.requestWork();
   }
 
   #finish(): void {

@@ -6,6 +6,7 @@ import { Errno, type Hva, type SystemCalls } from "@mkvm/kvm-abi";
 import { isDevicePath } from "../devices/device-tree.ts";
 import { ConsoleFile, ModuleFile, RegularFile } from "../devices/open-file.ts";
 import { pageBytes } from "../memory/page-allocator.ts";
+import { canContain, resultOnFailedVm } from "./contained-fault.ts";
 import type { KernelProcess } from "./process.ts";
 import type { KernelTask } from "./task.ts";
 
@@ -26,16 +27,27 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
   }
 
   function enter(file: ModuleFile, request: number, argument: number): number | Promise<number> {
-    const { ioctl, owner } = file.operations;
-    if (!ioctl) return -Errno.ENOTTY;
+    if (!file.operations.ioctl) return -Errno.ENOTTY;
+    if (file.fault !== undefined) {
+      if (!process.frozen) task.workDone();
+      return resultOnFailedVm(file, request, memory.bank.view);
+    }
     kernel.current = process;
     task.insideOf = file.operations;
     try {
       return file.operations.ioctl!(file, request, argument, task);
     } catch (thrown) {
-      process.crash(owner, thrown);
+      return threw(file, request, thrown);
+    }
+  }
+
+  function threw(file: ModuleFile, request: number, thrown: unknown): number {
+    if (process.ending || !canContain(file, request)) {
+      process.crash(file.operations.owner, thrown);
       return -Errno.EIO;
     }
+    process.contain(file, thrown);
+    return resultOnFailedVm(file, request, memory.bank.view);
   }
 
   /** The thread is out of the module: a move or the end of the process may have waited for that. */
@@ -63,8 +75,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       try {
         result = typeof outcome === "number" ? outcome : await outcome;
       } catch (thrown) {
-        process.crash(file.operations.owner, thrown);
-        result = -Errno.EIO;
+        result = threw(file, request, thrown);
       }
       const restart = result === -Errno.ERESTARTSYS;
       const wanted = task.workPending();
@@ -179,7 +190,9 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       if (address < 0) return address;
       const offset = offsetOf(address as Hpa);
       if (bankOf(address as Hpa) !== process.bank) return -Errno.EFAULT;
-      return memory.pages.mapKernelPages(offset, Math.ceil(lengthBytes / pageBytes)) ? offset : -Errno.EFAULT;
+      if (!memory.pages.mapKernelPages(offset, Math.ceil(lengthBytes / pageBytes))) return -Errno.EFAULT;
+      if (offsetBytes === 0) file.firstPage = offset;
+      return offset;
     },
 
     munmap(address, lengthBytes) {

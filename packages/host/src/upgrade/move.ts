@@ -6,19 +6,23 @@
  * From the moment the last vCPU stands still to the thaw everything is synchronous. Whatever fails before commit ends with
  * the VM on its old module, as it was, and the report says which step and why.
  */
-import type { FileOperations, IncomingVm, Section, SectionSupport } from "@mkvm/kvm-abi";
-import type { MoveReport, MoveStep } from "../control/types.ts";
+import type { FileOperations, FileRole, IncomingVm, Section, SectionSupport } from "@mkvm/kvm-abi";
+import type { MoveLimits, MoveReport, MoveStep } from "../control/types.ts";
 import type { ModuleFile } from "../devices/open-file.ts";
 import { HostError, messageOf, stackOf } from "../errors.ts";
 import type { LoadedInstance } from "../loader/module-instances.ts";
 import type { KernelProcess } from "../processes/process.ts";
+import { commitProblem, describeProblem, restoreProblem, sectionsProblem } from "./answers.ts";
+import { prepareWithin } from "./prepare.ts";
 import { featureLevel, firstDifference, firstUnknownSection, totalBytes } from "./sections.ts";
 import { StepRecorder } from "./step-recorder.ts";
 
-/** Real time for all threads to come out of their modules; they look several times a slice. */
-const freezeTimeoutMs = 2000;
-
 class MoveFailure extends Error {}
+
+/** @throws MoveFailure that names the module, when there is a problem */
+function refuseIf(problem: string | undefined, module: string): void {
+  if (problem) throw new MoveFailure(`${module}: ${problem}`);
+}
 
 interface MovingVm {
   file: ModuleFile;
@@ -64,6 +68,8 @@ export function moveVms(process: KernelProcess, options: MoveOptions): Promise<M
   if (process.moving)
     throw new HostError("EBUSY", `process ${process.pid} is moving to ${process.moving.to}: wait for that move to end`);
   if (process.ending) throw new HostError("ESRCH", `process ${process.pid} is ending`);
+  const fault = faultOfVms(process, from);
+  if (fault) throw new HostError("EIO", `the VM of process ${process.pid} cannot move: ${fault}`);
   const done = new Move(process, from, to, options).run();
   process.moving = { to: to.name, done };
   return done.finally(() => {
@@ -72,12 +78,23 @@ export function moveVms(process: KernelProcess, options: MoveOptions): Promise<M
   });
 }
 
+/** State that a module threw over is not state to move: undefined when there is none such. */
+function faultOfVms(process: KernelProcess, module: LoadedInstance): string | undefined {
+  for (const [, file] of process.moduleFiles()) {
+    if (file.operations.owner === module.name && file.fault !== undefined)
+      return `${module.name} failed while it ran it (${file.fault}), and its state is not to be trusted`;
+  }
+  return undefined;
+}
+
 class Move {
   readonly #process: KernelProcess;
   readonly #from: LoadedInstance;
   readonly #to: LoadedInstance;
   readonly #options: MoveOptions;
+  readonly #limits: MoveLimits;
   readonly #steps = new StepRecorder();
+  readonly #startedUs: number;
   /** Sections that cross: what the new module takes and, until the move is final, all that the VM can go back to take too. */
   readonly #level: readonly SectionSupport[];
   #vms: MovingVm[] = [];
@@ -91,7 +108,9 @@ class Move {
     this.#from = from;
     this.#to = to;
     this.#options = options;
-    const { modules } = process.kernel;
+    const { modules, moveLimits, uptimeUs } = process.kernel;
+    this.#limits = moveLimits;
+    this.#startedUs = uptimeUs();
     const wayBack = options.finalise ? [] : [from.name, ...process.previous];
     this.#level = featureLevel(
       [to, ...wayBack.flatMap((name) => modules.get(name) ?? [])].map((module) => module.instance.transfer.receives),
@@ -125,13 +144,13 @@ class Move {
     for (const file of this.#vmFiles()) {
       this.#steps.begin("check");
       const description = this.#from.instance.transfer.describe(file, this.#level);
+      refuseIf(describeProblem(description), this.#from.name);
       const unknown =
         firstUnknownSection(description, transfer.receives, this.#to.name) ??
         firstUnknownSection(description, this.#level, "a module that it could roll back to");
       if (unknown) throw new MoveFailure(unknown);
       this.#steps.begin("prepare");
-      this.#process.kernel.current = this.#process;
-      const incoming = await transfer.prepare(this.#process, description);
+      const incoming = await prepareWithin(this.#limits.prepareMs, this.#to, this.#process, description);
       if (typeof incoming === "string") throw new MoveFailure(incoming);
       this.#vms.push({ file, incoming, sections: [] });
       if (this.#process.ending) throw new MoveFailure("the process ended");
@@ -143,12 +162,13 @@ class Move {
     this.#steps.begin("freeze");
     this.#steps.stop();
     let begun = false;
+    const { freezeMs } = this.#limits;
     const timeout = setTimeout(() => {
       const stuck = this.#process.tasksInside().map((task) => `${task.tid} (${task.name})`);
       if (!this.#process.cancelFreeze()) return;
       const inside = stuck.join(", ");
-      this.#fail(new MoveFailure(`thread ${inside} did not come out of ${this.#from.name} within ${freezeTimeoutMs} ms`));
-    }, freezeTimeoutMs);
+      this.#fail(new MoveFailure(`thread ${inside} did not come out of ${this.#from.name} within ${freezeMs} ms`));
+    }, freezeMs);
     // What fails in here is handled before the thaw, so that nothing runs against a half-undone move.
     const guarded = (): void | Promise<void> => {
       begun = true;
@@ -177,19 +197,25 @@ class Move {
     if (still.length !== this.#vms.length || this.#vms.some((vm) => !still.includes(vm.file))) {
       throw new MoveFailure("a VM was opened or closed meanwhile: move it again");
     }
+    const fault = faultOfVms(this.#process, this.#from);
+    if (fault) throw new MoveFailure(fault);
     this.#steps.begin("save");
     for (const vm of this.#vms) {
       vm.sections = from.save(vm.file, this.#level);
+      refuseIf(sectionsProblem("save", vm.sections), this.#from.name);
       this.#stateBytes += totalBytes(vm.sections);
     }
     this.#steps.begin("restore");
     for (const vm of this.#vms) {
       const problem = vm.incoming.restore(vm.sections);
+      refuseIf(restoreProblem(problem), this.#to.name);
       if (problem !== undefined) throw new MoveFailure(problem);
     }
     this.#steps.begin("verify");
     for (const vm of this.#vms) {
-      const difference = firstDifference(vm.sections, vm.incoming.save());
+      const again = vm.incoming.save();
+      refuseIf(sectionsProblem("save", again), this.#to.name);
+      const difference = firstDifference(vm.sections, again);
       if (difference) throw new MoveFailure(`${this.#to.name} restored another state: ${difference}`);
     }
     this.#steps.begin("commit");
@@ -199,22 +225,24 @@ class Move {
   #commit(): void {
     const from = this.#from.instance.transfer;
     const change: { file: ModuleFile; operations: FileOperations; privateData: unknown }[] = [];
+    const take = (file: ModuleFile, role: FileRole, incoming: IncomingVm): void => {
+      const answer = incoming.commit(role);
+      const problem = commitProblem(answer, this.#to.name, file.name);
+      if (problem) throw new MoveFailure(problem);
+      change.push({ file, operations: answer.operations, privateData: answer.privateData });
+    };
     const unmoved = new Set<ModuleFile>();
     for (const [, file] of this.#process.moduleFiles()) if (file.operations.owner === this.#from.name) unmoved.add(file);
     for (const vm of this.#vms) {
       for (const file of from.filesOf(vm.file)) {
         unmoved.delete(file as ModuleFile);
-        change.push({ file: file as ModuleFile, ...vm.incoming.commit(from.roleOf(file)) });
+        take(file as ModuleFile, from.roleOf(file), vm.incoming);
       }
     }
     for (const file of unmoved) {
       const role = from.roleOf(file);
       if (role.kind !== "system") throw new MoveFailure(`open file ${file.name} belongs to no VM that moves`);
-      change.push({ file, ...this.#vms[0]!.incoming.commit(role) });
-    }
-    for (const { file, operations } of change) {
-      if (operations.owner !== this.#to.name)
-        throw new MoveFailure(`${this.#to.name} gave operations of '${operations.owner}' for ${file.name}`);
+      take(file, role, this.#vms[0]!.incoming);
     }
     // Nothing can fail from here on. The old module lets go while the files still show it its own state.
     this.#committed = true;
@@ -280,6 +308,7 @@ class Move {
       to: this.#to.name,
       moved: this.#committed,
       finalised: this.#process.previous.length === 0,
+      startedUs: this.#startedUs,
       steps: this.#steps.steps,
       blackoutUs: this.#steps.blackoutUs,
       stateBytes: this.#stateBytes,

@@ -9,6 +9,7 @@ import {
   type ExitStatus,
   type LogLevel,
   type ModuleUser,
+  type MoveLimits,
   type MoveReport,
   type ProcessInfo,
   type TimePart,
@@ -48,6 +49,7 @@ export class CpuKernel {
   readonly #processes = new Map<number, KernelProcess>();
   readonly #send: (event: CpuEvent, transfer?: ArrayBuffer[]) => void;
   readonly #startedMs: number;
+  readonly moveLimits: MoveLimits;
   #turns: Promise<void> = Promise.resolve();
   /** Runs while a process wants it: how many do. */
   #profile: ThreadProfile | undefined;
@@ -58,6 +60,7 @@ export class CpuKernel {
     this.id = boot.cpu;
     this.#send = send;
     this.#startedMs = boot.startedMs;
+    this.moveLimits = boot.moveLimits;
     this.cpu = hardware.createCpu(boot, (line) => this.log("info", `cpu${boot.cpu}`, line));
     this.scheduler = new CpuScheduler(this.cpu, boot.machine);
     // Banks 1 to 64 are the CPUs' own; processes' come after them.
@@ -74,6 +77,9 @@ export class CpuKernel {
   set current(process: KernelProcess | undefined) {
     this.scheduler.running = process;
   }
+
+  /** The log's time. */
+  readonly uptimeUs = (): number => timeStampUs(this.#startedMs);
 
   log(level: LogLevel, source: string, message: string): void {
     this.#send({ event: "log", timeUs: timeStampUs(this.#startedMs), level, source, message });
@@ -189,6 +195,14 @@ export class CpuKernel {
       process.finalisedOn = owner;
       return released;
     },
+    "cpu.resources": () => ({
+      timers: this.modules.armedTimers(),
+      processes: [...this.#processes.values()].map((process) => ({
+        pid: process.pid,
+        modulePages: process.memory.pages.kernelPages,
+        moduleFiles: [...process.moduleFiles()].length,
+      })),
+    }),
     "cpu.stop": () => {
       for (const process of this.#processes.values()) process.end({ status: killedStatus, reason: "killed" });
       return null;
