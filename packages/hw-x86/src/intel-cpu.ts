@@ -4,6 +4,7 @@ import type { Cpu, CpuModel } from "./engine/cpu.ts";
 import { state } from "./engine/cpu-state.ts";
 import type { EngineStatistics } from "./engine/engine-statistics.ts";
 import { fxrstor, fxsave } from "./engine/fpu/fxsave.ts";
+import { xrstorAll, xsaveAll } from "./engine/fpu/xsave-state.ts";
 import type { GuestMode } from "./engine/guest-mode.ts";
 import type { EngineControl } from "./engine/system-interface.ts";
 import { InterruptLines } from "./interrupt-lines.ts";
@@ -193,6 +194,12 @@ export class IntelCpu implements LogicalCpu, RootCpu {
   }
   fxrstor(from: Uint8Array): void {
     fxrstor(this.#block, from);
+  }
+  xsave(to: Uint8Array): void {
+    xsaveAll(this.#block, to, Number(this.model.xcr0Allowed));
+  }
+  xrstor(from: Uint8Array): void {
+    xrstorAll(this.#block, from, Number(this.model.xcr0Allowed));
   }
 
   // Time and interrupts

@@ -92,6 +92,10 @@ export interface LogicalCpu {
   /** 512 bytes, FXSAVE64 layout. */
   fxsave(to: Uint8Array): void;
   fxrstor(from: Uint8Array): void;
+  /** All of the x87, SSE and extended state in the standard XSAVE format with 64-bit pointers; 4096 bytes. Equal state gives equal bytes. */
+  xsave(to: Uint8Array): void;
+  /** Components that XSTATE_BV leaves out are initialized. */
+  xrstor(from: Uint8Array): void;
 
   // Time
   /** Time-stamp counter in ticks since power-on: a whole number below 2^53. Under `icount` it advances with retired guest instructions. */

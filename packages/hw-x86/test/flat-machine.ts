@@ -29,8 +29,9 @@ export const FLAT_MODEL: CpuModel = {
   vendor: "intel",
   cpuid: () => ({ eax: 0, ebx: 0, ecx: 0, edx: 0 }),
   cr0Allowed: 0xe005_003fn,
-  cr4Allowed: 0x67fn,
+  cr4Allowed: 0x4_067fn,
   eferAllowed: 0xd01n,
+  xcr0Allowed: 0x7n,
   physicalAddressBits: 40,
 };
 
@@ -94,7 +95,10 @@ export class FlatGuest implements GuestMode {
     return false;
   }
   rdrand(): void {}
-  xsetbv(): void {}
+  xsetbv(): boolean {
+    return false;
+  }
+  xsaves(): void {}
   vmxInstruction(mnemonic: string): boolean {
     throw new Error(`${mnemonic} in a flat guest`);
   }

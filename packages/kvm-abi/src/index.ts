@@ -54,6 +54,7 @@ export {
 } from "./section-codec.ts";
 export {
   ABI_FEATURE_LEVEL,
+  ABI_FEATURE_LEVEL_FXSAVE,
   FragmentState,
   IrqSource,
   LapicEvent,
@@ -68,6 +69,7 @@ export {
   VcpuDebug,
   VcpuEvents,
   VcpuFpu,
+  VcpuFpuFxsave,
   VcpuLapic,
   VcpuMpState,
   VcpuMsrs,

@@ -13,7 +13,9 @@ import { KvmDebugregs, KvmRegs, KvmSregs2 } from "./uapi/registers.ts";
 import { KvmVcpuEvents } from "./uapi/vcpu.ts";
 
 /** What both sides of a move must understand of this file as a whole. */
-export const ABI_FEATURE_LEVEL = 1;
+export const ABI_FEATURE_LEVEL = 2;
+/** The level of a VM whose vCPUs' FPU state fits vcpu.fpu version 1, for receivers that know no other. */
+export const ABI_FEATURE_LEVEL_FXSAVE = 1;
 export const NO_DEADLINE = -1n;
 
 /** Flags of vm.shape. */
@@ -137,10 +139,22 @@ export const VcpuRegisters = section("vcpu.registers", {
   fixed: struct("mkvm_vcpu_registers", 464, { regs: nested(0, KvmRegs), sregs: nested(144, KvmSregs2) }),
 });
 
-export const VcpuFpu = section("vcpu.fpu", {
+/** Version 1 of vcpu.fpu: x87 and SSE alone. Sent to receivers that take no later one, where the vCPU has no other state. */
+export const VcpuFpuFxsave = section("vcpu.fpu", {
   version: 1,
   required: true,
   fixed: struct("mkvm_vcpu_fpu", 520, { fxsave: bytes(0, 512), xcr0: u64(512) }),
+});
+
+/** Everything that XSAVE manages, from feature level 2 on. */
+export const VcpuFpu = section("vcpu.fpu", {
+  version: 2,
+  required: true,
+  fixed: struct("mkvm_vcpu_fpu_xsave", 4112, {
+    xsave: bytes(0, 4096), // standard format, 64-bit pointers; XSTATE_BV: x87 and SSE always, others where not initial
+    xcr0: u64(4096),
+    xss: u64(4104), // IA32_XSS
+  }),
 });
 
 /** Ascending index. */
@@ -313,7 +327,14 @@ export const SECTIONS = [
   VcpuStatistics,
 ] as const satisfies readonly Pick<SectionLayout, "name" | "version">[];
 
-/** Support of exactly these sections, for `Transfer.receives`. */
+/** Support of exactly these sections, for `Transfer.receives`. Layouts of one name are versions of it without a gap. */
 export function supportOf(sections: readonly Pick<SectionLayout, "name" | "version">[]): SectionSupport[] {
-  return sections.map(({ name, version }) => ({ name, minVersion: version, maxVersion: version }));
+  const support = new Map<string, SectionSupport>();
+  for (const { name, version } of sections) {
+    const known = support.get(name);
+    const minVersion = Math.min(known?.minVersion ?? version, version);
+    const maxVersion = Math.max(known?.maxVersion ?? version, version);
+    support.set(name, { name, minVersion, maxVersion });
+  }
+  return [...support.values()];
 }

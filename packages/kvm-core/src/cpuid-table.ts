@@ -29,7 +29,6 @@ const LEAF1_EDX_APIC = bits(9);
 const LEAF7_EBX_TSC_ADJUST = bits(1);
 const LEAF7_ECX_PKU = bits(3);
 const LEAF7_ECX_OSPKE = bits(4);
-const LEAFD1_EAX_XSAVES = bits(3);
 /** What the processor has and a guest of this KVM does not: debug store, MONITOR, VMX, SMX, power states, thermal control, ... */
 const HIDDEN_LEAF1_ECX = bits(2, 3, 4, 5, 6, 7, 8, 10, 11, 14, 15, 18, 27);
 const HIDDEN_LEAF1_EDX = bits(18, 21, 22, 29, 31);
@@ -137,7 +136,7 @@ export function supportedCpuid(hardware: HardwareCpuid): CpuidEntry[] {
     add(0xd, 0, INDEXED, has);
     if (has.eax === 0) return;
     const one = hardware(0xd, 1);
-    add(0xd, 1, INDEXED, { eax: one.eax & ~LEAFD1_EAX_XSAVES, ebx: 0, ecx: 0, edx: 0 });
+    add(0xd, 1, INDEXED, { eax: one.eax, ebx: 0, ecx: 0, edx: 0 }); // no supervisor components
     for (let index = 2; index < 32; index++) if (has.eax & (1 << index)) add(0xd, index, INDEXED, hardware(0xd, index));
   }
 }

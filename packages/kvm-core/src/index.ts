@@ -46,7 +46,7 @@ export {
   supportedCpuid,
 } from "./cpuid-table.ts";
 export { acceptApicEvents } from "./guest/apic-events.ts";
-export { resetFxsave } from "./guest/fpu-state.ts";
+export { resetXsave } from "./guest/fpu-state.ts";
 export {
   combineExceptions,
   cpl,

@@ -43,6 +43,8 @@ function rows(archCapabilities = 0n): Row[] {
     { index: Msr.MSR_PLATFORM_INFO, reset: 0n, hostSets: true, listed: true },
     { index: Msr.IA32_MTRRCAP, reset: 0x500n | BigInt(VARIABLE_MTRRS) }, // fixed ranges, write-combining
     { index: Msr.IA32_ARCH_CAPABILITIES, reset: archCapabilities, hostSets: true, listed: true },
+    // IA32_XSS: there are no supervisor components
+    { index: Msr.IA32_XSS, reset: 0n, write: zeroOnly, listed: true },
     { index: Msr.MISC_FEATURES_ENABLES, reset: 0n, write: zeroOnly, listed: true },
     { index: Msr.IA32_MCG_CAP, reset: BigInt(MCE_BANKS), hostSets: true },
     { index: Msr.IA32_MCG_STATUS, reset: 0n, write: keepIf((value) => value >> 3n === 0n), listed: true },

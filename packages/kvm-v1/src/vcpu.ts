@@ -20,8 +20,8 @@ import {
   type PendingPort,
   type PvState,
   RunPage,
-  resetFxsave,
   resetRegisters,
+  resetXsave,
   type SegmentState,
   type SignalMask,
   USER_RETURN_MSRS,
@@ -49,7 +49,8 @@ export class Vcpu implements ManagedVcpu {
   readonly #gprHalves = new Uint32Array(this.gprs.buffer);
   /** DR0 to DR3 and DR6 while off the CPU, by number. */
   readonly drs = new BigUint64Array(8);
-  readonly fpu = resetFxsave();
+  /** XSAVE image while off the CPU. */
+  readonly fpu = resetXsave();
   savedCr2 = 0n;
   savedXcr0 = 1n;
   savedKernelGsBase = 0n;
@@ -198,13 +199,13 @@ export class Vcpu implements ManagedVcpu {
     else if (this.loaded) this.vm.kernel.cpu.writeDr(index, value);
     else this.drs[index] = value;
   }
-  fxsave(): Uint8Array {
-    if (this.loaded) this.vm.kernel.cpu.fxsave(this.fpu);
+  xsave(): Uint8Array {
+    if (this.loaded) this.vm.kernel.cpu.xsave(this.fpu);
     return this.fpu.slice();
   }
-  fxrstor(image: Uint8Array): void {
-    this.fpu.set(image.subarray(0, this.fpu.length));
-    if (this.loaded) this.vm.kernel.cpu.fxrstor(this.fpu);
+  xrstor(image: Uint8Array): void {
+    this.fpu.set(image);
+    if (this.loaded) this.vm.kernel.cpu.xrstor(this.fpu);
   }
 
   hardwareMsr(index: number): bigint | undefined {

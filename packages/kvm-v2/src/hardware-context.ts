@@ -1,6 +1,6 @@
 /** State that neither the control structure nor the register cache holds: on the CPU while the vCPU is loaded, here otherwise. */
 import type { LogicalCpu } from "@mkvm/hw-x86";
-import { Gpr, Msr, resetFxsave, USER_RETURN_MSRS } from "@mkvm/kvm-core";
+import { Gpr, Msr, resetXsave, USER_RETURN_MSRS } from "@mkvm/kvm-core";
 
 const DEBUG_REGISTERS = [0, 1, 2, 3, 6] as const;
 
@@ -9,7 +9,7 @@ export class HardwareContext {
   readonly #setUserReturnMsr: (index: number, value: bigint) => boolean;
   readonly #gprs = new BigUint64Array(16);
   readonly #debug = new BigUint64Array(8);
-  readonly #fxsave = resetFxsave();
+  readonly #xsave = resetXsave();
   readonly #userReturn = new BigUint64Array(USER_RETURN_MSRS.length);
   #cr2 = 0n;
   #xcr0 = 1n;
@@ -31,7 +31,7 @@ export class HardwareContext {
     this.#host = { xcr0: cpu.xcr0, kernelGsBase: cpu.rdmsr(Msr.IA32_KERNEL_GS_BASE) ?? 0n };
     cpu.loadGprs(this.#gprs);
     for (const index of DEBUG_REGISTERS) cpu.writeDr(index, this.#debug[index]!);
-    cpu.fxrstor(this.#fxsave);
+    cpu.xrstor(this.#xsave);
     cpu.cr2 = this.#cr2;
     cpu.xcr0 = this.#xcr0;
     cpu.wrmsr(Msr.IA32_KERNEL_GS_BASE, this.#kernelGsBase);
@@ -42,7 +42,7 @@ export class HardwareContext {
     const cpu = this.#cpu;
     cpu.saveGprs(this.#gprs);
     for (const index of DEBUG_REGISTERS) this.#debug[index] = cpu.readDr(index);
-    cpu.fxsave(this.#fxsave);
+    cpu.xsave(this.#xsave);
     this.#cr2 = cpu.cr2;
     this.#xcr0 = cpu.xcr0;
     this.#kernelGsBase = cpu.rdmsr(Msr.IA32_KERNEL_GS_BASE) ?? 0n;
@@ -88,13 +88,13 @@ export class HardwareContext {
     if (this.loaded) this.#cpu.xcr0 = value;
     else this.#xcr0 = value;
   }
-  fxsave(): Uint8Array {
-    if (this.loaded) this.#cpu.fxsave(this.#fxsave);
-    return this.#fxsave.slice();
+  xsave(): Uint8Array {
+    if (this.loaded) this.#cpu.xsave(this.#xsave);
+    return this.#xsave.slice();
   }
-  fxrstor(image: Uint8Array): void {
-    this.#fxsave.set(image.subarray(0, this.#fxsave.length));
-    if (this.loaded) this.#cpu.fxrstor(this.#fxsave);
+  xrstor(image: Uint8Array): void {
+    this.#xsave.set(image.subarray(0, this.#xsave.length));
+    if (this.loaded) this.#cpu.xrstor(this.#xsave);
   }
   /** undefined: not one of the MSRs here. */
   msr(index: number): bigint | undefined {

@@ -189,11 +189,11 @@ export class Vcpu implements ManagedVcpu {
     if (index === DR7) this.registers.setWord(Register.dr7, value);
     else this.hardware.setDebugRegister(index, value);
   }
-  fxsave(): Uint8Array {
-    return this.hardware.fxsave();
+  xsave(): Uint8Array {
+    return this.hardware.xsave();
   }
-  fxrstor(image: Uint8Array): void {
-    this.hardware.fxrstor(image);
+  xrstor(image: Uint8Array): void {
+    this.hardware.xrstor(image);
   }
   hardwareMsr(index: number): bigint | undefined {
     return this.hardware.msr(index) ?? this.vm.vendor.msr(this, index);

@@ -94,6 +94,10 @@ export class Vm implements TransferableVm {
   get pit(): Pit | undefined {
     return this.fabric.pit;
   }
+  get supportedXcr0(): bigint {
+    const { eax, edx } = this.kernel.cpu.cpuid(0xd, 0);
+    return (BigInt(edx >>> 0) << 32n) | BigInt(eax >>> 0);
+  }
   get tscKhz(): number {
     return this.kernel.cpu.tscKhz;
   }

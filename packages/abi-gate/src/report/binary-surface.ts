@@ -78,8 +78,12 @@ export function binarySurfaceOf(exports: Readonly<Record<string, unknown>>): Bin
     if (name === "ABI_FEATURE_LEVEL" && typeof value === "number") surface.featureLevel = value;
     else if (isNumber(value)) surface.constants[name] = plain(value);
     else if (isLayout(value)) continue;
-    else if (isSection(value)) sections.set(value.name, value);
-    else if (isShared(value)) surface.sharedMemory.push(sharedOf(value, exportOf(value.version), add));
+    else if (isSection(value)) {
+      // What older modules write is read on: its layout is part of the surface, the version is that of the latest
+      add(value.fixed);
+      const known = sections.get(value.name);
+      if (known === undefined || known.version < value.version) sections.set(value.name, value);
+    } else if (isShared(value)) surface.sharedMemory.push(sharedOf(value, exportOf(value.version), add));
     else if (isObject(value) && !Array.isArray(value) && !versions.has(value as SharedLayout["version"])) {
       for (const key of Object.keys(value)) {
         const number = value[key];

@@ -121,6 +121,10 @@ export const state = {
   cr4: at(8),
   cr8: at(8),
   xcr0: at(8),
+  /** 8 bytes: IA32_XSS. */
+  xss: at(8),
+  /** 8 bytes, of which 4 are the register: rights of user pages by protection key. */
+  pkru: at(8),
   /** 8 x 8 bytes; 4 and 5 are unused. */
   dr: at(64, 8),
   efer: at(8),
@@ -148,7 +152,7 @@ export const state = {
   flatSegment: at(SEGMENT_STRIDE, 64),
   /** 16 x 16 bytes. */
   xmm: at(256, 64),
-  /** 16 x 16 bytes: upper halves of YMM, for later. */
+  /** 16 x 16 bytes: upper halves of YMM. */
   ymmHigh: at(256, 64),
   /** 4 bytes. */
   mxcsr: at(4),

@@ -85,5 +85,7 @@ export interface CpuModel {
   readonly cr0Allowed: bigint;
   readonly cr4Allowed: bigint;
   readonly eferAllowed: bigint;
+  /** State components that XCR0 may enable; 0: no XSAVE. */
+  readonly xcr0Allowed: bigint;
   readonly physicalAddressBits: number;
 }

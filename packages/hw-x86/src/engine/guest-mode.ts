@@ -51,7 +51,9 @@ export interface GuestMode {
   monitor(): boolean;
   mwait(): boolean;
   rdrand(): void;
-  xsetbv(): void;
+  xsetbv(): boolean;
+  /** XSAVES or XRSTORS of these components; #UD where the guest is not to have them. */
+  xsaves(restores: boolean, components: bigint): void;
   /** VMCALL, VMLAUNCH, ... in guest mode: name as the manual's mnemonic. Always exits. */
   vmxInstruction(mnemonic: string): boolean;
   /** MOV from CR: `cr` 0, 3, 4 or 8. Returns what the guest sees. Exits where configured. */

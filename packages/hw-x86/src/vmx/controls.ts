@@ -38,6 +38,7 @@ export const Secondary = {
   unrestrictedGuest: 1 << 7,
   rdrandExiting: 1 << 11,
   enableInvpcid: 1 << 12,
+  enableXsaves: 1 << 20,
   tscScaling: 1 << 25,
 } as const;
 
@@ -116,6 +117,8 @@ export const ExitReason = {
   invpcid: 58,
   vmfunc: 59,
   rdseed: 61,
+  xsaves: 63,
+  xrstors: 64,
 } as const;
 
 const exitReasonNames = new Map<number, string>(Object.entries(ExitReason).map(([name, reason]) => [reason, name]));

@@ -95,6 +95,7 @@ export const VmcsField = {
   EXECUTIVE_VMCS_POINTER: 0x200c,
   TSC_OFFSET: 0x2010,
   EPT_POINTER: 0x201a,
+  XSS_EXITING_BITMAP: 0x202c,
   TSC_MULTIPLIER: 0x2032,
   PIN_CONTROLS: 0x4000,
   PRIMARY_CONTROLS: 0x4002,
@@ -270,6 +271,7 @@ export const slot = {
   IO_RDI: 270,
   IO_RIP: 272,
   GUEST_LINEAR_ADDRESS: 274,
+  XSS_EXITING_BITMAP: 276,
 } as const;
 
 /** What a VMWRITE to a field makes stale of what an earlier VM entry has established. */

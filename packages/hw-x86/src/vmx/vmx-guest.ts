@@ -297,8 +297,13 @@ export class VmxGuest implements GuestMode {
   rdrand(): void {
     if ((this.secondary & Secondary.rdrandExiting) !== 0) this.#exitByInstruction(ExitReason.rdrand);
   }
-  xsetbv(): void {
-    this.#exitByInstruction(ExitReason.xsetbv);
+  xsetbv(): boolean {
+    return this.#exitAfter(ExitReason.xsetbv);
+  }
+  xsaves(restores: boolean, components: bigint): void {
+    if ((this.secondary & Secondary.enableXsaves) === 0) this.engine.raise(UD);
+    if ((components & this.#vmcs.big(slot.XSS_EXITING_BITMAP)) !== 0n)
+      this.#exitByInstruction(restores ? ExitReason.xrstors : ExitReason.xsaves);
   }
   vmxInstruction(mnemonic: string): boolean {
     const reason = VMX_INSTRUCTIONS[mnemonic];

@@ -24,7 +24,7 @@ import {
 } from "@mkvm/kvm-abi";
 import type { CpuidEntry } from "../cpuid-table.ts";
 import { setXcr } from "../guest/control-registers.ts";
-import { fpuFromFxsave, fpuIntoFxsave, fxsaveFromXsave, xsaveFromFxsave } from "../guest/fpu-state.ts";
+import { checkedXsave, fpuFromXsave, fpuIntoXsave } from "../guest/fpu-state.ts";
 import { isFault, translateLinear } from "../guest/paging.ts";
 import {
   getDebugregs,
@@ -76,28 +76,28 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
       return setSregs2(vcpu, value) ? 0 : -Errno.EINVAL;
     },
   ],
-  [Ioctl.KVM_GET_FPU, (vcpu, argument) => writeUser(vcpu.vm.process, argument, KvmFpu, fpuFromFxsave(vcpu.fxsave()))],
+  [Ioctl.KVM_GET_FPU, (vcpu, argument) => writeUser(vcpu.vm.process, argument, KvmFpu, fpuFromXsave(vcpu.xsave()))],
   [
     Ioctl.KVM_SET_FPU,
     (vcpu, argument) => {
       const value = readUser(vcpu.vm.process, argument, KvmFpu);
       if (typeof value === "number") return value;
-      const image = vcpu.fxsave();
-      fpuIntoFxsave(image, value);
-      vcpu.fxrstor(image);
+      const image = vcpu.xsave();
+      fpuIntoXsave(image, value);
+      vcpu.xrstor(image);
       return 0;
     },
   ],
-  [Ioctl.KVM_GET_XSAVE, (vcpu, argument) => writeUserBytes(vcpu.vm.process, argument, xsaveFromFxsave(vcpu.fxsave()))],
-  [Ioctl.KVM_GET_XSAVE2, (vcpu, argument) => writeUserBytes(vcpu.vm.process, argument, xsaveFromFxsave(vcpu.fxsave()))],
+  [Ioctl.KVM_GET_XSAVE, (vcpu, argument) => writeUserBytes(vcpu.vm.process, argument, vcpu.xsave())],
+  [Ioctl.KVM_GET_XSAVE2, (vcpu, argument) => writeUserBytes(vcpu.vm.process, argument, vcpu.xsave())],
   [
     Ioctl.KVM_SET_XSAVE,
     (vcpu, argument) => {
       const value = readUser(vcpu.vm.process, argument, KvmXsave);
       if (typeof value === "number") return value;
-      const image = fxsaveFromXsave(value.region);
+      const image = checkedXsave(value.region, vcpu.vm.supportedXcr0);
       if (image === undefined) return -Errno.EINVAL;
-      vcpu.fxrstor(image);
+      vcpu.xrstor(image);
       return 0;
     },
   ],

@@ -1,11 +1,21 @@
-/** The x87 and SSE state between the FXSAVE image and the structures of the uapi. */
+/** The state that XSAVE manages, as an image of the standard format, and the structures of the uapi (SDM 1, "XSAVE Area"). */
 import type { KvmFpu, StructValue } from "@mkvm/kvm-abi";
 
 export type FpuValue = StructValue<(typeof KvmFpu)["fields"]>;
-const XSAVE_BYTES = 4096;
+/** Of an image, of struct kvm_xsave: more than all components of the processor take. */
+export const XSAVE_BYTES = 4096;
+export const FXSAVE_BYTES = 512;
 const XSTATE_BV = 512;
+const X87_AND_SSE = 3n;
+const MXCSR_MASK = 0xffff;
+/** Number in XSTATE_BV, offset and bytes: upper halves of YMM, PKRU. */
+const EXTENDED_COMPONENTS: readonly (readonly [bigint, number, number])[] = [
+  [2n, 576, 256],
+  [9n, 2688, 8],
+];
 
-export function fpuFromFxsave(image: Uint8Array): FpuValue {
+/** `image`: an XSAVE image or its legacy region. */
+export function fpuFromXsave(image: Uint8Array): FpuValue {
   const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
   return {
     fcw: view.getUint16(0, true),
@@ -22,8 +32,8 @@ export function fpuFromFxsave(image: Uint8Array): FpuValue {
   };
 }
 
-/** Writes KVM_SET_FPU's fields over an FXSAVE image. */
-export function fpuIntoFxsave(image: Uint8Array, value: FpuValue): void {
+/** Writes KVM_SET_FPU's fields over an XSAVE image. */
+export function fpuIntoXsave(image: Uint8Array, value: FpuValue): void {
   const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
   view.setUint16(0, value.fcw, true);
   view.setUint16(2, value.fsw, true);
@@ -36,38 +46,53 @@ export function fpuIntoFxsave(image: Uint8Array, value: FpuValue): void {
   image.set(value.xmm, 160);
 }
 
-/** The FXSAVE image after reset. */
-export function resetFxsave(): Uint8Array {
-  const image = new Uint8Array(512);
+/** The image after reset: everything in its initial configuration, MXCSR and the control word as FNINIT leaves it. */
+export function resetXsave(): Uint8Array {
+  const image = new Uint8Array(XSAVE_BYTES);
   const view = new DataView(image.buffer);
   view.setUint16(0, 0x37f, true);
   view.setUint32(24, 0x1f80, true);
-  view.setUint32(28, 0xffff, true);
+  view.setUint32(28, MXCSR_MASK, true);
+  view.setBigUint64(XSTATE_BV, X87_AND_SSE, true);
   return image;
 }
 
-/** Standard-format XSAVE area: the legacy region, and a header that says x87 and SSE are there. */
-export function xsaveFromFxsave(image: Uint8Array): Uint8Array {
-  const area = new Uint8Array(XSAVE_BYTES);
-  area.set(image);
-  new DataView(area.buffer).setBigUint64(XSTATE_BV, 3n, true);
-  return area;
+/** The image of a vCPU that has x87 and SSE state only. */
+export function xsaveFromFxsave(legacy: Uint8Array): Uint8Array {
+  const image = resetXsave();
+  image.set(legacy);
+  return image;
 }
 
-/** undefined: components that this processor has not, or a bad header or MXCSR (-EINVAL). */
-export function fxsaveFromXsave(area: Uint8Array): Uint8Array | undefined {
+/** The legacy region where nothing outside it is in use; undefined otherwise. */
+export function fxsaveFromXsave(image: Uint8Array): Uint8Array | undefined {
+  const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
+  return view.getBigUint64(XSTATE_BV, true) === X87_AND_SSE ? image.slice(0, FXSAVE_BYTES) : undefined;
+}
+
+/** KVM_SET_XSAVE's area as a processor with these components takes it; undefined: it does not (-EINVAL). */
+export function checkedXsave(area: Uint8Array, supportedXcr0: bigint): Uint8Array | undefined {
   const view = new DataView(area.buffer, area.byteOffset, area.byteLength);
   const components = view.getBigUint64(XSTATE_BV, true);
-  if ((components & ~3n) !== 0n) return undefined;
+  if ((components & ~(supportedXcr0 | X87_AND_SSE)) !== 0n) return undefined;
   // The compacted format and the reserved header bytes
   if (area.subarray(XSTATE_BV + 8, XSTATE_BV + 64).some((byte) => byte !== 0)) return undefined;
-  if ((view.getUint32(24, true) & ~0xffff) !== 0) return undefined;
-  const initial = resetFxsave();
-  const image = area.slice(0, 512);
-  if ((components & 1n) === 0n) {
-    image.set(initial.subarray(0, 24));
-    image.set(initial.subarray(32, 160), 32);
+  if ((view.getUint32(24, true) & ~MXCSR_MASK) !== 0) return undefined;
+  // In the one form in which the hardware saves it: the initial state spelled out, and nothing where no register is
+  const image = resetXsave();
+  const copy = (start: number, bytes: number): void => image.set(area.subarray(start, start + bytes), start);
+  copy(24, 4);
+  if ((components & 1n) !== 0n) {
+    copy(0, 24);
+    copy(32, 128);
   }
-  if ((components & 2n) === 0n) image.set(initial.subarray(160, 416), 160);
+  if ((components & 2n) !== 0n) copy(160, 256);
+  let present = X87_AND_SSE;
+  for (const [index, start, bytes] of EXTENDED_COMPONENTS) {
+    if ((components & (1n << index)) === 0n || area.subarray(start, start + bytes).every((byte) => byte === 0)) continue;
+    copy(start, bytes);
+    present |= 1n << index;
+  }
+  new DataView(image.buffer).setBigUint64(XSTATE_BV, present, true);
   return image;
 }

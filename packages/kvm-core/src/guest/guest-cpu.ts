@@ -78,9 +78,9 @@ export interface GuestCpu {
   /** 0 to 3, 6, 7. */
   debugRegister(index: number): bigint;
   setDebugRegister(index: number, value: bigint): void;
-  /** 512 bytes, FXSAVE64 layout; a copy. */
-  fxsave(): Uint8Array;
-  fxrstor(image: Uint8Array): void;
+  /** x87, SSE and extended state: XSAVE_BYTES, standard format with 64-bit pointers; a copy. */
+  xsave(): Uint8Array;
+  xrstor(image: Uint8Array): void;
 
   /** MSRs that the hardware or VAC holds for the guest: SYSENTER_*, FS/GS/KERNEL_GS_BASE, STAR, LSTAR, CSTAR, FMASK, TSC_AUX, PAT, DEBUGCTL. */
   hardwareMsr(index: number): bigint | undefined;

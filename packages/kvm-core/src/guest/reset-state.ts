@@ -1,7 +1,7 @@
 /** Registers of a processor after power-up, reset or INIT (SDM 3A, "Processor State After Reset"). */
 import { Gpr, SegmentRegister } from "../arch/registers.ts";
 import { findCpuid } from "../cpuid-table.ts";
-import { resetFxsave } from "./fpu-state.ts";
+import { resetXsave } from "./fpu-state.ts";
 import { SystemSegment } from "./guest-cpu.ts";
 import type { VcpuParts } from "./vcpu-parts.ts";
 
@@ -35,7 +35,7 @@ export function resetRegisters(vcpu: VcpuParts, kind: "power-on" | "init"): void
   vcpu.nmiMasked = false;
   vcpu.pendingDebug = 0n;
   if (kind === "power-on") {
-    vcpu.fxrstor(resetFxsave());
+    vcpu.xrstor(resetXsave());
     vcpu.xcr0 = 1n;
   }
 }

@@ -79,6 +79,8 @@ export interface VmParts {
   /** Bits of a guest-physical address. */
   readonly physicalBits: number;
   readonly tscKhz: number;
+  /** State components of XCR0 that the processor has (CPUID leaf 0xd). */
+  readonly supportedXcr0: bigint;
   vcpus(): readonly VcpuParts[];
   hostTsc(): number;
   log(level: "err" | "warn" | "info" | "debug", message: string): void;

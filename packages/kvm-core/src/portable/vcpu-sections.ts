@@ -8,6 +8,7 @@ import {
   VcpuDebug,
   VcpuEvents,
   VcpuFpu,
+  VcpuFpuFxsave,
   VcpuLapic,
   VcpuMpState,
   VcpuMsrs,
@@ -18,6 +19,9 @@ import {
   VcpuStatistics,
   VcpuTsc,
 } from "@mkvm/kvm-abi";
+import { Msr } from "../arch/msr-index.ts";
+import { allowedXcr0 } from "../guest/control-registers.ts";
+import { checkedXsave, fxsaveFromXsave, xsaveFromFxsave } from "../guest/fpu-state.ts";
 import { HARDWARE_MSRS } from "../guest/msr-access.ts";
 import {
   eventsFromSection,
@@ -37,6 +41,7 @@ export const VCPU_SECTIONS = [
   VcpuCpuid,
   VcpuTsc,
   VcpuRegisters,
+  VcpuFpuFxsave,
   VcpuFpu,
   VcpuMsrs,
   VcpuLapic,
@@ -50,8 +55,42 @@ export const VCPU_SECTIONS = [
 
 /** Breakpoint-enabled bit of the pending debug exceptions included: they lie below bit 17. */
 const PENDING_DEBUG_MASK = 0x1_ffffn;
+/** x87 and SSE. */
+const LEGACY_COMPONENTS = 3n;
 
-export function saveVcpu(vcpu: VcpuParts, runPageAddress: number): Section[] {
+/** vcpu.fpu in the version that a receiver takes, if the state fits that: where the guest has x87 and SSE, and can have no more. */
+function saveFpu(vcpu: VcpuParts, takesXsave: boolean): Section {
+  const xsave = vcpu.xsave();
+  const { xcr0 } = vcpu;
+  if (!takesXsave && ((xcr0 | allowedXcr0(vcpu)) & ~LEGACY_COMPONENTS) === 0n) {
+    const fxsave = fxsaveFromXsave(xsave);
+    if (fxsave !== undefined) return VcpuFpuFxsave.encode(vcpu.id, { fxsave, xcr0 });
+  }
+  return VcpuFpu.encode(vcpu.id, { xsave, xcr0, xss: vcpu.msrs.read(Msr.IA32_XSS) ?? 0n });
+}
+
+/** The FPU state of a section of either version; a sentence when this module cannot take it. */
+function decodeFpu(vcpu: VcpuParts, sections: readonly Section[]): { xsave: Uint8Array; xcr0: bigint } | string {
+  const isLegacy = sections.some(
+    ({ name, instance, version }) => name === VcpuFpu.name && instance === vcpu.id && version === VcpuFpuFxsave.version,
+  );
+  if (isLegacy) {
+    const legacy = VcpuFpuFxsave.find(sections, vcpu.id);
+    return typeof legacy === "string" ? legacy : { xsave: xsaveFromFxsave(legacy.fixed.fxsave), xcr0: legacy.fixed.xcr0 };
+  }
+  const section = VcpuFpu.find(sections, vcpu.id);
+  if (typeof section === "string") return section;
+  const { xsave, xcr0, xss } = section.fixed;
+  if (xss !== 0n)
+    return `vcpu ${vcpu.id} uses supervisor state components (IA32_XSS 0x${xss.toString(16)}), which this module has not`;
+  const { supportedXcr0 } = vcpu.vm;
+  if ((xcr0 & ~(supportedXcr0 | LEGACY_COMPONENTS)) !== 0n || checkedXsave(xsave, supportedXcr0) === undefined)
+    return `vcpu ${vcpu.id} has state components (XCR0 0x${xcr0.toString(16)}) that this processor has not`;
+  return { xsave, xcr0 };
+}
+
+/** `takesXsave`: the receiver takes version 2 of vcpu.fpu. */
+export function saveVcpu(vcpu: VcpuParts, runPageAddress: number, takesXsave: boolean): Section[] {
   const { id, lapic } = vcpu;
   const msrs = [...vcpu.msrs.save(), ...HARDWARE_MSRS.map((index) => ({ index, data: vcpu.hardwareMsr(index) ?? 0n }))].sort(
     (a, b) => a.index - b.index,
@@ -66,7 +105,7 @@ export function saveVcpu(vcpu: VcpuParts, runPageAddress: number): Section[] {
     VcpuCpuid.encode(id, {}, vcpu.cpuid),
     VcpuTsc.encode(id, { offset: vcpu.tscOffset, khz: vcpu.vm.tscKhz, adjust: vcpu.tscAdjust }),
     VcpuRegisters.encode(id, { regs: getRegs(vcpu), sregs: getSregs2(vcpu) }),
-    VcpuFpu.encode(id, { fxsave: vcpu.fxsave(), xcr0: vcpu.xcr0 }),
+    saveFpu(vcpu, takesXsave),
     VcpuMsrs.encode(
       id,
       {},
@@ -119,7 +158,7 @@ export function restoreVcpu(vcpu: VcpuParts, sections: readonly Section[]): stri
   const cpuid = VcpuCpuid.find(sections, id);
   const tsc = VcpuTsc.find(sections, id);
   const registers = VcpuRegisters.find(sections, id);
-  const fpu = VcpuFpu.find(sections, id);
+  const fpu = decodeFpu(vcpu, sections);
   const msrs = VcpuMsrs.find(sections, id);
   const events = VcpuEvents.find(sections, id);
   const debug = VcpuDebug.find(sections, id);
@@ -151,8 +190,8 @@ export function restoreVcpu(vcpu: VcpuParts, sections: readonly Section[]): stri
   }
   if (!setSregs2(vcpu, registers.fixed.sregs, false)) return `vcpu ${id}: special registers were refused`;
   setRegs(vcpu, registers.fixed.regs);
-  vcpu.fxrstor(fpu.fixed.fxsave);
-  vcpu.xcr0 = fpu.fixed.xcr0;
+  vcpu.xrstor(fpu.xsave);
+  vcpu.xcr0 = fpu.xcr0;
   const hardware = new Set(HARDWARE_MSRS);
   const stored: { index: number; data: bigint }[] = [];
   for (const { index, data } of msrs.entries) {

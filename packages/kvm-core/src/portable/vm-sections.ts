@@ -33,11 +33,11 @@ export interface PortableSlot extends MemoryRegion {
 }
 
 /** "vm.shape" and "vm.memory-slots": enough to allocate everything and to build second-level tables. */
-export function saveEarly(vm: VmUnderControl, slots: readonly PortableSlot[]): Section[] {
+export function saveEarly(vm: VmUnderControl, slots: readonly PortableSlot[], featureLevel: number): Section[] {
   const { settings } = vm;
   return [
     VmShape.encode(0, {
-      abi_feature_level: ABI_FEATURE_LEVEL,
+      abi_feature_level: featureLevel,
       flags:
         (vm.irqchip === undefined ? 0 : ShapeFlag.kernelIrqchip) |
         (vm.pit === undefined ? 0 : ShapeFlag.pit) |
@@ -69,8 +69,8 @@ export function saveEarly(vm: VmUnderControl, slots: readonly PortableSlot[]): S
   ];
 }
 
-export function saveVm(vm: VmUnderControl, slots: readonly PortableSlot[]): Section[] {
-  const sections = saveEarly(vm, slots);
+export function saveVm(vm: VmUnderControl, slots: readonly PortableSlot[], featureLevel: number): Section[] {
+  const sections = saveEarly(vm, slots, featureLevel);
   for (const slot of [...slots].sort((a, b) => a.id - b.id)) {
     if (slot.dirty === undefined) continue;
     const words = new BigUint64Array(slot.dirty.slice().buffer);

@@ -1,5 +1,7 @@
 /** Moving VMs to and from other modules: only sections of the portable state cross. */
 import {
+  ABI_FEATURE_LEVEL,
+  ABI_FEATURE_LEVEL_FXSAVE,
   type File,
   type FileOperations,
   type FileRole,
@@ -9,8 +11,11 @@ import {
   type Section,
   type SectionSupport,
   type Transfer,
+  VcpuFpu,
   VcpuRunPage,
   type VmDescription,
+  VmMemorySlots,
+  VmShape,
 } from "@mkvm/kvm-abi";
 import type { MemoryRegion } from "../api/memory-region.ts";
 import type { ManagedVcpu, ManagedVm, ModuleFiles, StatisticsFile } from "../api/module-files.ts";
@@ -25,7 +30,6 @@ import {
   RECEIVED_SECTIONS,
   restoreVmDevices,
   type ShapeValue,
-  saveEarly,
   saveVm,
 } from "./vm-sections.ts";
 
@@ -53,7 +57,13 @@ export interface TransferHost<Vm extends TransferableVm> {
 
 /** Optional sections go only to a receiver that takes them, since it could not send them again to be compared. */
 function save(vm: TransferableVm, taken: (name: string, version: number) => boolean): Section[] {
-  const all = [...saveVm(vm, vm.portableSlots()), ...vm.vcpus().flatMap((vcpu) => saveVcpu(vcpu, vcpu.runAddress))];
+  const takesXsave = taken(VcpuFpu.name, VcpuFpu.version);
+  const vcpus = vm.vcpus().flatMap((vcpu) => saveVcpu(vcpu, vcpu.runAddress, takesXsave));
+  // The level of what is sent, so that a receiver that knows no later one takes it
+  const level = vcpus.some(({ name, version }) => name === VcpuFpu.name && version === VcpuFpu.version)
+    ? ABI_FEATURE_LEVEL
+    : ABI_FEATURE_LEVEL_FXSAVE;
+  const all = [...saveVm(vm, vm.portableSlots(), vcpus.length === 0 && takesXsave ? ABI_FEATURE_LEVEL : level), ...vcpus];
   return all.filter(({ required, name, version }) => required || taken(name, version));
 }
 
@@ -97,15 +107,10 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
   }
 
   describe(vm: File, receiver: readonly SectionSupport[]): VmDescription {
-    const state = vm.privateData as Vm;
+    const sections = save(vm.privateData as Vm, takenBy(receiver));
     return {
-      sections: save(state, takenBy(receiver)).map(({ name, instance, version, required }) => ({
-        name,
-        instance,
-        version,
-        required,
-      })),
-      early: saveEarly(state, state.portableSlots()),
+      sections: sections.map(({ name, instance, version, required }) => ({ name, instance, version, required })),
+      early: sections.filter(({ name }) => name === VmShape.name || name === VmMemorySlots.name),
     };
   }
 
@@ -143,7 +148,7 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
 class Incoming implements IncomingVm {
   readonly #vm: TransferableVm;
   readonly #files: ModuleFiles;
-  /** Names of the sections that were sent. */
+  /** Names and versions of the sections that were sent. */
   #sent: ReadonlySet<string> = new Set();
 
   constructor(vm: TransferableVm, files: ModuleFiles) {
@@ -153,7 +158,7 @@ class Incoming implements IncomingVm {
 
   restore(sections: readonly Section[]): string | undefined {
     const vm = this.#vm;
-    this.#sent = new Set(sections.map((section) => section.name));
+    this.#sent = new Set(sections.map(({ name, version }) => `${name} ${version}`));
     const slots = decodeSlots(sections);
     if (typeof slots === "string") return slots;
     // The VM has run on since `prepare`: slots may have changed
@@ -181,7 +186,7 @@ class Incoming implements IncomingVm {
   }
 
   save(): Section[] {
-    return save(this.#vm, (name) => this.#sent.has(name));
+    return save(this.#vm, (name, version) => this.#sent.has(`${name} ${version}`));
   }
 
   commit(role: FileRole): { operations: FileOperations; privateData: unknown } {

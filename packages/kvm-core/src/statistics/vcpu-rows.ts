@@ -92,7 +92,6 @@ const NEVER_EXITS: Partial<Record<ExitName, string>> = {
   invpcid: "INVPCID does not exit",
   encls: "there is no SGX",
   pml_full: "there is no page-modification log",
-  xsetbv: "XSAVE is not offered, so CR4.OSXSAVE cannot be set and XSETBV is #UD",
   xsaves: "there are no supervisor states",
   xrstors: "there are no supervisor states",
 };

@@ -61,7 +61,10 @@ export function probeVmx(cpu: LogicalCpu): VmxCapabilities | string {
   const secondary = adjust(
     read(Msr.IA32_VMX_PROCBASED_CTLS2),
     SecondaryControl.enableEpt | SecondaryControl.enableVpid | SecondaryControl.unrestrictedGuest,
-    SecondaryControl.wbinvdExiting | SecondaryControl.enableRdtscp | SecondaryControl.enableInvpcid,
+    SecondaryControl.wbinvdExiting |
+      SecondaryControl.enableRdtscp |
+      SecondaryControl.enableInvpcid |
+      SecondaryControl.enableXsaves,
   );
   if (pin === undefined) return "pin-based VMX controls for external interrupts and virtual NMIs are missing";
   if (primary === undefined) return "a primary processor-based VMX control that KVM needs is missing";

@@ -144,7 +144,7 @@ export class VmxOperations implements VendorOperations {
     this.#module.kernel.vac.setRunningVcpu(this.#module.owner, state.vpid);
     for (let index = 0; index < 4; index++) cpu.writeDr(index, vcpu.drs[index]!);
     cpu.writeDr(6, vcpu.drs[6]!);
-    cpu.fxrstor(vcpu.fpu);
+    cpu.xrstor(vcpu.fpu);
     cpu.cr2 = vcpu.savedCr2;
     state.hostXcr0 = cpu.xcr0;
     cpu.xcr0 = vcpu.savedXcr0;
@@ -160,7 +160,7 @@ export class VmxOperations implements VendorOperations {
     const state = stateOf(vcpu);
     for (let index = 0; index < 4; index++) vcpu.drs[index] = cpu.readDr(index);
     vcpu.drs[6] = cpu.readDr(6);
-    cpu.fxsave(vcpu.fpu);
+    cpu.xsave(vcpu.fpu);
     vcpu.savedCr2 = cpu.cr2;
     vcpu.savedXcr0 = cpu.xcr0;
     cpu.xcr0 = state.hostXcr0;

@@ -12,11 +12,12 @@ export type StateMemory = Pick<Cpu, "u8" | "u16" | "u32" | "u64">;
 export const FXSAVE_BYTES = 512;
 /** Bits that exist in MXCSR; loading any other is #GP. */
 export const MXCSR_MASK = 0xffff;
+export const MXCSR_INITIAL = 0x1f80;
 
-const MXCSR_AT = 24,
-  MXCSR_MASK_AT = 28,
-  REGISTERS_AT = 32,
-  XMM_AT = 160;
+export const MXCSR_AT = 24;
+const MXCSR_MASK_AT = 28,
+  REGISTERS_AT = 32;
+export const XMM_AT = 160;
 
 /** Formats: 64-bit instruction and data pointers (REX.W), or 32-bit pointers with selectors. `xmmCount`: 8 outside 64-bit mode. */
 export interface FxsaveForm {
@@ -51,16 +52,15 @@ function viewOf(image: Uint8Array): DataView {
   return lastView;
 }
 
-/** Writes the image; reserved bytes and those of registers that the form leaves out keep their value. */
-export function saveImage(cpu: StateMemory, target: Uint8Array, form: FxsaveForm): void {
-  const view = viewOf(target);
+/** The x87 part: bytes 0 to 23 and 32 to 159. */
+export function saveX87(cpu: StateMemory, view: DataView, wide: boolean): void {
   const topOfStack = (cpu.u16[state.fpuStatus >> 1] >> 11) & 7;
   view.setUint16(0, cpu.u16[state.fpuControl >> 1], true);
   view.setUint16(2, cpu.u16[state.fpuStatus >> 1], true);
   view.setUint8(4, abridgedTags(cpu));
   view.setUint8(5, 0);
   view.setUint16(6, cpu.u16[state.fpuOpcode >> 1] & 0x7ff, true);
-  if (form.wide) {
+  if (wide) {
     view.setBigUint64(8, cpu.u64[state.fpuIp >> 3], true);
     view.setBigUint64(16, cpu.u64[state.fpuDp >> 3], true);
   } else {
@@ -69,14 +69,25 @@ export function saveImage(cpu: StateMemory, target: Uint8Array, form: FxsaveForm
     view.setUint32(16, cpu.u32[state.fpuDp >> 2], true);
     view.setUint32(20, cpu.u16[state.fpuDs >> 1], true);
   }
-  view.setUint32(MXCSR_AT, cpu.u32[state.mxcsr >> 2], true);
-  view.setUint32(MXCSR_MASK_AT, MXCSR_MASK, true);
   for (let i = 0; i < 8; i++) {
     const from = state.fpr + ((topOfStack + i) & 7) * 16;
     const to = REGISTERS_AT + i * 16;
     view.setBigUint64(to, cpu.u64[from >> 3], true);
     view.setBigUint64(to + 8, cpu.u64[(from >> 3) + 1] & 0xffffn, true);
   }
+}
+
+/** MXCSR and the mask of its bits: bytes 24 to 31. */
+export function saveMxcsr(cpu: StateMemory, view: DataView): void {
+  view.setUint32(MXCSR_AT, cpu.u32[state.mxcsr >> 2], true);
+  view.setUint32(MXCSR_MASK_AT, MXCSR_MASK, true);
+}
+
+/** Writes the image; reserved bytes and those of registers that the form leaves out keep their value. */
+export function saveImage(cpu: StateMemory, target: Uint8Array, form: FxsaveForm): void {
+  const view = viewOf(target);
+  saveX87(cpu, view, form.wide);
+  saveMxcsr(cpu, view);
   for (let i = 0; i < form.xmmCount * 2; i++) view.setBigUint64(XMM_AT + i * 8, cpu.u64[(state.xmm >> 3) + i], true);
 }
 
@@ -85,15 +96,14 @@ export function imageMxcsr(source: Uint8Array): number {
   return viewOf(source).getUint32(MXCSR_AT, true);
 }
 
-/** Loads an image; the caller has checked its MXCSR. */
-export function loadImage(cpu: StateMemory, source: Uint8Array, form: FxsaveForm): void {
-  const view = viewOf(source);
+/** The x87 part of an image. */
+export function loadX87(cpu: StateMemory, view: DataView, wide: boolean): void {
   const status = view.getUint16(2, true);
   cpu.u16[state.fpuControl >> 1] = (view.getUint16(0, true) & CONTROL_BITS) | CONTROL_FIXED;
   cpu.u16[state.fpuStatus >> 1] = status;
   cpu.u16[state.fpuTags >> 1] = fullTags(view.getUint8(4));
   cpu.u16[state.fpuOpcode >> 1] = view.getUint16(6, true) & 0x7ff;
-  if (form.wide) {
+  if (wide) {
     cpu.u64[state.fpuIp >> 3] = view.getBigUint64(8, true);
     cpu.u64[state.fpuDp >> 3] = view.getBigUint64(16, true);
     cpu.u16[state.fpuCs >> 1] = 0;
@@ -104,7 +114,6 @@ export function loadImage(cpu: StateMemory, source: Uint8Array, form: FxsaveForm
     cpu.u64[state.fpuDp >> 3] = BigInt(view.getUint32(16, true));
     cpu.u16[state.fpuDs >> 1] = view.getUint16(20, true);
   }
-  cpu.u32[state.mxcsr >> 2] = view.getUint32(MXCSR_AT, true);
   const topOfStack = (status >> 11) & 7;
   for (let i = 0; i < 8; i++) {
     const to = state.fpr + ((topOfStack + i) & 7) * 16;
@@ -112,8 +121,15 @@ export function loadImage(cpu: StateMemory, source: Uint8Array, form: FxsaveForm
     cpu.u64[to >> 3] = view.getBigUint64(from, true);
     cpu.u16[(to + 8) >> 1] = view.getUint16(from + 8, true);
   }
-  for (let i = 0; i < form.xmmCount * 2; i++) cpu.u64[(state.xmm >> 3) + i] = view.getBigUint64(XMM_AT + i * 8, true);
   updateSummary(cpu);
+}
+
+/** Loads an image; the caller has checked its MXCSR. */
+export function loadImage(cpu: StateMemory, source: Uint8Array, form: FxsaveForm): void {
+  const view = viewOf(source);
+  loadX87(cpu, view, form.wide);
+  cpu.u32[state.mxcsr >> 2] = view.getUint32(MXCSR_AT, true);
+  for (let i = 0; i < form.xmmCount * 2; i++) cpu.u64[(state.xmm >> 3) + i] = view.getBigUint64(XMM_AT + i * 8, true);
 }
 
 /** Bits of the control word that can be set; bit 6 always reads as one. */
@@ -140,7 +156,7 @@ export function resetFpu(cpu: StateMemory): void {
   cpu.u16[state.fpuStatus >> 1] = 0;
   cpu.u16[state.fpuTags >> 1] = 0x5555;
   clearPointers(cpu);
-  cpu.u32[state.mxcsr >> 2] = 0x1f80;
+  cpu.u32[state.mxcsr >> 2] = MXCSR_INITIAL;
   cpu.u32[state.mxcsrMask >> 2] = MXCSR_MASK;
 }
 

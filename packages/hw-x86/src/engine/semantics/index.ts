@@ -15,6 +15,7 @@ import { shifts } from "./shifts.ts";
 import { stack } from "./stack.ts";
 import { strings } from "./strings.ts";
 import { system } from "./system.ts";
+import { xsave } from "./xsave.ts";
 
 export const instructions: readonly Instruction[] = [
   ...arithmetic,
@@ -29,6 +30,7 @@ export const instructions: readonly Instruction[] = [
   ...decimal,
   ...floatingPoint,
   ...system,
+  ...xsave,
   ...segments,
   ...farTransfers,
   ...io,

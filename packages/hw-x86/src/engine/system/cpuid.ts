@@ -1,5 +1,7 @@
 /** CPUID of the machine itself: what works, and only that (Intel SDM Vol. 2A, CPUID - CPU Identification). */
-import type { CpuModel } from "../cpu.ts";
+import type { Cpu, CpuModel } from "../cpu.ts";
+import { state } from "../cpu-state.ts";
+import { areaBytes, COMPONENTS, Xstate } from "../fpu/xsave-layout.ts";
 import { Cr0, Cr4, Efer } from "./bits.ts";
 
 interface CpuidResult {
@@ -15,8 +17,8 @@ const bits = (...numbers: number[]): number => numbers.reduce((all, bit) => all 
 const SIGNATURE = 0x0002_06c2;
 const CLFLUSH_8_QUADWORDS = 0x800;
 const ONE_LOGICAL_PROCESSOR = 1 << 16;
-/** MONITOR VMX CX16 POPCNT. */
-const LEAF_1_ECX = bits(3, 5, 13, 23);
+/** MONITOR VMX CX16 POPCNT XSAVE. */
+const LEAF_1_ECX = bits(3, 5, 13, 23, 26);
 /** FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
 const LEAF_1_EDX = bits(0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26);
 /** ARCH_CAPABILITIES. */
@@ -30,7 +32,10 @@ const ARAT = bits(2);
 const PHYSICAL_ADDRESS_BITS = 52;
 const LINEAR_ADDRESS_BITS = 48;
 const BRAND = "mkvm software processor";
-const LAST_BASIC = 0xb;
+const LAST_BASIC = 0xd;
+/** XSAVEOPT XSAVEC, XGETBV of what is in use, XSAVES. */
+const XSAVE_FEATURES = bits(0, 1, 2, 3);
+const XCR0_ALLOWED = Xstate.x87 | Xstate.sse | Xstate.avx;
 const LAST_EXTENDED = 0x8000_0008;
 
 function result(eax = 0, ebx = 0, ecx = 0, edx = 0): CpuidResult {
@@ -55,6 +60,26 @@ function cacheLeaf(subleaf: number): CpuidResult {
   return result(cache.type | (cache.level << 5) | 0x100, ((cache.ways - 1) << 22) | 63, cache.sets - 1);
 }
 
+/** Sizes with all components enabled: `currentCpuid` has those of XCR0. */
+function xsaveLeaf(subleaf: number): CpuidResult {
+  const size = areaBytes(XCR0_ALLOWED, false);
+  if (subleaf === 0) return result(XCR0_ALLOWED, size, size);
+  if (subleaf === 1) return result(XSAVE_FEATURES, areaBytes(XCR0_ALLOWED, true));
+  const component = COMPONENTS.find(({ index, bit }) => index === subleaf && (XCR0_ALLOWED & bit) !== 0);
+  return component === undefined ? result() : result(component.bytes, component.offset);
+}
+
+const OSXSAVE = bits(27);
+
+/** CPUID as code on this CPU executes it: some of it follows CR4 and XCR0. */
+export function currentCpuid(cpu: Cpu, leaf: number, subleaf: number): CpuidResult {
+  const answer = cpu.model.cpuid(leaf, subleaf);
+  if (leaf === 1 && (cpu.u32[state.cr4 >>> 2] & Cr4.OSXSAVE) !== 0) return { ...answer, ecx: (answer.ecx | OSXSAVE) >>> 0 };
+  if (leaf !== 0xd || subleaf > 1 || answer.eax === 0) return answer;
+  const enabled = cpu.u32[state.xcr0 >>> 2] | (subleaf === 1 ? cpu.u32[state.xss >>> 2] : 0);
+  return { ...answer, ebx: areaBytes(enabled, subleaf === 1) };
+}
+
 function intelCpuid(leaf: number, subleaf: number): CpuidResult {
   switch (leaf) {
     case 0:
@@ -72,6 +97,8 @@ function intelCpuid(leaf: number, subleaf: number): CpuidResult {
       return result(ARAT);
     case 7:
       return subleaf === 0 ? result(0, 0, 0, LEAF_7_EDX) : result();
+    case 0xd:
+      return xsaveLeaf(subleaf);
     case 0x8000_0000:
       return result(LAST_EXTENDED);
     case 0x8000_0001:
@@ -106,8 +133,9 @@ export function createIntelModel(): CpuModel {
       (Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG) >>> 0,
     ),
     cr4Allowed: BigInt(
-      Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.VMXE,
+      Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.OSXSAVE | Cr4.VMXE,
     ),
+    xcr0Allowed: BigInt(XCR0_ALLOWED),
     eferAllowed: BigInt(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE),
     physicalAddressBits: PHYSICAL_ADDRESS_BITS,
   };

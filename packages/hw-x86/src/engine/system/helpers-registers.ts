@@ -4,6 +4,7 @@ import type { Cpu } from "../cpu.ts";
 import { RAX, RBX, RCX, RDX, state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
 import { Cr0, Cr4, Vector } from "./bits.ts";
+import { currentCpuid } from "./cpuid.ts";
 import { argument, operandAddress, operandSegment, registerNumber, setResult } from "./helper-operands.ts";
 import { readMsr, writeMsr } from "./msrs.ts";
 import { cplOf, is64Bit, isCanonical, isProtected } from "./processor-mode.ts";
@@ -146,7 +147,7 @@ export const registerHelpers: HelperTable = {
   },
   cpuid(cpu) {
     if (cpu.guest.cpuid()) return;
-    const { eax, ebx, ecx, edx } = cpu.model.cpuid(low32(cpu.reg(RAX)), low32(cpu.reg(RCX)));
+    const { eax, ebx, ecx, edx } = currentCpuid(cpu, low32(cpu.reg(RAX)), low32(cpu.reg(RCX)));
     cpu.setReg(RAX, BigInt(eax >>> 0));
     cpu.setReg(RBX, BigInt(ebx >>> 0));
     cpu.setReg(RCX, BigInt(ecx >>> 0));

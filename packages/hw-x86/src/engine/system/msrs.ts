@@ -24,6 +24,7 @@ export const Msr = {
   DEBUGCTL: 0x1d9,
   PAT: 0x277,
   MTRR_DEF_TYPE: 0x2ff,
+  XSS: 0xda0,
   EFER: 0xc000_0080,
   STAR: 0xc000_0081,
   LSTAR: 0xc000_0082,
@@ -82,10 +83,12 @@ const constants = new Map<number, bigint>([
   [Msr.MCG_CAP, 0n],
   [Msr.MCG_STATUS, 0n],
   [Msr.DEBUGCTL, 0n],
+  // There are no supervisor state components
+  [Msr.XSS, 0n],
 ]);
 /** Value of a register that is the same in root mode and in guests; undefined: not one of these. */
 export const constantMsr = (index: number): bigint | undefined => constants.get(index);
-const writableConstants: readonly number[] = [Msr.BIOS_SIGN_ID, Msr.MTRR_DEF_TYPE, Msr.MCG_STATUS, Msr.DEBUGCTL];
+const writableConstants: readonly number[] = [Msr.BIOS_SIGN_ID, Msr.MTRR_DEF_TYPE, Msr.MCG_STATUS, Msr.DEBUGCTL, Msr.XSS];
 
 /** undefined: #GP(0). */
 export function readMsr(cpu: Cpu, index: number): bigint | undefined {
