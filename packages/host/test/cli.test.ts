@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -116,7 +116,7 @@ describe("without a daemon", () => {
     const commands = [...stdout.matchAll(/^ {2}([a-z-]+) .*$/gm)]
       .map((match) => match[1]!)
       .filter((name) => name !== "mkvm" && name !== "help" && !["ab", "abi"].includes(name));
-    expect(commands.length).toBe(19);
+    expect(commands.length).toBe(20);
     for (const command of commands) expect((await mkvm(command, "--help")).stdout, command).toMatch(/Examples?:\n/);
   });
 });
@@ -206,9 +206,26 @@ describe("with a daemon", () => {
       status: 1,
       stderr: expect.stringMatching(/kvm1 is in use by process \d+ \(vmm: fd \d+ \/dev\/kvm/),
     });
-    expect(await json("upgrade", pid, "--to", "kvm9")).toMatchObject([
+    const rollout = ["rollout", "--from", "kvm1", "--to", "kvm9", "--baseline", "50ms", "--soak", "50ms"];
+    expect(await json(...rollout, "--dry-run")).toMatchObject({ waves: [[{ pid: Number(pid), blocker: null }]], left: [] });
+    expect((await mkvm("rollout", "status")).stderr).toBe("mkvm: there was no rollout: begin one with 'mkvm rollout start'\n");
+    expect(await mkvm(...rollout, "--health", "exits=many")).toMatchObject({
+      status: 1,
+      stderr: "mkvm: rollout: health.exits: give a multiple, as 1.5\n",
+    });
+    expect(await mkvm(...rollout, "--wait")).toMatchObject({
+      status: 0,
+      stdout: expect.stringMatching(/wave 1 of 1: healthy\n(.*\n)*.*done: 1 VM on kvm9\n(.*\n)*kvm1 -> kvm9: done\n/),
+    });
+    expect((await mkvm("rollout", "status")).stdout).toMatch(new RegExp(`1 +${pid} +vmm +healthy`));
+    expect(await json("rollout", "abort", "--all")).toMatchObject({ status: "aborted", vms: [{ state: "rolled back" }] });
+
+    const trace = join(folder, "move.json");
+    expect(await json("upgrade", pid, "--to", "kvm9", "--trace", trace)).toMatchObject([
       { moved: true, from: "kvm1", to: "kvm9", finalised: false },
     ]);
+    const { traceEvents } = JSON.parse(readFileSync(trace, "utf8")) as { traceEvents: { name: string }[] };
+    expect(traceEvents.map(({ name }) => name)).toEqual(expect.arrayContaining(["freeze", "save", "blackout"]));
     expect(await json("rollback", pid)).toMatchObject([{ moved: true, to: "kvm1" }]);
     expect((await mkvm("rollback", pid)).stderr).toMatch("has nothing to roll back to, it has not moved");
     expect(await json("upgrade", "--all", "--to", "kvm9")).toMatchObject([{ moved: true }]);

@@ -5,6 +5,9 @@ import type { Host } from "../control/host.ts";
 import type { RunOptions } from "../control/types.ts";
 import { HostError, plainError } from "../errors.ts";
 import { isRecord } from "../loader/package-files.ts";
+import { Rollouts } from "../rollout/rollouts.ts";
+import { rolloutFile } from "../rollout/state.ts";
+import { hostTarget, wallClock } from "../rollout/target.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { hostVersion } from "./version.ts";
 import { type DaemonMethods, hostMethods, type Request, receive, type Stream, send } from "./wire.ts";
@@ -17,6 +20,13 @@ export async function serveDaemon(host: Host, endpoint: Endpoint): Promise<{ sto
   let finish = () => {};
   const stopped = new Promise<void>((resolve) => {
     finish = resolve;
+  });
+
+  const rollouts = new Rollouts({
+    target: hostTarget(host, `${process.pid}-${host.startedMs}`),
+    store: rolloutFile(endpoint.rollout),
+    clock: wallClock,
+    log: (text) => host.note(text),
   });
 
   const server = createServer((socket) => {
@@ -66,6 +76,12 @@ export async function serveDaemon(host: Host, endpoint: Endpoint): Promise<{ sto
         if (data === null) handle.endInput();
         else handle.write(Buffer.from(data, "base64"));
       },
+      rolloutPreview: (plan) => rollouts.preview(plan),
+      rolloutStart: (plan) => rollouts.start(plan),
+      rolloutStatus: async () => rollouts.status(),
+      rolloutPause: () => rollouts.pause(),
+      rolloutResume: () => rollouts.resume(),
+      rolloutAbort: (all) => rollouts.abort(all),
       follow: () => {
         onClose(host.onLog((entry) => emit({ entry })));
         return new Promise(() => {});

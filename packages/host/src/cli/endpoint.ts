@@ -8,6 +8,8 @@ export interface Endpoint {
   directory: string;
   socket: string;
   log: string;
+  /** State of the rollout, which outlives the daemon. */
+  rollout: string;
 }
 
 /** Longest path that a Unix socket's address takes on all systems. */
@@ -41,5 +43,5 @@ export function findEndpoint(environment: NodeJS.ProcessEnv = process.env): Endp
   if (process.platform !== "win32" && socket.length > longestSocketPath) {
     throw new HostError("EINVAL", `the socket path ${socket} is too long: set MKVM_STATE_DIR to a shorter folder`);
   }
-  return { directory, socket, log: join(directory, "daemon.log") };
+  return { directory, socket, log: join(directory, "daemon.log"), rollout: join(directory, "rollout.json") };
 }

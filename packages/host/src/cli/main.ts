@@ -5,6 +5,7 @@ import { addDaemonCommands } from "./daemon-commands.ts";
 import { listExternalCommands, runExternalCommand } from "./external-commands.ts";
 import { addDeviceCommands, addModuleCommands } from "./module-commands.ts";
 import { addProcessCommands } from "./process-commands.ts";
+import { addRolloutCommand } from "./rollout-command.ts";
 import { linuxCommandLine, type RunFlags, runVm } from "./run.ts";
 import { addStatCommand } from "./stat-command.ts";
 import { hostVersion } from "./version.ts";
@@ -37,6 +38,7 @@ Examples:
   addDeviceCommands(program);
   addProcessCommands(program, done);
   addStatCommand(program);
+  addRolloutCommand(program, done);
   addRunCommand(program, done);
   listExternalCommands(program);
   try {

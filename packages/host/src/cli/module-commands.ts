@@ -48,8 +48,14 @@ export function addModuleCommands(program: Command): void {
     .command("rmmod <module>")
     .summary("unload a module")
     .description("Unloads a module that nobody uses.")
-    .addHelpText("after", "\nExample:\n  mkvm rmmod kvm1")
-    .action((name: string) => ask((daemon) => daemon.call("rmmod", name)));
+    .option("--when-idle", "let nobody else begin to use it, and unload it when the last user is gone")
+    .option("--keep", "take --when-idle back")
+    .addHelpText("after", "\nExamples:\n  mkvm rmmod kvm1\n  mkvm rmmod kvm1 --when-idle")
+    .action(async (name: string, flags: { whenIdle?: boolean; keep?: boolean }) => {
+      if (flags.keep) return ask((daemon) => daemon.call("keep", name));
+      const unloaded = await ask((daemon) => daemon.call("rmmod", name, { whenIdle: flags.whenIdle ?? false }));
+      if (!unloaded) console.log(`${name} is in use: it is unloaded when the last user is gone, see 'mkvm lsmod'`);
+    });
   program
     .command("lsmod")
     .summary("list loaded modules")

@@ -7,9 +7,17 @@ import { engineText } from "./engine-tables.ts";
 import { ask, print } from "./module-commands.ts";
 import { attachTo } from "./run.ts";
 import { movesTable, processesTable } from "./tables.ts";
+import { writeTrace } from "./trace-file.ts";
 
 interface Json {
   json?: boolean;
+}
+
+interface UpgradeFlags extends Json {
+  to: string;
+  all?: boolean;
+  finalize?: boolean;
+  trace?: string;
 }
 
 export function pidOf(text: string): number {
@@ -93,7 +101,8 @@ export function addProcessCommands(program: Command, done: (status: number) => v
 }
 
 function addMoveCommands(program: Command, done: (status: number) => void): void {
-  const show = (reports: readonly MoveReport[], flags: Json) => {
+  const show = (reports: readonly MoveReport[], flags: Json & { trace?: string }) => {
+    if (flags.trace !== undefined) writeTrace(flags.trace, reports);
     print(reports, flags.json, () => movesTable(reports));
     for (const { pid, from, to, failed } of reports) {
       if (!failed) continue;
@@ -110,9 +119,13 @@ function addMoveCommands(program: Command, done: (status: number) => void): void
     .requiredOption("--to <module>", "loaded module")
     .option("--all", "every VM that is not there yet")
     .option("--finalize", "give up the way back at once")
+    .option("--trace <file>", "write the steps as a timeline, in the Trace Event Format of trace viewers")
     .option("--json", "print JSON")
-    .addHelpText("after", "\nExamples:\n  mkvm upgrade 1 --to kvm2\n  mkvm upgrade --all --to kvm2 --finalize")
-    .action(async (text: string | undefined, flags: { to: string; all?: boolean; finalize?: boolean } & Json) => {
+    .addHelpText(
+      "after",
+      "\nExamples:\n  mkvm upgrade 1 --to kvm2\n  mkvm upgrade --all --to kvm2 --finalize\n  mkvm upgrade 1 --to kvm2 --trace move.json",
+    )
+    .action(async (text: string | undefined, flags: UpgradeFlags) => {
       if ((text === undefined) === (flags.all === undefined))
         throw new HostError("EINVAL", "name one process, or --all: see 'mkvm ps'");
       const options: UpgradeOptions = {
@@ -125,10 +138,13 @@ function addMoveCommands(program: Command, done: (status: number) => void): void
   program
     .command("rollback <pid>")
     .summary("move VMs back to the module they came from")
-    .description("Moves the VMs of a process back to the module they came from.")
+    .description("Moves the VMs of a process back to the module they came from. After 'finalize' there is no way back.")
+    .option("--trace <file>", "write the steps as a timeline, in the Trace Event Format of trace viewers")
     .option("--json", "print JSON")
     .addHelpText("after", "\nExample:\n  mkvm rollback 1")
-    .action(async (pid: string, flags: Json) => show([await ask((daemon) => daemon.call("rollback", pidOf(pid)))], flags));
+    .action(async (pid: string, flags: Json & { trace?: string }) =>
+      show([await ask((daemon) => daemon.call("rollback", pidOf(pid)))], flags),
+    );
   program
     .command("finalize <pid>")
     .summary("give up the way back")

@@ -31,7 +31,7 @@ export function modulesTable(modules: readonly LoadedModule[]): string {
     modules.map((module) => {
       const pids = [...new Set(module.users.map((user) => user.pid))];
       return [
-        module.name,
+        module.draining ? `${module.name} (going)` : module.name,
         module.package,
         module.version,
         module.devices.join(" "),

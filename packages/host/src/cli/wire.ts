@@ -5,11 +5,15 @@
 import type { Socket } from "node:net";
 import type { Host } from "../control/host.ts";
 import type { ExitStatus, LogEntry, RunOptions } from "../control/types.ts";
+import type { RolloutPlanInput } from "../rollout/plan.ts";
+import type { RolloutPreview } from "../rollout/rollouts.ts";
+import type { RolloutState } from "../rollout/state.ts";
 
 /** Methods of the host that cross as they are. */
 export const hostMethods = [
   "insmod",
   "rmmod",
+  "keep",
   "lsmod",
   "modinfo",
   "ls",
@@ -22,6 +26,8 @@ export const hostMethods = [
   "engineReport",
   "kill",
   "upgrade",
+  "checkUpgrade",
+  "resources",
   "rollback",
   "finalize",
   "dmesg",
@@ -39,6 +45,13 @@ export interface DaemonMethods {
   attach(pid: number): Promise<ExitStatus>;
   /** Console input, base64; null: its end. */
   input(pid: number, data: string | null): Promise<void>;
+  rolloutPreview(plan: RolloutPlanInput): Promise<RolloutPreview>;
+  /** Begins one, and does not wait for its end. */
+  rolloutStart(plan: RolloutPlanInput): Promise<RolloutState>;
+  rolloutStatus(): Promise<RolloutState>;
+  rolloutPause(): Promise<RolloutState>;
+  rolloutResume(): Promise<RolloutState>;
+  rolloutAbort(all: boolean): Promise<RolloutState>;
   /** Streams the log until the connection ends. */
   follow(): Promise<void>;
 }

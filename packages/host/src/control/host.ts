@@ -177,8 +177,46 @@ class ControlPlane {
     });
   }
 
-  /** Unloads a module that nobody uses; EBUSY, and who uses it, otherwise. */
-  rmmod(name: string): Promise<void> {
+  /**
+   * Unloads a module that nobody uses; EBUSY, and who uses it, otherwise. With `whenIdle` a module in use takes no new users from
+   * now on, and is unloaded when the last one is gone; VMs that came from it can still roll back to it. True: it is unloaded.
+   */
+  async rmmod(name: string, options: { whenIdle?: boolean } = {}): Promise<boolean> {
+    try {
+      await this.#unload(name);
+      return true;
+    } catch (thrown) {
+      if (!options.whenIdle || !(thrown instanceof HostError && thrown.code === "EBUSY")) throw thrown;
+    }
+    await this.#drain(name, true);
+    // The last user may have gone before the CPUs knew that somebody waits for that
+    await this.#unloadIdle(name);
+    return !this.#modules.has(name);
+  }
+
+  /** Takes `rmmod` with `whenIdle` back. */
+  async keep(name: string): Promise<void> {
+    if (!this.#module(name).draining) throw new HostError("EINVAL", `${name} stays anyway: nobody asked to unload it`);
+    await this.#drain(name, false);
+  }
+
+  async #drain(name: string, draining: boolean): Promise<void> {
+    const { draining: _, ...loaded } = this.#module(name);
+    await this.#onAll((cpu) => cpu.client.request("module.drain", { name, draining }));
+    this.#modules.set(name, draining ? { ...loaded, draining } : loaded);
+    this.#log.write("info", draining ? `${name} is unloaded when its last user is gone` : `${name} stays loaded`);
+  }
+
+  /** Unloads a module that drains, if it is without users on every CPU. */
+  async #unloadIdle(name: string): Promise<void> {
+    if (!this.#modules.get(name)?.draining) return;
+    await this.#unload(name).catch((thrown) => {
+      if (!(thrown instanceof HostError && (thrown.code === "EBUSY" || thrown.code === "ENOENT")))
+        this.#log.write("warn", `${name} could not be unloaded: ${messageOf(thrown)}`);
+    });
+  }
+
+  #unload(name: string): Promise<void> {
     return this.#change(async () => {
       this.#module(name);
       const users: ModuleUser[] = [];
@@ -349,13 +387,20 @@ class ControlPlane {
   /** Moves running VMs to another module; a report for each process. What failed is in the reports. */
   async upgrade(options: UpgradeOptions): Promise<MoveReport[]> {
     const { pid, to, at } = options;
-    this.#module(to);
+    if (this.#module(to).draining)
+      throw new HostError("EBUSY", `${to} is about to be unloaded and takes no VMs: 'mkvm rmmod ${to} --keep' keeps it`);
     const finalise = options.finalize ?? false;
     if (pid !== "all") return [await this.#cpuOf(pid).client.request("move.to", { pid, to, at, finalise })];
     const movable = (await this.ps()).filter((process) => process.vms > 0 && !process.modules.every((module) => module === to));
     return Promise.all(
       movable.map((process) => this.#cpuOf(process.pid).client.request("move.to", { pid: process.pid, to, at, finalise })),
     );
+  }
+
+  /** Why the VMs of a process could not move now; null when they could. Nothing is moved. */
+  async checkUpgrade(options: { pid: number; to: string }): Promise<string | null> {
+    this.#module(options.to);
+    return this.#cpuOf(options.pid).client.request("move.check", options);
   }
 
   /** Moves the VMs of a process back to the module they came from. */
@@ -384,6 +429,16 @@ class ControlPlane {
       usage.processes.push(...processes);
     }
     return usage;
+  }
+
+  /** A line of the kernel log, from who drives the host. */
+  note(text: string): void {
+    this.#log.write("info", text);
+  }
+
+  /** When it was started, milliseconds since the epoch: with the pid of its process, it tells hosts apart. */
+  get startedMs(): number {
+    return this.#startedMs;
   }
 
   async dmesg(): Promise<LogEntry[]> {
@@ -472,6 +527,9 @@ class ControlPlane {
       }
       case "output":
         this.#processes.get(event.pid)?.wrote(event.bytes, event.fd);
+        break;
+      case "module.idle":
+        void this.#unloadIdle(event.name);
         break;
       case "moved":
         this.#processes.get(event.report.pid)?.moves.push(event.report);

@@ -65,6 +65,8 @@ export interface CpuRequests {
   /** Refuses new opens when nobody uses it; who does, otherwise. */
   "module.seize": Call<{ name: string }, ModuleUser[]>;
   "module.unseize": Call<{ name: string }, null>;
+  /** Refuses new opens, or no longer does; `module.idle` tells when the last user is gone. */
+  "module.drain": Call<{ name: string; draining: boolean }, null>;
   "module.unload": Call<{ name: string }, null>;
   "devices.set": Call<{ entries: DeviceEntry[] }, null>;
   "process.start": Call<ProcessStart, null>;
@@ -75,6 +77,8 @@ export interface CpuRequests {
   "process.list": Call<null, ProcessInfo[]>;
   "process.statistics": Call<{ pid: number }, VmStatistics[]>;
   "move.to": Call<{ pid: number; to: string; at: number | undefined; finalise: boolean }, MoveReport>;
+  /** Why not; null when the move could begin. */
+  "move.check": Call<{ pid: number; to: string }, string | null>;
   "move.back": Call<{ pid: number }, MoveReport>;
   /** Result: modules that are no longer held. */
   "move.finalise": Call<{ pid: number }, string[]>;
@@ -89,6 +93,8 @@ export type CpuEvent =
   | { event: "output"; pid: number; fd: 1 | 2; bytes: Uint8Array }
   /** `statistics`: of the VMs that were open to the end. `engine`: null when no guest ran. */
   | { event: "exited"; pid: number; exit: ExitStatus; statistics: VmStatistics[]; engine: EngineReport | null }
+  /** A module that drains has no user on that CPU any more. */
+  | { event: "module.idle"; name: string }
   | { event: "moved"; report: MoveReport };
 
 export interface RequestMessage {

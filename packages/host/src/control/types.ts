@@ -27,6 +27,8 @@ export interface LoadedModule {
   parameters: ParameterValues;
   devices: string[];
   users: ModuleUser[];
+  /** It takes no new users, and is unloaded when the last one is gone. */
+  draining?: true;
 }
 
 /** Who keeps a module from being unloaded. */
@@ -62,6 +64,8 @@ export interface ProcessInfo {
   name: string;
   cpu: number;
   state: "running" | "waiting" | "frozen" | "ending";
+  /** What a module threw while it ran its VM, which runs no more. */
+  fault?: string;
   threads: number;
   /** Modules behind its open files. */
   modules: string[];

@@ -21,6 +21,8 @@ export interface LoadedInstance {
   readonly timers: Set<Timer>;
   /** About to be unloaded: refuses new opens. */
   seized: boolean;
+  /** To be unloaded when the last user is gone: refuses new opens, and takes VMs back that came from it. */
+  draining: boolean;
 }
 
 type Module = KernelModule<Vac, LogicalCpu>;
@@ -55,7 +57,7 @@ export class ModuleInstances {
 
   operationsOf(name: string, device: string): FileOperations | undefined {
     const loaded = this.#loaded.get(name);
-    if (!loaded || loaded.seized) return undefined;
+    if (!loaded || loaded.seized || loaded.draining) return undefined;
     return loaded.instance.devices.find((candidate) => candidate.name === device)?.operations;
   }
 
@@ -87,7 +89,7 @@ export class ModuleInstances {
       throw new HostError("EINVAL", `${name} breaks the module contract: ${problem}`);
     }
     this.#urls.add(url);
-    this.#loaded.set(name, { name, instance, timers, seized: false });
+    this.#loaded.set(name, { name, instance, timers, seized: false, draining: false });
     return instance.devices.map((device) => device.name);
   }
 

@@ -113,6 +113,7 @@ export class KernelProcess implements Process {
       } catch (thrown) {
         this.crash(file.operations.owner, thrown);
       }
+      this.kernel.released(file.operations.owner);
     }
     return 0;
   }

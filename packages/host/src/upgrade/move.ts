@@ -79,7 +79,7 @@ export function moveVms(process: KernelProcess, options: MoveOptions): Promise<M
 }
 
 /** State that a module threw over is not state to move: undefined when there is none such. */
-function faultOfVms(process: KernelProcess, module: LoadedInstance): string | undefined {
+export function faultOfVms(process: KernelProcess, module: LoadedInstance): string | undefined {
   for (const [, file] of process.moduleFiles()) {
     if (file.operations.owner === module.name && file.fault !== undefined)
       return `${module.name} failed while it ran it (${file.fault}), and its state is not to be trusted`;

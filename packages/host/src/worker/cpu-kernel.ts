@@ -28,6 +28,7 @@ import { createSystemCalls, processEnds } from "../processes/system-calls.ts";
 import type { KernelTask } from "../processes/task.ts";
 import { CpuScheduler } from "../scheduler/scheduler.ts";
 import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
+import { blockerOfMove } from "../upgrade/check-move.ts";
 import { moveVms } from "../upgrade/move.ts";
 import { ThreadProfile } from "./thread-profile.ts";
 import type { ProfileSources } from "./time-parts.ts";
@@ -117,11 +118,17 @@ export class CpuKernel {
       this.#profile = undefined;
     }
     this.#processes.delete(process.pid);
+    for (const name of process.previous) this.released(name);
     for (const cancel of process.atEnd) cancel();
     this.memory.forget(process.bank);
     this.cpu.memory.releaseBank(process.bank);
     if (this.current === process) this.current = undefined;
     this.#send({ event: "exited", pid: process.pid, exit, statistics, engine });
+  }
+
+  /** Somebody let go of a module: one that drains may be without users now. */
+  released(name: string): void {
+    if (this.modules.get(name)?.draining && this.#usersOf(name).length === 0) this.#send({ event: "module.idle", name });
   }
 
   /** Runs `work` when earlier such work has ended. */
@@ -144,6 +151,11 @@ export class CpuKernel {
     "module.unseize": ({ name }) => {
       const loaded = this.modules.get(name);
       if (loaded) loaded.seized = false;
+      return null;
+    },
+    "module.drain": ({ name, draining }) => {
+      const loaded = this.modules.get(name);
+      if (loaded) loaded.draining = draining;
       return null;
     },
     "module.unload": ({ name }) => {
@@ -176,6 +188,7 @@ export class CpuKernel {
       const process = this.#process(pid);
       return at === undefined ? this.#move(process, to, false, finalise) : this.#moveAt(process, to, at, finalise);
     },
+    "move.check": ({ pid, to }) => blockerOfMove(this.#process(pid), to),
     "move.back": ({ pid }) => {
       const process = this.#process(pid);
       const to = process.previous.at(-1);
@@ -193,6 +206,7 @@ export class CpuKernel {
       process.previous = [];
       const owner = [...process.moduleFiles()].map(([, file]) => file.operations.owner)[0];
       process.finalisedOn = owner;
+      for (const name of released) this.released(name);
       return released;
     },
     "cpu.resources": () => ({
@@ -273,6 +287,8 @@ export class CpuKernel {
       this.log("info", "host", `process ${process.pid} moved from ${report.from} to ${to}, blackout ${report.blackoutUs} us`);
     }
     this.#send({ event: "moved", report });
+    this.released(report.from);
+    this.released(to);
     return report;
   }
 
@@ -352,10 +368,12 @@ export class CpuKernel {
       if (this.modules.get(owner)?.instance.transfer.roleOf(file).kind === "vm") vms++;
     }
     const waiting = [...process.tasks].every((task) => task.interruptWait !== undefined);
+    const fault = [...process.moduleFiles()].find(([, file]) => file.fault !== undefined)?.[1].fault;
     return {
       pid: process.pid,
       name: process.name,
       cpu: this.id,
+      ...(fault !== undefined && { fault }),
       state: process.ending ? "ending" : process.frozen ? "frozen" : waiting ? "waiting" : "running",
       threads: process.tasks.size,
       modules: [...owners],
