@@ -1,56 +1,23 @@
-/** A logical CPU with VMX: root-mode registers, MSRs, time and interrupts around the VMX unit. */
-import { Clock } from "./clock.ts";
-import type { Cpu, CpuModel } from "./engine/cpu.ts";
-import { state } from "./engine/cpu-state.ts";
-import type { EngineStatistics } from "./engine/engine-statistics.ts";
-import { fxrstor, fxsave } from "./engine/fpu/fxsave.ts";
-import { xrstorAll, xsaveAll } from "./engine/fpu/xsave-state.ts";
-import type { GuestMode } from "./engine/guest-mode.ts";
-import type { EngineControl } from "./engine/system-interface.ts";
-import { InterruptLines } from "./interrupt-lines.ts";
-import type { LogicalCpu, VmxInstructions } from "./logical-cpu.ts";
+/** A logical CPU with VMX. */
+import type { CpuModel } from "./engine/cpu.ts";
+import type { VmxInstructions } from "./logical-cpu.ts";
+import { type EngineFactory, LogicalCpuCore } from "./logical-cpu-core.ts";
 import type { MachineDescription } from "./machine.ts";
-import { MemoryBanks } from "./memory-banks.ts";
-import { Msr } from "./msr.ts";
-import type { MemoryBank } from "./physical-memory.ts";
-import { Root, RootMsrs } from "./root-msrs.ts";
-import { StateBlock } from "./state-block.ts";
+import { RootMsrs } from "./root-msrs.ts";
 import { absentSvm } from "./svm/absent-svm.ts";
 import { exitReasonName } from "./vmx/controls.ts";
 import { VmxInstructionSet } from "./vmx/instructions.ts";
-import type { BankEngine, RootCpu } from "./vmx/root-interface.ts";
-import { TranslationTags } from "./vmx/translation-tags.ts";
+import { intelMsrs } from "./vmx/intel-msrs.ts";
+import type { VmxGuest } from "./vmx/vmx-guest.ts";
 
 const CR4_VMXE = 1n << 13n;
 
-/** Makes the engine of a bank. */
-export type EngineFactory = (options: {
-  memory: WebAssembly.Memory;
-  model: CpuModel;
-  guest: GuestMode;
-  log: (line: string) => void;
-}) => Cpu & EngineControl;
-
-export class IntelCpu implements LogicalCpu, RootCpu {
-  readonly id: number;
+export class IntelCpu extends LogicalCpuCore {
   readonly vendor = "intel";
-  readonly model: CpuModel;
-  readonly memory: MemoryBanks;
-  readonly clock: Clock;
-  readonly lines: InterruptLines;
   readonly msrs: RootMsrs;
   readonly vmx: VmxInstructions;
   readonly svm = absentSvm;
-  readonly tscKhz: number;
-  timerDeadline = Number.POSITIVE_INFINITY;
   readonly #vmx: VmxInstructionSet;
-  readonly #block = new StateBlock();
-  readonly #makeEngine: EngineFactory;
-  readonly #engines = new Map<number, BankEngine>();
-  #current: BankEngine | undefined;
-  /** Instructions retired by engines other than the current one. */
-  #retiredElsewhere = 0;
-  readonly #log: (line: string) => void;
 
   constructor(
     machine: MachineDescription,
@@ -59,179 +26,28 @@ export class IntelCpu implements LogicalCpu, RootCpu {
     makeEngine: EngineFactory,
     log: (line: string) => void,
   ) {
-    if (!Number.isInteger(id) || id < 0 || id >= machine.cpus) throw new RangeError(`the machine has no CPU ${id}`);
-    this.id = id;
-    this.model = model;
-    this.#makeEngine = makeEngine;
-    this.#log = log;
-    this.memory = new MemoryBanks((bank) => this.#bankReleased(bank));
-    this.clock = new Clock(machine);
-    this.tscKhz = machine.tscKhz;
-    this.lines = new InterruptLines(machine.shared, id);
-    this.msrs = new RootMsrs(this.#block, model, id === 0);
+    super(machine, id, model, makeEngine, log);
+    this.msrs = new RootMsrs(intelMsrs, this.block, model, id === 0);
     this.#vmx = new VmxInstructionSet(this);
     this.vmx = this.#vmx;
   }
 
-  log(line: string): void {
-    this.#log(`cpu${this.id}: ${line}`);
+  protected get guestMode(): VmxGuest {
+    return this.#vmx.guestMode;
   }
-
-  // Banks and engines
-
-  engines(): Iterable<BankEngine> {
-    return this.#engines.values();
-  }
-
-  turnTo(bank: MemoryBank): BankEngine {
-    const before = this.#current;
-    if (before?.bank === bank) return before;
-    let next = this.#engines.get(bank.id);
-    if (next === undefined) {
-      const engine = this.#makeEngine({
-        memory: bank.memory,
-        model: this.model,
-        guest: this.#vmx.guestMode,
-        log: (line) => this.log(line),
-      });
-      next = { bank, engine, tags: new TranslationTags() };
-      this.#engines.set(bank.id, next);
-    }
-    next.engine.adoptState(this.#block.bytes());
-    this.#block.moveTo(bank.memory.buffer);
-    this.#retiredElsewhere += (before?.engine.retired() ?? 0) - next.engine.retired();
-    this.#current = next;
-    return next;
-  }
-
-  #bankReleased(id: number): void {
-    const gone = this.#engines.get(id);
+  protected bankGoesAway(id: number): void {
     this.#vmx.bankReleased(id);
-    if (gone === undefined) return;
-    if (this.#current === gone) {
-      this.#retiredElsewhere += gone.engine.retired();
-      this.#block.moveOut();
-      this.#current = undefined;
-    }
-    this.#engines.delete(id);
   }
-
-  // Identification and MSRs
-
-  cpuid(leaf: number, subleaf: number): { eax: number; ebx: number; ecx: number; edx: number } {
-    return this.model.cpuid(leaf, subleaf);
-  }
-
-  rdmsr(index: number): bigint | undefined {
-    if (index === Msr.TSC) return BigInt(this.rdtsc());
-    return this.msrs.read(index >>> 0);
-  }
-
-  wrmsr(index: number, value: bigint): boolean {
-    if (value < 0n || value >> 64n !== 0n) throw new RangeError(`MSR value ${value} is not an unsigned 64-bit number`);
-    if (this.msrs.isSwitched(index >>> 0)) this.#vmx.hostRegisterWritten();
-    return this.msrs.write(index >>> 0, value);
-  }
-
-  get cr4(): bigint {
-    return this.msrs.values[Root.cr4] as bigint;
-  }
-  set cr4(value: bigint) {
-    if (this.#vmx.isInOperation && (value & CR4_VMXE) === 0n) {
-      this.log("#GP: CR4.VMXE cannot be cleared in VMX operation; CR4 left as it is");
-      return;
-    }
+  protected hostRegisterWritten(): void {
     this.#vmx.hostRegisterWritten();
-    this.msrs.values[Root.cr4] = value;
+  }
+  protected exitName(counter: number): string {
+    return exitReasonName(counter);
   }
 
-  // Registers that guest and root mode share
-
-  loadGprs(from: BigUint64Array): void {
-    const to = this.#block.u64;
-    const first = state.gpr >>> 3;
-    for (let i = 0; i < 16; i++) if (i !== 4) to[first + i] = from[i] as bigint;
-  }
-  saveGprs(to: BigUint64Array): void {
-    const from = this.#block.u64;
-    const first = state.gpr >>> 3;
-    for (let i = 0; i < 16; i++) if (i !== 4) to[i] = from[first + i] as bigint;
-  }
-  gpr(index: number): bigint {
-    return this.#block.u64[(state.gpr >>> 3) + index] as bigint;
-  }
-  setGpr(index: number, value: bigint): void {
-    this.#block.u64[(state.gpr >>> 3) + index] = value;
-  }
-  gpr32(index: number): number {
-    return this.#block.u32[(state.gpr >>> 2) + 2 * index] as number;
-  }
-  setGpr32(index: number, value: number): void {
-    const { u32 } = this.#block;
-    u32[(state.gpr >>> 2) + 2 * index] = value;
-    u32[(state.gpr >>> 2) + 2 * index + 1] = 0;
-  }
-  get cr2(): bigint {
-    return this.#block.get(state.cr2);
-  }
-  set cr2(value: bigint) {
-    this.#block.set(state.cr2, value);
-  }
-  get xcr0(): bigint {
-    return this.#block.get(state.xcr0);
-  }
-  set xcr0(value: bigint) {
-    this.#block.set(state.xcr0, value);
-  }
-  readDr(index: number): bigint {
-    return this.#block.get(state.dr + index * 8);
-  }
-  writeDr(index: number, value: bigint): void {
-    this.#block.set(state.dr + index * 8, value);
-  }
-  fxsave(to: Uint8Array): void {
-    fxsave(this.#block, to);
-  }
-  fxrstor(from: Uint8Array): void {
-    fxrstor(this.#block, from);
-  }
-  xsave(to: Uint8Array): void {
-    xsaveAll(this.#block, to, Number(this.model.xcr0Allowed));
-  }
-  xrstor(from: Uint8Array): void {
-    xrstorAll(this.#block, from, Number(this.model.xcr0Allowed));
-  }
-
-  // Time and interrupts
-
-  rdtsc(): number {
-    return this.clock.now(this.clock.isWall ? 0 : this.retiredInstructions());
-  }
-  setTimerDeadline(tsc: number): void {
-    this.timerDeadline = tsc;
-  }
-  interruptPending(): boolean {
-    return this.lines.isRaised() || this.rdtsc() >= this.timerDeadline;
-  }
-  acknowledgeInterrupt(): void {
-    this.lines.lower();
-  }
-  sendIpi(cpu: number): void {
-    this.lines.raise(cpu);
-  }
-  idle(): void {
-    if (!this.lines.isRaised()) this.clock.skipTo(this.timerDeadline, this.retiredInstructions());
-  }
-  retiredInstructions(): number {
-    return this.#retiredElsewhere + (this.#current?.engine.retired() ?? 0);
-  }
-  engineStatistics(bank: number): EngineStatistics | undefined {
-    const engine = this.#engines.get(bank)?.engine;
-    if (engine === undefined) return undefined;
-    const exits = [...engine.exitCounts].map((count, reason) => ({ reason: exitReasonName(reason), count }));
-    return {
-      ...engine.counts(),
-      exits: exits.filter(({ count }) => count > 0).sort((a, b) => b.count - a.count),
-    };
+  protected mayWriteCr4(value: bigint): boolean {
+    if (!this.#vmx.isInOperation || (value & CR4_VMXE) !== 0n) return true;
+    this.log("#GP: CR4.VMXE cannot be cleared in VMX operation; CR4 left as it is");
+    return false;
   }
 }

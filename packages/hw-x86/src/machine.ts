@@ -43,7 +43,7 @@ export function createMachine(options: MachineOptions = {}): MachineDescription 
   const vendor = options.vendor ?? "intel";
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > MAXIMUM_CPUS)
     throw new RangeError(`a machine has 1 to ${MAXIMUM_CPUS} CPUs, not ${cpus}`);
-  if (vendor !== "intel") throw new RangeError(`no ${vendor} CPUs in this version: SVM is not implemented`);
+  if (vendor !== "intel" && vendor !== "amd") throw new RangeError(`no ${vendor} CPUs: intel and amd are there`);
   return {
     vendor,
     cpus,

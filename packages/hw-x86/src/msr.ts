@@ -1,4 +1,4 @@
-/** MSR numbers. Source: Intel SDM Vol. 4, Architectural MSRs. */
+/** MSR numbers. Source: Intel SDM Vol. 4, Architectural MSRs; AMD64 APM Vol. 2, SVM Related MSRs. */
 export const Msr = {
   TSC: 0x10,
   APIC_BASE: 0x1b,
@@ -40,4 +40,7 @@ export const Msr = {
   GS_BASE: 0xc000_0101,
   KERNEL_GS_BASE: 0xc000_0102,
   TSC_AUX: 0xc000_0103,
+  TSC_RATIO: 0xc000_0104,
+  VM_CR: 0xc001_0114,
+  VM_HSAVE_PA: 0xc001_0117,
 } as const;

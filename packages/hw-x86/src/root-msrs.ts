@@ -4,11 +4,8 @@
  */
 
 import type { CpuModel } from "./engine/cpu.ts";
-import { state } from "./engine/cpu-state.ts";
-import { constantMsr } from "./engine/system/msrs.ts";
 import { Msr } from "./msr.ts";
 import type { StateBlock } from "./state-block.ts";
-import { vmxCapability } from "./vmx/capabilities.ts";
 
 /** Index in `RootMsrs.values` (64-bit). */
 export const Root = {
@@ -27,31 +24,22 @@ export const Root = {
   apicBase: 12,
   miscEnable: 13,
   tscAdjust: 14,
+  vmCr: 15,
+  hostSaveArea: 16,
+  tscRatio: 17,
 } as const;
 
-const OWN = new Map<number, number>([
-  [Msr.APIC_BASE, Root.apicBase],
-  [Msr.TSC_ADJUST, Root.tscAdjust],
-  [Msr.SYSENTER_CS, Root.sysenterCs],
-  [Msr.SYSENTER_ESP, Root.sysenterEsp],
-  [Msr.SYSENTER_EIP, Root.sysenterEip],
-  [Msr.MISC_ENABLE, Root.miscEnable],
-  [Msr.DEBUGCTL, Root.debugctl],
-  [Msr.PAT, Root.pat],
-  [Msr.EFER, Root.efer],
-  [Msr.FS_BASE, Root.fsBase],
-  [Msr.GS_BASE, Root.gsBase],
-]);
-
-/** MSRs in the state block, by its offsets. */
-const SHARED = new Map<number, number>([
-  [Msr.STAR, state.star],
-  [Msr.LSTAR, state.lstar],
-  [Msr.CSTAR, state.cstar],
-  [Msr.FMASK, state.fmask],
-  [Msr.KERNEL_GS_BASE, state.kernelGsBase],
-  [Msr.TSC_AUX, state.tscAux],
-]);
+/** The MSRs of a vendor's processors in root mode. */
+export interface MsrSet {
+  /** Those kept here, by index in `RootMsrs.values`. */
+  readonly own: ReadonlyMap<number, number>;
+  /** Those in the state block, by its offsets. */
+  readonly shared: ReadonlyMap<number, number>;
+  /** Value of one that always reads the same; undefined: no such MSR. */
+  constant(index: number, model: CpuModel): bigint | undefined;
+  /** False: #GP(0) for this value, beside the rules that all vendors have. */
+  accepts(index: number, value: bigint, values: BigUint64Array): boolean;
+}
 
 const HOLDS_ADDRESS = new Set<number>([
   Msr.LSTAR,
@@ -81,13 +69,15 @@ export function isPat(low: number, high: number): boolean {
 }
 
 export class RootMsrs {
-  readonly values = new BigUint64Array(16);
+  readonly values = new BigUint64Array(20);
   /** The same as halves: low at 2 * index. */
   readonly halves = new Uint32Array(this.values.buffer);
   readonly #block: StateBlock;
   readonly #model: CpuModel;
+  readonly #set: MsrSet;
 
-  constructor(block: StateBlock, model: CpuModel, isBootProcessor: boolean) {
+  constructor(set: MsrSet, block: StateBlock, model: CpuModel, isBootProcessor: boolean) {
+    this.#set = set;
     this.#block = block;
     this.#model = model;
     this.values[Root.cr0] = 0x8005_0033n;
@@ -97,20 +87,21 @@ export class RootMsrs {
     this.values[Root.dr7] = 0x400n;
     this.values[Root.apicBase] = isBootProcessor ? 0xfee0_0900n : 0xfee0_0800n;
     this.values[Root.miscEnable] = 1n;
+    this.values[Root.tscRatio] = 1n << 32n;
   }
 
-  /** The MSR is one that VM exits load, or may be. */
+  /** The MSR is kept here: VM exits load it, or may. */
   isSwitched(index: number): boolean {
-    return OWN.has(index);
+    return this.#set.own.has(index);
   }
 
   /** undefined: no such MSR. */
   read(index: number): bigint | undefined {
-    const own = OWN.get(index);
+    const own = this.#set.own.get(index);
     if (own !== undefined) return this.values[own];
-    const shared = SHARED.get(index);
+    const shared = this.#set.shared.get(index);
     if (shared !== undefined) return this.#block.get(shared);
-    return vmxCapability(index, this.#model) ?? constantMsr(index);
+    return this.#set.constant(index, this.#model);
   }
 
   /** false: #GP(0). */
@@ -119,12 +110,13 @@ export class RootMsrs {
     if (index === Msr.EFER && !this.#eferAllows(value)) return false;
     if (index === Msr.PAT && !isPat(Number(value & 0xffff_ffffn), Number(value >> 32n))) return false;
     if ((index === Msr.TSC_AUX || index === Msr.SYSENTER_CS || index === Msr.FMASK) && value >> 32n !== 0n) return false;
-    const own = OWN.get(index);
+    if (!this.#set.accepts(index, value, this.values)) return false;
+    const own = this.#set.own.get(index);
     if (own !== undefined) {
       this.values[own] = value;
       return true;
     }
-    const shared = SHARED.get(index);
+    const shared = this.#set.shared.get(index);
     if (shared === undefined) return false;
     this.#block.set(shared, value);
     return true;

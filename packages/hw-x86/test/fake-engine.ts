@@ -4,8 +4,8 @@ import { CPU_STATE, state } from "../src/engine/cpu-state.ts";
 import { type EngineCounts, EXIT_REASONS } from "../src/engine/engine-statistics.ts";
 import { type GuestMode, VM_EXIT } from "../src/engine/guest-mode.ts";
 import type { GuestEvent, StopReason } from "../src/engine/system-interface.ts";
-import type { EngineFactory } from "../src/intel-cpu.ts";
-import type { GuestEngine } from "../src/vmx/root-interface.ts";
+import type { EngineFactory } from "../src/logical-cpu-core.ts";
+import type { GuestEngine } from "../src/root-interface.ts";
 
 export type Script = (engine: FakeEngine, instructions: number) => StopReason | undefined;
 

@@ -102,6 +102,21 @@ export class FlatGuest implements GuestMode {
   vmxInstruction(mnemonic: string): boolean {
     throw new Error(`${mnemonic} in a flat guest`);
   }
+  svmInstruction(_mnemonic: string): "undefined" {
+    return "undefined";
+  }
+  rsm(): boolean {
+    return false;
+  }
+  softwareInterrupt(_vector: number): boolean {
+    return false;
+  }
+  iret(): boolean {
+    return false;
+  }
+  pushf(): void {}
+  popf(): void {}
+  registerWritten(_register: "efer" | number, _value: bigint): void {}
   readCr(_cr: number, _gpr: number, value: bigint): bigint {
     return value;
   }

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { SliceLength } from "../src/vmx/slice-length.ts";
+import { SliceLength } from "../src/slice-length.ts";
 
 test("slices begin at what interpreted code does in half a millisecond", () => {
   expect(new SliceLength().until(Number.POSITIVE_INFINITY)).toBe(50_000);

@@ -4,8 +4,9 @@
  */
 import { type Hpa, hpa } from "../src/addresses.ts";
 import { createIntelModel } from "../src/engine/system/cpuid.ts";
-import { type EngineFactory, IntelCpu } from "../src/intel-cpu.ts";
+import { IntelCpu } from "../src/intel-cpu.ts";
 import { VmxStatus } from "../src/logical-cpu.ts";
+import type { EngineFactory } from "../src/logical-cpu-core.ts";
 import { createMachine } from "../src/machine.ts";
 import type { MemoryBank } from "../src/physical-memory.ts";
 import { EntryControl, ExitControl, Primary, Secondary } from "../src/vmx/controls.ts";

@@ -191,6 +191,8 @@ export const state = {
   fourGib: at(8),
   /** 4 bytes: what this vendor's processors do, a bit for each difference in vendor-behaviour.ts. */
   vendorBehaviour: at(4),
+  /** 4 bytes: not zero where PUSHF exits. */
+  pushfIntercepted: at(4),
 } as const;
 
 if (next > CPU_STATE + CPU_STATE_BYTES) throw new Error("CPU state does not fit its block");

@@ -4,8 +4,8 @@ import type { ENGINE_IMPORTS } from "./interpreter/common-functions.ts";
 import { REGION_FUNCTION } from "./translator/region-module.ts";
 import type { TranslateMode, TranslatorStatistics } from "./translator/translator.ts";
 
-/** Basic exit reasons that an engine counts are below this. */
-export const EXIT_REASONS = 128;
+/** Basic exit reasons (SVM: exit codes, as counted) that an engine counts are below this. */
+export const EXIT_REASONS = 256;
 
 /** Counts since the engine was made, which is when its bank's first guest ran. */
 export interface EngineStatistics {

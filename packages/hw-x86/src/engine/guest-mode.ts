@@ -56,10 +56,16 @@ export interface GuestMode {
   xsaves(restores: boolean, components: bigint): void;
   /** VMCALL, VMLAUNCH, ... in guest mode: name as the manual's mnemonic. Always exits. */
   vmxInstruction(mnemonic: string): boolean;
-  /** MOV from CR: `cr` 0, 3, 4 or 8. Returns what the guest sees. Exits where configured. */
+  /** VMRUN, VMMCALL, ... in guest mode, after the checks that come before interception. */
+  svmInstruction(mnemonic: string): "exit" | "done" | "undefined";
+  /** RSM, which is undefined where it does not exit: this machine has no system-management mode. */
+  rsm(): boolean;
+  /** MOV from CR: `cr` 0, 2, 3, 4 or 8, and SMSW with -1 for the register. Returns what the guest sees. Exits where configured. */
   readCr(cr: number, gpr: number, value: bigint): bigint;
   /** MOV to CR. Returns the value to load into the register after masks; exits where configured. */
   writeCr(cr: number, gpr: number, value: bigint): bigint;
+  /** A write of CR0, CR4, CR8, CR3 or EFER is done. */
+  registerWritten(register: "efer" | number, value: bigint): void;
   /** False: the host owns TS and the guest sees it clear, so the instruction changes nothing. */
   clts(): boolean;
   /** LMSW; `memory` operand's linear address or undefined. Returns CR0 to load. */
@@ -67,6 +73,12 @@ export interface GuestMode {
   moveDr(dr: number, gpr: number, isRead: boolean): void;
   /** SGDT SIDT SLDT STR LGDT LIDT LLDT LTR, before their memory access. */
   descriptorTable(mnemonic: string): void;
+  /** INT n, before anything of it; true when it exits. IRET too. */
+  softwareInterrupt(vector: number): boolean;
+  iret(): boolean;
+  /** PUSHF, where `state.pushfIntercepted` is set, and POPF: before they change anything. */
+  pushf(): void;
+  popf(): void;
   taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt"): void;
   /** `bytes` 1, 2 or 4. For string forms `linear` is the memory operand's address, `rep` the prefix; INS/OUTS only, which
    *  exit by throwing. */

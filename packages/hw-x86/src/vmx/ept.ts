@@ -2,9 +2,10 @@
  * Extended page tables: guest-physical to host-physical, four levels, pages of 4 KiB, 2 MiB and 1 GiB, with accessed and dirty
  * flags. Source: Intel SDM Vol. 3C, The Extended Page Table Mechanism (EPT).
  */
+
+import { AbsentMemory } from "../absent-memory.ts";
 import type { Hpa } from "../addresses.ts";
 import type { SecondLevelPage } from "../engine/guest-mode.ts";
-import { BUS_READ_PAGE, BUS_WRITE_PAGE } from "../memory-banks.ts";
 import type { MemoryBank } from "../physical-memory.ts";
 
 export const EptResult = { mapped: 0, violation: 1, misconfiguration: 2 } as const;
@@ -14,7 +15,6 @@ const ACCESSED = 1 << 8;
 const DIRTY = 1 << 9;
 const LARGE = 1 << 7;
 const SPAN = 0x1_0000_0000;
-const REPORTED_PAGES = 256;
 
 /** Cached walks: direct-mapped by guest page number, four words each: page number + 1, context tag, bank offset, rights and size. */
 const CACHE_ENTRIES = 4096;
@@ -34,7 +34,7 @@ export class Ept {
   violationRights = 0;
 
   #u32: Uint32Array = new Uint32Array(0);
-  #u8: Uint8Array = new Uint8Array(0);
+  #memory: MemoryBank | undefined;
   #bank = 0;
   #bankBytes = 0;
   #firstUsable = 0;
@@ -43,18 +43,19 @@ export class Ept {
   #accessedDirty = false;
   readonly #reservedHigh: number;
   readonly #cache = new Uint32Array(CACHE_ENTRIES * 4);
-  readonly #reported = new Set<number>();
+  readonly #absent: AbsentMemory;
   readonly #log: (line: string) => void;
 
   constructor(physicalAddressBits: number, log: (line: string) => void) {
     this.#reservedHigh = reservedHigh(physicalAddressBits);
     this.#log = log;
+    this.#absent = new AbsentMemory("EPT", log);
   }
 
   /** Turns to the EPT at `pointer` (low and high half of the EPTP) in `bank`; `tag` names its cached walks. */
   use(bank: MemoryBank, pointerLow: number, tag: number): void {
     this.#u32 = bank.u32;
-    this.#u8 = bank.u8;
+    this.#memory = bank;
     this.#bank = bank.id;
     this.#bankBytes = bank.sizeBytes;
     this.#firstUsable = bank.firstFreeOffset;
@@ -73,10 +74,10 @@ export class Ept {
 
   /** Without EPT a guest-physical address is a physical one, and must lie in `bank`. */
   physical(bank: MemoryBank, address: number, access: number): SecondLevelPage {
-    this.#u8 = bank.u8;
     this.#bank = bank.id;
     const offset = address - bank.id * SPAN;
-    if (offset < bank.firstFreeOffset || offset >= bank.sizeBytes) this.#nowhere(address, address, access);
+    if (offset < bank.firstFreeOffset || offset >= bank.sizeBytes)
+      this.#absent.answer(this.page, bank, address, address, access);
     else {
       this.page.hpa = address as Hpa;
       this.page.rights = 7;
@@ -182,7 +183,8 @@ export class Ept {
     const page = this.page;
     page.pageBytes = inPage + 1;
     if ((high & 0xf_ffff) !== this.#bank || offset >= this.#bankBytes || offset < this.#firstUsable) {
-      this.#nowhere((high & 0xf_ffff) * SPAN + offset, gpaHigh * SPAN + gpaLow, access);
+      const address = (high & 0xf_ffff) * SPAN + offset;
+      this.#absent.answer(page, this.#memory as MemoryBank, address, gpaHigh * SPAN + gpaLow, access);
       return EptResult.mapped;
     }
     page.hpa = (this.#bank * SPAN + offset) as Hpa;
@@ -195,22 +197,5 @@ export class Ept {
       cache[entry + 3] = rights | (pageBits << 3);
     }
     return EptResult.mapped;
-  }
-
-  /** No memory of this bank answers at `address`: reads give ones, writes are lost. Software made a mistake, so it is said aloud. */
-  #nowhere(address: number, gpa: number, access: number): void {
-    const pageAddress = address - (address % 4096);
-    // Once a page, and no more than a log can bear: a guest repeats such accesses as fast as it can
-    if (this.#reported.size < REPORTED_PAGES && !this.#reported.has(pageAddress)) {
-      this.#reported.add(pageAddress);
-      this.#log(
-        `EPT: guest physical ${gpa.toString(16)} maps to ${address.toString(16)}, where bank ${this.#bank} has no memory`,
-      );
-    }
-    this.#u8.fill(0xff, BUS_READ_PAGE, BUS_READ_PAGE + 0x1000);
-    const page = this.page;
-    page.hpa = (this.#bank * SPAN + ((access & 2) !== 0 ? BUS_WRITE_PAGE : BUS_READ_PAGE) + (gpa % 4096)) as Hpa;
-    page.rights = (access & 2) !== 0 ? access & 3 : 5 & (access | 1);
-    page.pageBytes = 4096;
   }
 }

@@ -4,38 +4,34 @@
  * Fields; Vol. 3A, Prioritization of Concurrent Events.
  */
 import { state } from "../engine/cpu-state.ts";
-import { VM_EXIT } from "../engine/guest-mode.ts";
 import type { GuestEvent } from "../engine/system-interface.ts";
+import { GuestSlices, IPI_VECTOR, TIMER_VECTOR } from "../guest-slices.ts";
+import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { PREEMPTION_TIMER_SHIFT } from "./capabilities.ts";
 import { Activity, Blocking, ExitControl, ExitReason, Interruption, Pin, Primary } from "./controls.ts";
 import { slot } from "./fields.ts";
-import type { GuestEngine, RootCpu } from "./root-interface.ts";
-import { SliceLength } from "./slice-length.ts";
 import type { Vmcs } from "./vmcs.ts";
 import type { VmxGuest } from "./vmx-guest.ts";
-
-/** Instructions between two looks at the lines. Under icount the timer needs none: slices end exactly at the deadline. */
-const LONGEST_SLICE_ICOUNT = 1 << 20;
-
-/** Vectors that acknowledge-on-exit reports for this machine's two interrupt sources. */
-const TIMER_VECTOR = 0xec;
-const IPI_VECTOR = 0xfd;
 
 const STI_OR_MOV_SS = Blocking.bySti | Blocking.byMovSs;
 const INTERRUPTIBILITY = state.interruptibility >>> 2;
 const ACTIVITY = state.activity >>> 2;
 
-export class GuestRun {
-  readonly #cpu: RootCpu;
+export class GuestRun extends GuestSlices {
   readonly #vmcs: Vmcs;
   readonly #guest: VmxGuest;
-  readonly #sliceLength = new SliceLength();
   readonly #event: GuestEvent = { vector: 0, type: 3, errorCode: undefined, instructionLength: 0, payload: 0n, injected: true };
+  #engine: GuestEngine | undefined;
+  readonly #enter = (): void => {
+    this.#trapDue = this.#inject(this.#engine as GuestEngine);
+  };
+  /** A monitor-trap-flag exit comes next. */
+  #trapDue = false;
   /** TSC at which the VMX-preemption timer reaches zero. */
   #preemption = Number.POSITIVE_INFINITY;
 
   constructor(cpu: RootCpu, vmcs: Vmcs, guest: VmxGuest) {
-    this.#cpu = cpu;
+    super(cpu);
     this.#vmcs = vmcs;
     this.#guest = guest;
   }
@@ -43,12 +39,8 @@ export class GuestRun {
   /** Returns with the exit decided and described in `guest.exit`. Throws when the engine itself fails. */
   run(engine: GuestEngine): void {
     this.#startPreemptionTimer();
-    try {
-      const injected = this.#inject(engine);
-      this.#slices(engine, injected);
-    } catch (error) {
-      if (error !== VM_EXIT) throw engineFailure(engine, error);
-    }
+    this.#engine = engine;
+    this.runGuest(engine, this.#enter);
     (engine.exitCounts[this.#guest.exit.reason] as number)++;
   }
 
@@ -56,14 +48,14 @@ export class GuestRun {
   preemptionTimerLeft(): number {
     if (this.#preemption === Number.POSITIVE_INFINITY) return 0;
     const unit = 1 << PREEMPTION_TIMER_SHIFT;
-    return Math.max(0, Math.floor(this.#preemption / unit) - Math.floor(this.#cpu.rdtsc() / unit));
+    return Math.max(0, Math.floor(this.#preemption / unit) - Math.floor(this.cpu.rdtsc() / unit));
   }
 
   #startPreemptionTimer(): void {
     if ((this.#guest.pin & Pin.preemptionTimer) === 0) this.#preemption = Number.POSITIVE_INFINITY;
     else {
       const unit = 1 << PREEMPTION_TIMER_SHIFT;
-      this.#preemption = (Math.floor(this.#cpu.rdtsc() / unit) + this.#vmcs.low(slot.GUEST_PREEMPTION_TIMER)) * unit;
+      this.#preemption = (Math.floor(this.cpu.rdtsc() / unit) + this.#vmcs.low(slot.GUEST_PREEMPTION_TIMER)) * unit;
     }
   }
 
@@ -100,45 +92,29 @@ export class GuestRun {
     return (this.#guest.primary & Primary.monitorTrapFlag) !== 0;
   }
 
-  #slices(engine: GuestEngine, trapAtOnce: boolean): void {
-    const guest = this.#guest;
-    const cpu = this.#cpu;
-    const trapping = (guest.primary & Primary.monitorTrapFlag) !== 0;
-    let trapDue = trapAtOnce;
-    // The slice before, when it was run to its end under the wall clock, and when it began
-    let whole = 0;
-    let began = 0;
-    for (;;) {
-      const blocking = engine.u32[INTERRUPTIBILITY] as number;
-      const now = cpu.rdtsc();
-      if (whole > 0) this.#sliceLength.learn(whole, (now - began) / cpu.clock.tscKhz);
-      whole = 0;
-      if (trapDue || this.#isPending(blocking, now)) {
-        if (trapDue) this.#guest.exit.reset(ExitReason.monitorTrapFlag);
-        return;
-      }
-      const deadline = Math.min(cpu.timerDeadline, this.#preemption);
-      if (engine.u32[ACTIVITY] !== Activity.active) {
-        this.#sleep(deadline, now);
-        continue;
-      }
-      const single = trapping || (blocking & STI_OR_MOV_SS) !== 0;
-      const slice = single ? 1 : this.#sliceUntil(deadline - now);
-      const reason = engine.run(slice);
-      if (reason === "exit") return;
-      if (reason === "budget" && !single && cpu.clock.isWall) {
-        whole = slice;
-        began = now;
-      }
-      if (reason === "shutdown") throw new Error("the guest's triple fault did not exit");
-      trapDue = trapping;
-    }
+  protected deadline(): number {
+    return this.#preemption;
+  }
+  protected isTrapping(): boolean {
+    return (this.#guest.primary & Primary.monitorTrapFlag) !== 0;
+  }
+  protected trapped(): void {
+    this.#trapDue = true;
+  }
+  protected shutDown(): never {
+    throw new Error("the guest's triple fault did not exit");
+  }
+
+  protected look(_engine: GuestEngine, blocking: number, now: number): boolean {
+    if (!this.#trapDue && !this.#isPending(blocking, now)) return false;
+    if (this.#trapDue) this.#guest.exit.reset(ExitReason.monitorTrapFlag);
+    return true;
   }
 
   /** Decides for an exit by what is pending between two instructions, the most urgent first. */
   #isPending(blocking: number, now: number): boolean {
     const guest = this.#guest;
-    const cpu = this.#cpu;
+    const cpu = this.cpu;
     if (now >= this.#preemption) guest.exit.reset(ExitReason.preemptionTimer);
     else if (guest.nmiWindowOpen()) guest.exit.reset(ExitReason.nmiWindow);
     else if (guest.interruptWindowOpen()) guest.exit.reset(ExitReason.interruptWindow);
@@ -148,42 +124,10 @@ export class GuestRun {
     return true;
   }
 
-  #sliceUntil(ticks: number): number {
-    const { clock } = this.#cpu;
-    if (!clock.isWall) return Math.min(clock.instructionsFor(ticks), LONGEST_SLICE_ICOUNT);
-    return this.#sliceLength.until(ticks / clock.tscKhz);
-  }
-
-  /** HLT or shutdown in guest mode, which did not exit: until something is pending. */
-  #sleep(deadline: number, now: number): void {
-    const { clock, lines } = this.#cpu;
-    if (!clock.isWall && deadline !== Number.POSITIVE_INFINITY) clock.skipTo(deadline, this.#cpu.retiredInstructions());
-    else {
-      if (deadline === Number.POSITIVE_INFINITY)
-        this.#cpu.log("halted in guest mode with no timer armed: only an IPI can end it");
-      lines.wait((deadline - now) / clock.tscKhz);
-    }
-  }
-
   #externalInterrupt(now: number): void {
     const { exit } = this.#guest;
     exit.reset(ExitReason.externalInterrupt);
     if ((this.#vmcs.low(slot.EXIT_CONTROLS) & ExitControl.acknowledgeInterrupt) !== 0)
-      exit.interruptionInfo = (Interruption.valid | (now >= this.#cpu.timerDeadline ? TIMER_VECTOR : IPI_VECTOR)) >>> 0;
+      exit.interruptionInfo = (Interruption.valid | (now >= this.cpu.timerDeadline ? TIMER_VECTOR : IPI_VECTOR)) >>> 0;
   }
-}
-
-/** Something threw that no guest can cause: says where, and leaves the rest to the kernel. */
-function engineFailure(engine: GuestEngine, cause: unknown): Error {
-  const rip = engine.get64(state.rip);
-  let bytes = "unreadable";
-  try {
-    const buffer = new Uint8Array(15);
-    engine.readLinearBytes(engine.linear(1, rip, 1, false), buffer, true);
-    bytes = Array.from(buffer, (byte) => byte.toString(16).padStart(2, "0")).join(" ");
-  } catch {
-    // the message says so
-  }
-  const why = cause instanceof Error ? cause.message : String(cause);
-  return new Error(`guest-mode engine failed at RIP 0x${rip.toString(16)} (bytes ${bytes}): ${why}`, { cause });
 }

@@ -3,10 +3,10 @@
  * State. All copies are of 32-bit halves: VM exits are frequent, and a bigint would be an allocation.
  */
 import { CS, SEG_ACCESS, SEG_BASE, SEG_LIMIT, SEG_SELECTOR, SEGMENT_STRIDE, SS, state } from "../engine/cpu-state.ts";
+import type { GuestEngine } from "../root-interface.ts";
 import { Root, type RootMsrs } from "../root-msrs.ts";
 import { EntryControl, ExitControl } from "./controls.ts";
 import { slot } from "./fields.ts";
-import type { GuestEngine } from "./root-interface.ts";
 import type { Vmcs } from "./vmcs.ts";
 
 /** CR0 bits that VM entry never changes: ET, the reserved ones, NW and CD. */

@@ -6,6 +6,7 @@ import { bankOf, type Hpa, offsetOf } from "../addresses.ts";
 import { state } from "../engine/cpu-state.ts";
 import { type VmxInstructions, VmxStatus } from "../logical-cpu.ts";
 import type { MemoryBank } from "../physical-memory.ts";
+import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
 import { CR4_FIXED0 } from "./capabilities.ts";
 import { checkControls, checkHostState, checkInjection, isEptPointer } from "./control-checks.ts";
@@ -24,7 +25,6 @@ import { checkGuestNow, checkGuestState, type GuestStateError } from "./guest-ch
 import { GuestRun } from "./guest-run.ts";
 import { loadFullState, loadHostState, loadMovingState, saveField, saveGuestState, saveMovingState } from "./guest-state.ts";
 import { loadOnEntry, loadOnExit, storeOnExit } from "./msr-lists.ts";
-import type { BankEngine, GuestEngine, RootCpu } from "./root-interface.ts";
 import {
   activateRegion,
   CHECKED_CONTROLS,

@@ -1,8 +1,8 @@
 /** MSR areas that VM entry and exit load and store: 16 bytes an entry: number, reserved, value. Source: Intel SDM Vol. 3C, Loading MSRs. */
 import { state } from "../engine/cpu-state.ts";
 import { Msr } from "../msr.ts";
+import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { isCanonical, isPat } from "../root-msrs.ts";
-import type { GuestEngine, RootCpu } from "./root-interface.ts";
 
 /** Guest MSRs in the state block, whether shared with root mode or switched by the VMCS. */
 const GUEST = new Map<number, number>([

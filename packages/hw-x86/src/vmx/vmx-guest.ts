@@ -7,12 +7,12 @@ import { state } from "../engine/cpu-state.ts";
 import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
 import type { MemoryBanks } from "../memory-banks.ts";
+import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { CR0_FIXED0, CR4_FIXED0 } from "./capabilities.ts";
 import { Blocking, ExitReason, Interruption, Pin, Primary, Secondary } from "./controls.ts";
 import { Ept, EptResult } from "./ept.ts";
 import { ExitInformation } from "./exit-information.ts";
 import { slot } from "./fields.ts";
-import type { GuestEngine, RootCpu } from "./root-interface.ts";
 import type { Vmcs } from "./vmcs.ts";
 
 const GP = 13;
@@ -310,6 +310,23 @@ export class VmxGuest implements GuestMode {
     // VMFUNC and what else is not offered
     return reason === undefined ? this.engine.raise(UD) : this.#exitAfter(reason);
   }
+  /** Of the other vendor: undefined opcodes. */
+  svmInstruction(_mnemonic: string): "undefined" {
+    return "undefined";
+  }
+  // What VMX does not intercept
+  rsm(): boolean {
+    return false;
+  }
+  softwareInterrupt(_vector: number): boolean {
+    return false;
+  }
+  iret(): boolean {
+    return false;
+  }
+  pushf(): void {}
+  popf(): void {}
+  registerWritten(_register: "efer" | number, _value: bigint): void {}
   /** "Descriptor-table exiting" is not offered by the capability MSRs. */
   descriptorTable(_mnemonic: string): void {}
 
@@ -324,6 +341,8 @@ export class VmxGuest implements GuestMode {
       case 3:
         if ((this.primary & Primary.cr3StoreExiting) !== 0)
           this.#exitByInstruction(ExitReason.controlRegister, 3 | (1 << 4) | (gpr << 8));
+        return value;
+      case 2:
         return value;
       default:
         if ((this.primary & Primary.cr8StoreExiting) !== 0)
@@ -341,6 +360,8 @@ export class VmxGuest implements GuestMode {
       case 3:
         if ((this.primary & Primary.cr3LoadExiting) !== 0 && !this.#isCr3Target(value))
           this.#exitByInstruction(ExitReason.controlRegister, 3 | (gpr << 8));
+        return value;
+      case 2:
         return value;
       default:
         if ((this.primary & Primary.cr8LoadExiting) !== 0) this.#exitByInstruction(ExitReason.controlRegister, 8 | (gpr << 8));

@@ -3,6 +3,7 @@ import { GS, SEG_BASE, SEG_EFFECTIVE_BASE, segmentOffset, state } from "../cpu-s
 import type { Emitter, Int } from "../emitter.ts";
 import { type Form, type FormOperand, form, type Instruction, instruction, sdm } from "../instruction.ts";
 import { op } from "../operation.ts";
+import { SVM_MNEMONICS } from "../system/helpers-svm.ts";
 import { VMX_MNEMONICS } from "../system/helpers-vmx.ts";
 import { pop, push } from "./stack-access.ts";
 
@@ -61,7 +62,8 @@ export const PUSHF = instruction("PUSHF/PUSHFD/PUSHFQ", {
   source: sdm("2B", "PUSHF/PUSHFD/PUSHFQ - Push EFLAGS Register Onto the Stack"),
   forms: [form("9C", "", "default64")],
   semantics(e) {
-    e.if(e.bit(e.state(state.systemFlags, 32), VM_BIT), () => {
+    const isChecked = e.or1(e.bit(e.state(state.systemFlags, 32), VM_BIT), e.ne(e.state(state.pushfIntercepted, 32), e.int(0)));
+    e.if(isChecked, () => {
       e.helper("checkFlagAccess");
     });
     push(e, e.truncate(e.and(e.readFlags(), e.int(PUSHED_FLAGS)), e.size));
@@ -272,6 +274,22 @@ const vmxRows: readonly Instruction[] = VMX_MNEMONICS.map((mnemonic, index) =>
   }),
 );
 
+/** SVM instructions by opcode. */
+const SVM_FORMS: Readonly<Record<(typeof SVM_MNEMONICS)[number], Form>> = {
+  VMRUN: form("0F 01 D8", ""),
+  VMMCALL: form("0F 01 D9", ""),
+  VMLOAD: form("0F 01 DA", ""),
+  VMSAVE: form("0F 01 DB", ""),
+  STGI: form("0F 01 DC", ""),
+  CLGI: form("0F 01 DD", ""),
+  SKINIT: form("0F 01 DE", ""),
+  INVLPGA: form("0F 01 DF", ""),
+};
+const svmRows: readonly Instruction[] = SVM_MNEMONICS.map((mnemonic, index) =>
+  helperRow(mnemonic, `AMD64 APM Vol. 3, ${mnemonic}`, [SVM_FORMS[mnemonic]], "svmInstruction", index),
+);
+export const RSM = helperRow("RSM", sdm("2B", "RSM - Resume From System Management Mode"), [form("0F AA", "")], "resume");
+
 export const system: readonly Instruction[] = [
   CLI,
   STI,
@@ -303,4 +321,6 @@ export const system: readonly Instruction[] = [
   RDPMC,
   SWAPGS,
   ...vmxRows,
+  ...svmRows,
+  RSM,
 ];

@@ -27,7 +27,7 @@ export const Cr4 = {
   VMXE: 0x2000,
   OSXSAVE: 0x4_0000,
 } as const;
-export const Efer = { SCE: 0x1, LME: 0x100, LMA: 0x400, NXE: 0x800 } as const;
+export const Efer = { SCE: 0x1, LME: 0x100, LMA: 0x400, NXE: 0x800, SVME: 0x1000 } as const;
 export const Flag = {
   CF: 0x1,
   PF: 0x4,

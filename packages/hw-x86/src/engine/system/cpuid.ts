@@ -4,45 +4,46 @@ import { state } from "../cpu-state.ts";
 import { areaBytes, COMPONENTS, Xstate } from "../fpu/xsave-layout.ts";
 import { Cr0, Cr4, Efer } from "./bits.ts";
 
-interface CpuidResult {
+export interface CpuidResult {
   eax: number;
   ebx: number;
   ecx: number;
   edx: number;
 }
 
-const bits = (...numbers: number[]): number => numbers.reduce((all, bit) => all | (1 << bit), 0) >>> 0;
+/** A word with these bits set. */
+export const bits = (...numbers: number[]): number => numbers.reduce((all, bit) => all | (1 << bit), 0) >>> 0;
 
 /** Family 6, model 44, stepping 2: a 64-bit Intel core from before AVX. */
 const SIGNATURE = 0x0002_06c2;
-const CLFLUSH_8_QUADWORDS = 0x800;
-const ONE_LOGICAL_PROCESSOR = 1 << 16;
+export const CLFLUSH_8_QUADWORDS = 0x800;
+export const ONE_LOGICAL_PROCESSOR = 1 << 16;
 /** MONITOR VMX CX16 POPCNT XSAVE. */
 const LEAF_1_ECX = bits(3, 5, 13, 23, 26);
 /** FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
-const LEAF_1_EDX = bits(0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26);
+export const LEAF_1_EDX = bits(0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26);
 /** ARCH_CAPABILITIES. */
 const LEAF_7_EDX = bits(29);
 /** LAHF in 64-bit mode. */
 const EXTENDED_1_ECX = bits(0);
 /** SYSCALL NX 1-GiB pages RDTSCP LM. */
-const EXTENDED_1_EDX = bits(11, 20, 26, 27, 29);
-const INVARIANT_TSC = bits(8);
-const ARAT = bits(2);
-const PHYSICAL_ADDRESS_BITS = 52;
-const LINEAR_ADDRESS_BITS = 48;
-const BRAND = "mkvm software processor";
+export const EXTENDED_1_EDX = bits(11, 20, 26, 27, 29);
+export const INVARIANT_TSC = bits(8);
+export const ARAT = bits(2);
+export const PHYSICAL_ADDRESS_BITS = 52;
+export const LINEAR_ADDRESS_BITS = 48;
+export const BRAND = "mkvm software processor";
 const LAST_BASIC = 0xd;
 /** XSAVEOPT XSAVEC, XGETBV of what is in use, XSAVES. */
 const XSAVE_FEATURES = bits(0, 1, 2, 3);
-const XCR0_ALLOWED = Xstate.x87 | Xstate.sse | Xstate.avx;
+export const XCR0_ALLOWED = Xstate.x87 | Xstate.sse | Xstate.avx;
 const LAST_EXTENDED = 0x8000_0008;
 
-function result(eax = 0, ebx = 0, ecx = 0, edx = 0): CpuidResult {
+export function result(eax = 0, ebx = 0, ecx = 0, edx = 0): CpuidResult {
   return { eax: eax >>> 0, ebx: ebx >>> 0, ecx: ecx >>> 0, edx: edx >>> 0 };
 }
 
-function text(source: string, start: number): CpuidResult {
+export function text(source: string, start: number): CpuidResult {
   const word = (at: number): number =>
     [0, 1, 2, 3].reduce((all, byte) => all | ((source.charCodeAt(at + byte) || 0) << (byte * 8)), 0);
   return result(word(start), word(start + 4), word(start + 8), word(start + 12));
@@ -61,7 +62,7 @@ function cacheLeaf(subleaf: number): CpuidResult {
 }
 
 /** Sizes with all components enabled: `currentCpuid` has those of XCR0. */
-function xsaveLeaf(subleaf: number): CpuidResult {
+export function xsaveLeaf(subleaf: number): CpuidResult {
   const size = areaBytes(XCR0_ALLOWED, false);
   if (subleaf === 0) return result(XCR0_ALLOWED, size, size);
   if (subleaf === 1) return result(XSAVE_FEATURES, areaBytes(XCR0_ALLOWED, true));
@@ -119,6 +120,14 @@ function intelCpuid(leaf: number, subleaf: number): CpuidResult {
   }
 }
 
+/** Bits of control registers that both vendors' machines have. */
+export const CR0_ALLOWED = BigInt(
+  (Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG) >>> 0,
+);
+export const CR4_ALLOWED = BigInt(
+  Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.OSXSAVE,
+);
+
 /** The Intel-type machine: 64-bit, SSE2, VMX. */
 export function createIntelModel(): CpuModel {
   return {
@@ -129,12 +138,8 @@ export function createIntelModel(): CpuModel {
       const isKnown = index <= LAST_BASIC || (index >= 0x8000_0000 && index <= LAST_EXTENDED);
       return intelCpuid(isKnown ? index : LAST_BASIC, subleaf >>> 0);
     },
-    cr0Allowed: BigInt(
-      (Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG) >>> 0,
-    ),
-    cr4Allowed: BigInt(
-      Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.OSXSAVE | Cr4.VMXE,
-    ),
+    cr0Allowed: CR0_ALLOWED,
+    cr4Allowed: CR4_ALLOWED | BigInt(Cr4.VMXE),
     xcr0Allowed: BigInt(XCR0_ALLOWED),
     eferAllowed: BigInt(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE),
     physicalAddressBits: PHYSICAL_ADDRESS_BITS,

@@ -26,13 +26,15 @@ export const flagHelpers: HelperTable = {
     cpu.set32(state.interruptibility, blocking | 1);
     if (!isAwaited) cpu.shadowNextInstruction();
   },
-  /** PUSHF and POPF in virtual-8086 mode need IOPL 3. */
+  /** PUSHF and POPF in virtual-8086 mode need IOPL 3. For PUSHF, there or where it is intercepted. */
   checkFlagAccess(cpu) {
+    cpu.guest.pushf();
     if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
   },
   /** POPF: low 32 bits of the popped value, operand bytes. */
   loadFlags(cpu, popped, bytes) {
     if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
+    cpu.guest.popf();
     const cpl = isVirtual8086(cpu) ? 3 : cplOf(cpu);
     // RF is cleared, VM keeps its value.
     changeFlags(cpu, mergedFlags(cpu, popped, bytes as TransferBytes, cpl) & ~Flag.RF);

@@ -6,7 +6,7 @@ import type { HelperTable } from "../helpers.ts";
 import { Cr0, Cr4, Vector } from "./bits.ts";
 import { currentCpuid } from "./cpuid.ts";
 import { argument, operandAddress, operandSegment, registerNumber, setResult } from "./helper-operands.ts";
-import { readMsr, writeMsr } from "./msrs.ts";
+import { Msr, readMsr, writeMsr } from "./msrs.ts";
 import { cplOf, is64Bit, isCanonical, isProtected } from "./processor-mode.ts";
 import { writeCr0, writeCr3, writeCr4, writeCr8 } from "./registers.ts";
 import { linear } from "./segmentation.ts";
@@ -65,20 +65,21 @@ export const registerHelpers: HelperTable = {
   readControl(cpu, cr, field) {
     const offset = checkControlRegister(cpu, cr);
     const value = cpu.get64(offset);
-    setResult(cpu, cr === 2 ? value : cpu.guest.readCr(cr, registerNumber(cpu, field), value));
+    setResult(cpu, cpu.guest.readCr(cr, registerNumber(cpu, field), value));
   },
   writeControl(cpu, cr, field) {
     const offset = checkControlRegister(cpu, cr);
     const given = is64Bit(cpu) ? argument(cpu) : BigInt.asUintN(32, argument(cpu));
-    if (cr === 2) {
-      cpu.set64(offset, given);
-      return;
-    }
     const value = cpu.guest.writeCr(cr, registerNumber(cpu, field), given);
-    if (cr === 0) writeCr0(cpu, value);
+    if (cr === 2) cpu.set64(offset, value);
+    else if (cr === 0) writeCr0(cpu, value);
     else if (cr === 3) writeCr3(cpu, value);
     else if (cr === 4) writeCr4(cpu, value);
-    else writeCr8(cpu, value);
+    else {
+      writeCr8(cpu, value);
+      if (cpu.guest.windowOpened()) cpu.requestStop();
+    }
+    cpu.guest.registerWritten(cr, value);
   },
   readDebug(cpu, dr, field) {
     const index = checkDebugRegister(cpu, dr);
@@ -108,7 +109,7 @@ export const registerHelpers: HelperTable = {
   },
   /** SMSW; result 0: CR0 as the guest reads it. It has no privilege check and no exit. */
   storeMachineStatus(cpu) {
-    setResult(cpu, cpu.guest.readCr(0, 0, cpu.get64(state.cr0)));
+    setResult(cpu, cpu.guest.readCr(0, -1, cpu.get64(state.cr0)));
   },
 
   invalidatePage(cpu) {
@@ -144,6 +145,7 @@ export const registerHelpers: HelperTable = {
     if (cpu.guest.wrmsr(index)) return;
     const value = (BigInt(low32(cpu.reg(RDX))) << 32n) | BigInt(low32(cpu.reg(RAX)));
     if (!writeMsr(cpu, index, value)) cpu.raise(Vector.GP, 0);
+    if (index === Msr.EFER) cpu.guest.registerWritten("efer", cpu.get64(state.efer));
   },
   cpuid(cpu) {
     if (cpu.guest.cpuid()) return;

@@ -42,9 +42,12 @@ export const transferHelpers: HelperTable = {
   jumpFarIndirect: (cpu, bytes) => indirect(cpu, bytes as TransferBytes, false),
   callFarIndirect: (cpu, bytes) => indirect(cpu, bytes as TransferBytes, true),
   returnFar: (cpu, bytes, release) => returnFar(cpu, bytes as TransferBytes, release & 0xffff),
-  interruptReturn: (cpu, bytes) => interruptReturn(cpu, bytes as TransferBytes),
+  interruptReturn(cpu, bytes) {
+    if (!cpu.guest.iret()) interruptReturn(cpu, bytes as TransferBytes);
+  },
   interrupt(cpu, vector) {
     if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
+    if (cpu.guest.softwareInterrupt(vector & 0xff)) return;
     softwareEvent(cpu, vector & 0xff, 4);
   },
   interrupt3: (cpu) => softwareEvent(cpu, Vector.BP, 6),

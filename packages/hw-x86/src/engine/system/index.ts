@@ -4,6 +4,7 @@ import { flagHelpers } from "./helpers-flags.ts";
 import { ioHelpers } from "./helpers-io.ts";
 import { registerHelpers } from "./helpers-registers.ts";
 import { segmentHelpers } from "./helpers-segments.ts";
+import { svmHelpers } from "./helpers-svm.ts";
 import { transferHelpers } from "./helpers-transfers.ts";
 import { vmxHelpers } from "./helpers-vmx.ts";
 
@@ -13,5 +14,6 @@ export const systemHelpers: HelperTable = {
   ...registerHelpers,
   ...segmentHelpers,
   ...transferHelpers,
+  ...svmHelpers,
   ...vmxHelpers,
 };

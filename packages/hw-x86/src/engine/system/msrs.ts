@@ -2,7 +2,7 @@
  * The model-specific registers that the CPU itself holds (Intel SDM Vol. 4, Model-Specific Registers). What guests read and
  * write is mostly decided by their hypervisor; this is what lies underneath, and what entry and exit lists load and store.
  */
-import type { Cpu } from "../cpu.ts";
+import type { Cpu, CpuModel } from "../cpu.ts";
 import { FS, GS, segmentOffset, state } from "../cpu-state.ts";
 import { isCanonical } from "./processor-mode.ts";
 import { writeEfer } from "./registers.ts";
@@ -34,6 +34,8 @@ export const Msr = {
   GS_BASE: 0xc000_0101,
   KERNEL_GS_BASE: 0xc000_0102,
   TSC_AUX: 0xc000_0103,
+  HWCR: 0xc001_0015,
+  DE_CFG: 0xc001_1029,
 } as const;
 
 /** Registers that are a field of the state block and nothing more: field, and what may be written. */
@@ -86,14 +88,24 @@ const constants = new Map<number, bigint>([
   // There are no supervisor state components
   [Msr.XSS, 0n],
 ]);
+/** LFENCE serialises. */
+const DE_CFG_VALUE = 2n;
+/** The same for AMD's processors, which lack Intel's own. Source: AMD64 APM Vol. 2, MSR Cross-Reference. */
+const amdConstants = new Map<number, bigint>([
+  ...[...constants].filter(([index]) => index !== Msr.FEATURE_CONTROL && index !== Msr.ARCH_CAPABILITIES),
+  [Msr.HWCR, 0n],
+  [Msr.DE_CFG, DE_CFG_VALUE],
+]);
+const constantsOf = { intel: constants, amd: amdConstants } as const;
 /** Value of a register that is the same in root mode and in guests; undefined: not one of these. */
-export const constantMsr = (index: number): bigint | undefined => constants.get(index);
+export const constantMsr = (index: number, vendor: CpuModel["vendor"]): bigint | undefined => constantsOf[vendor].get(index);
+const isMissing = (cpu: Cpu, index: number): boolean => cpu.model.vendor === "amd" && index === Msr.MISC_ENABLE;
 const writableConstants: readonly number[] = [Msr.BIOS_SIGN_ID, Msr.MTRR_DEF_TYPE, Msr.MCG_STATUS, Msr.DEBUGCTL, Msr.XSS];
 
 /** undefined: #GP(0). */
 export function readMsr(cpu: Cpu, index: number): bigint | undefined {
   const field = fields.get(index);
-  if (field !== undefined) return cpu.get64(field.offset);
+  if (field !== undefined) return isMissing(cpu, index) ? undefined : cpu.get64(field.offset);
   switch (index) {
     case Msr.TSC:
       return cpu.guest.guestTsc();
@@ -104,7 +116,7 @@ export function readMsr(cpu: Cpu, index: number): bigint | undefined {
     case Msr.GS_BASE:
       return cpu.get64(segmentOffset(GS));
     default:
-      return constants.get(index);
+      return constantMsr(index, cpu.model.vendor);
   }
 }
 
@@ -112,7 +124,7 @@ export function readMsr(cpu: Cpu, index: number): bigint | undefined {
 export function writeMsr(cpu: Cpu, index: number, value: bigint): boolean {
   const field = fields.get(index);
   if (field !== undefined) {
-    if (!field.accepts(value)) return false;
+    if (isMissing(cpu, index) || !field.accepts(value)) return false;
     cpu.set64(field.offset, value);
     return true;
   }
@@ -128,6 +140,6 @@ export function writeMsr(cpu: Cpu, index: number, value: bigint): boolean {
       return true;
     }
     default:
-      return writableConstants.includes(index) && (constants.get(index) === value || value === 0n);
+      return writableConstants.includes(index) && (constantMsr(index, cpu.model.vendor) === value || value === 0n);
   }
 }

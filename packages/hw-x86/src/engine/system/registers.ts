@@ -34,6 +34,13 @@ function loadPdptes(cpu: Cpu, cr0: bigint, cr3: bigint, cr4: bigint, efer: bigin
   for (let i = 0; i < 4; i++) cpu.set64(state.pdpte + i * 8, entries[i]);
 }
 
+/** Loads the PDPTE registers from memory as they lie there, as VMRUN does. */
+export function reloadPdptes(cpu: Cpu): void {
+  const start = Number(cpu.get64(state.cr3) & 0xffff_ffe0n);
+  for (let i = 0; i < 4; i++)
+    cpu.set64(state.pdpte + i * 8, cpu.view.getBigUint64(translatePhysical(cpu, start + i * 8, READ), true));
+}
+
 export function writeCr0(cpu: Cpu, value: bigint): void {
   if (value >> 32n !== 0n) cpu.raise(Vector.GP, 0);
   const next = (value & cpu.model.cr0Allowed) | BigInt(Cr0.ET);

@@ -1,12 +1,12 @@
-/** What the VMX unit needs of the logical CPU around it. */
+/** What the VMX or SVM unit needs of the logical CPU around it. */
 
-import type { Clock } from "../clock.ts";
-import type { Cpu, CpuModel } from "../engine/cpu.ts";
-import type { EngineControl } from "../engine/system-interface.ts";
-import type { InterruptLines } from "../interrupt-lines.ts";
-import type { MemoryBanks } from "../memory-banks.ts";
-import type { MemoryBank } from "../physical-memory.ts";
-import type { RootMsrs } from "../root-msrs.ts";
+import type { Clock } from "./clock.ts";
+import type { Cpu, CpuModel } from "./engine/cpu.ts";
+import type { EngineControl } from "./engine/system-interface.ts";
+import type { InterruptLines } from "./interrupt-lines.ts";
+import type { MemoryBanks } from "./memory-banks.ts";
+import type { MemoryBank } from "./physical-memory.ts";
+import type { RootMsrs } from "./root-msrs.ts";
 import type { TranslationTags } from "./translation-tags.ts";
 
 export type GuestEngine = Cpu & EngineControl;
@@ -26,6 +26,9 @@ export interface RootCpu {
   readonly lines: InterruptLines;
   readonly msrs: RootMsrs;
   readonly timerDeadline: number;
+  interruptPending(): boolean;
+  /** Acknowledges the most urgent pending interrupt; its vector. */
+  takeInterrupt(): number;
   log(line: string): void;
   /** Turns to a bank: its engine, holding the CPU's registers. */
   turnTo(bank: MemoryBank): BankEngine;

@@ -1,5 +1,6 @@
 /**
- * Names for sets of cached guest translations in one bank: one tag for each (VPID, EPT context). An invalidation does not search
+ * Names for sets of cached guest translations in one bank: one tag for each VPID or ASID and
+ * second-level table. An invalidation does not search
  * for entries, it retires the tags that it concerns; the next entry gets a tag that nothing is cached under.
  */
 
@@ -13,7 +14,7 @@ export class TranslationTags {
   readonly #contexts: Context[] = [];
   #last = 0;
 
-  /** Tag of the translations of `vpid` under EPT context `eptTag` (0: no EPT). */
+  /** Tag of the translations of `vpid` (SVM: an ASID) under EPT context `eptTag` (SVM: under that nested CR3; 0: no second level). */
   tagFor(vpid: number, eptTag: number): number {
     const contexts = this.#contexts;
     for (let i = 0; i < contexts.length; i++) {

@@ -1,0 +1,48 @@
+/** A logical CPU with SVM. */
+import type { CpuModel } from "./engine/cpu.ts";
+import type { SvmInstructions } from "./logical-cpu.ts";
+import { type EngineFactory, LogicalCpuCore } from "./logical-cpu-core.ts";
+import type { MachineDescription } from "./machine.ts";
+import { RootMsrs } from "./root-msrs.ts";
+import { amdMsrs } from "./svm/amd-msrs.ts";
+import { SvmInstructionSet } from "./svm/instructions.ts";
+import type { SvmGuest } from "./svm/svm-guest.ts";
+import { exitCodeName, exitOfCounter } from "./svm/vmcb.ts";
+import { absentVmx } from "./vmx/absent-vmx.ts";
+
+export class AmdCpu extends LogicalCpuCore {
+  readonly vendor = "amd";
+  readonly msrs: RootMsrs;
+  readonly vmx = absentVmx;
+  readonly svm: SvmInstructions;
+  readonly #svm: SvmInstructionSet;
+
+  constructor(
+    machine: MachineDescription,
+    id: number,
+    model: CpuModel,
+    makeEngine: EngineFactory,
+    log: (line: string) => void,
+  ) {
+    super(machine, id, model, makeEngine, log);
+    this.msrs = new RootMsrs(amdMsrs, this.block, model, id === 0);
+    this.#svm = new SvmInstructionSet(this);
+    this.svm = this.#svm;
+  }
+
+  protected get guestMode(): SvmGuest {
+    return this.#svm.guestMode;
+  }
+  /** VMRUN finds everything anew. */
+  protected bankGoesAway(): void {}
+  protected hostRegisterWritten(): void {}
+  protected exitName(counter: number): string {
+    return exitCodeName(exitOfCounter(counter));
+  }
+
+  protected mayWriteCr4(value: bigint): boolean {
+    if ((value & ~this.model.cr4Allowed) === 0n) return true;
+    this.log("#GP: CR4 has bits that this processor lacks; CR4 left as it is");
+    return false;
+  }
+}

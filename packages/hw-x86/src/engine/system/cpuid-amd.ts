@@ -1,0 +1,88 @@
+/** CPUID of the AMD-type machine: what works, and only that. Source: AMD64 APM Vol. 3, Obtaining Processor Information Via the CPUID Instruction. */
+import type { CpuModel } from "../cpu.ts";
+import { Efer } from "./bits.ts";
+import {
+  ARAT,
+  BRAND,
+  bits,
+  CLFLUSH_8_QUADWORDS,
+  type CpuidResult,
+  CR0_ALLOWED,
+  CR4_ALLOWED,
+  EXTENDED_1_EDX,
+  INVARIANT_TSC,
+  LEAF_1_EDX,
+  LINEAR_ADDRESS_BITS,
+  ONE_LOGICAL_PROCESSOR,
+  PHYSICAL_ADDRESS_BITS,
+  result,
+  text,
+  XCR0_ALLOWED,
+  xsaveLeaf,
+} from "./cpuid.ts";
+
+/** Family 16 (10h), model 4, stepping 2: a 64-bit core with nested paging from before AVX. */
+const SIGNATURE = 0x0010_0f42;
+/** MONITOR CX16 POPCNT XSAVE. */
+const LEAF_1_ECX = bits(3, 13, 23, 26);
+/** LAHF in 64-bit mode, SVM. */
+const EXTENDED_1_ECX = bits(0, 2);
+/** What leaf 1 tells, where AMD's processors tell it again: FPU to MTRR without SEP, PGE to PSE36, MMX, FXSR. */
+const REPEATED_EDX = LEAF_1_EDX & bits(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24);
+const SVM_REVISION = 1;
+/** NP, NRIPS, TscRateMsr, VmcbClean, FlushByAsid, DecodeAssists, PauseFilter, PauseFilterThreshold, vGIF, vNMI. */
+const SVM_FEATURES = bits(0, 3, 4, 5, 6, 7, 10, 12, 16, 25);
+/** ASIDs, that of the host included. */
+export const ASIDS = 0x8000;
+const LAST_BASIC = 0xd;
+const LAST_EXTENDED = 0x8000_000a;
+
+function amdCpuid(leaf: number, subleaf: number): CpuidResult {
+  switch (leaf) {
+    case 0:
+    case 0x8000_0000:
+      return result(leaf === 0 ? LAST_BASIC : LAST_EXTENDED, 0x6874_7541, 0x444d_4163, 0x6974_6e65);
+    case 1:
+      return result(SIGNATURE, CLFLUSH_8_QUADWORDS | ONE_LOGICAL_PROCESSOR, LEAF_1_ECX, LEAF_1_EDX);
+    case 5:
+      return result(64, 64, 3);
+    case 6:
+      return result(ARAT);
+    case 0xd:
+      return xsaveLeaf(subleaf);
+    case 0x8000_0001:
+      return result(SIGNATURE, 0, EXTENDED_1_ECX, EXTENDED_1_EDX | REPEATED_EDX);
+    case 0x8000_0002:
+    case 0x8000_0003:
+    case 0x8000_0004:
+      return text(BRAND, (leaf - 0x8000_0002) * 16);
+    case 0x8000_0005:
+      // 64 KiB each for data and code, 2 ways, lines of 64 bytes
+      return result(0, 0, 0x4002_0140, 0x4002_0140);
+    case 0x8000_0006:
+      // 512 KiB, 16 ways, lines of 64 bytes
+      return result(0, 0, 0x0200_8140);
+    case 0x8000_0007:
+      return result(0, 0, 0, INVARIANT_TSC);
+    case 0x8000_0008:
+      return result(PHYSICAL_ADDRESS_BITS | (LINEAR_ADDRESS_BITS << 8));
+    case 0x8000_000a:
+      return result(SVM_REVISION, ASIDS, 0, SVM_FEATURES);
+    default:
+      return result();
+  }
+}
+
+/** The AMD-type machine: 64-bit, SSE2, SVM. */
+export function createAmdModel(): CpuModel {
+  return {
+    vendor: "amd",
+    // Leaves that do not exist read as zero
+    cpuid: (leaf, subleaf) => amdCpuid(leaf >>> 0, subleaf >>> 0),
+    cr0Allowed: CR0_ALLOWED,
+    cr4Allowed: CR4_ALLOWED,
+    xcr0Allowed: BigInt(XCR0_ALLOWED),
+    eferAllowed: BigInt(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | Efer.SVME),
+    physicalAddressBits: PHYSICAL_ADDRESS_BITS,
+  };
+}

@@ -1,0 +1,229 @@
+/**
+ * The SVM instructions of one logical CPU. Source: AMD64 APM Vol. 2, Secure Virtual Machine. A broken rule has the outcome that the
+ * manual says; the hardware's log names the rule, which silicon does not.
+ */
+import { bankOf, type Hpa, offsetOf } from "../addresses.ts";
+import { state } from "../engine/cpu-state.ts";
+import { Efer, FLAGS_DEFINED, FLAGS_FIXED } from "../engine/system/bits.ts";
+import { type SvmInstructions, SvmStatus } from "../logical-cpu.ts";
+import type { MemoryBank } from "../physical-memory.ts";
+import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
+import { Root } from "../root-msrs.ts";
+import type { StateBlock } from "../state-block.ts";
+import { GuestRun } from "./guest-run.ts";
+import { loadGuestState, loadHiddenState, saveGuestState, saveHiddenState } from "./guest-state.ts";
+import { SvmGuest } from "./svm-guest.ts";
+import { Control, Event, ExitCode, Save, TlbControl } from "./vmcb.ts";
+import { Vmcb } from "./vmcb-access.ts";
+import { refusal } from "./vmrun-checks.ts";
+
+export interface SvmCpu extends RootCpu {
+  readonly block: StateBlock;
+}
+
+export class SvmInstructionSet implements SvmInstructions {
+  gif = true;
+  readonly #cpu: SvmCpu;
+  readonly #vmcb = new Vmcb();
+  /** The VMCB of VMLOAD and VMSAVE, which need not be that of VMRUN. */
+  readonly #other = new Vmcb();
+  readonly #guest: SvmGuest;
+  readonly #run: GuestRun;
+  #saveAreaReported = false;
+
+  constructor(cpu: SvmCpu) {
+    this.#cpu = cpu;
+    this.#guest = new SvmGuest(cpu, this.#vmcb);
+    this.#run = new GuestRun(cpu, this.#vmcb, this.#guest);
+  }
+
+  /** For engines to be made with. */
+  get guestMode(): SvmGuest {
+    return this.#guest;
+  }
+
+  #isOn(): boolean {
+    return ((this.#cpu.msrs.halves[2 * Root.efer] as number) & Efer.SVME) !== 0;
+  }
+  #isVmcbAddress(address: number): boolean {
+    return (
+      Number.isInteger(address) && address >= 0 && address % 4096 === 0 && address < 2 ** this.#cpu.model.physicalAddressBits
+    );
+  }
+  /** Status of an instruction with a VMCB operand before it does anything. */
+  #check(address: number): SvmStatus {
+    if (!this.#isOn()) return SvmStatus.undefinedOpcode;
+    return this.#isVmcbAddress(address) ? SvmStatus.succeed : SvmStatus.generalProtection;
+  }
+  #bankOf(address: Hpa, mnemonic: string): MemoryBank | undefined {
+    const bank = this.#cpu.memory.holding(address, 4096);
+    if (bank === undefined) this.#cpu.log(`${mnemonic} of a VMCB at ${address.toString(16)}, where no memory is`);
+    return bank;
+  }
+
+  vmload(address: Hpa): SvmStatus {
+    const status = this.#check(address);
+    const bank = status === SvmStatus.succeed ? this.#bankOf(address, "VMLOAD") : undefined;
+    if (bank === undefined) return status;
+    this.#other.point(bank, offsetOf(address));
+    loadHiddenState(this.#cpu.block, this.#other);
+    return status;
+  }
+  vmsave(address: Hpa): SvmStatus {
+    const status = this.#check(address);
+    const bank = status === SvmStatus.succeed ? this.#bankOf(address, "VMSAVE") : undefined;
+    if (bank === undefined) return status;
+    this.#other.point(bank, offsetOf(address));
+    saveHiddenState(this.#cpu.block, this.#other);
+    return status;
+  }
+
+  stgi(): SvmStatus {
+    if (!this.#isOn()) return SvmStatus.undefinedOpcode;
+    this.gif = true;
+    return SvmStatus.succeed;
+  }
+  clgi(): SvmStatus {
+    if (!this.#isOn()) return SvmStatus.undefinedOpcode;
+    this.gif = false;
+    return SvmStatus.succeed;
+  }
+
+  /** Dropping more than asked is allowed, so single addresses are not told apart. */
+  invlpga(_linear: bigint, asid: number): SvmStatus {
+    if (!this.#isOn()) return SvmStatus.undefinedOpcode;
+    for (const { tags } of this.#cpu.engines()) tags.retireVpid(asid >>> 0);
+    return SvmStatus.succeed;
+  }
+
+  vmrun(address: Hpa): SvmStatus {
+    const status = this.#check(address);
+    if (status !== SvmStatus.succeed) return status;
+    this.gif = false;
+    const bank = this.#bankOf(address, "VMRUN");
+    // All ones are no VMCB, and where there is no memory nothing can be told of it
+    if (bank === undefined) return status;
+    this.#touchHostSaveArea();
+    const vmcb = this.#vmcb;
+    vmcb.point(bank, offsetOf(address));
+    const rule = refusal(vmcb, this.#cpu.model);
+    if (rule !== undefined) {
+      this.#cpu.log(`VMRUN: ${rule}`);
+      this.#refuse();
+      return status;
+    }
+    const guest = this.#guest;
+    guest.bank = bank.id;
+    guest.useControls();
+    const current = this.#selectEngine(bank);
+    const { engine } = current;
+    this.#selectTranslations(current);
+    this.#load(engine);
+    this.#run.run(engine);
+    this.#exit(engine);
+    return status;
+  }
+
+  #refuse(): void {
+    const vmcb = this.#vmcb;
+    vmcb.setPair(Control.EXIT_CODE, 0xffff_ffff, 0xffff_ffff);
+    vmcb.setPair(Control.EXIT_INFO_1, 0, 0);
+    vmcb.setPair(Control.EXIT_INFO_2, 0, 0);
+    vmcb.setPair(Control.EXIT_INTERRUPT_INFO, 0, 0);
+  }
+
+  /**
+   * Silicon keeps the host's registers there in a form of its own. Here they are kept elsewhere, but what lies in the area is lost all
+   * the same, and an area that nobody has set up is told of.
+   */
+  #touchHostSaveArea(): void {
+    const { msrs, memory } = this.#cpu;
+    const area = Number(msrs.values[Root.hostSaveArea]);
+    const bank = area === 0 ? undefined : memory.holding(area, 4096);
+    if (bank === undefined) {
+      if (!this.#saveAreaReported)
+        this.#cpu.log(`sanitizer: VMRUN with VM_HSAVE_PA ${area.toString(16)}, where no memory is the CPU's to write`);
+      this.#saveAreaReported = true;
+      return;
+    }
+    const at = (area % 0x1_0000_0000) + Save.ES;
+    for (let i = 0; i < 4; i++) bank.u32[(at >>> 2) + i] = msrs.halves[2 * Root.cr0 + 2 * i] as number;
+  }
+
+  /** The engine of the bank that the guest lives in: that of its nested page tables, or of the VMCB without them. */
+  #selectEngine(bank: MemoryBank): BankEngine {
+    const guest = this.#guest;
+    let home: MemoryBank | undefined = bank;
+    if (guest.usesNpt) {
+      const root = this.#vmcb.number(Control.NESTED_CR3);
+      home = this.#cpu.memory.find(bankOf(root as Hpa));
+      if (home === undefined) this.#cpu.log(`nested CR3 ${root.toString(16)}: no such bank on this CPU`);
+    }
+    const turned = this.#cpu.turnTo(home ?? bank);
+    guest.useEngine(turned.engine);
+    return turned;
+  }
+
+  #selectTranslations(current: BankEngine): void {
+    const vmcb = this.#vmcb;
+    const guest = this.#guest;
+    const asid = vmcb.low(Control.ASID);
+    const flush = vmcb.byte(Control.TLB_CONTROL);
+    if (flush === TlbControl.flushAll) for (const { tags } of this.#cpu.engines()) tags.retireAll();
+    else if (flush !== TlbControl.nothing) for (const { tags } of this.#cpu.engines()) tags.retireVpid(asid);
+    if (!guest.usesNpt) {
+      guest.translationTag = current.tags.tagFor(asid, 0);
+      return;
+    }
+    const root = vmcb.number(Control.NESTED_CR3);
+    const table = root - (root % 4096);
+    const tag = current.tags.tagFor(asid, table);
+    guest.translationTag = tag;
+    const noExecute = ((this.#cpu.msrs.halves[2 * Root.efer] as number) & Efer.NXE) !== 0;
+    const offset = table % 0x1_0000_0000;
+    if (bankOf(root as Hpa) === current.bank.id && offset < current.bank.sizeBytes)
+      guest.npt.use(current.bank, offset, tag, noExecute);
+    else guest.npt.useNothing(current.bank, tag);
+  }
+
+  #load(engine: GuestEngine): void {
+    const vmcb = this.#vmcb;
+    const guest = this.#guest;
+    const s = engine.u32;
+    loadGuestState(engine, vmcb);
+    s[state.activity >>> 2] = 0;
+    const pat = state.pat >>> 2;
+    const { halves } = this.#cpu.msrs;
+    s[pat] = guest.usesNpt ? vmcb.low(Save.G_PAT) : (halves[2 * Root.pat] as number);
+    s[pat + 1] = guest.usesNpt ? vmcb.high(Save.G_PAT) : (halves[2 * Root.pat + 1] as number);
+    guest.interrupts.enter(vmcb);
+    guest.trapDue = false;
+    s[state.pushfIntercepted >>> 2] = guest.interceptsFlagAccess ? 1 : 0;
+    engine.setFlags((vmcb.low(Save.RFLAGS) & FLAGS_DEFINED) | FLAGS_FIXED);
+    engine.updateSegments();
+    // Outside 64-bit mode there is no upper half of RIP
+    if (s[state.codeSize >>> 2] !== 64) s[(state.rip >>> 2) + 1] = 0;
+  }
+
+  #exit(engine: GuestEngine): void {
+    const vmcb = this.#vmcb;
+    const guest = this.#guest;
+    const { exit } = guest;
+    saveGuestState(engine, vmcb);
+    if (guest.usesNpt) {
+      const pat = state.pat >>> 2;
+      vmcb.setPair(Save.G_PAT, engine.u32[pat] as number, engine.u32[pat + 1] as number);
+    }
+    guest.interrupts.save(vmcb);
+    // A shutdown that was intercepted, and HLT that an interrupt ended, leave nothing behind in the processor
+    engine.u32[state.activity >>> 2] = 0;
+    vmcb.setPair(Control.EXIT_CODE, exit.code >>> 0, exit.code === ExitCode.invalid ? 0xffff_ffff : 0);
+    vmcb.setPair(Control.EXIT_INFO_1, exit.info1Low, exit.info1High);
+    vmcb.setPair(Control.EXIT_INFO_2, exit.info2Low, exit.info2High);
+    vmcb.setPair(Control.EXIT_INTERRUPT_INFO, exit.interruptInfo, exit.interruptError);
+    vmcb.setLow(Control.EVENT_INJECTION, vmcb.low(Control.EVENT_INJECTION) & ~Event.valid);
+    vmcb.u64[(vmcb.base + Control.NEXT_RIP) >>> 3] = exit.nextRip;
+    vmcb.setByte(Control.BYTES_FETCHED, exit.bytes);
+    for (let i = 0; i < exit.bytes; i++) vmcb.setByte(Control.INSTRUCTION_BYTES + i, engine.u8[exit.bytesAt + i] as number);
+  }
+}

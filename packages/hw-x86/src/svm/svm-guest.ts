@@ -1,0 +1,469 @@
+/**
+ * SVM guest mode as instructions meet it: which of them exit, and what the exit tells. Source: AMD64 APM Vol. 2, Intercept Operation;
+ * Instruction Intercepts; IOIO Intercepts; MSR Intercepts; Exception Intercepts. Intercepts are copied out of the VMCB by
+ * `useControls`, since some of these methods run for every translation.
+ */
+import type { Gpa, Gva } from "../addresses.ts";
+import { state } from "../engine/cpu-state.ts";
+import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
+import { block, op } from "../engine/operation.ts";
+import { Cr0 } from "../engine/system/bits.ts";
+import type { GuestEngine, RootCpu } from "../root-interface.ts";
+import { Root } from "../root-msrs.ts";
+import { ExitInformation } from "./exit-information.ts";
+import { Npt } from "./npt.ts";
+import { PauseFilter } from "./pause-filter.ts";
+import { VirtualInterrupts } from "./virtual-interrupts.ts";
+import { Control, Event, ExitCode, Intercept3, Intercept4, NESTED_PAGING } from "./vmcb.ts";
+import { PermissionMap, type Vmcb } from "./vmcb-access.ts";
+
+const WRITE = 2;
+const FETCH = 4;
+const PF = 14;
+const MF = 16;
+const DB = 1;
+const IOPM_BYTES = 0x3000;
+const MSRPM_BYTES = 0x2000;
+const MOST_BYTES = 15;
+const DR6_CAUSES = 0xe00f;
+const DR6_FIXED = 0xffff_0ff0;
+
+/** High half of EXITINFO1 of a nested page fault: the access was to the page itself, or to a guest page table. */
+const FINAL_ACCESS = 1;
+const TABLE_WALK = 2;
+/** High half of EXITINFO1 of a CR access by MOV. */
+const IS_MOV = 0x8000_0000;
+/** High half of EXITINFO2 of a task switch. */
+const TaskSwitch = { iret: 1 << 4, jump: 1 << 6, hasErrorCode: 1 << 12, rf: 1 << 16 } as const;
+
+const SVM_INSTRUCTIONS: Readonly<Record<string, readonly [number, number]>> = {
+  VMRUN: [Intercept4.vmrun, ExitCode.vmrun],
+  VMMCALL: [Intercept4.vmmcall, ExitCode.vmmcall],
+  VMLOAD: [Intercept4.vmload, ExitCode.vmload],
+  VMSAVE: [Intercept4.vmsave, ExitCode.vmsave],
+  STGI: [Intercept4.stgi, ExitCode.stgi],
+  CLGI: [Intercept4.clgi, ExitCode.clgi],
+  SKINIT: [Intercept4.skinit, ExitCode.skinit],
+};
+const TABLES: Readonly<Record<string, readonly [number, number]>> = {
+  SIDT: [Intercept3.idtrRead, ExitCode.idtrRead],
+  SGDT: [Intercept3.gdtrRead, ExitCode.gdtrRead],
+  SLDT: [Intercept3.ldtrRead, ExitCode.ldtrRead],
+  STR: [Intercept3.trRead, ExitCode.trRead],
+  LIDT: [Intercept3.idtrWrite, ExitCode.idtrWrite],
+  LGDT: [Intercept3.gdtrWrite, ExitCode.gdtrWrite],
+  LLDT: [Intercept3.ldtrWrite, ExitCode.ldtrWrite],
+  LTR: [Intercept3.trWrite, ExitCode.trWrite],
+};
+
+interface VectoringEvent {
+  vector: number;
+  type: number;
+  errorCode: number | undefined;
+}
+
+export class SvmGuest implements GuestMode {
+  translationTag = 0;
+  readonly exit = new ExitInformation();
+  readonly npt: Npt;
+  readonly interrupts: VirtualInterrupts;
+  usesNpt = false;
+  /** The exit after the instruction at hand is decided. */
+  trapDue = false;
+  readonly #cpu: RootCpu;
+  readonly #vmcb: Vmcb;
+  readonly #pauseFilter: PauseFilter;
+  #engine: GuestEngine | undefined;
+  /** The event whose delivery is under way; `#isVectoring` says whether there is one. */
+  readonly #event: VectoringEvent = { vector: 0, type: 0, errorCode: undefined };
+  #isVectoring = false;
+  readonly #iopm = new PermissionMap();
+  readonly #msrpm = new PermissionMap();
+
+  // Intercepts of the VMCB in use
+  #cr = 0;
+  #dr = 0;
+  #exceptions = 0;
+  #word3 = 0;
+  #word4 = 0;
+  /** Bank of the VMCB, where a guest without nested paging lives. */
+  bank = 0;
+  #tscRatio = 1n << 32n;
+  #tscOffset = 0n;
+
+  constructor(cpu: RootCpu, vmcb: Vmcb) {
+    this.#cpu = cpu;
+    this.#vmcb = vmcb;
+    this.npt = new Npt(cpu.model.physicalAddressBits, (line) => cpu.log(line));
+    this.interrupts = new VirtualInterrupts(cpu);
+    this.#pauseFilter = new PauseFilter(cpu);
+  }
+
+  /** The engine that runs the guest from now on. */
+  useEngine(engine: GuestEngine): void {
+    this.#engine = engine;
+    engine.guest = this;
+    this.interrupts.engine = engine;
+  }
+  get engine(): GuestEngine {
+    if (this.#engine === undefined) throw new Error("no engine: guest mode was never entered");
+    return this.#engine;
+  }
+
+  /** Copies what decides about exits from the VMCB. */
+  useControls(): void {
+    const vmcb = this.#vmcb;
+    const { memory, msrs } = this.#cpu;
+    this.#cr = vmcb.low(Control.INTERCEPT_CR);
+    this.#dr = vmcb.low(Control.INTERCEPT_DR);
+    this.#exceptions = vmcb.low(Control.INTERCEPT_EXCEPTIONS);
+    this.#word3 = vmcb.low(Control.INTERCEPT_3) | 0;
+    this.#word4 = vmcb.low(Control.INTERCEPT_4) | 0;
+    this.usesNpt = (vmcb.low(Control.NESTED) & NESTED_PAGING) !== 0;
+    if ((this.#word3 & Intercept3.io) !== 0) this.#iopm.point(page(vmcb.number(Control.IOPM_BASE)), IOPM_BYTES, memory);
+    if ((this.#word3 & Intercept3.msr) !== 0) this.#msrpm.point(page(vmcb.number(Control.MSRPM_BASE)), MSRPM_BYTES, memory);
+    this.#tscOffset = vmcb.big(Control.TSC_OFFSET);
+    this.#tscRatio = msrs.values[Root.tscRatio] as bigint;
+    this.#pauseFilter.load(vmcb);
+    this.interrupts.load(vmcb, this.#word3);
+  }
+
+  /** Instructions whose rows ask before they are helpers' business: whether any of them is intercepted. */
+  get interceptsFlagAccess(): boolean {
+    return (this.#word3 & Intercept3.pushf) !== 0;
+  }
+
+  // Exits
+
+  #noteVectoring(): void {
+    if (!this.#isVectoring) return;
+    this.#isVectoring = false;
+    const { exit } = this;
+    if (exit.code === ExitCode.shutdown || exit.code === ExitCode.exception + 8) return;
+    const event = this.#event;
+    // INT1, INT3 and INTO are exceptions here
+    const type = event.type > Event.software ? Event.exception : event.type;
+    exit.interruptInfo = event.vector | (type << Event.typeShift) | Event.valid;
+    if (event.errorCode === undefined) return;
+    exit.interruptInfo |= Event.errorValid;
+    exit.interruptError = event.errorCode;
+  }
+
+  #leave(): never {
+    this.#noteVectoring();
+    throw VM_EXIT;
+  }
+
+  /** Exit caused by the instruction at hand, from anywhere in it. `info1` fits 32 bits. */
+  #exitByInstruction(code: number, info1 = 0): never {
+    this.exit.reset(code);
+    this.exit.info1Low = info1;
+    this.exit.nextRip = this.engine.nextRip();
+    return this.#leave();
+  }
+  /** The same for an instruction that ends its block: the caller returns true to its helper, and generated code ends by itself. */
+  #exitAfter(code: number, info1 = 0): true {
+    const { exit, engine } = this;
+    exit.reset(code);
+    exit.info1Low = info1;
+    exit.nextRip = engine.nextRip();
+    engine.leave();
+    return true;
+  }
+  #exitIf3(intercept: number, code: number): boolean {
+    return (this.#word3 & intercept) !== 0 && this.#exitAfter(code);
+  }
+  #exitIf4(intercept: number, code: number): boolean {
+    return (this.#word4 & intercept) !== 0 && this.#exitAfter(code);
+  }
+
+  // Memory
+
+  translate(gpa: Gpa, access: number, _linear: Gva | undefined, walk: boolean): SecondLevelPage {
+    const { npt } = this;
+    if (!this.usesNpt) return npt.physical(this.#cpu.memory.bank(this.bank), gpa, access);
+    // Walks of guest page tables are writes, whatever they are for: they may set accessed and dirty bits
+    const wanted = walk ? access | WRITE : access;
+    return npt.translate(gpa, wanted) ? npt.page : this.#nestedPageFault(gpa, access, walk);
+  }
+
+  #nestedPageFault(gpa: number, access: number, walk: boolean): never {
+    const { exit } = this;
+    exit.reset(ExitCode.nestedPageFault);
+    exit.info1Low = this.npt.error;
+    exit.info1High = walk ? TABLE_WALK : FINAL_ACCESS;
+    exit.setPhysical(gpa);
+    if ((access & FETCH) === 0) this.#noteBytes();
+    return this.#leave();
+  }
+
+  /** The bytes of the instruction at hand, as far as they lie in its page. */
+  #noteBytes(): void {
+    const { engine, exit } = this;
+    const { operation } = engine;
+    if (operation === 0) return;
+    const start = engine.u32[state.blockStart >>> 2] as number;
+    const first = engine.u32[(start + block.physical) >>> 2] as number;
+    exit.bytesAt = first + engine.view.getUint16(operation + op.ripOffset, true);
+    exit.bytes = Math.min(MOST_BYTES, 4096 - (exit.bytesAt & 0xfff));
+  }
+
+  // Events
+
+  exception(vector: number, type: number, errorCode: number | undefined, payload: bigint): void {
+    const isIcebp = type === 5;
+    if (isIcebp && (this.#word4 & Intercept4.icebp) !== 0) {
+      this.exit.reset(ExitCode.icebp);
+      this.exit.nextRip = this.#ripAfter(1);
+      this.#leave();
+    }
+    if (vector === MF && (this.#word3 & Intercept3.ferrFreeze) !== 0 && !this.#reportsNumericErrors()) {
+      this.exit.reset(ExitCode.ferrFreeze);
+      this.#leave();
+    }
+    if (((this.#exceptions >>> vector) & 1) === 0) return;
+    const { exit, engine } = this;
+    exit.reset(ExitCode.exception + vector);
+    if (errorCode !== undefined) exit.info1Low = errorCode;
+    if (vector === PF) exit.setInfo2(payload);
+    if (vector === DB && !isIcebp) {
+      const dr6 = engine.u32[(state.dr + 48) >>> 2] as number;
+      engine.u32[(state.dr + 48) >>> 2] = dr6 | DR6_FIXED | (Number(payload & 0xffffn) & DR6_CAUSES);
+    }
+    // INT3 and INTO are at RIP still
+    if (type >= 5) exit.nextRip = this.#ripAfter(1);
+    this.#leave();
+  }
+  /** CR0.NE; without it numeric errors go the way of the FERR# pin. */
+  #reportsNumericErrors(): boolean {
+    return ((this.engine.u32[state.cr0 >>> 2] as number) & Cr0.NE) !== 0;
+  }
+  #ripAfter(bytes: number): bigint {
+    return BigInt.asUintN(64, this.engine.get64(state.rip) + BigInt(bytes));
+  }
+
+  softwareInterrupt(vector: number): boolean {
+    return (this.#word3 & Intercept3.softwareInterrupt) !== 0 && this.#exitAfter(ExitCode.softwareInterrupt, vector);
+  }
+
+  tripleFault(): void {
+    if ((this.#word3 & Intercept3.shutdown) === 0) return;
+    this.exit.reset(ExitCode.shutdown);
+    this.#leave();
+  }
+
+  vectoring(event: VectoringEvent | undefined): void {
+    this.#isVectoring = event !== undefined;
+    if (event === undefined) return;
+    this.#event.vector = event.vector;
+    this.#event.type = event.type;
+    this.#event.errorCode = event.errorCode;
+  }
+
+  windowOpened(): boolean {
+    return this.interrupts.isDue();
+  }
+
+  // Instructions
+
+  cpuid(): boolean {
+    return this.#exitIf3(Intercept3.cpuid, ExitCode.cpuid);
+  }
+  hlt(): boolean {
+    return this.#exitIf3(Intercept3.hlt, ExitCode.hlt);
+  }
+  pause(): boolean {
+    return (this.#word3 & Intercept3.pause) !== 0 && this.#pauseFilter.isExhausted() && this.#exitAfter(ExitCode.pause);
+  }
+  rdtsc(): boolean {
+    return this.#exitIf3(Intercept3.rdtsc, ExitCode.rdtsc);
+  }
+  rdtscp(): boolean {
+    return this.#exitIf4(Intercept4.rdtscp, ExitCode.rdtscp);
+  }
+  rdpmc(): boolean {
+    return this.#exitIf3(Intercept3.rdpmc, ExitCode.rdpmc);
+  }
+  invd(): boolean {
+    return this.#exitIf3(Intercept3.invd, ExitCode.invd);
+  }
+  wbinvd(): boolean {
+    return this.#exitIf4(Intercept4.wbinvd, ExitCode.wbinvd);
+  }
+  invlpg(linear: Gva): void {
+    if ((this.#word3 & Intercept3.invlpg) === 0) return;
+    this.exit.reset(ExitCode.invlpg);
+    this.exit.setInfo1(linear);
+    this.exit.nextRip = this.engine.nextRip();
+    this.#leave();
+  }
+  invpcid(): void {}
+  monitor(): boolean {
+    return this.#exitIf4(Intercept4.monitor, ExitCode.monitor);
+  }
+  /** What MONITOR arms is never triggered here, so that MWAIT always finds it armed. */
+  mwait(): boolean {
+    return this.#exitIf4(Intercept4.mwaitArmed, ExitCode.mwaitArmed) || this.#exitIf4(Intercept4.mwait, ExitCode.mwait);
+  }
+  rdrand(): void {}
+  xsetbv(): boolean {
+    return this.#exitIf4(Intercept4.xsetbv, ExitCode.xsetbv);
+  }
+  xsaves(_restores: boolean, _components: bigint): void {}
+  /** Of the other vendor: undefined opcodes. */
+  vmxInstruction(_mnemonic: string): boolean {
+    return false;
+  }
+  svmInstruction(mnemonic: string): "exit" | "done" | "undefined" {
+    if (mnemonic === "INVLPGA") return this.#exitIf3(Intercept3.invlpga, ExitCode.invlpga) ? "exit" : "undefined";
+    const row = SVM_INSTRUCTIONS[mnemonic];
+    if (row !== undefined && this.#exitIf4(row[0], row[1])) return "exit";
+    return this.interrupts.setVirtualGif(mnemonic) ? "done" : "undefined";
+  }
+  descriptorTable(mnemonic: string): void {
+    const row = TABLES[mnemonic];
+    if (row !== undefined && (this.#word3 & row[0]) !== 0) this.#exitByInstruction(row[1]);
+  }
+
+  // Control and debug registers
+
+  #exitByCr(code: number, gpr: number): never {
+    this.exit.reset(code);
+    if (gpr >= 0) {
+      this.exit.info1Low = gpr;
+      this.exit.info1High = IS_MOV;
+    }
+    this.exit.nextRip = this.engine.nextRip();
+    return this.#leave();
+  }
+
+  readCr(cr: number, gpr: number, value: bigint): bigint {
+    if (((this.#cr >>> cr) & 1) !== 0) this.#exitByCr(ExitCode.readCr + cr, gpr);
+    return value;
+  }
+
+  writeCr(cr: number, gpr: number, value: bigint): bigint {
+    if (((this.#cr >>> (16 + cr)) & 1) !== 0) this.#exitByCr(ExitCode.writeCr + cr, gpr);
+    if (cr === 0) this.#checkSelective(Number(value & 0xffff_ffffn), gpr);
+    return value;
+  }
+  #checkSelective(value: number, gpr: number): void {
+    if ((this.#word3 & Intercept3.cr0Selective) === 0) return;
+    const changed = value ^ (this.engine.u32[state.cr0 >>> 2] as number);
+    if ((changed & ~(Cr0.TS | Cr0.MP)) !== 0) this.#exitByCr(ExitCode.cr0Selective, gpr);
+  }
+
+  clts(): boolean {
+    if (((this.#cr >>> 16) & 1) !== 0) this.#exitByCr(ExitCode.writeCr, -1);
+    return true;
+  }
+  lmsw(value: number, _memory: Gva | undefined): bigint {
+    if (((this.#cr >>> 16) & 1) !== 0) this.#exitByCr(ExitCode.writeCr, -1);
+    const current = this.engine.u32[state.cr0 >>> 2] as number;
+    // LMSW cannot clear PE
+    const loaded = ((current & ~14) | (value & 15)) >>> 0;
+    this.#checkSelective(loaded, -1);
+    return BigInt(loaded);
+  }
+  moveDr(dr: number, gpr: number, isRead: boolean): void {
+    if (((this.#dr >>> (isRead ? dr : 16 + dr)) & 1) !== 0)
+      this.#exitByInstruction((isRead ? ExitCode.readDr : ExitCode.writeDr) + dr, gpr);
+  }
+
+  /** After a write that nothing prevented. */
+  registerWritten(register: "efer" | number, value: bigint): void {
+    const trap = register === "efer" ? Intercept4.eferWriteTrap : 1 << (16 + register);
+    if ((this.#word4 & trap) === 0) return;
+    this.exit.reset(register === "efer" ? ExitCode.eferWriteTrap : ExitCode.crWriteTrap + register);
+    this.exit.setInfo1(value);
+    this.trapDue = true;
+    this.engine.requestStop();
+  }
+
+  taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt"): void {
+    if ((this.#word3 & Intercept3.taskSwitch) === 0) return;
+    const { exit, engine } = this;
+    exit.reset(ExitCode.taskSwitch);
+    exit.info1Low = selector;
+    let kind = source === "iret" ? TaskSwitch.iret : source === "jmp" ? TaskSwitch.jump : 0;
+    if (source === "interrupt" && this.#event.errorCode !== undefined) {
+      kind |= TaskSwitch.hasErrorCode;
+      exit.info2Low = this.#event.errorCode;
+    }
+    if ((engine.readFlags() & 0x1_0000) !== 0) kind |= TaskSwitch.rf;
+    exit.info2High = kind;
+    if (source !== "interrupt") exit.nextRip = engine.nextRip();
+    this.#leave();
+  }
+
+  pushf(): void {
+    if ((this.#word3 & Intercept3.pushf) !== 0) this.#exitByInstruction(ExitCode.pushf);
+  }
+  popf(): void {
+    if ((this.#word3 & Intercept3.popf) !== 0) this.#exitByInstruction(ExitCode.popf);
+  }
+  iret(): boolean {
+    return this.#exitIf3(Intercept3.iret, ExitCode.iret);
+  }
+  rsm(): boolean {
+    return this.#exitIf3(Intercept3.rsm, ExitCode.rsm);
+  }
+
+  // I/O and MSRs
+
+  io(port: number, bytes: number, isIn: boolean, _immediate: boolean, string?: { linear: Gva; rep: boolean }): boolean {
+    if ((this.#word3 & Intercept3.io) === 0) return false;
+    let isIntercepted = false;
+    for (let i = port; i < port + bytes; i++) isIntercepted ||= this.#iopm.test(i);
+    if (!isIntercepted) return false;
+    const { exit, engine } = this;
+    const { operation } = engine;
+    const addressSize = operation === 0 ? 64 : (engine.u8[operation + op.addressSize] as number);
+    let info = (isIn ? 1 : 0) | (bytes << 4) | ((addressSize >>> 4) << 7) | (port << 16);
+    if (string !== undefined) {
+      const segment = ((engine.view.getUint16(operation + op.segment, true) - state.segments) >>> 6) & 7;
+      info |= 4 | (string.rep ? 8 : 0) | ((isIn ? 0 : segment) << 10);
+    }
+    exit.reset(ExitCode.io);
+    exit.info1Low = info >>> 0;
+    exit.nextRip = engine.nextRip();
+    exit.setInfo2(exit.nextRip);
+    if (string !== undefined) this.#leave();
+    engine.leave();
+    return true;
+  }
+
+  /** Two bits for each MSR of three ranges: reads, writes. The others are always intercepted. */
+  #isMsrIntercepted(index: number, writes: boolean): boolean {
+    if ((this.#word3 & Intercept3.msr) === 0) return false;
+    const range = index >>> 13;
+    let start: number;
+    if (range === 0) start = 0;
+    else if (range === 0xc000_0000 >>> 13) start = 0x2000;
+    else if (range === 0xc001_0000 >>> 13) start = 0x4000;
+    else return true;
+    return this.#msrpm.test((start + (index & 0x1fff)) * 2 + (writes ? 1 : 0));
+  }
+  rdmsr(index: number): boolean {
+    return this.#isMsrIntercepted(index >>> 0, false) && this.#exitAfter(ExitCode.msr, 0);
+  }
+  wrmsr(index: number): boolean {
+    return this.#isMsrIntercepted(index >>> 0, true) && this.#exitAfter(ExitCode.msr, 1);
+  }
+
+  guestTsc(): bigint {
+    const tsc = BigInt(this.#cpu.rdtsc());
+    return BigInt.asUintN(64, ((tsc * this.#tscRatio) >> 32n) + this.#tscOffset);
+  }
+
+  get interceptsInterrupts(): boolean {
+    return (this.#word3 & Intercept3.intr) !== 0;
+  }
+  get interceptsVirtualInterrupts(): boolean {
+    return (this.#word3 & Intercept3.vintr) !== 0;
+  }
+}
+
+function page(address: number): number {
+  return address - (address % 4096);
+}
