@@ -11,6 +11,7 @@ import type { Vmcb } from "./vmcb-access.ts";
 
 const CS_LONG = 0x200;
 const CS_BIG = 0x400;
+const FLUSHES: readonly number[] = Object.values(TlbControl);
 const IOPM_BYTES = 0x3000;
 const MSRPM_BYTES = 0x2000;
 
@@ -26,7 +27,7 @@ function checkControls(vmcb: Vmcb, model: CpuModel): string | undefined {
   if (asid === 0) return "ASID 0 is the host's";
   if (asid >= ASIDS) return `ASID ${asid} is above what CPUID tells`;
   const flush = vmcb.byte(Control.TLB_CONTROL);
-  if (!(Object.values(TlbControl) as number[]).includes(flush)) return `TLB_CONTROL ${flush}`;
+  if (!FLUSHES.includes(flush)) return `TLB_CONTROL ${flush}`;
   if ((vmcb.low(Control.INTERCEPT_3) & Intercept3.msr) !== 0 && isBeyond(vmcb, Control.MSRPM_BASE, MSRPM_BYTES, end))
     return "MSRPM beyond physical addresses";
   if ((vmcb.low(Control.INTERCEPT_3) & Intercept3.io) !== 0 && isBeyond(vmcb, Control.IOPM_BASE, IOPM_BYTES, end))
@@ -54,10 +55,10 @@ function checkRegisters(vmcb: Vmcb, model: CpuModel): string | undefined {
   if ((cr0 & Cr0.CD) === 0 && (cr0 & Cr0.NW) !== 0) return "CR0.NW without CD";
   if (vmcb.high(Save.CR0) !== 0) return "CR0 bits 63:32";
   if (vmcb.high(Save.CR3) >= 2 ** (model.physicalAddressBits - 32)) return "CR3 reserved bits";
-  if ((vmcb.big(Save.CR4) & ~model.cr4Allowed) !== 0n) return "CR4 reserved bits";
+  if (vmcb.high(Save.CR4) !== 0 || (cr4 & ~Number(model.cr4Allowed)) !== 0) return "CR4 reserved bits";
   if (vmcb.high(Save.DR6) !== 0) return "DR6 bits 63:32";
   if (vmcb.high(Save.DR7) !== 0) return "DR7 bits 63:32";
-  if ((vmcb.big(Save.EFER) & ~model.eferAllowed) !== 0n) return "EFER reserved bits";
+  if (vmcb.high(Save.EFER) !== 0 || (efer & ~Number(model.eferAllowed)) !== 0) return "EFER reserved bits";
   const isLong = (efer & Efer.LME) !== 0 && (cr0 & Cr0.PG) !== 0;
   if (isLong && (cr4 & Cr4.PAE) === 0) return "long mode without CR4.PAE";
   if (isLong && (cr0 & Cr0.PE) === 0) return "long mode without CR0.PE";
