@@ -21,8 +21,11 @@ import {
   xsaveLeaf,
 } from "./cpuid.ts";
 
-/** Family 16 (10h), model 4, stepping 2: a 64-bit core with nested paging from before AVX. */
-const SIGNATURE = 0x0010_0f42;
+/**
+ * Family 20 (14h), model 2, stepping 0: a 64-bit core with nested paging from before AVX, and one of the few families for which kernels
+ * know of no erratum to work around with registers that this machine has not.
+ */
+const SIGNATURE = 0x0050_0f20;
 /** MONITOR CX16 POPCNT XSAVE. */
 const LEAF_1_ECX = bits(3, 13, 23, 26);
 /** LAHF in 64-bit mode, SVM. */
