@@ -114,10 +114,29 @@ describe("nested paging", () => {
     expect(Array.from({ length: 7 }, (_, i) => h.get8(Control.INSTRUCTION_BYTES + i))).toEqual(touch.slice(0, 7));
     h.setEntry(entry, low & ~2);
     expect(h.run()).toEqual({ code: ExitCode.nestedPageFault, info1: 0x1_0000_0007n, info2: 0x30_0000n, rip: CODE + 7 });
+    expect(Array.from({ length: 7 }, (_, i) => h.get8(Control.INSTRUCTION_BYTES + i))).toEqual(touch.slice(7));
     expect((h.bank.u32[entry >>> 2] as number) & 0x60).toBe(0x20);
     h.setEntry(entry, low);
     expect(h.run().code).toBe(ExitCode.hlt);
     expect((h.bank.u32[entry >>> 2] as number) & 0x60).toBe(0x60);
+  });
+
+  it("tells the bytes of hot code's instructions, up to the end of their page", () => {
+    // mov ecx, 1000; L: mov eax, [rbx]; add rbx, 4; loop L; at the end of a page
+    const h = guest("long", []);
+    const code = [0xb9, 0xe8, 3, 0, 0, 0x8b, 0x03, 0x48, 0x83, 0xc3, 0x04, 0xe2, 0xf8];
+    const start = CODE + 0x1000 - code.length;
+    h.load([...code, ...HLT], start);
+    h.cpu.setGpr(3, 0x30_0000n - 3600n);
+    h.set64(Save.RIP, start);
+    const entry = h.nptEntry(0x30_0000);
+    const low = h.bank.u32[entry >>> 2] as number;
+    h.setEntry(entry, 0);
+    expect(h.run()).toMatchObject({ code: ExitCode.nestedPageFault, info2: 0x30_0000n, rip: start + 5 });
+    expect(h.get8(Control.BYTES_FETCHED)).toBe(8);
+    expect(Array.from({ length: 8 }, (_, i) => h.get8(Control.INSTRUCTION_BYTES + i))).toEqual(code.slice(5));
+    h.setEntry(entry, low);
+    expect(h.run().code).toBe(ExitCode.hlt);
   });
 
   it("exits for a fetch from a page with NX set", () => {
@@ -192,6 +211,7 @@ describe("events", () => {
     h.setBits(Control.INTERCEPT_EXCEPTIONS, 1 << 14);
     h.set64(Save.CR2, 5);
     expect(h.run()).toEqual({ code: ExitCode.exception + 14, info1: 0n, info2: 0x4000_0000n, rip: CODE });
+    expect([h.get8(Control.BYTES_FETCHED), h.get8(Control.INSTRUCTION_BYTES + 6)]).toEqual([15, 0x40]);
     expect(h.get64(Save.CR2)).toBe(5n);
   });
 

@@ -10,9 +10,8 @@ export class ExitInformation {
   interruptError = 0;
   /** nRIP; 0 where the exit is not an instruction's. */
   nextRip = 0n;
-  /** Guest instruction bytes; bank offset of the first. */
-  bytes = 0;
-  bytesAt = 0;
+  /** The bytes of the guest's instruction belong to it. */
+  hasBytes = false;
 
   reset(code: number): void {
     this.code = code;
@@ -23,7 +22,7 @@ export class ExitInformation {
     this.interruptInfo = 0;
     this.interruptError = 0;
     this.nextRip = 0n;
-    this.bytes = 0;
+    this.hasBytes = false;
   }
 
   setInfo1(value: bigint): void {

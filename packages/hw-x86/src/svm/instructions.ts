@@ -17,6 +17,9 @@ import { Control, Event, ExitCode, Save, TlbControl } from "./vmcb.ts";
 import { Vmcb } from "./vmcb-access.ts";
 import { refusal } from "./vmrun-checks.ts";
 
+/** Guest instruction bytes of an exit. */
+const MOST_BYTES = 15;
+
 export interface SvmCpu extends RootCpu {
   readonly block: StateBlock;
 }
@@ -223,7 +226,16 @@ export class SvmInstructionSet implements SvmInstructions {
     vmcb.setPair(Control.EXIT_INTERRUPT_INFO, exit.interruptInfo, exit.interruptError);
     vmcb.setLow(Control.EVENT_INJECTION, vmcb.low(Control.EVENT_INJECTION) & ~Event.valid);
     vmcb.u64[(vmcb.base + Control.NEXT_RIP) >>> 3] = exit.nextRip;
-    vmcb.setByte(Control.BYTES_FETCHED, exit.bytes);
-    for (let i = 0; i < exit.bytes; i++) vmcb.setByte(Control.INSTRUCTION_BYTES + i, engine.u8[exit.bytesAt + i] as number);
+    this.#saveBytes(engine);
+  }
+
+  /** As many bytes of the instruction as lie in its page, 15 at most. */
+  #saveBytes(engine: GuestEngine): void {
+    const vmcb = this.#vmcb;
+    const guest = this.#guest;
+    const from = guest.exit.hasBytes ? guest.instructionOffset() : undefined;
+    const count = from === undefined ? 0 : Math.min(MOST_BYTES, 4096 - (from & 0xfff));
+    vmcb.setByte(Control.BYTES_FETCHED, count);
+    for (let i = 0; i < count; i++) vmcb.setByte(Control.INSTRUCTION_BYTES + i, engine.u8[(from as number) + i] as number);
   }
 }

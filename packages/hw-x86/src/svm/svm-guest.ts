@@ -4,10 +4,11 @@
  * `useControls`, since some of these methods run for every translation.
  */
 import type { Gpa, Gva } from "../addresses.ts";
-import { state } from "../engine/cpu-state.ts";
-import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
-import { block, op } from "../engine/operation.ts";
+import { CS, state } from "../engine/cpu-state.ts";
+import { GUEST_FAULT, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
+import { op } from "../engine/operation.ts";
 import { Cr0 } from "../engine/system/bits.ts";
+import { translateFetch } from "../engine/system/paging.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
 import { ExitInformation } from "./exit-information.ts";
@@ -24,7 +25,8 @@ const MF = 16;
 const DB = 1;
 const IOPM_BYTES = 0x3000;
 const MSRPM_BYTES = 0x2000;
-const MOST_BYTES = 15;
+/** Bit of a page fault's error code. */
+const FETCH_FAULT = 16;
 const DR6_CAUSES = 0xe00f;
 const DR6_FIXED = 0xffff_0ff0;
 
@@ -68,6 +70,7 @@ export class SvmGuest implements GuestMode {
   readonly npt: Npt;
   readonly interrupts: VirtualInterrupts;
   usesNpt = false;
+  #isProbing = false;
   /** The exit after the instruction at hand is decided. */
   trapDue = false;
   readonly #cpu: RootCpu;
@@ -188,24 +191,31 @@ export class SvmGuest implements GuestMode {
   }
 
   #nestedPageFault(gpa: number, access: number, walk: boolean): never {
+    if (this.#isProbing) throw VM_EXIT;
     const { exit } = this;
     exit.reset(ExitCode.nestedPageFault);
     exit.info1Low = this.npt.error;
     exit.info1High = walk ? TABLE_WALK : FINAL_ACCESS;
     exit.setPhysical(gpa);
-    if ((access & FETCH) === 0) this.#noteBytes();
+    exit.hasBytes = (access & FETCH) === 0;
     return this.#leave();
   }
 
-  /** The bytes of the instruction at hand, as far as they lie in its page. */
-  #noteBytes(): void {
-    const { engine, exit } = this;
-    const { operation } = engine;
-    if (operation === 0) return;
-    const start = engine.u32[state.blockStart >>> 2] as number;
-    const first = engine.u32[(start + block.physical) >>> 2] as number;
-    exit.bytesAt = first + engine.view.getUint16(operation + op.ripOffset, true);
-    exit.bytes = Math.min(MOST_BYTES, 4096 - (exit.bytesAt & 0xfff));
+  /**
+   * Bank offset of the first byte of the instruction at RIP, which has just been fetched; undefined where its translation is gone by
+   * now. Asking for it decides for nothing.
+   */
+  instructionOffset(): number | undefined {
+    const { engine } = this;
+    this.#isProbing = true;
+    try {
+      return translateFetch(engine, engine.linear(CS, engine.get64(state.rip), 1, false));
+    } catch (thrown) {
+      if (thrown !== VM_EXIT && thrown !== GUEST_FAULT) throw thrown;
+      return undefined;
+    } finally {
+      this.#isProbing = false;
+    }
   }
 
   // Events
@@ -225,7 +235,10 @@ export class SvmGuest implements GuestMode {
     const { exit, engine } = this;
     exit.reset(ExitCode.exception + vector);
     if (errorCode !== undefined) exit.info1Low = errorCode;
-    if (vector === PF) exit.setInfo2(payload);
+    if (vector === PF) {
+      exit.setInfo2(payload);
+      exit.hasBytes = ((errorCode ?? 0) & FETCH_FAULT) === 0;
+    }
     if (vector === DB && !isIcebp) {
       const dr6 = engine.u32[(state.dr + 48) >>> 2] as number;
       engine.u32[(state.dr + 48) >>> 2] = dr6 | DR6_FIXED | (Number(payload & 0xffffn) & DR6_CAUSES);
