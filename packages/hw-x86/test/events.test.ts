@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { CS, RAX, RSP, SS, segmentOffset, state } from "../src/engine/cpu-state.ts";
+import { accessOf, segmentLimit, writeSegment } from "../src/engine/system/descriptors.ts";
 import {
   CODE,
   createSystemMachine,
@@ -259,6 +260,22 @@ describe("events in real mode", () => {
     expect(m.rsp).toBe(0x7000);
     expect(m.engine.readFlags() & IF).toBe(IF);
     expect(m.engine.get32(segmentOffset(CS))).toBe(0);
+  });
+
+  it("keeps the limit of a code segment from protected mode, and the unit that it counts in", () => {
+    const m = createSystemMachine(16);
+    writeSegment(m.engine, CS, 0, 0, 0xffff_ffff, 0x809b);
+    m.engine.updateSegments();
+    m.memory.setUint32(0x21 * 4, 0x0200_0010, true);
+    m.ram[0x2010] = 0xf4;
+    m.engine.setReg(RSP, 0x7000n);
+    // int 0x21
+    m.ram.set([0xcd, 0x21], 0x1000);
+    m.engine.set64(state.rip, 0x1000n);
+    expect(m.engine.run(100)).toBe("halted");
+    expect(m.selector(CS)).toBe(0x200);
+    expect(accessOf(m.engine, CS)).toBe(0x809b);
+    expect(segmentLimit(m.engine, CS)).toBe(0xffff_ffff);
   });
 
   it("raises #GP without an error code for an access across the limit", () => {

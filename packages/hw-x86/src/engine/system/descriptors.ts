@@ -2,6 +2,7 @@
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import {
+  CS,
   LDTR,
   SEG_ACCESS,
   SEG_BASE,
@@ -122,6 +123,12 @@ export function writeSegment(cpu: Cpu, segment: number, selector: number, base: 
   cpu.u32[(slot + SEG_LIMIT + 4) >>> 2] = 0;
   cpu.u32[(slot + SEG_ACCESS) >>> 2] = access;
   cpu.u32[(slot + SEG_SELECTOR) >>> 2] = selector;
+}
+
+/** CS as real mode loads it: the limit stays, and with it what tells its unit, and the size that protected mode left. */
+export function writeRealCodeSegment(cpu: Cpu, selector: number): void {
+  const kept = accessOf(cpu, CS) & (Access.big | Access.granular);
+  writeSegment(cpu, CS, selector, selector << 4, segmentLimit(cpu, CS), kept | 0x9b);
 }
 
 export const selectorOf = (cpu: Cpu, segment: number): number =>

@@ -20,10 +20,9 @@ import {
   isPresent,
   readDescriptor,
   SystemType,
-  segmentLimit,
   selectorOf,
   typeOf,
-  writeSegment,
+  writeRealCodeSegment,
 } from "./descriptors.ts";
 import { cplOf, is64Bit, isCanonical, isVirtual8086 } from "./processor-mode.ts";
 import { loadDescriptor, loadNull, updateSegments } from "./segmentation.ts";
@@ -60,7 +59,7 @@ export function deliverReal(cpu: Cpu, event: GuestEvent): void {
   const selector = target >>> 16;
   cpu.setReg(RSP, rsp);
   cpu.set64(state.rip, BigInt(target & 0xffff));
-  writeSegment(cpu, CS, selector, selector << 4, segmentLimit(cpu, CS), 0x9b);
+  writeRealCodeSegment(cpu, selector);
   updateSegments(cpu);
   cpu.setFlags(flags & ~(Flag.IF | Flag.TF | Flag.RF | Flag.AC));
 }

@@ -23,6 +23,7 @@ import {
   segmentLimit,
   selectorOf,
   typeOf,
+  writeRealCodeSegment,
   writeSegment,
 } from "./descriptors.ts";
 import { cplOf, hasParagraphSegments, isCanonical, isLongMode, isVirtual8086 } from "./processor-mode.ts";
@@ -35,10 +36,7 @@ export type TransferBytes = 2 | 4 | 8;
 /** CS:RIP in real and virtual-8086 mode. */
 export function loadParagraphCode(cpu: Cpu, selector: number, rip: bigint): void {
   if (isVirtual8086(cpu)) writeSegment(cpu, CS, selector, selector << 4, 0xffff, 0xf3);
-  else {
-    const kept = accessOf(cpu, CS) & (Access.big | Access.granular);
-    writeSegment(cpu, CS, selector, selector << 4, segmentLimit(cpu, CS), kept | 0x9b);
-  }
+  else writeRealCodeSegment(cpu, selector);
   cpu.setNextRip(rip);
   updateSegments(cpu);
 }
