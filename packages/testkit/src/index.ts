@@ -1,4 +1,5 @@
 export { Assembler, type Label, type Mem, mem, type Operand, type Reg } from "./assembler/assembler.ts";
+export { type Firmware, findFirmware } from "./find-firmware.ts";
 export { checkGuest } from "./guests/check-guest.ts";
 export { buildTimingGuest, type TimingProgram } from "./guests/timing-guest.ts";
 export { type CheckReport, CheckWorkload } from "./linux-guest/check-workload.ts";

@@ -1,5 +1,5 @@
 import { parseArgs } from "node:util";
-import { type FlatFormat, flatFormats } from "./loaders/flat.ts";
+import { type NamedFormat, namedFormats } from "./loaders/load-image.ts";
 import { HIGH_MEMORY } from "./memory-layout.ts";
 import { VmmError } from "./vmm-error.ts";
 
@@ -10,7 +10,7 @@ export interface VmmArguments {
   memoryBytes: number;
   device: string;
   cpus: number;
-  format: FlatFormat | undefined;
+  format: NamedFormat | undefined;
   /** Print digests of memory and registers at the end, to compare runs. */
   digest: boolean;
 }
@@ -24,8 +24,9 @@ const MOST_CPUS = 16;
 export function parseArguments(args: readonly string[]): VmmArguments {
   const values = optionsOf(args);
   if (!values.kernel) throw new VmmError("no kernel given; add --kernel IMAGE");
-  const format = values.format as FlatFormat | undefined;
-  if (format && !flatFormats.includes(format)) throw new VmmError(`unknown format ${format}; one of ${flatFormats.join(", ")}`);
+  const format = values.format as NamedFormat | undefined;
+  if (format && !namedFormats.includes(format))
+    throw new VmmError(`unknown format ${format}; one of ${namedFormats.join(", ")}`);
   return {
     kernel: values.kernel,
     initrd: values.initrd,

@@ -1,15 +1,21 @@
 import { DEVICE_HOLE, FOUR_GIB } from "./memory-layout.ts";
 
-/** Guest RAM as the VMM sees it: one block of its own memory, split around the device hole. */
+/** Guest RAM as the VMM sees it: one block of its own memory, split around the device hole; and the ROM that firmware lies in. */
 export class GuestMemory {
   /** Size of guest RAM in bytes. */
   readonly bytes: number;
   /** Address of the block in the process. */
   readonly address: number;
+  /** Firmware's ROM, which ends at 4 GiB: its place in the process. */
+  rom: { readonly address: number; readonly bytes: number } | undefined;
+  readonly #allocate: (bytes: number) => number;
   readonly #u8: Uint8Array;
   readonly #view: DataView;
 
-  constructor(memory: { u8: Uint8Array; view: DataView }, address: number, bytes: number) {
+  /** `allocate`: gives the address of so many bytes of the process, or throws VmmError. */
+  constructor(memory: { u8: Uint8Array; view: DataView }, allocate: (bytes: number) => number, bytes: number) {
+    const address = allocate(bytes);
+    this.#allocate = allocate;
     this.#u8 = memory.u8;
     this.#view = memory.view;
     this.address = address;
@@ -21,8 +27,19 @@ export class GuestMemory {
     return Math.min(this.bytes, DEVICE_HOLE);
   }
 
-  /** Process address of guest physical `gpa`, for `length` bytes that lie in RAM. Throws RangeError otherwise. */
+  addRom(bytes: number): void {
+    this.rom = { address: this.#allocate(bytes), bytes };
+  }
+
+  /** Bytes of RAM from 4 GiB on. */
+  get highBytes(): number {
+    return this.bytes - this.lowBytes;
+  }
+
+  /** Process address of guest physical `gpa`, for `length` bytes that lie in RAM or in the ROM. Throws RangeError otherwise. */
   at(gpa: number, length: number): number {
+    const { rom } = this;
+    if (rom && gpa >= FOUR_GIB - rom.bytes && gpa + length <= FOUR_GIB) return rom.address + gpa - (FOUR_GIB - rom.bytes);
     if (gpa >= 0 && gpa + length <= this.lowBytes) return this.address + gpa;
     const high = gpa - FOUR_GIB;
     if (high >= 0 && high + length <= this.bytes - this.lowBytes) return this.address + this.lowBytes + high;

@@ -19,8 +19,12 @@ export const HIGH_MEMORY = 0x10_0000;
 /** First address of the hole below 4 GiB. */
 export const DEVICE_HOLE = 0xd000_0000;
 export const FOUR_GIB = 0x1_0000_0000;
-/** Three pages for the task state segment that older VMX needs, and one for the identity map; above the hole's devices. */
-export const TSS_ADDRESS = 0xfffb_d000;
+/** Three pages for the task state segment that older VMX needs; between the hole's devices and where firmware lies. */
+export const TSS_ADDRESS = 0xfeff_d000;
+/** Firmware ends at 4 GiB, where the reset vector is, and begins here at the lowest. */
+export const FIRMWARE_LOWEST = 0xff00_0000;
+/** The end of the firmware is seen below 1 MiB too. */
+export const FIRMWARE_LOW_COPY = 0xe_0000;
 
 export interface MemoryRange {
   /** Guest physical address and length in bytes. */

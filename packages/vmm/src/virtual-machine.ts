@@ -7,6 +7,8 @@ import {
   KvmIrqLevel,
   KvmPitConfig,
   KvmUserspaceMemoryRegion,
+  MemoryFlag,
+  PitConfigFlag,
   type SystemCalls,
 } from "@mkvm/kvm-abi";
 import type { VmmArguments } from "./arguments.ts";
@@ -14,6 +16,7 @@ import { setBootRegisters } from "./boot/boot-registers.ts";
 import { ConsoleOutput } from "./console.ts";
 import { setCpuid } from "./cpuid.ts";
 import { DEBUG_EXIT_PORT, DebugExit } from "./devices/debug-exit.ts";
+import { FIRMWARE_LOG_PORT, FirmwareLog } from "./devices/firmware-log.ts";
 import { KEYBOARD_COMMAND_PORT, KEYBOARD_DATA_PORT, KeyboardController } from "./devices/keyboard-controller.ts";
 import { PortBus } from "./devices/port-bus.ts";
 import { AcpiPower, PM1_EVENT_PORT } from "./devices/power.ts";
@@ -71,10 +74,12 @@ export class VirtualMachine {
       if (!(await kvm.has(systemFd, Capability[name])))
         throw new VmmError(`${args.device} lacks ${name}, which this VMM needs; link another module`);
     }
-    const address = sys.mmap(args.memoryBytes, -1, 0);
-    if (address < 0)
-      throw new VmmError(`cannot get ${args.memoryBytes >> 20} MiB of guest memory: ${errnoName(-address)}; lower --memory`);
-    const memory = new GuestMemory(sys.memory, address, args.memoryBytes);
+    const allocate = (bytes: number): number => {
+      const address = sys.mmap(bytes, -1, 0);
+      if (address >= 0) return address;
+      throw new VmmError(`cannot get ${bytes >> 20} MiB of guest memory: ${errnoName(-address)}; lower --memory`);
+    };
+    const memory = new GuestMemory(sys.memory, allocate, args.memoryBytes);
     const entry = loadGuest(sys, memory, args);
     const vmFd = await kvm.number(systemFd, Ioctl.KVM_CREATE_VM);
     const vm = new VirtualMachine(sys, kvm, systemFd, vmFd, memory);
@@ -99,7 +104,8 @@ export class VirtualMachine {
     const keyboard = new KeyboardController(() => end(ExitStatus.reset, "the guest asked for a reset"));
     this.#ports.attach(keyboard, KEYBOARD_DATA_PORT, 1);
     this.#ports.attach(keyboard, KEYBOARD_COMMAND_PORT, 1);
-    this.#ports.attach(new RealTimeClock(() => sys.clockRealtimeNs()), RTC_INDEX_PORT, 2);
+    this.#ports.attach(new RealTimeClock(() => sys.clockRealtimeNs(), memory), RTC_INDEX_PORT, 2);
+    this.#ports.attach(new FirmwareLog((byte) => this.#console.put(byte)), FIRMWARE_LOG_PORT, 1);
     this.#ports.attach(new DebugExit((status) => end(status)), DEBUG_EXIT_PORT, 4);
     this.#ports.attach(new AcpiPower(() => end(ExitStatus.powerOff)), PM1_EVENT_PORT, 8);
   }
@@ -108,10 +114,13 @@ export class VirtualMachine {
     const kvm = this.#kvm;
     await kvm.number(this.#vmFd, Ioctl.KVM_SET_TSS_ADDR, TSS_ADDRESS);
     await kvm.number(this.#vmFd, Ioctl.KVM_CREATE_IRQCHIP);
-    await kvm.set(this.#vmFd, Ioctl.KVM_CREATE_PIT2, KvmPitConfig, { flags: 0 });
+    // Port 0x61 too: guests measure their clocks by the gate and output of channel 2
+    await kvm.set(this.#vmFd, Ioctl.KVM_CREATE_PIT2, KvmPitConfig, { flags: PitConfigFlag.KVM_PIT_SPEAKER_DUMMY });
     const low = this.#memory.lowBytes;
     await this.#addRegion(0, 0, low, this.#memory.address);
-    if (this.#memory.bytes > low) await this.#addRegion(1, FOUR_GIB, this.#memory.bytes - low, this.#memory.address + low);
+    const { highBytes, rom } = this.#memory;
+    if (highBytes > 0) await this.#addRegion(1, FOUR_GIB, highBytes, this.#memory.address + low);
+    if (rom) await this.#addRegion(2, FOUR_GIB - rom.bytes, rom.bytes, rom.address, MemoryFlag.KVM_MEM_READONLY);
     const runBytes = await kvm.number(this.#systemFd, Ioctl.KVM_GET_VCPU_MMAP_SIZE);
     for (let id = 0; id < cpus; id++) {
       const fd = await kvm.number(this.#vmFd, Ioctl.KVM_CREATE_VCPU, id);
@@ -123,10 +132,10 @@ export class VirtualMachine {
     await setBootRegisters(kvm, this.#vcpus[0].fd, this.#memory, entry);
   }
 
-  #addRegion(slot: number, start: number, bytes: number, address: number): Promise<number> {
+  #addRegion(slot: number, start: number, bytes: number, address: number, flags = 0): Promise<number> {
     const region = {
       slot,
-      flags: 0,
+      flags,
       guest_phys_addr: BigInt(start),
       memory_size: BigInt(bytes),
       userspace_addr: BigInt(address),

@@ -16,7 +16,7 @@ function load(
 ): { entry: EntryPoint; memory: GuestMemory; byte(gpa: number): number; u32(gpa: number): number } {
   const sys = fakeSystem({ image: file, initrd: options.initrd ?? new Uint8Array(0) });
   const ramBytes = options.ramBytes ?? 16 * MIB;
-  const memory = new GuestMemory(sys.memory, sys.mmap(ramBytes, -1, 0), ramBytes);
+  const memory = new GuestMemory(sys.memory, (bytes) => sys.mmap(bytes, -1, 0), ramBytes);
   const image = ImageFile.open(sys, "image", "kernel image");
   const initrd = options.initrd ? ImageFile.open(sys, "initrd", "initrd") : undefined;
   const request = { image, head: image.read(0, 65536), memory, commandLine: options.commandLine ?? "", cpus: 1, initrd };

@@ -63,10 +63,11 @@ function addRunCommand(program: Command, done: (status: number) => void): void {
     .option("--append <text>", `kernel command line (default for a bzImage: "${linuxCommandLine}")`)
     .option("--cpus <number>", "number of vCPUs (default: 1)")
     .addOption(
-      new Option("--format <kind>", "raw code, which no header tells: what to load it as").choices([
+      new Option("--format <kind>", "raw code or firmware, which no header tells: what to load it as").choices([
         "flat16",
         "flat32",
         "flat64",
+        "firmware",
       ]),
     )
     .option("--digest", "at the end, print digests of memory and registers")

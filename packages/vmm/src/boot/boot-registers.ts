@@ -21,6 +21,7 @@ const LARGE_PAGE_BYTES = 1 << 21;
 
 /** Sets the boot CPU's registers for the entry point; other vCPUs wait for a start-up IPI. */
 export async function setBootRegisters(kvm: KvmCalls, vcpuFd: number, memory: GuestMemory, entry: EntryPoint): Promise<void> {
+  if (entry.mode === "reset") return;
   const sregs = await kvm.get(vcpuFd, Ioctl.KVM_GET_SREGS, KvmSregs);
   if (entry.mode === "real") {
     const flat = { base: 0n, selector: 0 };

@@ -19,15 +19,36 @@ const STATUS_A_VALUE = 0x26;
 const STATUS_B_24_HOURS = 2;
 const STATUS_D_VALID = 0x80;
 
-/** The time of day of an MC146818 with its battery-backed memory: 24 hours, BCD, never updating while read. */
+/** Bytes of RAM as PC firmware keeps them, in units of 1 KiB up to 64 MiB and of 64 KiB, less what lies below. */
+const BASE_KIB = 0x15,
+  EXTENDED_KIB = [0x17, 0x30],
+  ABOVE_16_MIB = 0x34,
+  ABOVE_4_GIB = 0x5b;
+const MIB = 1 << 20;
+
+/**
+ * The time of day of an MC146818 with its battery-backed memory, which tells firmware how much RAM there is: 24 hours, BCD, never
+ * updating while read.
+ */
 export class RealTimeClock implements PortDevice {
   readonly #nowNs: () => bigint;
   readonly #memory = new Uint8Array(128);
   #index = 0;
 
-  /** `nowNs`: nanoseconds since the epoch, UTC. */
-  constructor(nowNs: () => bigint) {
+  /** `nowNs`: nanoseconds since the epoch, UTC. `ram`: bytes below and above 4 GiB. */
+  constructor(nowNs: () => bigint, ram: { lowBytes: number; highBytes: number }) {
     this.#nowNs = nowNs;
+    const extendedKib = Math.min((ram.lowBytes - MIB) / 1024, 63 * 1024);
+    const units = (bytes: number): number => Math.max(0, Math.floor(bytes / 0x1_0000));
+    this.#setWord(BASE_KIB, 640);
+    for (const at of EXTENDED_KIB) this.#setWord(at, extendedKib);
+    this.#setWord(ABOVE_16_MIB, units(ram.lowBytes - 16 * MIB));
+    this.#setWord(ABOVE_4_GIB, units(ram.highBytes));
+  }
+
+  #setWord(at: number, value: number): void {
+    this.#memory[at] = value & 0xff;
+    this.#memory[at + 1] = value >>> 8;
   }
 
   read(port: number): number {

@@ -3,8 +3,11 @@ import type { ImageFile } from "../image-file.ts";
 
 /** How the boot CPU starts. */
 export interface EntryPoint {
-  /** real: CS:IP with CS base 0; protected: flat 32-bit segments, paging off; long: 64-bit, first 4 GiB identity mapped. */
-  mode: "real" | "protected" | "long";
+  /**
+   * reset: as the processor comes out of reset, `rip` and registers included; real: CS:IP with CS base 0; protected: flat 32-bit
+   * segments, paging off; long: 64-bit, first 4 GiB identity mapped.
+   */
+  mode: "reset" | "real" | "protected" | "long";
   /** Address of the first instruction. */
   rip: number;
   /** Registers that the boot protocol sets; the rest are 0. */
