@@ -14,6 +14,8 @@ export { slotMemory } from "./api/slot-memory.ts";
 export type { SystemContext } from "./api/system-ioctls.ts";
 export { Msr } from "./arch/msr-index.ts";
 export { Cr0, Cr4, Efer, Gpr, PageFaultError, Rflags, SegmentRegister, Vector } from "./arch/registers.ts";
+export { SvmExitCode, svmExitCodeName } from "./arch/svm-exit-codes.ts";
+export { VmcbControl, VmcbSave } from "./arch/vmcb-layout.ts";
 export { VmcsField } from "./arch/vmcs-fields.ts";
 export {
   AccessRights,
@@ -63,7 +65,7 @@ export { hasInterrupt, InterruptFabric, takeInterrupt } from "./guest/interrupt-
 export { renewMasterClock, updateClockPage } from "./guest/kvmclock-msrs.ts";
 export { completeMmio } from "./guest/mmio.ts";
 export { guestTsc } from "./guest/msr-access.ts";
-export { usesPdptrs } from "./guest/paging.ts";
+export { readPdptrs, usesPdptrs } from "./guest/paging.ts";
 export { completePortExit } from "./guest/port-io.ts";
 export { resetRegisters } from "./guest/reset-state.ts";
 export { RunPage } from "./guest/run-page.ts";
@@ -118,9 +120,14 @@ export { type StatisticsTable, statisticsTable } from "./statistics/table.ts";
 export { PIC_REQUEST, VCPU_TABLE, VcpuCounters, VcpuStat } from "./statistics/vcpu-statistics.ts";
 export { VM_TABLE, VmCounters, VmStat } from "./statistics/vm-statistics.ts";
 export { type StringIo, stringIoCount, stringIoFinished, stringIoIn, stringIoOut } from "./string-io.ts";
+export type { SvmCapabilities } from "./svm/capabilities.ts";
+export { handleSvmExit, type SvmExit, type SvmExitHost } from "./svm/exit-handlers.ts";
+export { type CutShort, type SvmInjection, SvmVcpu, type SvmVcpuSetup } from "./svm/svm-vcpu.ts";
+export { allocateSvmVmPages, type SvmVmPages } from "./svm/vm-pages.ts";
+export { setUpVmcb, type VmcbSetup } from "./svm/vmcb-setup.ts";
+export { claimVac, type VacClaim, type VendorClaim } from "./vac-claim.ts";
 export type { EptCapabilities, VmxCapabilities } from "./vmx/capabilities.ts";
 export type { VmxExit, VmxExitHost } from "./vmx/exit.ts";
 export { handleVmxExit } from "./vmx/exit-handlers.ts";
-export { claimVac, USER_RETURN_MSRS, type VacClaim } from "./vmx/vac-claim.ts";
 export { dumpVmcs } from "./vmx/vmcs-dump.ts";
 export { CR0_GUEST_OWNED, CR4_GUEST_OWNED, fillMsrBitmap, setUpVmcs, type VmcsSetup } from "./vmx/vmcs-setup.ts";

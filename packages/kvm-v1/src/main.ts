@@ -4,6 +4,7 @@ import type { LogicalCpu } from "@mkvm/hw-x86";
 import type { Kernel, KernelModule, ModuleInstance } from "@mkvm/kvm-abi";
 import { claimVac, MAX_VCPU_ID, ModuleFiles, type VacClaim, VmTransfer } from "@mkvm/kvm-core";
 import type { OwnerId, Vac } from "@mkvm/vac";
+import { SvmOperations } from "./svm/svm-operations.ts";
 import { Vcpu } from "./vcpu.ts";
 import type { VendorOperations } from "./vendor-operations.ts";
 import { Vm } from "./vm.ts";
@@ -27,7 +28,9 @@ export class Module {
     this.kernel = kernel;
     this.parameters = parameters;
     this.#claim = claim;
-    this.vendor = new VmxOperations(this, claim.capabilities);
+    const { vendor } = claim;
+    this.vendor =
+      vendor.name === "vmx" ? new VmxOperations(this, vendor.capabilities) : new SvmOperations(this, vendor.capabilities);
   }
 
   get owner(): OwnerId {
@@ -36,7 +39,11 @@ export class Module {
   get physicalBits(): number {
     return this.#claim.physicalBits;
   }
-  /** `index`: into USER_RETURN_MSRS. */
+  /** MSRs that VAC exchanges for the module. */
+  get userReturnMsrs(): readonly number[] {
+    return this.#claim.userReturnMsrs;
+  }
+  /** `index`: into userReturnMsrs. */
   setUserReturnMsr(index: number, value: bigint): boolean {
     return this.kernel.vac.setUserReturnMsr(this.owner, this.#claim.slots[index]!, value);
   }
@@ -47,7 +54,7 @@ function init(kernel: Kernel<Vac, LogicalCpu>): ModuleInstance | number {
   if (typeof claim === "number") return claim;
   const { parameters } = kernel;
   const module = new Module(kernel, claim, {
-    eptAd: parameters.ept_ad === true && claim.capabilities.ept.accessedDirty,
+    eptAd: parameters.ept_ad === true && claim.vendor.name === "vmx" && claim.vendor.capabilities.ept.accessedDirty,
     kvmclock: parameters.kvmclock === true,
     maxVcpus: Number(parameters.max_vcpus),
     exitLatency: parameters.exit_latency === true,
@@ -76,9 +83,13 @@ function init(kernel: Kernel<Vac, LogicalCpu>): ModuleInstance | number {
 }
 
 export const kernelModule: KernelModule<Vac, LogicalCpu> = {
-  description: "KVM version 1 for Intel VMX: guest memory in 4 KiB pages by faults, with reverse maps",
+  description: "KVM version 1 for Intel VMX and AMD SVM: guest memory in 4 KiB pages by faults, with reverse maps",
   parameters: {
-    ept_ad: { type: "bool", default: true, description: "let the processor set accessed and dirty bits in the EPT" },
+    ept_ad: {
+      type: "bool",
+      default: true,
+      description: "let the processor set accessed and dirty bits in the EPT (VMX; nested page tables always have them)",
+    },
     kvmclock: { type: "bool", default: true, description: "offer the paravirtual clock to guests" },
     exit_latency: {
       type: "bool",

@@ -24,7 +24,6 @@ import {
   resetXsave,
   type SegmentState,
   type SignalMask,
-  USER_RETURN_MSRS,
   VcpuCounters,
 } from "@mkvm/kvm-core";
 import { EventQueue } from "./event-queue.ts";
@@ -54,8 +53,8 @@ export class Vcpu implements ManagedVcpu {
   savedCr2 = 0n;
   savedXcr0 = 1n;
   savedKernelGsBase = 0n;
-  /** Values for USER_RETURN_MSRS. */
-  readonly userReturn = new BigUint64Array(USER_RETURN_MSRS.length);
+  /** Values for the module's user-return MSRs. */
+  readonly userReturn: BigUint64Array;
   /** The registers above are on the CPU. */
   loaded = false;
   /** KVM_RUN is in progress (it may be waiting). */
@@ -79,6 +78,7 @@ export class Vcpu implements ManagedVcpu {
   constructor(vm: Vm, id: number, runAddress: PhysicalAddress) {
     this.vm = vm;
     this.id = id;
+    this.userReturn = new BigUint64Array(vm.module.userReturnMsrs.length);
     const isBootCpu = id === vm.settings.bootCpuId;
     this.userApicBase = 0xfee0_0800n | (isBootCpu ? 0x100n : 0n);
     this.statistics = new VcpuCounters(vm.process.pid, id, vm.clock, vm.module.parameters.exitLatency);
@@ -209,24 +209,24 @@ export class Vcpu implements ManagedVcpu {
   }
 
   hardwareMsr(index: number): bigint | undefined {
-    const slot = USER_RETURN_MSRS.indexOf(index);
+    const slot = this.vm.module.userReturnMsrs.indexOf(index);
     if (slot >= 0) return this.userReturn[slot];
-    if (index === Msr.IA32_KERNEL_GS_BASE) return this.loaded ? this.vm.kernel.cpu.rdmsr(index) : this.savedKernelGsBase;
-    return this.vm.vendor.readMsr(this, index);
+    const inStructure = this.vm.vendor.readMsr(this, index);
+    if (inStructure !== undefined || index !== Msr.IA32_KERNEL_GS_BASE) return inStructure;
+    return this.loaded ? this.vm.kernel.cpu.rdmsr(index) : this.savedKernelGsBase;
   }
   setHardwareMsr(index: number, value: bigint): boolean {
-    const slot = USER_RETURN_MSRS.indexOf(index);
+    const slot = this.vm.module.userReturnMsrs.indexOf(index);
     if (slot >= 0) {
       if (this.loaded && !this.vm.module.setUserReturnMsr(slot, value)) return false;
       this.userReturn[slot] = value;
       return true;
     }
-    if (index === Msr.IA32_KERNEL_GS_BASE) {
-      if (this.loaded) return this.vm.kernel.cpu.wrmsr(index, value);
-      this.savedKernelGsBase = value;
-      return true;
-    }
-    return this.vm.vendor.writeMsr(this, index, value) ?? false;
+    const inStructure = this.vm.vendor.writeMsr(this, index, value);
+    if (inStructure !== undefined || index !== Msr.IA32_KERNEL_GS_BASE) return inStructure ?? false;
+    if (this.loaded) return this.vm.kernel.cpu.wrmsr(index, value);
+    this.savedKernelGsBase = value;
+    return true;
   }
 
   get tscOffset(): bigint {

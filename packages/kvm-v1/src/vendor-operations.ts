@@ -1,13 +1,18 @@
 /**
  * What version 1 asks of a vendor's virtualization extension: the one list of operations between the vendor-neutral files and
- * `vmx/` (and `svm/`, when it comes). All of them act on the logical CPU of the module instance.
+ * `vmx/` and `svm/`. All of them act on the logical CPU of the module instance.
  */
 import type { DescriptorTableState, ExceptionEvent, ExitOutcome, SegmentState } from "@mkvm/kvm-core";
+import type { EntryFormat } from "./mmu/entry-format.ts";
 import type { Vcpu } from "./vcpu.ts";
 import type { Vm } from "./vm.ts";
 
 export interface VendorOperations {
   readonly name: "vmx" | "svm";
+  /** Of second-level page tables. */
+  readonly format: EntryFormat;
+  /** Cached translations by a VM's second-level tables are void. */
+  flushSecondLevel(vm: Vm): void;
 
   /** Takes what a VM needs: 0 or a negative errno, nothing left behind then. */
   createVm(vm: Vm): number;

@@ -57,7 +57,10 @@ export class Vm implements TransferableVm {
     this.kvmclock = module.parameters.kvmclock;
     this.physicalBits = module.physicalBits;
     this.statistics = new VmCounters(process.pid);
-    this.mmu = new FaultMmu(module.kernel, process, this.slots, module.parameters.eptAd, this.statistics);
+    this.mmu = new FaultMmu(module.kernel, process, this.slots, module.parameters.eptAd, this.statistics, {
+      format: this.vendor.format,
+      flush: () => this.vendor.flushSecondLevel(this),
+    });
     this.fabric = new InterruptFabric(module.kernel.clock, () => this.#vcpus);
     this.memory = slotMemory(process, this.slots, (address, length) => module.kernel.cpu.memory.bytes(address as Hpa, length));
     this.clockState.offsetNs = -BigInt(this.clock.monotonicNs());

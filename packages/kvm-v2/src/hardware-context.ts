@@ -1,24 +1,31 @@
 /** State that neither the control structure nor the register cache holds: on the CPU while the vCPU is loaded, here otherwise. */
 import type { LogicalCpu } from "@mkvm/hw-x86";
-import { Gpr, Msr, resetXsave, USER_RETURN_MSRS } from "@mkvm/kvm-core";
+import { Gpr, Msr, resetXsave } from "@mkvm/kvm-core";
 
 const DEBUG_REGISTERS = [0, 1, 2, 3, 6] as const;
 
+/** MSRs that VAC exchanges for the module; `set` by index. */
+export interface UserReturnMsrs {
+  readonly msrs: readonly number[];
+  set(index: number, value: bigint): boolean;
+}
+
 export class HardwareContext {
   readonly #cpu: LogicalCpu;
-  readonly #setUserReturnMsr: (index: number, value: bigint) => boolean;
+  readonly #userReturnMsrs: UserReturnMsrs;
   readonly #gprs = new BigUint64Array(16);
   readonly #debug = new BigUint64Array(8);
   readonly #xsave = resetXsave();
-  readonly #userReturn = new BigUint64Array(USER_RETURN_MSRS.length);
+  readonly #userReturn: BigUint64Array;
   #cr2 = 0n;
   #xcr0 = 1n;
   #kernelGsBase = 0n;
   #host: { xcr0: bigint; kernelGsBase: bigint } | undefined;
 
-  constructor(cpu: LogicalCpu, setUserReturnMsr: (index: number, value: bigint) => boolean) {
+  constructor(cpu: LogicalCpu, userReturnMsrs: UserReturnMsrs) {
     this.#cpu = cpu;
-    this.#setUserReturnMsr = setUserReturnMsr;
+    this.#userReturnMsrs = userReturnMsrs;
+    this.#userReturn = new BigUint64Array(userReturnMsrs.msrs.length);
   }
 
   get loaded(): boolean {
@@ -30,17 +37,20 @@ export class HardwareContext {
     const cpu = this.#cpu;
     this.#host = { xcr0: cpu.xcr0, kernelGsBase: cpu.rdmsr(Msr.IA32_KERNEL_GS_BASE) ?? 0n };
     cpu.loadGprs(this.#gprs);
+    // Under SVM it is in the control structure while the guest runs
+    cpu.setGpr(Gpr.RAX, this.#gprs[Gpr.RAX]!);
     for (const index of DEBUG_REGISTERS) cpu.writeDr(index, this.#debug[index]!);
     cpu.xrstor(this.#xsave);
     cpu.cr2 = this.#cr2;
     cpu.xcr0 = this.#xcr0;
     cpu.wrmsr(Msr.IA32_KERNEL_GS_BASE, this.#kernelGsBase);
-    for (let index = 0; index < this.#userReturn.length; index++) this.#setUserReturnMsr(index, this.#userReturn[index]!);
+    for (let index = 0; index < this.#userReturn.length; index++) this.#userReturnMsrs.set(index, this.#userReturn[index]!);
   }
   put(): void {
     if (this.#host === undefined) return;
     const cpu = this.#cpu;
     cpu.saveGprs(this.#gprs);
+    this.#gprs[Gpr.RAX] = cpu.gpr(Gpr.RAX);
     for (const index of DEBUG_REGISTERS) this.#debug[index] = cpu.readDr(index);
     cpu.xsave(this.#xsave);
     this.#cr2 = cpu.cr2;
@@ -99,7 +109,7 @@ export class HardwareContext {
   /** undefined: not one of the MSRs here. */
   msr(index: number): bigint | undefined {
     if (index === Msr.IA32_KERNEL_GS_BASE) return this.loaded ? this.#cpu.rdmsr(index) : this.#kernelGsBase;
-    const slot = USER_RETURN_MSRS.indexOf(index);
+    const slot = this.#userReturnMsrs.msrs.indexOf(index);
     return slot < 0 ? undefined : this.#userReturn[slot];
   }
   /** undefined: not one of the MSRs here; false: refused. */
@@ -109,9 +119,9 @@ export class HardwareContext {
       this.#kernelGsBase = value;
       return true;
     }
-    const slot = USER_RETURN_MSRS.indexOf(index);
+    const slot = this.#userReturnMsrs.msrs.indexOf(index);
     if (slot < 0) return undefined;
-    if (this.loaded && !this.#setUserReturnMsr(slot, value)) return false;
+    if (this.loaded && !this.#userReturnMsrs.set(slot, value)) return false;
     this.#userReturn[slot] = value;
     return true;
   }

@@ -4,6 +4,7 @@ import type { LogicalCpu } from "@mkvm/hw-x86";
 import type { Kernel, KernelModule, ModuleInstance } from "@mkvm/kvm-abi";
 import { claimVac, MAX_VCPU_ID, ModuleFiles, type VacClaim, VmTransfer } from "@mkvm/kvm-core";
 import type { OwnerId, Vac } from "@mkvm/vac";
+import { SvmOperations } from "./svm/svm-operations.ts";
 import { Vcpu } from "./vcpu.ts";
 import type { VendorOperations } from "./vendor-operations.ts";
 import { Vm } from "./vm.ts";
@@ -25,6 +26,8 @@ export class Module {
   readonly owner: OwnerId;
   readonly physicalBits: number;
   readonly vendor: VendorOperations;
+  /** MSRs that VAC exchanges for the module. */
+  readonly userReturnMsrs: readonly number[];
   readonly #userReturnSlots: readonly number[];
 
   constructor(kernel: Kernel<Vac, LogicalCpu>, claim: VacClaim, parameters: Parameters) {
@@ -33,10 +36,13 @@ export class Module {
     this.owner = claim.owner;
     this.physicalBits = claim.physicalBits;
     this.#userReturnSlots = claim.slots;
-    this.vendor = new VmxOperations(this, claim.capabilities);
+    this.userReturnMsrs = claim.userReturnMsrs;
+    const { vendor } = claim;
+    this.vendor =
+      vendor.name === "vmx" ? new VmxOperations(this, vendor.capabilities) : new SvmOperations(this, vendor.capabilities);
   }
 
-  /** `index`: into USER_RETURN_MSRS. */
+  /** `index`: into userReturnMsrs. */
   setUserReturnMsr(index: number, value: bigint): boolean {
     return this.kernel.vac.setUserReturnMsr(this.owner, this.#userReturnSlots[index]!, value);
   }
@@ -46,7 +52,9 @@ function init(kernel: Kernel<Vac, LogicalCpu>): ModuleInstance | number {
   const claim = claimVac(kernel);
   if (typeof claim === "number") return claim;
   const { parameters } = kernel;
-  const { ept } = claim.capabilities;
+  const { vendor } = claim;
+  // Nested page tables have both, always
+  const ept = vendor.name === "vmx" ? vendor.capabilities.ept : { pages2m: true, accessedDirty: true };
   const module = new Module(kernel, claim, {
     haltPollNs: Number(parameters.halt_poll_ns),
     hugePages: parameters.huge_pages === true && ept.pages2m,
@@ -75,7 +83,7 @@ function init(kernel: Kernel<Vac, LogicalCpu>): ModuleInstance | number {
 }
 
 export const kernelModule: KernelModule<Vac, LogicalCpu> = {
-  description: "KVM version 2 for Intel VMX: two-dimensional paging with 2 MiB pages, lazy registers, halt polling",
+  description: "KVM version 2 for Intel VMX and AMD SVM: two-dimensional paging with 2 MiB pages, lazy registers, halt polling",
   parameters: {
     halt_poll_ns: {
       type: "int",

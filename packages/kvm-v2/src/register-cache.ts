@@ -25,9 +25,6 @@ export const Register = {
 } as const;
 export type RegisterNumber = number;
 
-/** Registers that a guest cannot change without an exit: what the cache knows of them outlives an entry. */
-const KEPT = (1 << Register.efer) | (1 << Register.tscOffset);
-
 /** Where the registers come from and go to. */
 export interface RegisterSource {
   fetch(cache: RegisterCache, register: RegisterNumber): void;
@@ -47,7 +44,11 @@ export class RegisterCache {
   #dirty = 0;
   readonly #source: RegisterSource;
 
-  constructor(source: RegisterSource) {
+  readonly #kept: number;
+
+  /** `kept`: bits of registers that a guest cannot change without an exit: what the cache knows of them outlives an entry. */
+  constructor(source: RegisterSource, kept: number) {
+    this.#kept = kept;
     this.#source = source;
   }
 
@@ -94,7 +95,7 @@ export class RegisterCache {
   }
   /** The guest has run: what it may have changed is unknown. */
   invalidate(): void {
-    this.#available &= KEPT;
+    this.#available &= this.#kept;
   }
   /** One register changed behind the cache's back. */
   forget(register: RegisterNumber): void {

@@ -71,11 +71,17 @@ export class Vcpu implements ManagedVcpu {
     this.runAddress = runAddress;
     this.run = new RunPage(vm.kernel.memory.bytes(runAddress, VCPU_MMAP_SIZE_BYTES));
     const { vendor } = vm;
-    this.registers = new RegisterCache({
-      fetch: (cache, register) => vendor.fetch(this, cache, register),
-      store: (cache, register) => vendor.store(this, cache, register),
+    this.registers = new RegisterCache(
+      {
+        fetch: (cache, register) => vendor.fetch(this, cache, register),
+        store: (cache, register) => vendor.store(this, cache, register),
+      },
+      vendor.keptRegisters,
+    );
+    this.hardware = new HardwareContext(vm.kernel.cpu, {
+      msrs: vm.module.userReturnMsrs,
+      set: (index, value) => vm.module.setUserReturnMsr(index, value),
     });
-    this.hardware = new HardwareContext(vm.kernel.cpu, (index, value) => vm.module.setUserReturnMsr(index, value));
     this.waiters = vm.kernel.scheduler.createWaitQueue();
     this.halt = new HaltPolling(vm.kernel, vm.module.parameters.haltPollNs, this.statistics);
     this.#loop = new RunLoop(this);
@@ -196,10 +202,10 @@ export class Vcpu implements ManagedVcpu {
     this.hardware.xrstor(image);
   }
   hardwareMsr(index: number): bigint | undefined {
-    return this.hardware.msr(index) ?? this.vm.vendor.msr(this, index);
+    return this.vm.vendor.msr(this, index) ?? this.hardware.msr(index);
   }
   setHardwareMsr(index: number, value: bigint): boolean {
-    return this.hardware.setMsr(index, value) ?? this.vm.vendor.setMsr(this, index, value) ?? false;
+    return this.vm.vendor.setMsr(this, index, value) ?? this.hardware.setMsr(index, value) ?? false;
   }
   get tscOffset(): bigint {
     return this.registers.word(Register.tscOffset);

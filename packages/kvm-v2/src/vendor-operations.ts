@@ -1,8 +1,9 @@
 /**
  * What version 2 asks of a vendor's virtualization extension: the one list of operations between the vendor-neutral files and
- * `vmx/` (and `svm/`, when it comes).
+ * `vmx/` and `svm/`.
  */
 import type { ExitOutcome } from "@mkvm/kvm-core";
+import type { TdpFormat } from "./mmu/tdp-entry.ts";
 import type { RegisterCache, RegisterNumber } from "./register-cache.ts";
 import type { Vcpu } from "./vcpu.ts";
 import type { Vm } from "./vm.ts";
@@ -18,6 +19,12 @@ export interface Injection {
 
 export interface VendorOperations {
   readonly name: "vmx" | "svm";
+  /** Of second-level page tables. */
+  readonly format: TdpFormat;
+  /** Registers that a guest cannot change without an exit, as bits of the register cache. */
+  readonly keptRegisters: number;
+  /** Cached translations by a VM's second-level tables are void. */
+  flushSecondLevel(vm: Vm): void;
 
   createVm(vm: Vm): number;
   destroyVm(vm: Vm): void;

@@ -59,6 +59,8 @@ export class Vm implements TransferableVm {
     this.mmu = new TdpMmu(kernel, process, this.slots, this.statistics, {
       largePages: module.parameters.hugePages,
       accessedDirty: module.parameters.accessedDirty,
+      format: this.vendor.format,
+      flush: () => this.vendor.flushSecondLevel(this),
     });
     this.memory = slotMemory(process, this.slots, (address, length) => kernel.cpu.memory.bytes(address as Hpa, length));
     this.fabric = new InterruptFabric(kernel.clock, () => this.#inOrder);

@@ -12,9 +12,9 @@ const WRITE = 2;
 function leaves(vm: TestVm): { gfn: number; level: number; writable: boolean }[] {
   const state = vm.kernel.file(vm.fd).privateData as Vm;
   expect(state).toBeInstanceOf(Vm);
-  const root = Number(state.mmu.eptPointer & 0xffff_ffff_f000n);
+  const root = Number(state.mmu.rootPointer & 0xffff_ffff_f000n);
   const found: { gfn: number; level: number; writable: boolean }[] = [];
-  for (const at = new TdpIterator(vm.kernel.bank.u32, root, 0, 2 ** 20); !at.done; at.advance()) {
+  for (const at = new TdpIterator(vm.kernel.bank.u32, state.vendor.format, root, 0, 2 ** 20); !at.done; at.advance()) {
     if (at.leaf) found.push({ gfn: at.gfn, level: at.level, writable: (at.low & WRITE) !== 0 });
   }
   return found;

@@ -1,13 +1,19 @@
 /** What each VM exit means (SDM 3C, "VM Exits"): one handler a reason. */
 import { ExitReason, InternalError } from "@mkvm/kvm-abi";
-import { Gpr, Vector } from "../arch/registers.ts";
 import { InterruptionInfo, InterruptionType } from "../arch/vmx-controls.ts";
 import { BASIC_REASON_MASK, ENTRY_FAILED, VmxExitReason, vmxExitReasonName } from "../arch/vmx-exit-reasons.ts";
-import { executeCpuid } from "../cpuid-table.ts";
-import { setXcr } from "../guest/control-registers.ts";
-import { cpl } from "../guest/guest-cpu.ts";
-import { handleHypercall } from "../guest/hypercall.ts";
-import { guestRdmsr, guestWrmsr } from "../guest/msr-access.ts";
+import {
+  exitCpuid,
+  exitHlt,
+  exitHypercall,
+  exitRdmsr,
+  exitShutdown,
+  exitWrmsr,
+  exitXsetbv,
+  finish,
+  generalProtection,
+  undefinedOpcode,
+} from "../guest/instruction-exits.ts";
 import { handlePortExit } from "../guest/port-io.ts";
 import type { ExitOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
 import { VcpuStat } from "../statistics/vcpu-statistics.ts";
@@ -16,7 +22,6 @@ import { handleEptMisconfiguration, handleEptViolation } from "./ept-exits.ts";
 import type { VmxExit, VmxExitHost } from "./exit.ts";
 
 type Handler = (vcpu: VcpuParts, exit: VmxExit, host: VmxExitHost) => ExitOutcome;
-const LOW_32 = 0xffff_ffffn;
 
 /** Decides what an exit needs; kvm_run is filled in where the answer is "exit". */
 export function handleVmxExit(vcpu: VcpuParts, exit: VmxExit, host: VmxExitHost): ExitOutcome {
@@ -79,31 +84,7 @@ export function deliveryError(vcpu: VcpuParts, exit: VmxExit, host: VmxExitHost)
   return internalError(vcpu, host, InternalError.KVM_INTERNAL_ERROR_DELIVERY_EV, why, data);
 }
 
-function skip(vcpu: VcpuParts, exit: VmxExit): ExitOutcome {
-  vcpu.skip(exit.instructionLength);
-  return "resume";
-}
-function generalProtection(vcpu: VcpuParts): ExitOutcome {
-  vcpu.queueException(Vector.GP, 0);
-  return "resume";
-}
-const undefinedOpcode: Handler = (vcpu) => {
-  vcpu.queueException(Vector.UD);
-  return "resume";
-};
-
-function edxEax(vcpu: VcpuParts): bigint {
-  return (BigInt(vcpu.gpr32(Gpr.RDX)) << 32n) | BigInt(vcpu.gpr32(Gpr.RAX));
-}
-
-const handleCpuid: Handler = (vcpu, exit) => {
-  const result = executeCpuid(vcpu.cpuid, vcpu, vcpu.gpr32(Gpr.RAX), vcpu.gpr32(Gpr.RCX));
-  vcpu.setGpr32(Gpr.RAX, result.eax);
-  vcpu.setGpr32(Gpr.RBX, result.ebx);
-  vcpu.setGpr32(Gpr.RCX, result.ecx);
-  vcpu.setGpr32(Gpr.RDX, result.edx);
-  return skip(vcpu, exit);
-};
+const skip: Handler = (vcpu, exit) => finish(vcpu, true, exit.instructionLength);
 
 const handleIo: Handler = (vcpu, exit) => {
   vcpu.statistics.words[VcpuStat.io_exits]!++;
@@ -125,36 +106,6 @@ const handleIo: Handler = (vcpu, exit) => {
     string,
     instructionLength: exit.instructionLength,
   });
-};
-
-const handleRdmsr: Handler = (vcpu, exit) => {
-  const value = guestRdmsr(vcpu, vcpu.gpr32(Gpr.RCX));
-  if (value === undefined) return generalProtection(vcpu);
-  vcpu.setGpr(Gpr.RAX, value & LOW_32);
-  vcpu.setGpr(Gpr.RDX, value >> 32n);
-  return skip(vcpu, exit);
-};
-
-const handleWrmsr: Handler = (vcpu, exit) =>
-  guestWrmsr(vcpu, vcpu.gpr32(Gpr.RCX), edxEax(vcpu)) ? skip(vcpu, exit) : generalProtection(vcpu);
-
-const handleXsetbv: Handler = (vcpu, exit) =>
-  cpl(vcpu) === 0 && setXcr(vcpu, vcpu.gpr32(Gpr.RCX), edxEax(vcpu)) ? skip(vcpu, exit) : generalProtection(vcpu);
-
-const handleHlt: Handler = (vcpu, exit) => {
-  vcpu.statistics.words[VcpuStat.halt_exits]!++;
-  skip(vcpu, exit);
-  return "halt";
-};
-
-const handleVmcall: Handler = (vcpu, exit) => {
-  handleHypercall(vcpu);
-  return skip(vcpu, exit);
-};
-
-const handleTripleFault: Handler = (vcpu) => {
-  vcpu.run.exitReason = ExitReason.KVM_EXIT_SHUTDOWN;
-  return "exit";
 };
 
 const handleExternalInterrupt: Handler = (vcpu, _exit, host) => {
@@ -180,15 +131,12 @@ const handleTaskSwitch: Handler = (vcpu, _exit, host) =>
     [],
   );
 
-/** Without a PMU there is no counter to read. */
-const handleRdpmc: Handler = (vcpu) => generalProtection(vcpu);
-
 /** By basic exit reason. */
 const HANDLERS: (Handler | undefined)[] = [];
 const BY_REASON: readonly (readonly [number, Handler])[] = [
   [VmxExitReason.EXCEPTION_OR_NMI, handleExceptionOrNmi],
   [VmxExitReason.EXTERNAL_INTERRUPT, handleExternalInterrupt],
-  [VmxExitReason.TRIPLE_FAULT, handleTripleFault],
+  [VmxExitReason.TRIPLE_FAULT, exitShutdown],
   [
     VmxExitReason.INTERRUPT_WINDOW,
     (vcpu, _exit, host) => {
@@ -206,23 +154,24 @@ const BY_REASON: readonly (readonly [number, Handler])[] = [
     },
   ],
   [VmxExitReason.TASK_SWITCH, handleTaskSwitch],
-  [VmxExitReason.CPUID, handleCpuid],
-  [VmxExitReason.HLT, handleHlt],
+  [VmxExitReason.CPUID, (vcpu, exit) => exitCpuid(vcpu, exit.instructionLength)],
+  [VmxExitReason.HLT, (vcpu, exit) => exitHlt(vcpu, exit.instructionLength)],
   [VmxExitReason.INVD, skip],
   [VmxExitReason.WBINVD, skip],
   [VmxExitReason.PAUSE, skip],
   // Not offered in CPUID; as Linux by default, no operation rather than #UD
   [VmxExitReason.MWAIT, skip],
   [VmxExitReason.MONITOR, skip],
-  [VmxExitReason.RDPMC, handleRdpmc],
-  [VmxExitReason.VMCALL, handleVmcall],
+  // Without a PMU there is no counter to read
+  [VmxExitReason.RDPMC, generalProtection],
+  [VmxExitReason.VMCALL, (vcpu, exit) => exitHypercall(vcpu, exit.instructionLength)],
   [VmxExitReason.CR_ACCESS, handleCrAccess],
   [VmxExitReason.IO_INSTRUCTION, handleIo],
-  [VmxExitReason.RDMSR, handleRdmsr],
-  [VmxExitReason.WRMSR, handleWrmsr],
+  [VmxExitReason.RDMSR, (vcpu, exit) => exitRdmsr(vcpu, exit.instructionLength)],
+  [VmxExitReason.WRMSR, (vcpu, exit) => exitWrmsr(vcpu, exit.instructionLength)],
   [VmxExitReason.EPT_VIOLATION, handleEptViolation],
   [VmxExitReason.EPT_MISCONFIGURATION, handleEptMisconfiguration],
-  [VmxExitReason.XSETBV, handleXsetbv],
+  [VmxExitReason.XSETBV, (vcpu, exit) => exitXsetbv(vcpu, exit.instructionLength)],
   // There is no nested virtualization
   ...[
     VmxExitReason.VMCLEAR,

@@ -1,5 +1,5 @@
 /**
- * The MMU of version 1: an EPT that starts empty and is filled one 4 KiB page at a time by EPT violations. Reverse maps in the
+ * The MMU of version 1: a second-level table that starts empty and is filled one 4 KiB page at a time by faults. Reverse maps in the
  * slots find the leaf entry of a frame again, to take it away or to write-protect it for dirty logging.
  */
 
@@ -8,16 +8,14 @@ import { Errno, type Kernel, type Process } from "@mkvm/kvm-abi";
 import { type FaultOutcome, MEM_READONLY, PAGE_BYTES, type SlotTable, type VmCounters, VmStat } from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
 import type { MemorySlot } from "../memory-slots.ts";
-import {
-  EPT_ADDRESS_LOW,
-  EPT_EXECUTE,
-  EPT_IGNORE_PAT,
-  EPT_MEMORY_WB,
-  EPT_READ,
-  EPT_RIGHTS,
-  EPT_WRITE,
-  eptPointer,
-} from "./ept-entry.ts";
+import { ENTRY_ADDRESS, type EntryFormat } from "./entry-format.ts";
+
+/** What the MMU asks of the vendor. */
+export interface SecondLevel {
+  readonly format: EntryFormat;
+  /** Drops cached translations of this VM on this CPU, the only one it runs on. */
+  flush(): void;
+}
 
 export class FaultMmu {
   readonly #kernel: Kernel<Vac, LogicalCpu>;
@@ -25,7 +23,9 @@ export class FaultMmu {
   readonly #bank: MemoryBank;
   readonly #slots: SlotTable<MemorySlot>;
   readonly #tables: Hpa[] = [];
-  readonly #eptAd: boolean;
+  readonly #accessedDirty: boolean;
+  readonly #secondLevel: SecondLevel;
+  readonly #format: EntryFormat;
   readonly #statistics: VmCounters;
   #root = 0;
 
@@ -35,12 +35,15 @@ export class FaultMmu {
     slots: SlotTable<MemorySlot>,
     accessedDirty: boolean,
     statistics: VmCounters,
+    secondLevel: SecondLevel,
   ) {
     this.#kernel = kernel;
     this.#process = process;
     this.#bank = kernel.cpu.memory.bank(process.bank);
     this.#slots = slots;
-    this.#eptAd = accessedDirty;
+    this.#accessedDirty = accessedDirty;
+    this.#secondLevel = secondLevel;
+    this.#format = secondLevel.format;
     this.#statistics = statistics;
   }
 
@@ -52,8 +55,9 @@ export class FaultMmu {
     return 0;
   }
 
-  get eptPointer(): bigint {
-    return eptPointer(this.#root, this.#eptAd);
+  /** For the control structures of this VM's vCPUs. */
+  get rootPointer(): bigint {
+    return this.#format.pointer(this.#root, this.#accessedDirty);
   }
 
   /** Frees every table. No vCPU may enter any more. */
@@ -64,7 +68,7 @@ export class FaultMmu {
     this.#root = 0;
   }
 
-  /** Handles a violation at a guest-physical address; `write` says what the guest tried. */
+  /** Handles a fault at a guest-physical address; `write` says what the guest tried. */
   fault(gpa: number, write: boolean): FaultOutcome {
     const gfn = Math.floor(gpa / PAGE_BYTES);
     const slot = this.#slots.find(gfn);
@@ -75,6 +79,7 @@ export class FaultMmu {
     const page = this.#process.memory.translate(slot.userspaceAddress + index * PAGE_BYTES);
     if (page < 0) return -Errno.EFAULT;
     const { words } = this.#statistics;
+    const format = this.#format;
     let entry = slot.rmap[index]!;
     const before = entry === 0 ? 0 : this.#bank.u32[entry >>> 2]!;
     if (entry === 0) {
@@ -86,10 +91,10 @@ export class FaultMmu {
     }
     // A page whose dirtying is logged becomes writable by its first write only
     const writable = !readOnly && (write || slot.dirty === undefined);
-    this.#write(entry, page, EPT_READ | EPT_EXECUTE | (writable ? EPT_WRITE : 0) | EPT_MEMORY_WB | EPT_IGNORE_PAT);
+    this.#write(entry, page, format.leaf | (writable ? format.write : 0));
     if (write) slot.markDirty(gfn);
     if (before === 0) return "mapped";
-    return writable && (before & EPT_WRITE) === 0 ? "unprotected" : "spurious";
+    return writable && (before & format.write) === 0 ? "unprotected" : "spurious";
   }
 
   /** Takes away every mapping of a slot that goes or moves. */
@@ -109,24 +114,24 @@ export class FaultMmu {
 
   /** Write-protects a slot's pages: all, or those with a bit in `bitmap`. */
   writeProtect(slot: MemorySlot, bitmap?: Uint8Array): void {
+    const { write } = this.#format;
     let any = false;
     for (let index = 0; index < slot.pages; index++) {
       if (bitmap !== undefined && (bitmap[index >> 3]! & (1 << (index & 7))) === 0) continue;
       const entry = slot.rmap[index]!;
       if (entry === 0) continue;
       const low = this.#bank.u32[entry >>> 2]!;
-      if ((low & EPT_WRITE) === 0) continue;
-      this.#bank.u32[entry >>> 2] = low & ~EPT_WRITE;
+      if ((low & write) === 0) continue;
+      this.#bank.u32[entry >>> 2] = low & ~write;
       any = true;
     }
     if (any) this.flush();
   }
 
-  /** Drops cached translations of this VM's EPT on this CPU, the only one it runs on. */
   flush(): void {
     if (this.#root === 0) return;
     this.#statistics.flushed();
-    this.#kernel.cpu.vmx.invept(1, this.eptPointer);
+    this.#secondLevel.flush();
   }
 
   /** Bank offset of the leaf entry of a guest frame, tables on the way made as needed; or -ENOMEM. */
@@ -135,13 +140,13 @@ export class FaultMmu {
     for (let level = 3; level >= 1; level--) {
       const entry = (table % 0x1_0000_0000) + (Math.floor(gfn / 2 ** (9 * level)) % 512) * 8;
       const low = this.#bank.u32[entry >>> 2]!;
-      if ((low & EPT_RIGHTS) !== 0) {
-        table = this.#process.bank * 0x1_0000_0000 + ((low & EPT_ADDRESS_LOW) >>> 0);
+      if ((low & this.#format.present) !== 0) {
+        table = this.#process.bank * 0x1_0000_0000 + ((low & ENTRY_ADDRESS) >>> 0);
         continue;
       }
       const next = this.#allocateTable();
       if (next < 0) return next;
-      this.#write(entry, next, EPT_RIGHTS);
+      this.#write(entry, next, this.#format.table);
       table = next;
     }
     return (table % 0x1_0000_0000) + (gfn % 512) * 8;

@@ -13,12 +13,12 @@ import {
   Interruptibility,
   InterruptionInfo,
   InterruptionType,
+  InveptType,
   InvvpidType,
   Msr,
   PrimaryControl,
   type SegmentState,
   setUpVmcs,
-  USER_RETURN_MSRS,
   VcpuStat,
   Vector,
   VmcsField as Vmcs,
@@ -27,6 +27,7 @@ import {
   type VmxExitHost,
 } from "@mkvm/kvm-core";
 import type { Module } from "../main.ts";
+import { EPT_FORMAT } from "../mmu/ept-entry.ts";
 import type { Vcpu } from "../vcpu.ts";
 import type { VendorOperations } from "../vendor-operations.ts";
 import type { Vm } from "../vm.ts";
@@ -55,6 +56,7 @@ interface VmVmx {
 
 export class VmxOperations implements VendorOperations {
   readonly name = "vmx";
+  readonly format = EPT_FORMAT;
   readonly #module: Module;
   readonly #cpu: LogicalCpu;
   readonly #capabilities: VmxCapabilities;
@@ -107,7 +109,7 @@ export class VmxOperations implements VendorOperations {
     setUpVmcs(this.#cpu, {
       capabilities: this.#capabilities,
       vpid,
-      eptPointer: vm.mmu.eptPointer,
+      eptPointer: vm.mmu.rootPointer,
       msrBitmap: this.#vms.get(vm)!.msrBitmap,
     });
     this.writeEfer(vcpu, 0n);
@@ -150,7 +152,7 @@ export class VmxOperations implements VendorOperations {
     cpu.xcr0 = vcpu.savedXcr0;
     state.hostKernelGsBase = cpu.rdmsr(Msr.IA32_KERNEL_GS_BASE) ?? 0n;
     cpu.wrmsr(Msr.IA32_KERNEL_GS_BASE, vcpu.savedKernelGsBase);
-    for (let slot = 0; slot < USER_RETURN_MSRS.length; slot++) this.#module.setUserReturnMsr(slot, vcpu.userReturn[slot]!);
+    for (let slot = 0; slot < vcpu.userReturn.length; slot++) this.#module.setUserReturnMsr(slot, vcpu.userReturn[slot]!);
     vcpu.loaded = true;
     vcpu.statistics.loaded(cpu.retiredInstructions());
   }
@@ -386,6 +388,10 @@ export class VmxOperations implements VendorOperations {
   flushGuestTlb(vcpu: Vcpu): void {
     vcpu.statistics.words[VcpuStat.tlb_flush]!++;
     this.#cpu.vmx.invvpid(InvvpidType.singleContext, stateOf(vcpu).vpid, 0n);
+  }
+
+  flushSecondLevel(vm: Vm): void {
+    this.#cpu.vmx.invept(InveptType.singleContext, vm.mmu.rootPointer);
   }
 
   #setPrimaryControl(control: number, on: boolean): void {

@@ -1,12 +1,10 @@
-/** Second-level entries as two 32-bit words: the low one has rights and the bank offset, the high one the bank (SDM 3C, "The Extended Page Table Mechanism"). */
-export const TDP_READ = 1;
+/**
+ * Second-level entries as two 32-bit words: the low one has rights and the bank offset, the high one the bank. Both vendors' entries
+ * have a large leaf's bit and the right to write in the same place; the rest is a format.
+ */
 export const TDP_WRITE = 2;
-export const TDP_EXECUTE = 4;
-export const TDP_ALL = TDP_READ | TDP_WRITE | TDP_EXECUTE;
 /** Leaf of a level above 1. */
 export const TDP_LARGE = 1 << 7;
-/** Write-back whatever the guest's PAT says: guest RAM is ordinary memory. */
-export const TDP_RAM = (6 << 3) | (1 << 6);
 export const TDP_ADDRESS = 0xffff_f000;
 
 export const BANK_SPAN = 0x1_0000_0000;
@@ -14,6 +12,17 @@ export const LEVELS = 4;
 /** Level of 4 KiB leaves, and of 2 MiB leaves. */
 export const LEVEL_4K = 1;
 export const LEVEL_2M = 2;
+
+export interface TdpFormat {
+  /** Any of these bits: the entry is there. */
+  readonly present: number;
+  /** An entry that links a table. */
+  readonly table: number;
+  /** A leaf without the right to write. */
+  readonly leaf: number;
+  /** What the control structure takes for a tree of tables. */
+  pointer(root: number, accessedDirty: boolean): bigint;
+}
 
 /** Guest frames that an entry of a level maps. */
 export function framesOf(level: number): number {

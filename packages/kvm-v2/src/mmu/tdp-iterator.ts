@@ -1,5 +1,5 @@
 /** Pre-order walk over the entries of a second-level table that map a range of guest frames. */
-import { BANK_SPAN, framesOf, LEVEL_4K, LEVELS, TDP_ADDRESS, TDP_ALL, TDP_LARGE } from "./tdp-entry.ts";
+import { BANK_SPAN, framesOf, LEVEL_4K, LEVELS, TDP_ADDRESS, TDP_LARGE, type TdpFormat } from "./tdp-entry.ts";
 
 /**
  * Stands on one entry at a time. `advance` goes down into the table that the entry links, if there is one and `minLevel` allows,
@@ -14,6 +14,7 @@ export class TdpIterator {
   gfn = 0;
   done = false;
   readonly #words: Uint32Array;
+  readonly #present: number;
   readonly #minLevel: number;
   readonly #endGfn: number;
   /** Bank offset of the table at each level on the way. */
@@ -21,8 +22,9 @@ export class TdpIterator {
   #target: number;
 
   /** `words`: the bank. `root`: physical address of the top table. Frames `startGfn` up to but not `endGfn`. */
-  constructor(words: Uint32Array, root: number, startGfn: number, endGfn: number, minLevel = LEVEL_4K) {
+  constructor(words: Uint32Array, format: TdpFormat, root: number, startGfn: number, endGfn: number, minLevel = LEVEL_4K) {
     this.#words = words;
+    this.#present = format.present;
     this.#minLevel = minLevel;
     this.#endGfn = endGfn;
     this.#target = startGfn;
@@ -35,12 +37,12 @@ export class TdpIterator {
     return this.#words[this.entry >>> 2]!;
   }
   get present(): boolean {
-    return (this.low & TDP_ALL) !== 0;
+    return (this.low & this.#present) !== 0;
   }
   /** Present, and maps memory rather than a table. */
   get leaf(): boolean {
     const { low } = this;
-    return (low & TDP_ALL) !== 0 && (this.level === LEVEL_4K || (low & TDP_LARGE) !== 0);
+    return (low & this.#present) !== 0 && (this.level === LEVEL_4K || (low & TDP_LARGE) !== 0);
   }
   get linksTable(): boolean {
     return this.present && !this.leaf;

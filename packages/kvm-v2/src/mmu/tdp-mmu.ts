@@ -5,30 +5,10 @@
 
 import type { LogicalCpu, MemoryBank } from "@mkvm/hw-x86";
 import { Errno, type Kernel, type Process } from "@mkvm/kvm-abi";
-import {
-  type FaultOutcome,
-  InveptType,
-  MEM_READONLY,
-  PAGE_BYTES,
-  type SlotTable,
-  type VmCounters,
-  VmStat,
-} from "@mkvm/kvm-core";
+import { type FaultOutcome, MEM_READONLY, PAGE_BYTES, type SlotTable, type VmCounters, VmStat } from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
 import { FRAMES_PER_LARGE_PAGE, type Slot } from "../memory-slots.ts";
-import {
-  BANK_SPAN,
-  framesOf,
-  LEVEL_2M,
-  LEVEL_4K,
-  TDP_ADDRESS,
-  TDP_ALL,
-  TDP_EXECUTE,
-  TDP_LARGE,
-  TDP_RAM,
-  TDP_READ,
-  TDP_WRITE,
-} from "./tdp-entry.ts";
+import { BANK_SPAN, framesOf, LEVEL_2M, LEVEL_4K, TDP_ADDRESS, TDP_LARGE, TDP_WRITE, type TdpFormat } from "./tdp-entry.ts";
 import { TdpIterator } from "./tdp-iterator.ts";
 
 /** Entries that `buildAhead` writes between two looks at whether others want the CPU. */
@@ -41,6 +21,14 @@ interface Root {
   readonly tables: Set<number>;
 }
 
+export interface TdpOptions {
+  readonly largePages: boolean;
+  readonly accessedDirty: boolean;
+  readonly format: TdpFormat;
+  /** Drops cached translations of this VM on this CPU. */
+  flush(): void;
+}
+
 export class TdpMmu {
   readonly #kernel: Kernel<Vac, LogicalCpu>;
   readonly #process: Process;
@@ -48,6 +36,8 @@ export class TdpMmu {
   readonly #slots: SlotTable<Slot>;
   readonly #largePages: boolean;
   readonly #accessedDirty: boolean;
+  readonly #format: TdpFormat;
+  readonly #flushCached: () => void;
   readonly #statistics: VmCounters;
   readonly #roots: Root[] = [];
 
@@ -56,7 +46,7 @@ export class TdpMmu {
     process: Process,
     slots: SlotTable<Slot>,
     statistics: VmCounters,
-    options: { largePages: boolean; accessedDirty: boolean },
+    options: TdpOptions,
   ) {
     this.#kernel = kernel;
     this.#process = process;
@@ -65,6 +55,8 @@ export class TdpMmu {
     this.#statistics = statistics;
     this.#largePages = options.largePages;
     this.#accessedDirty = options.accessedDirty;
+    this.#format = options.format;
+    this.#flushCached = options.flush;
   }
 
   /** Makes the root: 0 or -ENOMEM. */
@@ -82,10 +74,9 @@ export class TdpMmu {
     this.#roots.length = 0;
   }
 
-  /** EPT pointer: write-back tables, 4 levels. */
-  get eptPointer(): bigint {
-    const flags = 6n | (3n << 3n) | (this.#accessedDirty ? 1n << 6n : 0n);
-    return BigInt(this.#roots[0]!.address) | flags;
+  /** For the control structures of this VM's vCPUs. */
+  get rootPointer(): bigint {
+    return this.#format.pointer(this.#roots[0]!.address, this.#accessedDirty);
   }
 
   fault(gpa: number, write: boolean): FaultOutcome {
@@ -116,7 +107,7 @@ export class TdpMmu {
     const freed: { table: number; root: Root }[] = [];
     let any = false;
     for (const root of this.#roots) {
-      const iterator = new TdpIterator(this.#bank.u32, root.address, start, end);
+      const iterator = new TdpIterator(this.#bank.u32, this.#format, root.address, start, end);
       while (!iterator.done) {
         const whole = iterator.gfn >= start && iterator.gfn + framesOf(iterator.level) <= end;
         if (iterator.linksTable && whole) {
@@ -145,7 +136,7 @@ export class TdpMmu {
   writeProtect(start: number, end: number, selected: (gfn: number) => boolean = () => true): void {
     let any = false;
     for (const root of this.#roots) {
-      const iterator = new TdpIterator(this.#bank.u32, root.address, start, end);
+      const iterator = new TdpIterator(this.#bank.u32, this.#format, root.address, start, end);
       while (!iterator.done) {
         if (iterator.leaf && iterator.level > LEVEL_4K) {
           this.#split(root, iterator.entry, iterator.level);
@@ -174,7 +165,7 @@ export class TdpMmu {
   /** Maps the page of a frame: what it found, or a negative errno. */
   #map(root: Root, slot: Slot, gfn: number, write: boolean): "mapped" | "unprotected" | "spurious" | number {
     const wanted = this.#levelFor(slot, gfn);
-    const iterator = new TdpIterator(this.#bank.u32, root.address, gfn, gfn + 1);
+    const iterator = new TdpIterator(this.#bank.u32, this.#format, root.address, gfn, gfn + 1);
     // Down to the level wanted, and further where small pages are there already: they stay
     while (iterator.level > wanted || iterator.linksTable) {
       if (iterator.leaf) {
@@ -184,7 +175,7 @@ export class TdpMmu {
       if (!iterator.present) {
         const table = this.#allocateTable(root.tables);
         if (table < 0) return table;
-        this.#set(iterator.entry, table, TDP_ALL);
+        this.#set(iterator.entry, table, this.#format.table);
       }
       iterator.advance();
     }
@@ -196,9 +187,9 @@ export class TdpMmu {
     const large = iterator.level > LEVEL_4K ? TDP_LARGE : 0;
     const had = iterator.low;
     // A page of a logged slot that is writable already stays so
-    const rights = TDP_READ | TDP_EXECUTE | (writable || (!readOnly && (had & TDP_WRITE) !== 0) ? TDP_WRITE : 0);
-    this.#set(iterator.entry, address, rights | large | TDP_RAM);
-    if ((had & TDP_ALL) === 0) {
+    const rights = this.#format.leaf | (writable || (!readOnly && (had & TDP_WRITE) !== 0) ? TDP_WRITE : 0);
+    this.#set(iterator.entry, address, rights | large);
+    if ((had & this.#format.present) === 0) {
       this.#countPages(iterator.level, 1);
       return "mapped";
     }
@@ -219,16 +210,16 @@ export class TdpMmu {
     const base = high * BANK_SPAN + ((low & TDP_ADDRESS) >>> 0);
     for (let index = 0; index < FRAMES_PER_LARGE_PAGE; index++) {
       const child = (table % BANK_SPAN) + index * 8;
-      this.#set(child, base + index * PAGE_BYTES, TDP_READ | TDP_EXECUTE | TDP_RAM);
+      this.#set(child, base + index * PAGE_BYTES, this.#format.leaf);
     }
-    this.#set(entry, table, TDP_ALL);
+    this.#set(entry, table, this.#format.table);
   }
 
   /** Notes a table and the tables below it, whose pages are mapped no more. */
   #collectTables(table: number, level: number, root: Root, into: { table: number; root: Root }[]): void {
     for (let index = 0; index < 512; index++) {
       const low = this.#bank.u32[(table + index * 8) >>> 2]!;
-      if ((low & TDP_ALL) === 0) continue;
+      if ((low & this.#format.present) === 0) continue;
       if (level > LEVEL_4K && (low & TDP_LARGE) === 0) {
         this.#collectTables((low & TDP_ADDRESS) >>> 0, level - 1, root, into);
       } else this.#countPages(level, -1);
@@ -259,7 +250,7 @@ export class TdpMmu {
   #flush(): void {
     for (const _root of this.#roots) {
       this.#statistics.flushed();
-      this.#kernel.cpu.vmx.invept(InveptType.singleContext, this.eptPointer);
+      this.#flushCached();
     }
   }
 }

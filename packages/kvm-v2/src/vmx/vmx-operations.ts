@@ -11,6 +11,7 @@ import {
   Interruptibility,
   InterruptionInfo,
   InterruptionType,
+  InveptType,
   InvvpidType,
   Msr,
   PrimaryControl,
@@ -23,7 +24,8 @@ import {
   type VmxExitHost,
 } from "@mkvm/kvm-core";
 import type { Module } from "../main.ts";
-import type { RegisterCache, RegisterNumber } from "../register-cache.ts";
+import { EPT } from "../mmu/ept-entry.ts";
+import { Register, type RegisterCache, type RegisterNumber } from "../register-cache.ts";
 import type { Vcpu } from "../vcpu.ts";
 import type { Injection, VendorOperations } from "../vendor-operations.ts";
 import type { Vm } from "../vm.ts";
@@ -72,6 +74,8 @@ const stateOf = (vcpu: Vcpu): VmxState => vcpu.vendorState as VmxState;
 
 export class VmxOperations implements VendorOperations {
   readonly name = "vmx";
+  readonly format = EPT;
+  readonly keptRegisters = (1 << Register.efer) | (1 << Register.tscOffset);
   readonly #module: Module;
   readonly #cpu: LogicalCpu;
   readonly #capabilities: VmxCapabilities;
@@ -120,7 +124,7 @@ export class VmxOperations implements VendorOperations {
     setUpVmcs(this.#cpu, {
       capabilities: this.#capabilities,
       vpid,
-      eptPointer: vm.mmu.eptPointer,
+      eptPointer: vm.mmu.rootPointer,
       msrBitmap: state.msrBitmap,
     });
     this.#cpu.vmx.vmwrite(VmcsField.GUEST_IA32_PAT, RESET_PAT);
@@ -253,6 +257,9 @@ export class VmxOperations implements VendorOperations {
     if (wanted === state.primaryControls) return;
     state.primaryControls = wanted;
     this.#cpu.vmx.vmwrite(VmcsField.PRIMARY_PROCESSOR_CONTROLS, wanted);
+  }
+  flushSecondLevel(vm: Vm): void {
+    this.#cpu.vmx.invept(InveptType.singleContext, vm.mmu.rootPointer);
   }
   flushGuestTlb(vcpu: Vcpu): void {
     vcpu.statistics.words[VcpuStat.tlb_flush]!++;

@@ -1,0 +1,213 @@
+/** The vendor operations on SVM. */
+
+import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
+import {
+  allocateSvmVmPages,
+  type ExitOutcome,
+  handleSvmExit,
+  SegmentRegister,
+  type SvmCapabilities,
+  type SvmExitHost,
+  SvmVcpu,
+  type SvmVmPages,
+  setUpVmcb,
+  VcpuStat,
+  Vector,
+} from "@mkvm/kvm-core";
+import type { Module } from "../main.ts";
+import { NPT } from "../mmu/npt-entry.ts";
+import { EventFlag } from "../pending-events.ts";
+import { Register, type RegisterCache, type RegisterNumber } from "../register-cache.ts";
+import type { Vcpu } from "../vcpu.ts";
+import type { Injection, VendorOperations } from "../vendor-operations.ts";
+import type { Vm } from "../vm.ts";
+import { fetchRegister, Interruptibility, storeRegister } from "./register-fields.ts";
+
+const ONE_PAGE = 1;
+/** DR6: B0 to B3, BD, BS, BT. */
+const DR6_CAUSES = 0xe00fn;
+const SINGLE_STEP = 1n << 14n;
+/** SVM has one shadow: both bits of the uapi. */
+const BOTH_SHADOWS = 3;
+const BASE_SEGMENTS: ReadonlyMap<number, number> = new Map([
+  [0xc000_0100, SegmentRegister.FS],
+  [0xc000_0101, SegmentRegister.GS],
+]);
+
+interface SvmState {
+  readonly svm: SvmVcpu;
+  readonly address: Hpa;
+  readonly host: SvmExitHost;
+}
+const stateOf = (vcpu: Vcpu): SvmState => vcpu.vendorState as SvmState;
+
+export class SvmOperations implements VendorOperations {
+  readonly name = "svm";
+  readonly format = NPT;
+  /** EFER.LMA follows CR0.PG, which the guest sets without an exit. */
+  readonly keptRegisters = 1 << Register.tscOffset;
+  readonly #module: Module;
+  readonly #cpu: LogicalCpu;
+  readonly #capabilities: SvmCapabilities;
+  readonly #pages = new Map<Vm, SvmVmPages>();
+  #onCpu: SvmVcpu | undefined;
+
+  constructor(module: Module, capabilities: SvmCapabilities) {
+    this.#module = module;
+    this.#cpu = module.kernel.cpu;
+    this.#capabilities = capabilities;
+    module.kernel.vac.onEmergency(module.owner, () => this.#onCpu?.emergency());
+  }
+
+  createVm(vm: Vm): number {
+    const pages = allocateSvmVmPages(vm.kernel, vm.process);
+    if (typeof pages === "number") return pages;
+    this.#pages.set(vm, pages);
+    return 0;
+  }
+  destroyVm(vm: Vm): void {
+    this.#pages.get(vm)?.free();
+    this.#pages.delete(vm);
+  }
+
+  createVcpu(vcpu: Vcpu): number {
+    const { vm } = vcpu;
+    const { memory, vac } = vm.kernel;
+    const address = memory.allocatePages(vm.process, ONE_PAGE);
+    if (address < 0) return address;
+    const { ioMap, msrMap, hostState } = this.#pages.get(vm)!;
+    const svm = new SvmVcpu({
+      cpu: this.#cpu,
+      vac,
+      owner: this.#module.owner,
+      capabilities: this.#capabilities,
+      address: address as Hpa,
+      page: memory.bytes(address, 4096),
+      hostState,
+    });
+    setUpVmcb(svm.vmcb, { ioMap, msrMap, nestedCr3: vm.mmu.rootPointer });
+    vcpu.vendorState = { svm, address: address as Hpa, host: this.#exitHost(vcpu, svm) } satisfies SvmState;
+    return 0;
+  }
+  #exitHost(vcpu: Vcpu, svm: SvmVcpu): SvmExitHost {
+    return {
+      cpuId: this.#cpu.id,
+      memoryFault: (gpa, write) => vcpu.vm.mmu.fault(gpa, write),
+      // The windows are set anew for each entry
+      closeInterruptWindow: () => undefined,
+      interruptReturn: () => svm.nmi.interruptReturn(),
+      stepped: () => {
+        if (svm.nmi.trapIsGuests) vcpu.queueException(Vector.DB, undefined, SINGLE_STEP);
+      },
+      hostInterrupt: () => this.#module.kernel.scheduler.handleInterrupts(),
+      dump: () => svm.vmcb.dump(),
+    };
+  }
+  freeVcpu(vcpu: Vcpu): void {
+    if (vcpu.vendorState === undefined) return;
+    this.leaveCpu(vcpu);
+    vcpu.vm.kernel.memory.freePages(stateOf(vcpu).address, ONE_PAGE);
+    vcpu.vendorState = undefined;
+  }
+
+  fetch(vcpu: Vcpu, cache: RegisterCache, register: RegisterNumber): void {
+    fetchRegister(stateOf(vcpu).svm, vcpu, cache, register);
+  }
+  store(vcpu: Vcpu, cache: RegisterCache, register: RegisterNumber): void {
+    storeRegister(stateOf(vcpu).svm, cache, register);
+  }
+  /** VMRUN looks at EFER itself. */
+  longModeChanged(_cache: RegisterCache): void {}
+  msr(vcpu: Vcpu, index: number): bigint | undefined {
+    const segment = BASE_SEGMENTS.get(index);
+    return segment === undefined ? stateOf(vcpu).svm.msr(index) : vcpu.segment(segment).base;
+  }
+  setMsr(vcpu: Vcpu, index: number, value: bigint): boolean | undefined {
+    const segment = BASE_SEGMENTS.get(index);
+    if (segment === undefined) return stateOf(vcpu).svm.setMsr(index, value);
+    vcpu.setSegment(segment, { ...vcpu.segment(segment), base: value });
+    return true;
+  }
+
+  interruptShadow(interruptibility: bigint): number {
+    return (interruptibility & Interruptibility.shadow) !== 0n ? BOTH_SHADOWS : 0;
+  }
+  withInterruptShadow(interruptibility: bigint, shadow: number): bigint {
+    return shadow === 0 ? interruptibility & ~Interruptibility.shadow : interruptibility | Interruptibility.shadow;
+  }
+  nmiMasked(interruptibility: bigint): boolean {
+    return (interruptibility & Interruptibility.nmiMasked) !== 0n;
+  }
+  withNmiMasked(interruptibility: bigint, masked: boolean): bigint {
+    return masked ? interruptibility | Interruptibility.nmiMasked : interruptibility & ~Interruptibility.nmiMasked;
+  }
+
+  enterCpu(vcpu: Vcpu): void {
+    const { pendingDebug } = vcpu;
+    if (pendingDebug !== 0n) {
+      vcpu.pendingDebug = 0n;
+      vcpu.queueException(Vector.DB, undefined, pendingDebug & DR6_CAUSES);
+    }
+    if (vcpu.hardware.loaded) return;
+    const { svm } = stateOf(vcpu);
+    this.#module.kernel.vac.setRunningVcpu(this.#module.owner, vcpu.id + 1);
+    svm.load();
+    this.#onCpu = svm;
+    vcpu.hardware.load();
+    vcpu.statistics.loaded(this.#cpu.retiredInstructions());
+  }
+  leaveCpu(vcpu: Vcpu): void {
+    if (!vcpu.hardware.loaded) return;
+    // First: VMSAVE takes KernelGSBase while it is the guest's
+    stateOf(vcpu).svm.put();
+    vcpu.hardware.put();
+    this.#onCpu = undefined;
+    vcpu.statistics.put(this.#cpu.retiredInstructions());
+    this.#module.kernel.vac.clearRunningVcpu(this.#module.owner);
+  }
+
+  inject(vcpu: Vcpu, event: Injection): void {
+    const { words } = vcpu.statistics;
+    if (event.kind === "nmi") words[VcpuStat.nmi_injections]!++;
+    else if (event.kind === "interrupt" || event.kind === "software-interrupt") words[VcpuStat.irq_injections]!++;
+    // RIP, CR0 and the blocking of NMIs are the VMCB's to say
+    vcpu.registers.flush();
+    stateOf(vcpu).svm.inject(event);
+    if (event.kind === "nmi") vcpu.registers.forget(Register.interruptibility);
+  }
+  watchWindows(vcpu: Vcpu, windows: { interrupt: boolean; nmi: boolean }): void {
+    const { svm } = stateOf(vcpu);
+    svm.watchInterruptWindow(windows.interrupt);
+    if (!windows.nmi) return;
+    vcpu.registers.flush();
+    svm.nmi.watchWindow();
+  }
+  flushGuestTlb(vcpu: Vcpu): void {
+    vcpu.statistics.words[VcpuStat.tlb_flush]!++;
+    stateOf(vcpu).svm.requestFlush();
+  }
+  /** None of the VM's vCPUs is in the guest now: each flushes as it enters. */
+  flushSecondLevel(vm: Vm): void {
+    for (const vcpu of vm.vcpus()) stateOf(vcpu).svm.requestFlush();
+  }
+
+  enter(vcpu: Vcpu): void {
+    const { svm } = stateOf(vcpu);
+    vcpu.registers.flush();
+    const entered = svm.enter();
+    vcpu.registers.invalidate();
+    // A VMCB that is refused has delivered nothing
+    if (!entered) return;
+    const { pending } = vcpu;
+    pending.clearDelivered();
+    const event = svm.cutShort();
+    if (event === undefined) return;
+    if (event.kind === "nmi") pending.flags |= EventFlag.nmiInjected;
+    else if (event.kind === "interrupt") pending.requeueInterrupt(event.vector, false, 0);
+    else pending.requeueException(event.vector, event.errorCode, false, 0);
+  }
+  handleExit(vcpu: Vcpu): ExitOutcome {
+    const { svm, host } = stateOf(vcpu);
+    return handleSvmExit(vcpu, svm.exit, host);
+  }
+}
