@@ -82,14 +82,15 @@ export class InThreadKernel {
   #waiting: (() => void)[] = [];
   #sliceEnd = SLICE_TICKS;
 
-  constructor() {
-    const machine = createMachine({ clock: "icount" });
+  constructor(vendor: "intel" | "amd" = "intel") {
+    const machine = createMachine({ clock: "icount", vendor });
     this.cpu = createLogicalCpu(machine, 0, (line) => this.log.push(line));
     this.bank = this.cpu.memory.createBank(BANK, BANK_BYTES);
     this.#nextPage = this.bank.firstFreeOffset;
     const vmxonRegion = hpa(BANK, this.#nextPage);
-    this.#nextPage += 4096;
-    this.vac = attachVac(createVacMemory(1), this.cpu, vmxonRegion);
+    const saveArea = hpa(BANK, this.#nextPage + 4096);
+    this.#nextPage += 2 * 4096;
+    this.vac = attachVac(createVacMemory(1), this.cpu, vmxonRegion, saveArea);
     this.process = {
       pid: 1,
       name: "test",

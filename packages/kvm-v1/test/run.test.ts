@@ -8,13 +8,15 @@ import { CODE, GUEST_BYTES, TestVm } from "./test-vm.ts";
 const modules = [
   { name: "v1", module: v1, parameters: {} },
   { name: "v1 without A/D bits", module: v1, parameters: { ept_ad: false } },
+  { name: "v1 on AMD", module: v1, parameters: {}, vendor: "amd" as const },
   { name: "v2", module: v2, parameters: {} },
+  { name: "v2 on AMD", module: v2, parameters: {}, vendor: "amd" as const },
   { name: "v2 with small pages", module: v2, parameters: { huge_pages: false, halt_poll_ns: 0 } },
 ];
 
-describe.each(modules)("KVM_RUN of $name", ({ module, parameters }) => {
+describe.each(modules)("KVM_RUN of $name", ({ module, parameters, vendor }) => {
   const start = (options: { irqchip?: boolean; pit?: boolean; flags?: number } = {}): TestVm => {
-    const kernel = new InThreadKernel();
+    const kernel = new InThreadKernel(vendor);
     return new TestVm(kernel, kernel.load("kvm", module, parameters), options);
   };
 
@@ -199,7 +201,7 @@ describe.each(modules)("KVM_RUN of $name", ({ module, parameters }) => {
     vm.close();
   });
 
-  test("a triple fault is KVM_EXIT_SHUTDOWN, an invalid state KVM_EXIT_FAIL_ENTRY with the VMCS in the log", async () => {
+  test("a triple fault is KVM_EXIT_SHUTDOWN, an invalid state KVM_EXIT_FAIL_ENTRY with the control structure in the log", async () => {
     const vm = start();
     // lidt of nothing, then int3, in 64-bit mode
     vm.load([0x0f, 0x01, 0x1c, 0x25, 0x00, 0x05, 0x00, 0x00, 0xcc]);
@@ -207,11 +209,15 @@ describe.each(modules)("KVM_RUN of $name", ({ module, parameters }) => {
     expect(await vm.enter()).toBe("KVM_EXIT_SHUTDOWN");
     vm.startLong();
     const sregs = vm.sregs();
-    sregs.ss.present = 1;
-    sregs.ss.type = 9;
+    if (vendor === "amd") sregs.cs.db = 1;
+    else Object.assign(sregs.ss, { present: 1, type: 9 });
     vm.setSregs(sregs);
     expect(await vm.enter()).toBe("KVM_EXIT_FAIL_ENTRY");
-    expect(vm.kernel.log.join("\n")).toMatch(/VM entry failed, ENTRY_FAILURE_GUEST_STATE: .*GUEST_SS_ACCESS_RIGHTS=/);
+    expect(vm.kernel.log.join("\n")).toMatch(
+      vendor === "amd"
+        ? /VMRUN does not take the VMCB: .*EXITCODE=0xffffffffffffffff .*CS=/
+        : /VM entry failed, ENTRY_FAILURE_GUEST_STATE: .*GUEST_SS_ACCESS_RIGHTS=/,
+    );
     vm.close();
   });
 
