@@ -18,6 +18,7 @@ Boots a kernel on kvm1, moves it to kvm2, back, and on again while it runs, and 
   --append TEXT    more for the kernel command line
   --cache FOLDER   where the distribution's kernel is kept (default: mkvm in the user's cache folder)
   --memory SIZE    guest RAM (default: 512M)
+  --vendor NAME    the machine's processors: intel or amd (default: intel)
   --tiny           boot the tiny guest of this repository, no Linux
   --verbose        print the guest's whole console at the end`;
 
@@ -48,6 +49,7 @@ async function run(): Promise<number> {
       append: option,
       cache: option,
       memory: { ...option, default: "512M" },
+      vendor: { ...option, default: "intel" },
       tiny: flag,
       verbose: flag,
       help: flag,
@@ -57,6 +59,11 @@ async function run(): Promise<number> {
     console.log(HELP);
     return 0;
   }
+  const { vendor } = values;
+  if (vendor !== "intel" && vendor !== "amd") {
+    console.error(`--vendor ${vendor}: intel and amd are there`);
+    return 1;
+  }
   const rows: Row[] = [];
   const demo: Partial<Demo> = {};
   const interrupted = new Promise<"interrupted">((resolve) => {
@@ -65,7 +72,7 @@ async function run(): Promise<number> {
   });
   const outcome = await Promise.race([
     interrupted,
-    steps(demo, rows, { ...values, log: () => {} })
+    steps(demo, rows, vendor, { ...values, log: () => {} })
       .run()
       .then(
         () => undefined,
@@ -95,7 +102,7 @@ async function run(): Promise<number> {
   return problems.length ? 1 : 0;
 }
 
-function steps(demo: Partial<Demo>, rows: Row[], options: Parameters<typeof demoGuest>[0]): Listr {
+function steps(demo: Partial<Demo>, rows: Row[], vendor: "intel" | "amd", options: Parameters<typeof demoGuest>[0]): Listr {
   /** A step: its title, and work that returns what to show beside it. */
   const step = (title: string, work: (say: (line: string) => void) => Promise<Partial<Row> | undefined>) => ({
     title,
@@ -134,7 +141,7 @@ function steps(demo: Partial<Demo>, rows: Row[], options: Parameters<typeof demo
         return { detail: demo.guest.name };
       }),
       step("Load @mkvm/kvm-v1 as kvm1, link /dev/kvm to it", async () => {
-        demo.host = await createHost({});
+        demo.host = await createHost({ vendor });
         const module = await demo.host.insmod("@mkvm/kvm-v1");
         await demo.host.ln("/dev/kvm1", "/dev/kvm");
         return { detail: `version ${module.version}` };

@@ -15,6 +15,7 @@ const startTimeoutMs = 30_000;
 interface UpFlags {
   cpus: string;
   clock: "wall" | "icount";
+  vendor: "intel" | "amd";
   foreground?: boolean;
 }
 
@@ -25,6 +26,7 @@ export function addDaemonCommands(program: Command): void {
     .description("Starts the daemon: a host that keeps modules and VMs until 'mkvm down'.")
     .option("--cpus <number>", "logical CPUs, 1 to 64", "1")
     .addOption(new Option("--clock <kind>", "real time, or instructions counted").choices(["wall", "icount"]).default("wall"))
+    .addOption(new Option("--vendor <name>", "the machine's processors").choices(["intel", "amd"]).default("intel"))
     .option("--foreground", "stay in the foreground and print the log")
     .addHelpText("after", "\nExamples:\n  mkvm up\n  mkvm up --cpus 4 --foreground")
     .action(async (flags: UpFlags) => {
@@ -35,7 +37,7 @@ export function addDaemonCommands(program: Command): void {
         running.close();
         throw new HostError("EEXIST", `the daemon runs already, as process ${pid}: stop it with 'mkvm down'`);
       }
-      if (flags.foreground) await serveHere({ cpus: Number(flags.cpus), clock: flags.clock });
+      if (flags.foreground) await serveHere({ cpus: Number(flags.cpus), clock: flags.clock, vendor: flags.vendor });
       else await startInBackground(flags);
     });
   program
@@ -67,6 +69,7 @@ async function startInBackground(flags: UpFlags): Promise<void> {
   const log = openSync(endpoint.log, "w", 0o600);
   const entry = process.argv[1] ?? fileURLToPath(import.meta.url);
   const words = [...process.execArgv, entry, "up", "--foreground", "--cpus", flags.cpus, "--clock", flags.clock];
+  words.push("--vendor", flags.vendor);
   const child = spawn(process.execPath, words, { detached: true, stdio: ["ignore", log, log] });
   closeSync(log);
   let ended = false;

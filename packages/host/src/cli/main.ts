@@ -79,6 +79,9 @@ function addRunCommand(program: Command, done: (status: number) => void): void {
       new Option("--clock <kind>", "without the daemon: real time, or instructions counted").choices(["wall", "icount"]),
     )
     .addOption(
+      new Option("--vendor <name>", "without the daemon: the machine's processors (default: intel)").choices(["intel", "amd"]),
+    )
+    .addOption(
       new Option("--engine <mode>", "without the daemon: what is translated (default: MKVM_ENGINE, else hot)").choices([
         "off",
         "hot",

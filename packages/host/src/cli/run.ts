@@ -22,6 +22,7 @@ export interface RunFlags {
   module?: string;
   param?: string[];
   clock?: "wall" | "icount";
+  vendor?: "intel" | "amd";
   program: string;
   cpu?: string;
   mount?: string[];
@@ -46,6 +47,7 @@ export async function runVm(flags: RunFlags, words: readonly string[]): Promise<
     flags.oneShot ||
     flags.module !== undefined ||
     flags.clock !== undefined ||
+    flags.vendor !== undefined ||
     flags.engine !== undefined ||
     flags.param !== undefined;
   const daemon = oneShot ? undefined : await tryConnect();
@@ -108,7 +110,12 @@ function readableFile(option: string, path: string): string {
 }
 
 async function runOneShot(options: RunOptions, flags: RunFlags): Promise<number> {
-  const host = await createHost({ cpus: 1, clock: flags.clock ?? "wall", ...(flags.engine && { engine: flags.engine }) });
+  const host = await createHost({
+    cpus: 1,
+    clock: flags.clock ?? "wall",
+    vendor: flags.vendor ?? "intel",
+    ...(flags.engine && { engine: flags.engine }),
+  });
   try {
     const module = await host.insmod(flags.module ?? "@mkvm/kvm-v1", { parameters: parseParameterWords(flags.param ?? []) });
     if (module.devices[0] !== flags.device && flags.device === "/dev/kvm") await host.ln(module.devices[0]!, "/dev/kvm");
