@@ -5,11 +5,15 @@ import { contract } from "./suite.ts";
 /** The folder is a package whose main program runs one check. */
 const program = import.meta.dirname;
 
-describe.each(["@mkvm/kvm-v1", "@mkvm/kvm-v2"])("%s keeps the contract", (module) => {
+const cases = ["@mkvm/kvm-v1", "@mkvm/kvm-v2"].flatMap((module) =>
+  (["intel", "amd"] as const).map((vendor) => ({ module, vendor })),
+);
+
+describe.each(cases)("$module keeps the contract on a machine of vendor $vendor", ({ module, vendor }) => {
   let host: Host;
 
   beforeAll(async () => {
-    host = await createHost({ directory: import.meta.dirname });
+    host = await createHost({ directory: import.meta.dirname, vendor });
     const { name } = await host.insmod(module);
     await host.ln(`/dev/${name}`, "/dev/kvm");
   });

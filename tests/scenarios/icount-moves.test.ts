@@ -23,8 +23,12 @@ interface Run {
 }
 
 /** One run under icount, with the VM moved between the modules at the given instruction counts. */
-async function run(args: string[], moves: readonly { at: number; to: string }[]): Promise<Run> {
-  const host = await createHost({ directory: import.meta.dirname, clock: "icount" });
+async function run(
+  args: string[],
+  moves: readonly { at: number; to: string }[],
+  vendor: "intel" | "amd" = "intel",
+): Promise<Run> {
+  const host = await createHost({ directory: import.meta.dirname, clock: "icount", vendor });
   try {
     await host.insmod("@mkvm/kvm-v1");
     await host.insmod("@mkvm/kvm-v2");
@@ -48,15 +52,20 @@ function schedule(seed: number, count: number, limit: number): { at: number; to:
   return places.map((at, index) => ({ at, to: index % 2 ? "kvm1" : "kvm2" }));
 }
 
-test(`the tiny guest ends the same with moves at random instructions and without (seed ${SEED})`, async () => {
-  const still = await run(tinyGuest(50), []);
-  expect(still).toMatchObject({ status: 0, console: expect.stringMatching(/mkvm-check-end.*\n.*mkvm-digest/s) });
-  const again = await run(tinyGuest(50), []);
-  expect(again.console).toBe(still.console);
-  const moved = await run(tinyGuest(50), schedule(SEED, 20, 20_000));
-  expect(moved.moves).toBeGreaterThan(10);
-  expect(moved.console).toBe(still.console);
-});
+const vendors = ["intel", "amd"] as const;
+
+test.each(vendors)(
+  `the tiny guest ends the same with moves at random instructions and without (seed ${SEED}, %s)`,
+  async (vendor) => {
+    const still = await run(tinyGuest(50), [], vendor);
+    expect(still).toMatchObject({ status: 0, console: expect.stringMatching(/mkvm-check-end.*\n.*mkvm-digest/s) });
+    const again = await run(tinyGuest(50), [], vendor);
+    expect(again.console).toBe(still.console);
+    const moved = await run(tinyGuest(50), schedule(SEED, 20, 20_000), vendor);
+    expect(moved.moves).toBeGreaterThan(10);
+    expect(moved.console).toBe(still.console);
+  },
+);
 
 test(`Linux ends the same with moves at random instructions and without (seed ${SEED})`, { timeout: 600_000 }, async () => {
   const args = await linuxGuest("poweroff");

@@ -2,8 +2,11 @@ import { createHost } from "@mkvm/host";
 import { expect, test } from "vitest";
 import { linuxGuest, RunningGuest, tinyGuest } from "./running-guest.ts";
 
-async function moveThereAndBack(args: string[], rounds: number): Promise<void> {
-  const host = await createHost({ directory: import.meta.dirname });
+type Vendor = "intel" | "amd";
+const vendors: readonly Vendor[] = ["intel", "amd"];
+
+async function moveThereAndBack(vendor: Vendor, args: string[], rounds: number): Promise<void> {
+  const host = await createHost({ directory: import.meta.dirname, vendor });
   try {
     await host.insmod("@mkvm/kvm-v1");
     await host.insmod("@mkvm/kvm-v2");
@@ -38,10 +41,12 @@ async function moveThereAndBack(args: string[], rounds: number): Promise<void> {
   }
 }
 
-test("the tiny guest moves there and back under load and notices nothing", () => moveThereAndBack(tinyGuest(), 20));
+test.each(vendors)("the tiny guest moves there and back under load and notices nothing (%s)", (vendor) =>
+  moveThereAndBack(vendor, tinyGuest(), 20),
+);
 
-test("Linux moves there and back under load and notices nothing", { timeout: 400_000 }, async () => {
+test.each(vendors)("Linux moves there and back under load and notices nothing (%s)", { timeout: 400_000 }, async (vendor) => {
   const args = await linuxGuest("check", "512M");
   if (!args) return console.log("no Linux here: run on Debian, or fill the cache folder");
-  await moveThereAndBack(args, 10);
+  await moveThereAndBack(vendor, args, 10);
 });
