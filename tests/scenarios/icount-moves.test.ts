@@ -1,20 +1,9 @@
 import { createHost } from "@mkvm/host";
 import { expect, test } from "vitest";
+import { movesOf, randomSchedule } from "./move-schedule.ts";
 import { linuxGuest, tinyGuest } from "./running-guest.ts";
 
 const SEED = Number(process.env.MKVM_SEED ?? Math.floor(Math.random() * 2 ** 31));
-
-/** Numbers below `below`, the same for the same seed. */
-function* random(seed: number, below: number): Generator<number, never> {
-  let state = seed >>> 0 || 1;
-  for (;;) {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    state >>>= 0;
-    yield state % below;
-  }
-}
 
 interface Run {
   console: string;
@@ -45,13 +34,6 @@ async function run(
   }
 }
 
-/** `count` moves to and fro at random instruction counts below `limit`. */
-function schedule(seed: number, count: number, limit: number): { at: number; to: string }[] {
-  const numbers = random(seed, limit);
-  const places = Array.from({ length: count }, () => numbers.next().value).sort((a, b) => a - b);
-  return places.map((at, index) => ({ at, to: index % 2 ? "kvm1" : "kvm2" }));
-}
-
 const vendors = ["intel", "amd"] as const;
 
 test.each(vendors)(
@@ -61,7 +43,7 @@ test.each(vendors)(
     expect(still).toMatchObject({ status: 0, console: expect.stringMatching(/mkvm-check-end.*\n.*mkvm-digest/s) });
     const again = await run(tinyGuest(50), [], vendor);
     expect(again.console).toBe(still.console);
-    const moved = await run(tinyGuest(50), schedule(SEED, 20, 20_000), vendor);
+    const moved = await run(tinyGuest(50), movesOf(randomSchedule(SEED, 20, 20_000)), vendor);
     expect(moved.moves).toBeGreaterThan(10);
     expect(moved.console).toBe(still.console);
   },
@@ -72,7 +54,7 @@ test(`Linux ends the same with moves at random instructions and without (seed ${
   if (!args) return console.log("no Linux here: run on Debian, or fill the cache folder");
   const still = await run(args, []);
   expect(still.console).toContain("mkvm-guest: user space reached");
-  const moved = await run(args, schedule(SEED, 30, 400_000_000));
+  const moved = await run(args, movesOf(randomSchedule(SEED, 30, 400_000_000)));
   expect(moved.moves).toBeGreaterThan(10);
   expect(moved.console).toBe(still.console);
 });
