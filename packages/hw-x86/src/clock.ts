@@ -4,6 +4,8 @@
  */
 import type { MachineDescription } from "./machine.ts";
 
+const random = new BigUint64Array(1);
+
 export class Clock {
   readonly isWall: boolean;
   readonly tscKhz: number;
@@ -27,6 +29,13 @@ export class Clock {
     const ticks = Math.floor((performance.now() - this.#originMs) * this.tscKhz);
     if (ticks > this.#last) this.#last = ticks;
     return this.#last;
+  }
+
+  /** 64 random bits; 0 under `icount`, where chance is to come from the guest's state alone. */
+  entropy(): bigint {
+    if (!this.isWall) return 0n;
+    crypto.getRandomValues(random);
+    return random[0] as bigint;
   }
 
   /** `icount`: makes the TSC `target` without instructions, if that is ahead. */

@@ -38,7 +38,9 @@ function widened(register: number): number {
 }
 
 function ourRegisters(variant: Variant): number[] {
-  return variant.access.flatMap((access) => {
+  return variant.access.flatMap((access, i) => {
+    // iced-x86 lists no register that the encoding does not name
+    if (variant.operands[i].text === "XMM0") return [];
     switch (access.kind) {
       case "gpr":
         return [registerAt(operation[access.field], access.size)];

@@ -296,3 +296,25 @@ describe("sines of tiny angles", () => {
     }
   });
 });
+
+describe("SHA with a memory operand that is not aligned", () => {
+  const forms: Readonly<Record<string, readonly number[]>> = {
+    SHA1NEXTE: [0x0f, 0x38, 0xc8],
+    SHA1MSG1: [0x0f, 0x38, 0xc9],
+    SHA1MSG2: [0x0f, 0x38, 0xca],
+    SHA256RNDS2: [0x0f, 0x38, 0xcb],
+    SHA256MSG1: [0x0f, 0x38, 0xcc],
+    SHA256MSG2: [0x0f, 0x38, 0xcd],
+    SHA1RNDS4: [0x0f, 0x3a, 0xcc],
+  };
+  test.for(Object.entries(forms))("%s", ([name, opcode]) => {
+    const immediate = name === "SHA1RNDS4" ? [0] : [];
+    for (const vendor of VENDORS) {
+      const [odd, even] = [1n, 0n].map((offset) =>
+        run(vendor, [...opcode, 0x06, ...immediate], { registers: { [RSI]: BigInt(DATA) + offset } }),
+      );
+      expect(odd?.vector).toBe(vendor === "intel" ? GP : BP);
+      expect(even?.vector).toBe(BP);
+    }
+  });
+});

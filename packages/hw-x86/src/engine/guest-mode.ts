@@ -89,6 +89,8 @@ export interface GuestMode {
 
   /** TSC as the guest reads it: host TSC with offset and scaling. Wraps at 2^64. */
   guestTsc(): bigint;
+  /** 64 bits that nobody can foretell, for random numbers; 0 where a run is to be a function of its inputs. */
+  entropy?(): bigint;
   /** RFLAGS.IF, interruptibility or activity may have changed: true when `run` must stop after this instruction (window exits). */
   windowOpened(): boolean;
 }

@@ -1,8 +1,11 @@
 /** Every helper that rows may call, by name; a name that two subjects claim is a mistake. */
 import { fpuHelpers } from "./fpu/helpers.ts";
 import type { Helper, HelperTable } from "./helpers.ts";
+import { cryptoHelpers } from "./semantics/crypto-helpers.ts";
+import { integerExtensionHelpers } from "./semantics/integer-extension-helpers.ts";
 import { integerHelpers } from "./semantics/integer-helpers.ts";
 import { stringHelpers } from "./semantics/string-helpers.ts";
+import { vectorHelpers } from "./semantics/vector-helpers.ts";
 import { vendorHelpers } from "./semantics/vendor-helpers.ts";
 import { systemHelpers } from "./system/index.ts";
 
@@ -17,4 +20,13 @@ function join(...tables: HelperTable[]): HelperTable {
   return joined;
 }
 
-export const helperTable: HelperTable = join(integerHelpers, stringHelpers, systemHelpers, fpuHelpers, vendorHelpers);
+export const helperTable: HelperTable = join(
+  integerHelpers,
+  stringHelpers,
+  systemHelpers,
+  fpuHelpers,
+  vendorHelpers,
+  integerExtensionHelpers,
+  vectorHelpers,
+  cryptoHelpers,
+);

@@ -22,6 +22,7 @@
  *   imm8 (zero-extended) imm8sx imm16 imm32 immz (sign-extended) immv  rel8 relz   ptr16:z  moffs8 moffsv (see below)
  *   imm16:8     for "iw ib" (ENTER): imm16 in bits 0-15, imm8 in bits 16-23 of one immediate
  *   AL AX EAX rAX(v) CL DX 1 and the like: fixed registers, constants; ES CS SS DS FS GS: their numbers as constants
+ *   XMM0        that register, which no part of the encoding names
  *   sreg (ModRM.reg), cr, dr (ModRM.reg), xmm, xmm/m128, xmm/m64, xmm/m32, xmm=rm, mm, mm/m64, mm=rm, st(i)
  *
  * Attributes (third argument and on):

@@ -45,6 +45,8 @@ export const VendorBehaviour = {
    * all results are. Both are within the error that the manuals grant.
    */
   tinyAnglesAreNotRounded: 5,
+  /** Memory operands of SHA instructions that are not aligned are #GP, as the manual says of legacy SSE encodings; else they are read. */
+  shaChecksAlignment: 6,
 } as const;
 export type VendorBehaviour = (typeof VendorBehaviour)[keyof typeof VendorBehaviour];
 

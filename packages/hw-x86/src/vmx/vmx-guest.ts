@@ -473,6 +473,10 @@ export class VmxGuest implements GuestMode {
     return BigInt.asUintN(64, scaled + this.#vmcs.big(slot.TSC_OFFSET));
   }
 
+  entropy(): bigint {
+    return this.#cpu.clock.entropy();
+  }
+
   get hasVirtualNmis(): boolean {
     return (this.pin & Pin.virtualNmis) !== 0;
   }

@@ -15,7 +15,7 @@ import {
   PREFIX_NONE,
 } from "./encoding-map.ts";
 import { expandTable, usesField } from "./expand.ts";
-import { type ImmediateKind, type ParsedForm, parseForm } from "./form-syntax.ts";
+import { type ImmediateKind, type ParsedForm, parseForm, type RegisterSource } from "./form-syntax.ts";
 import type { Decode, DecodedOperation, DecodeResult, Variant } from "./variant.ts";
 
 const MAX_LENGTH = 15;
@@ -59,7 +59,10 @@ const LEAF_LOCK = 1,
 // Register field codes: where the number comes from, and what becomes of it
 const FROM_REG = 1,
   FROM_RM = 2,
-  FROM_OPCODE = 3;
+  FROM_OPCODE = 3,
+  /** Always register 0. */
+  FROM_ZERO = 4;
+const SOURCES: Readonly<Record<RegisterSource, number>> = { reg: FROM_REG, rm: FROM_RM, opcode: FROM_OPCODE, zero: FROM_ZERO };
 const AS_GPR8 = 0x10,
   AS_GPR = 0x20,
   AS_XMM = 0x30,
@@ -127,7 +130,7 @@ function fieldCodes(parsed: ParsedForm, isMemory: boolean): number[] {
   for (const operand of parsed.operands) {
     if (!usesField(operand, isMemory) || operand.register === undefined) continue;
     const { source, class: kind, size } = operand.register;
-    const from = source === "reg" ? FROM_REG : source === "rm" ? FROM_RM : FROM_OPCODE;
+    const from = SOURCES[source];
     const as =
       kind === "gpr"
         ? size === 8
@@ -380,15 +383,19 @@ export function createDecoder(variants: readonly Variant[]): Decode {
       const low = (byte & 7) | ((rex & 1) << 3);
       const hasRex = rex !== 0;
       let from = fieldA & 0xf;
-      into.a = field(fieldA & 0xf0, from === FROM_REG ? reg : from === FROM_RM ? rm : low, hasRex);
+      into.a = field(fieldA & 0xf0, from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : 0, hasRex);
       const fieldB = leafFields[slot + 1];
       if (fieldB !== 0) {
         from = fieldB & 0xf;
-        into.b = field(fieldB & 0xf0, from === FROM_REG ? reg : from === FROM_RM ? rm : low, hasRex);
+        into.b = field(fieldB & 0xf0, from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : 0, hasRex);
         const fieldC = leafFields[slot + 2];
         if (fieldC !== 0) {
           from = fieldC & 0xf;
-          into.c = field(fieldC & 0xf0, from === FROM_REG ? reg : from === FROM_RM ? rm : low, hasRex);
+          into.c = field(
+            fieldC & 0xf0,
+            from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : 0,
+            hasRex,
+          );
         }
       }
     }

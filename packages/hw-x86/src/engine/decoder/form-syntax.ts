@@ -9,7 +9,7 @@ export type OperandSize = 8 | 16 | 32 | 64;
 export type SizeName = number | "v" | "y" | "z" | "d64";
 
 /** Where the number of a register operand is encoded. */
-export type RegisterSource = "reg" | "rm" | "opcode";
+export type RegisterSource = "reg" | "rm" | "opcode" | "zero";
 export type RegisterClass = "gpr" | "xmm" | "mm" | "segmentRegister" | "controlRegister" | "debugRegister" | "stackIndex";
 
 export interface ParsedOperand {
@@ -134,6 +134,8 @@ function parseOperand(text: string, registerSource: RegisterSource): ParsedOpera
       memory: { size, extra: 0 },
     };
   }
+  // Register 0, which no part of the encoding names
+  if (word === "XMM0") return { text, register: { source: "zero", class: "xmm", size: 128 } };
   if (word === "xmm") return { text, register: { source, class: "xmm", size: 128 } };
   if (word === "mm") return { text, register: { source, class: "mm", size: 64 } };
   if (word === "sreg") return { text, register: { source: "reg", class: "segmentRegister", size: 16 } };

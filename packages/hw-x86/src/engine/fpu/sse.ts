@@ -15,6 +15,7 @@ import {
   fromInteger,
   multiply,
   order,
+  roundToInteger,
   squareRoot,
   sseNan,
   subtract,
@@ -27,6 +28,7 @@ import {
   IE,
   isNan,
   type Num,
+  PE,
   PRE_COMPUTATION,
   pack32,
   pack64,
@@ -94,6 +96,11 @@ function readRaw(cpu: Cpu, slot: number, bits: number, lane: number): Num {
 }
 function readLane(cpu: Cpu, slot: number, bits: number, lane: number): Num {
   const value = readRaw(cpu, slot, bits, lane);
+  return value.denormal && context.denormalsAreZero ? zero(value.sign) : value;
+}
+/** A result as the next step reads it: denormal, or zero under DAZ. */
+function stored(bits: number, result: Num): Num {
+  const value = bits === 32 ? unpack32(pack32(result)) : unpack64(pack64(result));
   return value.denormal && context.denormalsAreZero ? zero(value.sign) : value;
 }
 function writeLane(cpu: Cpu, bits: number, lane: number, value: Num): void {
@@ -241,6 +248,62 @@ export const sseHelpers: HelperTable = {
       writeLane(cpu, bits, lane, value);
       endLane();
     }
+    finish(cpu);
+  },
+
+  /** ADDSUBPS, ADDSUBPD. a bits, b lanes: even lanes subtract, odd ones add. */
+  sseAddSubtract(cpu, bits, lanes) {
+    begin(cpu);
+    for (let lane = 0; lane < lanes; lane++) {
+      const operation = (lane & 1) === 0 ? SSE_OPERATION.subtract : SSE_OPERATION.add;
+      const [a, b] = [readLane(cpu, DESTINATION, bits, lane), readLane(cpu, SOURCE_VECTOR, bits, lane)];
+      writeLane(cpu, bits, lane, compute(operation, formatOf(bits), a, b));
+      endLane();
+    }
+    finish(cpu);
+  },
+
+  /** ROUNDPS and its kin. a bits, b lanes, c the immediate. Lanes of the destination beyond those are kept. */
+  sseRound(cpu, bits, lanes, control) {
+    copyDestination(cpu);
+    begin(cpu);
+    if ((control & 4) === 0) context.rounding = control & 3;
+    for (let lane = 0; lane < lanes; lane++) {
+      const value = readLane(cpu, SOURCE_VECTOR, bits, lane);
+      writeLane(
+        cpu,
+        bits,
+        lane,
+        isNan(value) ? convert(context, formatOf(bits), value, false) : roundToInteger(context, value),
+      );
+      if ((control & 8) !== 0) context.flags &= ~PE;
+      endLane();
+    }
+    finish(cpu);
+  },
+
+  /** DPPS, DPPD. a bits, b the immediate: products of chosen lanes, summed two by two, to chosen lanes. */
+  sseDotProduct(cpu, bits, control) {
+    begin(cpu);
+    const format = formatOf(bits);
+    const lanes = 128 / bits;
+    let terms = Array.from({ length: lanes }, (_, lane) => {
+      if (((control >> (4 + lane)) & 1) === 0) return zero(0);
+      const [a, b] = [readLane(cpu, DESTINATION, bits, lane), readLane(cpu, SOURCE_VECTOR, bits, lane)];
+      return stored(bits, compute(SSE_OPERATION.multiply, format, a, b));
+    });
+    for (;;) {
+      endLane();
+      // Each step sees the results of the one before, so an exception there comes first
+      if ((collected & context.unmasked) !== 0) finish(cpu);
+      if (terms.length === 1) break;
+      const before = terms;
+      terms = before
+        .filter((_, i) => (i & 1) === 0)
+        .map((term, i) => stored(bits, compute(SSE_OPERATION.add, format, term, before[2 * i + 1])));
+    }
+    const [sum] = terms;
+    for (let lane = 0; lane < lanes; lane++) writeLane(cpu, bits, lane, ((control >> lane) & 1) !== 0 ? sum : zero(0));
     finish(cpu);
   },
 

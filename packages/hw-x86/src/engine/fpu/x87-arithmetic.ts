@@ -30,6 +30,7 @@ import {
   pack64,
   quieted,
   SINGLE,
+  TO_ZERO,
   unpack32,
   unpack64,
   zero,
@@ -218,7 +219,7 @@ function storeFloat(cpu: Cpu, isDouble: boolean): number {
   return prepare(cpu, context.flags, context.roundedUp, context.unmasked & 0x1f);
 }
 
-function storeInteger(cpu: Cpu, bits: number): number {
+function storeInteger(cpu: Cpu, bits: number, truncates = 0): number {
   checkStore(cpu, bits / 8);
   const indefinite = 1n << BigInt(bits - 1);
   if (isEmpty(cpu, 0)) {
@@ -226,7 +227,7 @@ function storeInteger(cpu: Cpu, bits: number): number {
     return prepare(cpu, STACK_UNDERFLOW, false, unmasked(cpu) & IE);
   }
   begin(cpu);
-  const value = toInteger(context, readRegister(cpu, 0), bits);
+  const value = toInteger(context, readRegister(cpu, 0), bits, truncates !== 0 ? TO_ZERO : context.rounding);
   cpu.u64[VALUE >> 3] = BigInt.asUintN(bits, value ?? indefinite);
   return prepare(cpu, context.flags, context.roundedUp, context.unmasked & IE);
 }
@@ -374,6 +375,7 @@ export const x87Arithmetic: HelperTable = {
   /** First halves of stores: the value in VALUE; 0: nothing is to be stored, and all is done. */
   fpuStoreSingle: (cpu) => storeFloat(cpu, false),
   fpuStoreDouble: (cpu) => storeFloat(cpu, true),
+  /** a bits, b 1: truncate whatever the control word says. */
   fpuStoreInteger: storeInteger,
   /** Second half, after memory was written. a: 1 to pop. */
   fpuStored(cpu, andPop) {

@@ -77,7 +77,6 @@ function scan(e: Emitter, target: FormOperand, source: Int, position: () => Int)
 
 export const BSF = instruction("BSF", {
   source: sdm("2A", "BSF - Bit Scan Forward"),
-  // With F3 these bytes are TZCNT where BMI1 is offered. It is not, and then silicon ignores the prefix
   forms: [form("0F BC /r", "rv, r/mv")],
   semantics(e, [target, operand]) {
     const source = e.read(operand);
@@ -107,4 +106,33 @@ export const POPCNT = instruction("POPCNT", {
   },
 });
 
-export const bits: readonly Instruction[] = [BT, BTS, BTR, BTC, BSF, BSR, POPCNT];
+/** Counts of LZCNT and TZCNT: CF for a source of zero, ZF for a count of zero; the other flags are undefined. */
+function recordCount(e: Emitter, source: Int, count: Int): void {
+  e.recordFlags("logic", count, count, count);
+  e.setFlag("CF", e.isZero(source));
+}
+
+export const LZCNT = instruction("LZCNT", {
+  source: sdm("2A", "LZCNT - Count the Number of Leading Zero Bits"),
+  forms: [form("F3 0F BD /r", "rv, r/mv")],
+  semantics(e, [target, operand]) {
+    const source = e.read(operand);
+    const count = e.sub(e.countLeadingZeros(source), e.int(64 - e.size));
+    e.write(target, count);
+    recordCount(e, source, count);
+  },
+});
+
+export const TZCNT = instruction("TZCNT", {
+  source: sdm("2B", "TZCNT - Count the Number of Trailing Zero Bits"),
+  forms: [form("F3 0F BC /r", "rv, r/mv")],
+  semantics(e, [target, operand]) {
+    const source = e.read(operand);
+    const bounded = e.size === 64 ? source : e.or(source, e.int(1n << BigInt(e.size)));
+    const count = e.countTrailingZeros(bounded);
+    e.write(target, count);
+    recordCount(e, source, count);
+  },
+});
+
+export const bits: readonly Instruction[] = [BT, BTS, BTR, BTC, BSF, BSR, POPCNT, LZCNT, TZCNT];

@@ -1,7 +1,12 @@
-/** Every x87, MMX, SSE and SSE2 row. */
+/** Every x87, MMX, SSE, AES and SHA row. */
 import type { Instruction } from "../instruction.ts";
+import { cryptography } from "./crypto.ts";
 import { sseConvert } from "./sse-convert.ts";
 import { sseFloat } from "./sse-float.ts";
+import { sse3 } from "./sse3.ts";
+import { sse4Float } from "./sse4-float.ts";
+import { sse4Integer } from "./sse4-integer.ts";
+import { ssse3 } from "./ssse3.ts";
 import { vectorInteger } from "./vector-integer.ts";
 import { vectorMoves } from "./vector-moves.ts";
 import { x87 } from "./x87.ts";
@@ -14,4 +19,9 @@ export const floatingPoint: readonly Instruction[] = [
   ...vectorInteger,
   ...sseFloat,
   ...sseConvert,
+  ...sse3,
+  ...ssse3,
+  ...sse4Integer,
+  ...sse4Float,
+  ...cryptography,
 ];

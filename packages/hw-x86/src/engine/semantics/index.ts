@@ -7,6 +7,7 @@ import { decimal } from "./decimal.ts";
 import { farTransfers } from "./far-transfers.ts";
 import { flagControl } from "./flag-control.ts";
 import { floatingPoint } from "./floating-point.ts";
+import { comparableExtensions, machineExtensions } from "./integer-extensions.ts";
 import { io } from "./io.ts";
 import { logic } from "./logic.ts";
 import { moves } from "./moves.ts";
@@ -34,4 +35,6 @@ export const instructions: readonly Instruction[] = [
   ...segments,
   ...farTransfers,
   ...io,
+  ...comparableExtensions,
+  ...machineExtensions,
 ];

@@ -18,7 +18,7 @@ import {
   wildLanes,
   zeroLanes,
 } from "./float-checks.ts";
-import { enterMmx, fromHalves, fromLow, helperResult, low64, passOperands, splatConst } from "./vector-common.ts";
+import { enterMmx, fromHalves, fromLow, helperResult, low64, passOperands, splatConst, viaHelper } from "./vector-common.ts";
 
 type Requirement = "sse" | "mmx";
 function row(
@@ -29,13 +29,6 @@ function row(
   requires: readonly Requirement[] = ["sse"],
 ): Instruction {
   return instruction(mnemonic, { source: sdm("2A", mnemonic), requires, forms: [form(opcode, operands)], semantics });
-}
-
-/** Calls the helper with `source`, over `destination`, and takes its result. */
-function viaHelper(e: Emitter, destination: Vec, source: Vec, helper: string, ...args: number[]): Vec {
-  passOperands(e, destination, source);
-  e.helper(helper, ...args);
-  return helperResult(e);
 }
 
 // ---- Between the two float formats ----

@@ -39,7 +39,7 @@ function exact(e: Emitter, type: FloatType, a: Vec, b: Vec, operation: number, p
 }
 
 /** How WebAssembly computes an operation, and what is known of its results. */
-interface Arithmetic {
+export interface Arithmetic {
   readonly operation: number;
   readonly opcode: string;
   readonly name: "add" | "sub" | "mul" | "div" | "sqrt";
@@ -50,7 +50,7 @@ interface Arithmetic {
   /** Vectors: lanes whose zero results are exact ones. */
   readonly exactZeros?: (e: Emitter, type: FloatType, a: Vec, b: Vec) => Vec;
 }
-const ARITHMETIC: Readonly<Record<string, Arithmetic>> = {
+export const ARITHMETIC: Readonly<Record<string, Arithmetic>> = {
   ADD: { operation: SSE_OPERATION.add, opcode: "58", name: "add" },
   SUB: { operation: SSE_OPERATION.subtract, opcode: "5C", name: "sub" },
   MUL: {
@@ -95,7 +95,15 @@ function scalarArithmetic(e: Emitter, type: FloatType, row: Arithmetic, a: Vec, 
   return e.unless(doubts, whole, () => exact(e, type, a, b, row.operation));
 }
 
-function packedArithmetic(e: Emitter, type: FloatType, row: Arithmetic, a: Vec, b: Vec): Vec {
+/** `onDoubt` computes what is not certain; the exact operation unless given. */
+export function packedArithmetic(
+  e: Emitter,
+  type: FloatType,
+  row: Arithmetic,
+  a: Vec,
+  b: Vec,
+  onDoubt: () => Vec = () => exact(e, type, a, b, row.operation),
+): Vec {
   const name = `${type.shape}.${row.name}`;
   const operands = operandsUsed(row, a, b);
   const result = e.vec(name, ...operands);
@@ -113,7 +121,7 @@ function packedArithmetic(e: Emitter, type: FloatType, row: Arithmetic, a: Vec, 
     [() => anyLane(e, ...denormal, unsafe), confirm],
     [() => isPrecisionClear(e), () => e.mayBeRounded(row.operation, type.bits, type.lanes, a, b, result)],
   ];
-  return e.unless(doubts, result, () => exact(e, type, a, b, row.operation));
+  return e.unless(doubts, result, onDoubt);
 }
 
 const arithmetic = Object.entries(ARITHMETIC).flatMap(([name, row]) =>

@@ -1,6 +1,6 @@
 /** What MMX and SSE rows share: constants, passing vectors to helpers, and the switch of the x87 unit to MMX. */
 import { state } from "../cpu-state.ts";
-import type { Emitter, Int, Vec } from "../emitter.ts";
+import type { Bool, Emitter, Int, Vec } from "../emitter.ts";
 import { DESTINATION, RESULT, SOURCE_VECTOR } from "../fpu/sse.ts";
 
 /** Little-endian bytes of `values`, each `bytes` long. */
@@ -44,6 +44,13 @@ export function passOperands(e: Emitter, destination: Vec, source: Vec): void {
 }
 export function helperResult(e: Emitter): Vec {
   return fromHalves(e, e.state(RESULT, 64), e.state(RESULT + 8, 64));
+}
+
+/** Calls the helper with `source`, over `destination`, and takes its result. */
+export function viaHelper(e: Emitter, destination: Vec, source: Vec, helper: string, ...args: (number | Bool)[]): Vec {
+  passOperands(e, destination, source);
+  e.helper(helper, ...args);
+  return helperResult(e);
 }
 
 /** Before the store of an MMX register to memory, `enterMmx` comes after it: what a fault of the store leaves is up to the vendor. */

@@ -6,8 +6,8 @@ import type { Emitter, Int, Vec } from "../emitter.ts";
 import { type FormOperand, form, type Instruction, instruction, sdm } from "../instruction.ts";
 import { enterMmx, fromHalves, high64, laneBytes, low64, passOperands, splatConst } from "./vector-common.ts";
 
-type Width = 64 | 128;
-type Binary = (e: Emitter, a: Vec, b: Vec, width: Width) => Vec;
+export type Width = 64 | 128;
+export type Binary = (e: Emitter, a: Vec, b: Vec, width: Width) => Vec;
 
 /** Reads source then destination, computes, writes the destination. */
 function apply(e: Emitter, [dst, src]: readonly FormOperand[], width: Width, operation: Binary): void {
@@ -18,7 +18,7 @@ function apply(e: Emitter, [dst, src]: readonly FormOperand[], width: Width, ope
   e.writeVec(dst, result);
 }
 
-function binary(mnemonic: string, opcode: string, operation: Binary, mmxMemory = "m64"): Instruction[] {
+export function binary(mnemonic: string, opcode: string, operation: Binary, mmxMemory = "m64"): Instruction[] {
   const source = sdm("2B", mnemonic);
   return [
     instruction(mnemonic, {
@@ -30,7 +30,7 @@ function binary(mnemonic: string, opcode: string, operation: Binary, mmxMemory =
     wide(mnemonic, `66 0F ${opcode} /r`, operation),
   ];
 }
-function wide(mnemonic: string, opcode: string, operation: Binary): Instruction {
+export function wide(mnemonic: string, opcode: string, operation: Binary): Instruction {
   return instruction(mnemonic, {
     source: sdm("2B", mnemonic),
     requires: ["sse"],
@@ -112,7 +112,7 @@ function interleaved(elementBytes: number, start: number): number[] {
   return lanes;
 }
 /** The low 64-bit halves of a and b. */
-const LOW_HALVES = [0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23];
+export const LOW_HALVES = [0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23];
 
 function pack(name: string): Binary {
   return (e, a, b, width) => {

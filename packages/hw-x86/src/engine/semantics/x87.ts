@@ -131,10 +131,17 @@ function load(mnemonic: string, opcode: string, operand: string, helper: string,
   });
 }
 /** A store in two halves, see the head of this file. */
-function store(mnemonic: string, opcode: string, bits: Size, pops: number, helper: string): Instruction {
+function store(
+  mnemonic: string,
+  opcode: string,
+  bits: Size,
+  pops: number,
+  helper: string,
+  ...args: readonly number[]
+): Instruction {
   return row(mnemonic, [form(opcode, `m${bits}`)], (e, [target]) => {
     noteAddress(e, target);
-    const proceeds = e.helper(helper, bits);
+    const proceeds = e.helper(helper, bits, ...args);
     e.if(proceeds, () => {
       e.write(target, e.state(VALUE, bits));
       e.helper("fpuStored", pops);
@@ -178,6 +185,9 @@ const transfers = [
   store("FISTP", "DF /3", 16, 1, "fpuStoreInteger"),
   store("FISTP", "DB /3", 32, 1, "fpuStoreInteger"),
   store("FISTP", "DF /7", 64, 1, "fpuStoreInteger"),
+  store("FISTTP", "DF /1", 16, 1, "fpuStoreInteger", 1),
+  store("FISTTP", "DB /1", 32, 1, "fpuStoreInteger", 1),
+  store("FISTTP", "DD /1", 64, 1, "fpuStoreInteger", 1),
   extended("FBSTP", "DF /6", "fpuStoreDecimal"),
   withRegister("FXCH", ["D9 C8+i", "DD C8+i", "DF C8+i"], "fpuExchange"),
   withRegister("FFREE", ["DD C0+i"], "fpuFree", 0),

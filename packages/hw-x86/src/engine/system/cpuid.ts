@@ -3,6 +3,7 @@ import type { Cpu, CpuModel } from "../cpu.ts";
 import { state } from "../cpu-state.ts";
 import { areaBytes, COMPONENTS, Xstate } from "../fpu/xsave-layout.ts";
 import { Cr0, Cr4, Efer } from "./bits.ts";
+import { InstructionSets, withInstructionSets } from "./instruction-sets.ts";
 
 export interface CpuidResult {
   eax: number;
@@ -86,7 +87,7 @@ function intelCpuid(leaf: number, subleaf: number): CpuidResult {
     case 0:
       return result(LAST_BASIC, 0x756e_6547, 0x6c65_746e, 0x4965_6e69);
     case 1:
-      return result(SIGNATURE, CLFLUSH_8_QUADWORDS | ONE_LOGICAL_PROCESSOR, LEAF_1_ECX, LEAF_1_EDX);
+      return result(SIGNATURE, CLFLUSH_8_QUADWORDS | ONE_LOGICAL_PROCESSOR, LEAF_1_ECX | InstructionSets.leaf1Ecx, LEAF_1_EDX);
     case 2:
       // 0xff: see leaf 4.
       return result(0x0000_ff01);
@@ -97,13 +98,13 @@ function intelCpuid(leaf: number, subleaf: number): CpuidResult {
     case 6:
       return result(ARAT);
     case 7:
-      return subleaf === 0 ? result(0, 0, 0, LEAF_7_EDX) : result();
+      return subleaf === 0 ? result(0, InstructionSets.leaf7Ebx, InstructionSets.leaf7Ecx, LEAF_7_EDX) : result();
     case 0xd:
       return xsaveLeaf(subleaf);
     case 0x8000_0000:
       return result(LAST_EXTENDED);
     case 0x8000_0001:
-      return result(0, 0, EXTENDED_1_ECX, EXTENDED_1_EDX);
+      return result(0, 0, EXTENDED_1_ECX | InstructionSets.extended1Ecx, EXTENDED_1_EDX);
     case 0x8000_0002:
     case 0x8000_0003:
     case 0x8000_0004:
@@ -130,7 +131,7 @@ export const CR4_ALLOWED = BigInt(
 
 /** The Intel-type machine: 64-bit, SSE2, VMX. */
 export function createIntelModel(): CpuModel {
-  return {
+  return withInstructionSets({
     vendor: "intel",
     cpuid(leaf, subleaf) {
       const index = leaf >>> 0;
@@ -143,5 +144,5 @@ export function createIntelModel(): CpuModel {
     xcr0Allowed: BigInt(XCR0_ALLOWED),
     eferAllowed: BigInt(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE),
     physicalAddressBits: PHYSICAL_ADDRESS_BITS,
-  };
+  });
 }

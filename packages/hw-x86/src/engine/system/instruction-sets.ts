@@ -1,0 +1,21 @@
+/** CPUID's words for instruction sets of user mode beyond the 64-bit baseline, and what control registers must allow for them. */
+import type { CpuModel } from "../cpu.ts";
+import { Cr4 } from "./bits.ts";
+
+const bits = (...numbers: number[]): number => numbers.reduce((all, bit) => all | (1 << bit), 0) >>> 0;
+
+export const InstructionSets = {
+  /** SSE3 PCLMULQDQ SSSE3 SSE4.1 SSE4.2 MOVBE POPCNT AES RDRAND. */
+  leaf1Ecx: bits(0, 1, 9, 19, 20, 22, 23, 25, 30),
+  /** FSGSBASE RDSEED ADX SHA. */
+  leaf7Ebx: bits(0, 18, 19, 29),
+  /** RDPID. */
+  leaf7Ecx: bits(22),
+  /** LZCNT. */
+  extended1Ecx: bits(5),
+} as const;
+
+/** The model with the bits of CR4 that these sets bring. */
+export function withInstructionSets(model: CpuModel): CpuModel {
+  return { ...model, cr4Allowed: model.cr4Allowed | BigInt(Cr4.FSGSBASE) };
+}
