@@ -22,6 +22,12 @@ function randomCode(random: Random, codeSize: CodeSize): Uint8Array {
     while (random.oneIn(3) && to < at + 6) code[to++] = random.pick(PREFIXES);
     if (codeSize === 64 && random.oneIn(2)) code[to++] = 0x40 + random.below(16);
     if (random.oneIn(2)) code[to++] = 0x0f;
+    else if (random.oneIn(4)) {
+      // VEX, its last byte mostly one of general registers
+      code[to++] = 0xc4;
+      code[to] = (code[to] & 0xe0) | (1 + random.below(3));
+      if (random.oneIn(2)) code[to + 2] = 0xf0 + random.below(8);
+    }
   }
   return code;
 }

@@ -6,6 +6,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { parseForm } from "../src/engine/decoder/form-syntax.ts";
 import type { Instruction } from "../src/engine/instruction.ts";
 import { arithmetic } from "../src/engine/semantics/arithmetic.ts";
+import { bitManipulation } from "../src/engine/semantics/bit-manipulation.ts";
 import { bits } from "../src/engine/semantics/bits.ts";
 import { control } from "../src/engine/semantics/control.ts";
 import { cryptography } from "../src/engine/semantics/crypto.ts";
@@ -58,7 +59,19 @@ interface Group {
   readonly rounds?: number;
 }
 
-const integer = [arithmetic, logic, shifts, bits, moves, stack, control, strings, flagControl, comparableExtensions].flat();
+const integer = [
+  arithmetic,
+  logic,
+  shifts,
+  bits,
+  moves,
+  stack,
+  control,
+  strings,
+  flagControl,
+  comparableExtensions,
+  bitManipulation,
+].flat();
 // Which bits of MXCSR exist is the model's affair
 const vector = [vectorMoves, vectorInteger, sseFloat, sseConvert].flat().filter(({ mnemonic }) => mnemonic !== "LDMXCSR");
 const later = [sse3, ssse3, sse4Integer, sse4Float, cryptography].flat();

@@ -11,6 +11,8 @@
  *   NP 66 F2 F3   mandatory prefix, written before the opcode (NP: none of them; NFx: neither F2 nor F3). A form without one
  *                 takes what no form with the prefix at hand claims, and 66 is then its operand size
  *   REX.W       before the opcode: only with REX.W; wins over the same form without it, which otherwise takes both
+ *   VEX.LZ.F2.0F38   before the opcode: a VEX prefix with L (LZ or 128, 256, LIG: either), the mandatory prefix it implies (NP when
+ *                 absent), the opcode map, and W1 as REX.W. vvvv must be unused unless an operand is in it
  *   mod=3, mod!=3   restricts ModRM                 a byte after the opcode, as in "0F 01 C1", is the whole ModRM byte
  *   D8 C0+i     ModRM bytes C0 to C7: the register number st(i) is in the low three bits
  *
@@ -22,6 +24,7 @@
  *   imm8 (zero-extended) imm8sx imm16 imm32 immz (sign-extended) immv  rel8 relz   ptr16:z  moffs8 moffsv (see below)
  *   imm16:8     for "iw ib" (ENTER): imm16 in bits 0-15, imm8 in bits 16-23 of one immediate
  *   AL AX EAX rAX(v) CL DX 1 and the like: fixed registers, constants; ES CS SS DS FS GS: their numbers as constants
+ *   ry=v xmm=v  in VEX.vvvv
  *   XMM0        that register, which no part of the encoding names
  *   sreg (ModRM.reg), cr, dr (ModRM.reg), xmm, xmm/m128, xmm/m64, xmm/m32, xmm=rm, mm, mm/m64, mm=rm, st(i)
  *

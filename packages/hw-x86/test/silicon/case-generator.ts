@@ -147,6 +147,30 @@ function encodeModrm(
   return { bytes, rex };
 }
 
+/** VEX prefix, opcode, ModRM and immediate. */
+function encodeVex(
+  random: Random,
+  parsed: ParsedForm,
+  codeSize: CaseCodeSize,
+  addressSize: number,
+  isAligned: boolean,
+  isWide: boolean,
+): number[] {
+  const modrm = encodeModrm(random, parsed, codeSize, addressSize, isAligned);
+  const rex = codeSize === 64 ? modrm.rex : 0;
+  const usesV = parsed.operands.some((operand) => operand.register?.source === "vvvv");
+  const vvvv = usesV ? random.below(codeSize === 64 ? 16 : 8) : 0;
+  const length = parsed.vexLength === "any" ? random.below(2) : parsed.vexLength;
+  const last = ((~vvvv & 15) << 3) | (length << 2) | ["NP", "66", "F3", "F2"].indexOf(parsed.prefix);
+  const isShort = parsed.map === 5 && !isWide && (rex & 3) === 0 && random.oneIn(2);
+  const prefix = isShort
+    ? [0xc5, ((~rex & 4) << 5) | last]
+    : [0xc4, ((~rex & 7) << 5) | (parsed.map - 4), (isWide ? 0x80 : 0) | last];
+  const bytes = [...prefix, parsed.opcode, ...modrm.bytes];
+  if (parsed.immediate === "byte") bytes.push(...immediate(random, 1));
+  return bytes;
+}
+
 /** Bytes of one instruction of the form, with random operands. */
 function encode(random: Random, parsed: ParsedForm, codeSize: CaseCodeSize, isAligned: boolean): Encoding {
   const bytes: number[] = [];
@@ -155,7 +179,9 @@ function encode(random: Random, parsed: ParsedForm, codeSize: CaseCodeSize, isAl
   const isForced = codeSize === 64 && parsed.form.attributes.includes("force64");
   // Near branches of another size leave the code page
   const isRelative = parsed.immediate === "relative8" || parsed.immediate === "relativeZ";
+  const isVex = parsed.map > 3;
   const hasSizePrefix =
+    !isVex &&
     !isWide &&
     !isForced &&
     !isRelative &&
@@ -166,6 +192,8 @@ function encode(random: Random, parsed: ParsedForm, codeSize: CaseCodeSize, isAl
   const hasAddressPrefix = random.oneIn(codeSize === 16 ? 4 : 24);
   if (hasAddressPrefix) bytes.push(0x67);
   const addressSize = codeSize === 64 ? (hasAddressPrefix ? 32 : 64) : (codeSize === 16) !== hasAddressPrefix ? 16 : 32;
+  if (isVex)
+    return { bytes: [...bytes, ...encodeVex(random, parsed, codeSize, addressSize, isAligned, isWide)], relativeBytes: 0 };
   if (parsed.prefix === "66") bytes.push(0x66);
   else if (parsed.prefix === "F2") bytes.push(0xf2);
   else if (parsed.prefix === "F3") bytes.push(0xf3);

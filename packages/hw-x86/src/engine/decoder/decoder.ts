@@ -8,6 +8,7 @@ import {
   CELL_EMPTY,
   CELL_MODRM,
   CELL_PLAIN,
+  cellIndex,
   mapEncodings,
   PREFIX_66,
   PREFIX_F2,
@@ -54,15 +55,25 @@ const LEAF_LOCK = 1,
   LEAF_FORCE64 = 4,
   /** 66 is part of the opcode, not an operand size. */
   LEAF_66_MANDATORY = 8,
-  LEAF_SIZE_BY_MODE = 16;
+  LEAF_SIZE_BY_MODE = 16,
+  /** VEX.vvvv names a register. */
+  LEAF_VVVV = 32;
 
 // Register field codes: where the number comes from, and what becomes of it
 const FROM_REG = 1,
   FROM_RM = 2,
   FROM_OPCODE = 3,
   /** Always register 0. */
-  FROM_ZERO = 4;
-const SOURCES: Readonly<Record<RegisterSource, number>> = { reg: FROM_REG, rm: FROM_RM, opcode: FROM_OPCODE, zero: FROM_ZERO };
+  FROM_ZERO = 4,
+  /** VEX.vvvv. */
+  FROM_VVVV = 5;
+const SOURCES: Readonly<Record<RegisterSource, number>> = {
+  reg: FROM_REG,
+  rm: FROM_RM,
+  opcode: FROM_OPCODE,
+  zero: FROM_ZERO,
+  vvvv: FROM_VVVV,
+};
 const AS_GPR8 = 0x10,
   AS_GPR = 0x20,
   AS_XMM = 0x30,
@@ -99,6 +110,9 @@ const IMM_NONE = 0,
   IMM_MOFFS = 10,
   IMM_FAR = 11,
   IMM_WORD_BYTE = 12;
+
+/** By VEX.pp. */
+const VEX_PREFIXES = [PREFIX_NONE, PREFIX_66, PREFIX_F3, PREFIX_F2] as const;
 
 /** 16-bit addressing: base and index by ModRM.rm. */
 const BASE16 = [3, 3, 5, 5, 6, 7, 5, 3].map(gprOffset);
@@ -171,7 +185,8 @@ export function createDecoder(variants: readonly Variant[]): Decode {
       (attributes.includes("default64") ? LEAF_DEFAULT64 : 0) |
       (attributes.includes("force64") ? LEAF_FORCE64 : 0) |
       (parsed.prefix === "66" ? LEAF_66_MANDATORY : 0) |
-      (parsed.sizeByMode ? LEAF_SIZE_BY_MODE : 0);
+      (parsed.sizeByMode ? LEAF_SIZE_BY_MODE : 0) |
+      (parsed.operands.some((operand) => operand.register?.source === "vvvv") ? LEAF_VVVV : 0);
     leafImmediate[leaf] = IMMEDIATE_CODES.indexOf(parsed.immediate);
     leafFields.set(fieldCodes(parsed, false), leaf * 8);
     leafFields.set(fieldCodes(parsed, true), leaf * 8 + 4);
@@ -280,11 +295,36 @@ export function createDecoder(variants: readonly Variant[]): Decode {
         map = 3;
       }
     }
-    const prefix = repeat !== PREFIX_NONE ? repeat : operandPrefix ? PREFIX_66 : PREFIX_NONE;
-    const wide = (rex >> 3) & 1;
+    let prefix = repeat !== PREFIX_NONE ? repeat : operandPrefix ? PREFIX_66 : PREFIX_NONE;
+    let wide = (rex >> 3) & 1;
+    let vexLength = 0;
+    let vvvv = 0;
+    // Outside 64-bit mode C4 and C5 are LES and LDS, which have no register operand in ModRM.rm
+    if (map === 0 && (byte === 0xc4 || byte === 0xc5) && (mode64 || code[at] >= 0xc0)) {
+      if (prefix !== PREFIX_NONE || rex !== 0 || (prefixes & PREFIX_BIT_LOCK) !== 0) {
+        return at - offset >= available ? "incomplete" : "undefined";
+      }
+      const first = code[at++] | 0;
+      let last = first;
+      map = 5;
+      rex = (~first >> 5) & 4;
+      if (byte === 0xc4) {
+        last = code[at++] | 0;
+        // R, X and B are stored inverted
+        rex = (~first >> 5) & 7;
+        map = 4 + (first & 31);
+        if (map < 5 || map > 7) return at - offset > available ? "incomplete" : "undefined";
+        wide = (last >> 7) & (mode64 ? 1 : 0);
+      }
+      vvvv = (~last >> 3) & 15;
+      if (!mode64) rex = 0;
+      vexLength = (last >> 2) & 1;
+      prefix = VEX_PREFIXES[last & 3];
+      byte = code[at++] | 0;
+    }
     // 90 is NOP (with F3: PAUSE) unless REX.B makes its register R8: then it is one of the XCHG forms
     const opcode = byte === 0x90 && (rex & 1) !== 0 && map === 0 && repeat !== PREFIX_F3 ? 0x91 : byte;
-    const cell = cells[((((mode64 ? 4 : 0) + map) * 256 + opcode) * 4 + prefix) * 2 + wide];
+    const cell = cells[cellIndex(mode64 ? 1 : 0, map, opcode, prefix, wide, vexLength)];
     const cellKind = cell & 3;
     let leaf = cell >> 2;
     let modrm = 0;
@@ -299,6 +339,7 @@ export function createDecoder(variants: readonly Variant[]): Decode {
       isMemory = modrm < 0xc0;
     }
     const flags = leafFlags[leaf];
+    if (vvvv !== 0 && (flags & LEAF_VVVV) === 0) return at - offset > available ? "incomplete" : "undefined";
 
     const addressSize = mode64 ? (addressPrefix ? 32 : 64) : (codeSize === 16) !== addressPrefix ? 16 : 32;
     let size: 16 | 32 | 64;
@@ -382,18 +423,28 @@ export function createDecoder(variants: readonly Variant[]): Decode {
       const rm = (modrm & 7) | ((rex & 1) << 3);
       const low = (byte & 7) | ((rex & 1) << 3);
       const hasRex = rex !== 0;
+      // Eight registers outside 64-bit mode: the top bit is ignored where a register is named, and only there
+      const register = mode64 ? vvvv : vvvv & 7;
       let from = fieldA & 0xf;
-      into.a = field(fieldA & 0xf0, from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : 0, hasRex);
+      into.a = field(
+        fieldA & 0xf0,
+        from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : from === FROM_VVVV ? register : 0,
+        hasRex,
+      );
       const fieldB = leafFields[slot + 1];
       if (fieldB !== 0) {
         from = fieldB & 0xf;
-        into.b = field(fieldB & 0xf0, from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : 0, hasRex);
+        into.b = field(
+          fieldB & 0xf0,
+          from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : from === FROM_VVVV ? register : 0,
+          hasRex,
+        );
         const fieldC = leafFields[slot + 2];
         if (fieldC !== 0) {
           from = fieldC & 0xf;
           into.c = field(
             fieldC & 0xf0,
-            from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : 0,
+            from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : from === FROM_VVVV ? register : 0,
             hasRex,
           );
         }

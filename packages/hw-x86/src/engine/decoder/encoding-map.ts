@@ -36,8 +36,11 @@ export interface EncodingMap {
   readonly modrmTables: Int16Array;
 }
 
-export function cellIndex(mode64: number, map: number, opcode: number, prefix: number, wide: number): number {
-  return (((mode64 * 4 + map) * 256 + opcode) * 4 + prefix) * 2 + wide;
+/** Opcode maps: four without a VEX prefix, and as many with one, of which the first is empty. */
+export const MAPS = 8;
+/** `length`: VEX.L, 0 without a VEX prefix. */
+export function cellIndex(mode64: number, map: number, opcode: number, prefix: number, wide: number, length: number): number {
+  return ((((mode64 * MAPS + map) * 256 + opcode) * 4 + prefix) * 2 + wide) * 2 + length;
 }
 
 function prefixRank(parsed: ParsedForm, prefix: number): number {
@@ -91,7 +94,7 @@ export function mapEncodings(forms: readonly ParsedForm[]): EncodingMap {
     }
   });
 
-  const cells = new Int32Array(2 * 4 * 256 * 4 * 2);
+  const cells = new Int32Array(cellIndex(2, 0, 0, 0, 0, 0));
   const tables: Int16Array[] = [];
   const known = new Map<string, number>();
 
@@ -135,12 +138,14 @@ export function mapEncodings(forms: readonly ParsedForm[]): EncodingMap {
   for (const [key, list] of byOpcode) {
     for (let mode64 = 0; mode64 < 2; mode64++) {
       for (let prefix = 0; prefix < 4; prefix++) {
-        for (let wide = 0; wide < 2; wide++) {
+        for (let choice = 0; choice < 4; choice++) {
+          const [wide, length] = [choice >> 1, choice & 1];
           const candidates: [number, number][] = [];
           for (const leaf of list) {
             const { parsed } = leaves[leaf];
             if (parsed.form.attributes.includes(mode64 ? "invalid64" : "only64")) continue;
             if (parsed.wide && !wide) continue;
+            if (parsed.vexLength !== "any" && parsed.vexLength !== length) continue;
             const rank = prefixRank(parsed, prefix);
             if (rank > 0) candidates.push([leaf, rank * 2 + (parsed.wide ? 1 : 0)]);
           }
@@ -153,7 +158,7 @@ export function mapEncodings(forms: readonly ParsedForm[]): EncodingMap {
             cell = plain.some(([, outer]) => outer === top) ? cellFor(plain) : cellFor(candidates);
             known.set(id, cell);
           }
-          cells[cellIndex(mode64, key >> 8, key & 0xff, prefix, wide)] = cell;
+          cells[cellIndex(mode64, key >> 8, key & 0xff, prefix, wide, length)] = cell;
         }
       }
     }

@@ -9,7 +9,7 @@ export type OperandSize = 8 | 16 | 32 | 64;
 export type SizeName = number | "v" | "y" | "z" | "d64";
 
 /** Where the number of a register operand is encoded. */
-export type RegisterSource = "reg" | "rm" | "opcode" | "zero";
+export type RegisterSource = "reg" | "rm" | "opcode" | "zero" | "vvvv";
 export type RegisterClass = "gpr" | "xmm" | "mm" | "segmentRegister" | "controlRegister" | "debugRegister" | "stackIndex";
 
 export interface ParsedOperand {
@@ -49,8 +49,10 @@ export type PrefixRule = "any" | "NP" | "NFx" | "66" | "F3" | "F2";
 
 export interface ParsedForm {
   readonly form: Form;
-  /** 0 one-byte opcodes, 1 after 0F, 2 after 0F 38, 3 after 0F 3A. */
-  readonly map: 0 | 1 | 2 | 3;
+  /** 0 one-byte opcodes, 1 after 0F, 2 after 0F 38, 3 after 0F 3A; 5 to 7 the last three after a VEX prefix. */
+  readonly map: number;
+  /** VEX.L that the form takes; "any" without a VEX prefix. */
+  readonly vexLength: 0 | 1 | "any";
   readonly opcode: number;
   /** Opcodes from `opcode` on that belong to the form: up to the last register (8 or less) for +r, 16 for +cc, else 1. */
   readonly opcodeCount: number;
@@ -115,8 +117,8 @@ function sizeName(text: string): SizeName {
 
 function parseOperand(text: string, registerSource: RegisterSource): ParsedOperand {
   const [word, place] = text.split("=");
-  if (place !== undefined && place !== "rm") throw new SyntaxError(`operand "${text}"`);
-  const source: RegisterSource = place === "rm" ? "rm" : registerSource;
+  if (place !== undefined && place !== "rm" && place !== "v") throw new SyntaxError(`operand "${text}"`);
+  const source: RegisterSource = place === "rm" ? "rm" : place === "v" ? "vvvv" : registerSource;
   let match = GPR.exec(word);
   if (match) return { text, register: { source, class: "gpr", size: sizeName(match[1]) } };
   match = GPR_OR_MEMORY.exec(word);
@@ -224,6 +226,21 @@ function formSizes(form: Form, operands: readonly ParsedOperand[], wide: boolean
   return has("invalid64") ? sizes.filter((size) => size !== 64) : sizes;
 }
 
+const VEX_MAPS: Readonly<Record<string, number>> = { "0F": 5, "0F38": 6, "0F3A": 7 };
+/** "VEX.LZ.F2.0F38.W1": length, prefix (NP when absent), opcode map, and W where the form takes one value only. */
+function parseVex(token: string): { length: 0 | 1 | "any"; prefix: PrefixRule; map: number; wide: boolean } {
+  const parts = token.split(".").slice(1);
+  const map = parts.map((part) => VEX_MAPS[part]).find((known) => known !== undefined);
+  const isKnown = (part: string): boolean => part in VEX_MAPS || /^(LZ|128|256|LIG|NP|66|F3|F2|W1)$/.test(part);
+  if (map === undefined || !parts.every(isKnown)) throw new SyntaxError(`"${token}"`);
+  return {
+    length: parts.includes("256") ? 1 : parts.includes("LIG") ? "any" : 0,
+    prefix: (["66", "F3", "F2"] as const).find((prefix) => parts.includes(prefix)) ?? "NP",
+    map,
+    wide: parts.includes("W1"),
+  };
+}
+
 function parse(form: Form): ParsedForm {
   const tokens = form.opcode.split(/\s+/).filter((token) => token !== "");
   const words = form.operands
@@ -240,6 +257,8 @@ function parse(form: Form): ParsedForm {
     else throw new SyntaxError("two mandatory prefixes");
   }
 
+  const vex = tokens[at]?.startsWith("VEX") ? parseVex(tokens[at++]) : undefined;
+  if (vex !== undefined) ({ prefix, wide } = vex);
   const bytes: number[] = [];
   let plus = "";
   for (; at < tokens.length; at++) {
@@ -249,8 +268,8 @@ function parse(form: Form): ParsedForm {
     if (match[2] !== undefined) plus = match[2];
     else if (tokens[at + 1] === "+r" || tokens[at + 1] === "+cc" || tokens[at + 1] === "+i") plus = tokens[++at].slice(1);
   }
-  let map: 0 | 1 | 2 | 3 = 0;
-  if (bytes.length > 1 && bytes[0] === 0x0f) {
+  let map = vex?.map ?? 0;
+  if (vex === undefined && bytes.length > 1 && bytes[0] === 0x0f) {
     map = bytes[1] === 0x38 ? 2 : bytes[1] === 0x3a ? 3 : 1;
     bytes.splice(0, map === 1 ? 1 : 2);
   }
@@ -291,6 +310,7 @@ function parse(form: Form): ParsedForm {
   return {
     form,
     map,
+    vexLength: vex?.length ?? "any",
     opcode,
     opcodeCount: plus === "r" ? 8 - (opcode & 7) : plus === "cc" ? 16 : 1,
     isConditional: plus === "cc",

@@ -1,6 +1,7 @@
 /** The semantics table: every row that the engine knows, in the order that numbers its handlers. */
 import type { Instruction } from "../instruction.ts";
 import { arithmetic } from "./arithmetic.ts";
+import { bitManipulation } from "./bit-manipulation.ts";
 import { bits } from "./bits.ts";
 import { control } from "./control.ts";
 import { decimal } from "./decimal.ts";
@@ -36,5 +37,6 @@ export const instructions: readonly Instruction[] = [
   ...farTransfers,
   ...io,
   ...comparableExtensions,
+  ...bitManipulation,
   ...machineExtensions,
 ];

@@ -7,8 +7,8 @@ const bits = (...numbers: number[]): number => numbers.reduce((all, bit) => all 
 export const InstructionSets = {
   /** SSE3 PCLMULQDQ SSSE3 SSE4.1 SSE4.2 MOVBE POPCNT AES RDRAND. */
   leaf1Ecx: bits(0, 1, 9, 19, 20, 22, 23, 25, 30),
-  /** FSGSBASE RDSEED ADX SHA. */
-  leaf7Ebx: bits(0, 18, 19, 29),
+  /** FSGSBASE BMI1 BMI2 RDSEED ADX SHA. */
+  leaf7Ebx: bits(0, 3, 8, 18, 19, 29),
   /** RDPID. */
   leaf7Ecx: bits(22),
   /** LZCNT. */
