@@ -29,7 +29,7 @@ export const FLAT_MODEL: CpuModel = {
   vendor: "intel",
   cpuid: () => ({ eax: 0, ebx: 0, ecx: 0, edx: 0 }),
   cr0Allowed: 0xe005_003fn,
-  cr4Allowed: 0x4_067fn,
+  cr4Allowed: 0x36_0e7fn,
   eferAllowed: 0xd01n,
   xcr0Allowed: 0x7n,
   physicalAddressBits: 40,

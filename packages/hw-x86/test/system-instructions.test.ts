@@ -207,7 +207,7 @@ describe("control registers and MSRs", () => {
     ["NW without CD", 0, 0xa001_0033n],
     ["upper half of CR0", 0, 0x1_8001_0033n],
     ["CR4 without PAE in long mode", 4, 0x600n],
-    ["CR4 bit that the CPU has not", 4, 0x10_0620n],
+    ["CR4 bit that the CPU has not", 4, 0x8000_0620n],
     ["CR3 beyond the physical address width", 3, 1n << 60n],
   ] as const)("refuses %s", (_name, cr, value) => {
     const m = createSystemMachine(64);

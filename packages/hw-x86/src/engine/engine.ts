@@ -462,6 +462,7 @@ export class Engine implements Cpu, EngineControl {
   }
   setFlags(value: number): void {
     writeFlags(this.u32, value);
+    if ((value & Flag.AC) === 0) paging.closeUserPages(this);
   }
 
   // ---- Memory ----

@@ -190,6 +190,35 @@ export const INVLPG = instruction("INVLPG", {
   },
 });
 
+export const INVPCID = instruction("INVPCID", {
+  source: sdm("2A", "INVPCID - Invalidate Process-Context Identifier"),
+  forms: [form("66 0F 38 82 /r", "rd64, m128")],
+  semantics(e, [type, descriptor]) {
+    argument(e, e.address(descriptor));
+    const given = e.read(type);
+    // A type of more than 32 bits is as wrong as any other wrong one
+    e.helperThenEndBlock("invalidateProcessContext", e.low32(e.select(e.ltu(e.int(3), given), e.int(4), given)));
+  },
+});
+
+const AC = 1 << 18;
+export const CLAC = instruction("CLAC", {
+  source: sdm("2A", "CLAC - Clear AC Flag in EFLAGS Register"),
+  forms: [form("NP 0F 01 CA", "")],
+  semantics(e) {
+    e.raiseIf(e.ne(e.state(state.cpl, 32), e.int(0)), "#UD");
+    e.helper("clearAccessFlag");
+  },
+});
+export const STAC = instruction("STAC", {
+  source: sdm("2B", "STAC - Set AC Flag in EFLAGS Register"),
+  forms: [form("NP 0F 01 CB", "")],
+  semantics(e) {
+    e.raiseIf(e.ne(e.state(state.cpl, 32), e.int(0)), "#UD");
+    e.setState(state.systemFlags, 32, e.or(e.state(state.systemFlags, 32), e.int(AC)));
+  },
+});
+
 export const INVD = helperRow(
   "INVD",
   sdm("2A", "INVD - Invalidate Internal Caches"),
@@ -307,6 +336,9 @@ export const system: readonly Instruction[] = [
   LMSW,
   CLTS,
   INVLPG,
+  INVPCID,
+  CLAC,
+  STAC,
   INVD,
   WBINVD,
   HLT,

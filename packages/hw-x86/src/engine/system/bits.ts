@@ -24,9 +24,13 @@ export const Cr4 = {
   PCE: 0x100,
   OSFXSR: 0x200,
   OSXMMEXCPT: 0x400,
+  UMIP: 0x800,
   VMXE: 0x2000,
   FSGSBASE: 0x1_0000,
+  PCIDE: 0x2_0000,
   OSXSAVE: 0x4_0000,
+  SMEP: 0x10_0000,
+  SMAP: 0x20_0000,
 } as const;
 export const Efer = { SCE: 0x1, LME: 0x100, LMA: 0x400, NXE: 0x800, SVME: 0x1000 } as const;
 export const Flag = {

@@ -19,10 +19,14 @@ export const bits = (...numbers: number[]): number => numbers.reduce((all, bit) 
 const SIGNATURE = 0x0002_06c2;
 export const CLFLUSH_8_QUADWORDS = 0x800;
 export const ONE_LOGICAL_PROCESSOR = 1 << 16;
-/** MONITOR VMX CX16 POPCNT XSAVE. */
-const LEAF_1_ECX = bits(3, 5, 13, 23, 26);
+/** MONITOR VMX CX16 PCID POPCNT XSAVE. */
+const LEAF_1_ECX = bits(3, 5, 13, 17, 23, 26);
 /** FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
 export const LEAF_1_EDX = bits(0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26);
+/** SMEP INVPCID SMAP. */
+const LEAF_7_EBX = bits(7, 10, 20);
+/** UMIP. */
+const LEAF_7_ECX = bits(2);
 /** ARCH_CAPABILITIES. */
 const LEAF_7_EDX = bits(29);
 /** LAHF in 64-bit mode. */
@@ -98,7 +102,8 @@ function intelCpuid(leaf: number, subleaf: number): CpuidResult {
     case 6:
       return result(ARAT);
     case 7:
-      return subleaf === 0 ? result(0, InstructionSets.leaf7Ebx, InstructionSets.leaf7Ecx, LEAF_7_EDX) : result();
+      if (subleaf !== 0) return result();
+      return result(0, InstructionSets.leaf7Ebx | LEAF_7_EBX, InstructionSets.leaf7Ecx | LEAF_7_ECX, LEAF_7_EDX);
     case 0xd:
       return xsaveLeaf(subleaf);
     case 0x8000_0000:
@@ -140,7 +145,7 @@ export function createIntelModel(): CpuModel {
       return intelCpuid(isKnown ? index : LAST_BASIC, subleaf >>> 0);
     },
     cr0Allowed: CR0_ALLOWED,
-    cr4Allowed: CR4_ALLOWED | BigInt(Cr4.VMXE),
+    cr4Allowed: CR4_ALLOWED | BigInt(Cr4.UMIP | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP | Cr4.VMXE),
     xcr0Allowed: BigInt(XCR0_ALLOWED),
     eferAllowed: BigInt(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE),
     physicalAddressBits: PHYSICAL_ADDRESS_BITS,

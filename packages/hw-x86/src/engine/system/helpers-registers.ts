@@ -3,7 +3,7 @@ import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { RAX, RBX, RCX, RDX, state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
-import { Cr0, Cr4, Vector } from "./bits.ts";
+import { Cr0, Cr4, Flag, Vector } from "./bits.ts";
 import { currentCpuid } from "./cpuid.ts";
 import { argument, operandAddress, operandSegment, registerNumber, setResult } from "./helper-operands.ts";
 import { Msr, readMsr, writeMsr } from "./msrs.ts";
@@ -22,6 +22,11 @@ function requireSupervisor(cpu: Cpu): void {
 function setPair(cpu: Cpu, value: bigint): void {
   cpu.setReg(RAX, BigInt.asUintN(32, value));
   cpu.setReg(RDX, BigInt.asUintN(64, value) >> 32n);
+}
+
+/** SGDT, SIDT, SLDT, STR and SMSW, which tell user code where the kernel is: not with CR4.UMIP. */
+export function checkUserMode(cpu: Cpu): void {
+  if (cr4Has(cpu, Cr4.UMIP)) requireSupervisor(cpu);
 }
 
 const controlRegisters: Readonly<Record<number, number>> = {
@@ -107,8 +112,9 @@ export const registerHelpers: HelperTable = {
     const address = inMemory !== 0 ? linear(cpu, operandSegment(cpu), argument(cpu), 2, false) : undefined;
     writeCr0(cpu, cpu.guest.lmsw(value & 0xffff, address));
   },
-  /** SMSW; result 0: CR0 as the guest reads it. It has no privilege check and no exit. */
+  /** SMSW; result 0: CR0 as the guest reads it. It has no exit, and a privilege check with CR4.UMIP only. */
   storeMachineStatus(cpu) {
+    checkUserMode(cpu);
     setResult(cpu, cpu.guest.readCr(0, -1, cpu.get64(state.cr0)));
   },
 
@@ -124,6 +130,27 @@ export const registerHelpers: HelperTable = {
     ) as Gva;
     cpu.guest.invlpg(address);
     if (isCanonical(address)) cpu.flushPage(address);
+  },
+  /** INVPCID: its type; effective address of the descriptor in argument 0. */
+  invalidateProcessContext(cpu, type) {
+    requireSupervisor(cpu);
+    cpu.guest.invpcid();
+    if (type < 0 || type > 3) cpu.raise(Vector.GP, 0);
+    const context = cpu.readLinear(operandAddress(cpu, 0, 16, false), 8);
+    const address = cpu.readLinear(operandAddress(cpu, 8, 8, false), 8);
+    if (context >> 12n !== 0n) cpu.raise(Vector.GP, 0);
+    if (type < 2 && context !== 0n && !cr4Has(cpu, Cr4.PCIDE)) cpu.raise(Vector.GP, 0);
+    if (type === 0) {
+      if (!isCanonical(address)) cpu.raise(Vector.GP, 0);
+      // What is kept is of the current identifier alone
+      if (context === (cpu.get64(state.cr3) & 0xfffn) || !cr4Has(cpu, Cr4.PCIDE)) cpu.flushPage(address as Gva);
+      return;
+    }
+    cpu.flushTlb(type !== 2);
+  },
+  /** CLAC, at CPL 0. */
+  clearAccessFlag(cpu) {
+    cpu.setFlags(cpu.readFlags() & ~Flag.AC);
   },
   invalidateCaches(cpu, writeBack) {
     requireSupervisor(cpu);
@@ -209,6 +236,7 @@ export const registerHelpers: HelperTable = {
   },
   /** SGDT (0), SIDT (1): bytes of the base 4 or 8. */
   storeTable(cpu, isIdt, baseBytes) {
+    checkUserMode(cpu);
     cpu.guest.descriptorTable(isIdt !== 0 ? "SIDT" : "SGDT");
     const bytes = baseBytes === 8 ? 8 : 4;
     const limitAddress = operandAddress(cpu, 0, 2, true);

@@ -18,6 +18,7 @@ import {
   typeOf,
 } from "./descriptors.ts";
 import { setResult } from "./helper-operands.ts";
+import { checkUserMode } from "./helpers-registers.ts";
 import { cplOf, hasParagraphSegments, isLongMode } from "./processor-mode.ts";
 import { loadLdt, loadSegment, loadTaskRegister } from "./segmentation.ts";
 
@@ -70,6 +71,7 @@ export const segmentHelpers: HelperTable = {
   descriptorTableAccess(cpu, which) {
     requireProtected(cpu);
     if (which >= 2 && cplOf(cpu) !== 0) cpu.raise(Vector.GP, 0);
+    if (which < 2) checkUserMode(cpu);
     cpu.guest.descriptorTable(["SLDT", "STR", "LLDT", "LTR"][which]);
   },
   storeLdt: (cpu) => selectorOf(cpu, LDTR),

@@ -7,7 +7,7 @@ import type { Cpu } from "../cpu.ts";
 import { RSP, SCRATCH, SEG_EFFECTIVE_BASE, SS, segmentOffset, state } from "../cpu-state.ts";
 import { op } from "../operation.ts";
 import { Vector } from "./bits.ts";
-import { READ, translate, WRITE } from "./paging.ts";
+import { READ, setImplicit, translate, WRITE } from "./paging.ts";
 import { isCanonicalHigh } from "./processor-mode.ts";
 
 /** Upper half of the effective base that `updateSegments` gives unusable segments outside 64-bit mode, so that no access hits. */
@@ -157,31 +157,46 @@ function advance(address: bigint, bytes: number): bigint {
   return BigInt.asUintN(64, address + BigInt(bytes));
 }
 
+/**
+ * A translation for an access of system code. `supervisor` true: one that an instruction makes to a system data structure, whatever
+ * CPL is; undefined: one of the running code.
+ */
+function translateAs(cpu: Cpu, low: number, high: number, access: number, supervisor: boolean | undefined): number {
+  if (supervisor === undefined) return translate(cpu, low, high, access, isUser(cpu));
+  if (!supervisor) return translate(cpu, low, high, access, true);
+  setImplicit(true);
+  try {
+    return translate(cpu, low, high, access, false);
+  } finally {
+    setImplicit(false);
+  }
+}
+
 /** Calls `piece` with bank offset, position and length of each part of the range that lies in one page. */
 function forEachPage(
   cpu: Cpu,
   address: bigint,
   bytes: number,
   access: number,
-  user: boolean,
+  supervisor: boolean | undefined,
   piece: (offset: number, position: number, length: number) => void,
 ): void {
   for (let position = 0; position < bytes; ) {
     const here = advance(address, position);
     const low = lowOf(here);
     const length = Math.min(bytes - position, 4096 - (low & 0xfff));
-    piece(translate(cpu, low, highOf(cpu, here), access, user), position, length);
+    piece(translateAs(cpu, low, highOf(cpu, here), access, supervisor), position, length);
     position += length;
   }
 }
 
-export function readLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, supervisor = !isUser(cpu)): bigint {
+export function readLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, supervisor?: boolean): bigint {
   const low = lowOf(address);
   const high = highOf(cpu, address);
   let at = SCRATCH;
-  if ((low & 0xfff) + bytes <= 4096) at = translate(cpu, low, high, READ, !supervisor);
+  if ((low & 0xfff) + bytes <= 4096) at = translateAs(cpu, low, high, READ, supervisor);
   else {
-    forEachPage(cpu, address, bytes, READ, !supervisor, (offset, position, length) => {
+    forEachPage(cpu, address, bytes, READ, supervisor, (offset, position, length) => {
       copy(cpu, offset, SCRATCH + position, length);
     });
   }
@@ -198,22 +213,22 @@ export function readLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, supervi
 }
 
 /** Faults as a write of `bytes` there would. */
-export function probeWrite(cpu: Cpu, address: Gva, bytes: number, supervisor = !isUser(cpu)): void {
-  forEachPage(cpu, address, bytes, WRITE, !supervisor, () => {});
+export function probeWrite(cpu: Cpu, address: Gva, bytes: number, supervisor?: boolean): void {
+  forEachPage(cpu, address, bytes, WRITE, supervisor, () => {});
 }
 
-export function writeLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, value: bigint, supervisor = !isUser(cpu)): void {
+export function writeLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, value: bigint, supervisor?: boolean): void {
   const low = lowOf(address);
   const high = highOf(cpu, address);
   if ((low & 0xfff) + bytes > 4096) {
     probeWrite(cpu, address, bytes, supervisor);
     cpu.view.setBigUint64(SCRATCH, BigInt.asUintN(64, value), true);
-    forEachPage(cpu, address, bytes, WRITE, !supervisor, (offset, position, length) => {
+    forEachPage(cpu, address, bytes, WRITE, supervisor, (offset, position, length) => {
       store(cpu, SCRATCH + position, offset, length);
     });
     return;
   }
-  const at = translate(cpu, low, high, WRITE, !supervisor);
+  const at = translateAs(cpu, low, high, WRITE, supervisor);
   switch (bytes) {
     case 1:
       cpu.u8[at] = lowOf(value);
@@ -230,15 +245,15 @@ export function writeLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, value:
   if (cpu.holdsCode((at & ~0xfff) >>> 0)) cpu.codeWritten(at, bytes);
 }
 
-export function readLinearBytes(cpu: Cpu, address: Gva, target: Uint8Array, supervisor = !isUser(cpu)): void {
-  forEachPage(cpu, address, target.length, READ, !supervisor, (offset, position, length) => {
+export function readLinearBytes(cpu: Cpu, address: Gva, target: Uint8Array, supervisor?: boolean): void {
+  forEachPage(cpu, address, target.length, READ, supervisor, (offset, position, length) => {
     target.set(cpu.u8.subarray(offset, offset + length), position);
   });
 }
 
-export function writeLinearBytes(cpu: Cpu, address: Gva, source: Uint8Array, supervisor = !isUser(cpu)): void {
+export function writeLinearBytes(cpu: Cpu, address: Gva, source: Uint8Array, supervisor?: boolean): void {
   probeWrite(cpu, address, source.length, supervisor);
-  forEachPage(cpu, address, source.length, WRITE, !supervisor, (offset, position, length) => {
+  forEachPage(cpu, address, source.length, WRITE, supervisor, (offset, position, length) => {
     cpu.u8.set(source.subarray(position, position + length), offset);
     if (cpu.holdsCode((offset & ~0xfff) >>> 0)) cpu.codeWritten(offset, length);
   });

@@ -6,11 +6,12 @@ import type { Gpa, Gva } from "../../addresses.ts";
 import { offsetOf } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
-import { Cr0, Cr4, Efer, Vector } from "./bits.ts";
+import { Cr0, Cr4, Efer, Flag, Vector } from "./bits.ts";
 import { isCanonicalHigh } from "./processor-mode.ts";
 import { cachesOf, FRAME_ENTRIES, noteFetch, PAGE_ENTRIES, TranslationCaches } from "./translation-caches.ts";
 
 export {
+  closeUserPages,
   flushPage,
   flushTlb,
   protectCodePage,
@@ -73,9 +74,10 @@ function pageFault(
   let error = bits;
   if (access === WRITE) error |= 2;
   if (user) error |= 4;
-  // The fetch bit exists only with execute-disable on.
-  if (access === FETCH && (cpu.u32[state.efer >>> 2] & Efer.NXE) !== 0 && (cpu.u32[state.cr4 >>> 2] & Cr4.PAE) !== 0)
-    error |= 16;
+  // The fetch bit exists only where something can forbid a fetch: execute-disable, or SMEP.
+  const cr4 = cpu.u32[state.cr4 >>> 2];
+  const hasExecuteDisable = (cpu.u32[state.efer >>> 2] & Efer.NXE) !== 0 && (cr4 & Cr4.PAE) !== 0;
+  if (access === FETCH && (hasExecuteDisable || (cr4 & Cr4.SMEP) !== 0)) error |= 16;
   caches.faultAddress = linearOf(lo, hi);
   return cpu.raise(Vector.PF, error, caches.faultAddress);
 }
@@ -101,8 +103,24 @@ function markEntries(cpu: Cpu, caches: TranslationCaches, access: number, lo: nu
 
 const isWriteProtected = (cpu: Cpu): boolean => (cpu.u32[state.cr0 >>> 2] & Cr0.WP) !== 0;
 
+/** Set while system code reaches for a system data structure: such accesses are the supervisor's whatever CPL and EFLAGS.AC are. */
+let isImplicit = false;
+export function setImplicit(value: boolean): void {
+  isImplicit = value;
+}
+
+/** Whether supervisor code may reach user pages: to execute, not with SMEP; for data, with SMAP only where EFLAGS.AC is set. */
+function permitsSupervisor(cpu: Cpu, access: number): boolean {
+  const cr4 = cpu.u32[state.cr4 >>> 2];
+  if ((cpu.u32[state.cr0 >>> 2] & Cr0.PG) === 0) return true;
+  if (access === FETCH) return (cr4 & Cr4.SMEP) === 0;
+  return (cr4 & Cr4.SMAP) === 0 || (!isImplicit && (cpu.u32[state.systemFlags >>> 2] & Flag.AC) !== 0);
+}
+
 function permits(cpu: Cpu, flags: number, access: number, user: boolean): boolean {
-  if (user && (flags & PageFlag.user) === 0) return false;
+  if (user) {
+    if ((flags & PageFlag.user) === 0) return false;
+  } else if ((flags & PageFlag.user) !== 0 && !permitsSupervisor(cpu, access)) return false;
   if (access === WRITE) return (flags & PageFlag.writable) !== 0 || (!user && !isWriteProtected(cpu));
   return access !== FETCH || (flags & PageFlag.executable) !== 0;
 }
@@ -223,6 +241,7 @@ function fillTlb(
   const tag = page | (caches.supervisorTag + (user ? 1 : 0));
   const entry = (TLB + ((lo >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;
   const i32 = cpu.i32;
+  if (!user && (flags & PageFlag.user) !== 0 && (cpu.u32[state.cr4 >>> 2] & Cr4.SMAP) !== 0) caches.noteOpened(entry);
   i32[entry] = tag;
   i32[entry + 1] = hi;
   const direct = PageFlag.write | PageFlag.dirty;

@@ -54,6 +54,7 @@ export function writeCr0(cpu: Cpu, value: bigint): void {
     efer |= BigInt(Efer.LMA);
   }
   if (!has(next, Cr0.PG) && has(old, Cr0.PG)) {
+    if (has(cr4, Cr4.PCIDE)) cpu.raise(Vector.GP, 0);
     if (cpu.u32[state.codeSize >>> 2] === 64) cpu.raise(Vector.GP, 0);
     efer &= ~BigInt(Efer.LMA);
   }
@@ -67,9 +68,16 @@ export function writeCr0(cpu: Cpu, value: bigint): void {
   }
 }
 
-/** MOV to CR3: translations of pages that are not global are dropped. */
+/** With CR4.PCIDE: translations of the process-context identifier may stay. */
+const NO_FLUSH = 1n << 63n;
+
+/**
+ * MOV to CR3: translations of pages that are not global are dropped, those of other process-context identifiers too, and those that
+ * NO_FLUSH lets stay: a processor may drop translations at any time.
+ */
 export function writeCr3(cpu: Cpu, value: bigint): void {
-  const cr3 = isLongMode(cpu) ? value : BigInt.asUintN(32, value);
+  const given = has(cpu.get64(state.cr4), Cr4.PCIDE) ? value & ~NO_FLUSH : value;
+  const cr3 = isLongMode(cpu) ? given : BigInt.asUintN(32, given);
   if (cr3 >> BigInt(cpu.model.physicalAddressBits) !== 0n) cpu.raise(Vector.GP, 0);
   loadPdptes(cpu, cpu.get64(state.cr0), cr3, cpu.get64(state.cr4), cpu.get64(state.efer));
   cpu.set64(state.cr3, cr3);
@@ -81,11 +89,12 @@ export function writeCr4(cpu: Cpu, value: bigint): void {
   const old = cpu.get64(state.cr4);
   const changed = value ^ old;
   if (isLongMode(cpu) && !has(value, Cr4.PAE)) cpu.raise(Vector.GP, 0);
-  if (has(changed, Cr4.PAE | Cr4.PGE | Cr4.PSE)) {
+  if (has(value & changed, Cr4.PCIDE) && (!isLongMode(cpu) || (cpu.get64(state.cr3) & 0xfffn) !== 0n)) cpu.raise(Vector.GP, 0);
+  if (has(changed, Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)) {
     loadPdptes(cpu, cpu.get64(state.cr0), cpu.get64(state.cr3), value, cpu.get64(state.efer));
   }
   cpu.set64(state.cr4, value);
-  if (has(changed, Cr4.PAE | Cr4.PGE | Cr4.PSE)) cpu.flushTlb(false);
+  if (has(changed, Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP)) cpu.flushTlb(false);
 }
 
 /** MOV to CR8: the task priority, 4 bits. */

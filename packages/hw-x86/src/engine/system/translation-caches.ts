@@ -26,7 +26,9 @@ const LAST_GENERATION = 0x7fff_0000;
 /** Block tags are 32 bits, eight for each epoch. */
 const LAST_BLOCK_EPOCH = 0x1fff_fff0;
 const CR0_MODE = Cr0.PE | Cr0.WP | Cr0.PG;
-const CR4_MODE = Cr4.PSE | Cr4.PAE | Cr4.PGE;
+const CR4_MODE = Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP;
+/** User pages that are open at once to supervisor code; where there are more, all of the data TLB is dropped. */
+const OPENED = 256;
 const EFER_MODE = Efer.LME | Efer.LMA | Efer.NXE;
 
 /** What belongs to one translation tag, kept while another vCPU of the same bank runs. */
@@ -87,6 +89,17 @@ export class TranslationCaches {
   readonly systemStamp = new Int32Array(STAMPS);
   readonly largeStamp = new Int32Array(STAMPS);
   hugeStamp = 0;
+
+  /**
+   * Entries of the data TLB (word indices) that let supervisor code reach user pages while EFLAGS.AC is set under SMAP. They go when
+   * AC is cleared: so neither STAC nor CLAC touches the entries of the kernel's own pages.
+   */
+  readonly opened = new Uint32Array(OPENED);
+  openedCount = 0;
+  noteOpened(entry: number): void {
+    if (this.openedCount < OPENED) this.opened[this.openedCount] = entry;
+    this.openedCount++;
+  }
 
   /** Linear address of the last page fault raised here. */
   faultAddress = 0n;
@@ -179,6 +192,34 @@ function modeChanged(cpu: Cpu, caches: TranslationCaches): boolean {
   );
 }
 
+/** Tags under which nothing has been entered yet: drops all of the data TLB for the present context. */
+function takeTags(cpu: Cpu, caches: TranslationCaches): void {
+  if (caches.lastTag + 2 > LAST_TAG) {
+    clearTlb(cpu);
+    forgetContexts(caches);
+    caches.lastTag = 0;
+  }
+  caches.supervisorTag = caches.lastTag + 1;
+  caches.lastTag += 2;
+  caches.openedCount = 0;
+}
+
+/** EFLAGS.AC was cleared: supervisor code has no way to user pages any more, if SMAP is on. */
+export function closeUserPages(cpu: Cpu): void {
+  const caches = cachesOf(cpu);
+  if (caches.openedCount === 0) return;
+  if (caches.openedCount > OPENED) {
+    takeTags(cpu, caches);
+    publishTags(cpu, caches);
+    return;
+  }
+  for (let i = 0; i < caches.openedCount; i++) {
+    const entry = caches.opened[i];
+    cpu.i32[entry] = cpu.i32[entry + 1] = cpu.i32[entry + 2] = cpu.i32[entry + 3] = -1;
+  }
+  caches.openedCount = 0;
+}
+
 export function flushTlb(cpu: Cpu, keepGlobal: boolean): void {
   const caches = cachesOf(cpu);
   if (caches.lastGeneration >= LAST_GENERATION) {
@@ -191,13 +232,7 @@ export function flushTlb(cpu: Cpu, keepGlobal: boolean): void {
   }
   caches.generation = ++caches.lastGeneration;
   if (!keepGlobal) caches.globalGeneration = caches.generation;
-  if (caches.lastTag + 2 > LAST_TAG) {
-    clearTlb(cpu);
-    forgetContexts(caches);
-    caches.lastTag = 0;
-  }
-  caches.supervisorTag = caches.lastTag + 1;
-  caches.lastTag += 2;
+  takeTags(cpu, caches);
   noteMode(cpu, caches);
   renewBlocks(cpu, caches, true, !keepGlobal || caches.systemIsPrivate);
 }
@@ -231,6 +266,8 @@ export function updateTags(cpu: Cpu): void {
   const { translationTag } = cpu.guest;
   let isKnown = true;
   if (translationTag !== caches.translationTag) {
+    // Another vCPU comes back to its context with an AC of its own
+    closeUserPages(cpu);
     if (caches.translationTag >= 0) keepContext(caches);
     isKnown = takeContext(caches, translationTag);
     caches.translationTag = translationTag;
