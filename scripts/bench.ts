@@ -1,19 +1,19 @@
 /** Measures what the README promises, beside the engines that a user could pick instead. Prints a table, writes docs/benchmarks.md and .json. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { machineFacts } from "./bench/machine.ts";
 import type { Part, PartContext } from "./bench/part.ts";
 import { chooseParts, isSubpart, parts } from "./bench/parts.ts";
-import { json, markdown, type Report, terminalTable } from "./bench/report.ts";
-import type { Row } from "./bench/row.ts";
+import { json, type MeasuredRow, markdown, type Report, renewed, terminalTable } from "./bench/report.ts";
 
-const HELP = `Usage: pnpm bench [--only NAME[,NAME]] [--rounds 5] [--json] [--no-write]
+const HELP = `Usage: pnpm bench [--only NAME[,NAME]] [--rounds 5] [--json] [--write | --no-write]
 
 Measures mkvm and its peers in turns. A run of everything writes docs/benchmarks.md and docs/benchmarks.json.
 
   --only NAMES   a part of it, and nothing is written; may be given more than once
+  --write        with --only: renew the rows of these parts in the files of docs/
   --rounds N     measurements of each engine, at least 1 (default: 5)
   --json         print JSON instead of the table
   --no-write     leave the files of docs/ alone
@@ -41,7 +41,7 @@ function options() {
         only: { type: "string", multiple: true, default: [] },
         rounds: { type: "string", default: "5" },
         json: { type: "boolean", default: false },
-        write: { type: "boolean", default: true },
+        write: { type: "boolean" },
         help: { type: "boolean", default: false },
       },
     });
@@ -69,9 +69,12 @@ async function measure(chosen: readonly Part[], rounds: number): Promise<Report>
     progress: (text) => void process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${text}` : `${text}\n`),
     note: (text) => void notes.add(text),
   };
-  const rows: Row[] = [];
+  const rows: MeasuredRow[] = [];
   try {
-    for (const part of chosen) rows.push(...(await part.measure(context)));
+    for (const part of chosen) {
+      const measured = await part.measure(context);
+      rows.push(...measured.map((row) => ({ part: part.name, ...row })));
+    }
   } finally {
     rmSync(folder, { recursive: true, force: true });
     if (process.stderr.isTTY) process.stderr.write("\r\x1b[K");
@@ -82,8 +85,10 @@ async function measure(chosen: readonly Part[], rounds: number): Promise<Report>
 const { rounds, chosen, isWhole, json: asJson, write } = options();
 const report = await measure(chosen, rounds);
 console.log(asJson ? json(report) : terminalTable(report));
-if (write && isWhole) {
-  writeFileSync("docs/benchmarks.md", markdown(report));
-  writeFileSync("docs/benchmarks.json", json(report));
+if (write ?? isWhole) {
+  const names = parts.map((part) => part.name);
+  const written = isWhole ? report : renewed(JSON.parse(readFileSync("docs/benchmarks.json", "utf8")), report, names);
+  writeFileSync("docs/benchmarks.md", markdown(written));
+  writeFileSync("docs/benchmarks.json", json(written));
 }
 process.exit(0);

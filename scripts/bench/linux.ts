@@ -1,5 +1,6 @@
 /** Debian's cloud kernel with a busybox initramfs, on mkvm and on TCG: the same kernel, the same initrd, the same workloads. */
 import { findLinuxGuest, type LinuxGuest } from "@mkvm/testkit";
+import { type CpuClock, ownCpuTime } from "./cpu-time.ts";
 import { runMkvm } from "./mkvm-run.ts";
 import { interleaved, type Part, type PartContext } from "./part.ts";
 import { qemuVersion, runTcg } from "./qemu.ts";
@@ -26,16 +27,27 @@ const fastestTcg = ["-M", "pc"];
 class LinuxTimes {
   /** Seconds; `boot` is from the start of the VMM to init's first line. */
   readonly seconds = new Map<string, number>();
+  /** The same of CPU time of the process that runs the guest. */
+  readonly cpuSeconds = new Map<string, number>();
   readonly checks = new Map<string, string>();
   isOver = false;
   #began = performance.now();
   #text = "";
   #started = 0;
+  #cpuTime = ownCpuTime;
+  #cpuBegan = ownCpuTime();
+  #cpuStarted = 0;
   readonly #names: readonly string[];
 
   constructor(names: readonly string[]) {
     this.#names = names;
   }
+
+  /** The guest runs in a process of its own, which begins now. */
+  readonly startedProcess = (cpuTime: CpuClock): void => {
+    this.#cpuTime = cpuTime;
+    this.#cpuBegan = 0;
+  };
 
   readonly feed = (text: string): void => {
     const lines = (this.#text + text).split(/\r*\n/);
@@ -45,13 +57,19 @@ class LinuxTimes {
 
   #line(line: string): void {
     const now = performance.now();
+    const cpu = this.#cpuTime();
     if (line.includes("user space reached")) {
+      this.cpuSeconds.set("boot", cpu - this.#cpuBegan);
       this.seconds.set("boot", (now - this.#began) / 1000);
       this.isOver = this.#names.length === 0;
     }
     const [, mark, name, check] = /mkvm-bench (START|END) (\w+) ?(\S*)/.exec(line) ?? [];
-    if (mark === "START") this.#started = now;
+    if (mark === "START") {
+      this.#started = now;
+      this.#cpuStarted = cpu;
+    }
     if (mark === "END" && name) {
+      this.cpuSeconds.set(name, cpu - this.#cpuStarted);
       this.seconds.set(name, (now - this.#started) / 1000);
       this.checks.set(name, check ?? "");
     }
@@ -84,7 +102,7 @@ async function onTcg(linux: LinuxGuest, names: readonly string[], machine: reado
   const times = new LinuxTimes(names);
   const { kernel, initrd } = linux;
   const args = [...machine, "-m", String(memoryMib), "-kernel", kernel, "-initrd", initrd, "-append", commandLine(names)];
-  await runTcg(args, times.feed, () => times.isOver);
+  await runTcg(args, times.feed, () => times.isOver, times.startedProcess);
   return times;
 }
 
@@ -99,11 +117,13 @@ function rowsOf(names: readonly string[], mkvm: readonly LinuxTimes[], tcg: read
     const checks = new Set([...mkvm, ...tcg].map((times) => times.checks.get(name)));
     if (checks.size > 1) throw new Error(`Linux ${name}: results differ: ${[...checks].join(", ")}`);
     const samples = (all: readonly LinuxTimes[]) => all.map((times) => times.seconds.get(name) as number);
+    const cpu = (all: readonly LinuxTimes[]) => all.map((times) => times.cpuSeconds.get(name) as number);
     const row = {
       what: name === "boot" ? `Linux to init, ${memoryMib} MiB` : `Linux, ${workloads[name] ?? name}`,
       unit: "s",
       mkvm: samples(mkvm),
       peers: tcg.length ? { tcg: samples(tcg) } : {},
+      cpuTime: { mkvm: cpu(mkvm), peers: tcg.length ? { tcg: cpu(tcg) } : {} },
     };
     return { ...row, goal: goalFaster(row, "tcg") };
   });

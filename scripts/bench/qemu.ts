@@ -1,5 +1,6 @@
 /** QEMU's TCG as a peer. Needs the system's qemu-system-x86_64. */
 import { spawn, spawnSync } from "node:child_process";
+import { type CpuClock, cpuTimeOf } from "./cpu-time.ts";
 
 let version: string | undefined | null = null;
 
@@ -18,9 +19,15 @@ const common =
 /** A guest that says nothing for so long hangs. */
 const silenceMs = 120_000;
 
-/** Runs QEMU's TCG until `done` is true of what its serial line said. Throws when it ends before that, or hangs. */
-export function runTcg(args: readonly string[], onText: (text: string) => void, done: () => boolean): Promise<void> {
+/** Runs QEMU's TCG until `done` is true of what its serial line said. `started` gets the clock of its CPU time. Throws when it ends before that, or hangs. */
+export function runTcg(
+  args: readonly string[],
+  onText: (text: string) => void,
+  done: () => boolean,
+  started: (cpuTime: CpuClock) => void,
+): Promise<void> {
   const child = spawn("qemu-system-x86_64", [...common, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  started(cpuTimeOf(child.pid));
   let errors = "";
   const hang = setTimeout(() => {
     errors += `its guest said nothing for ${silenceMs / 1000} s`;

@@ -14,6 +14,8 @@ export interface Row {
   /** Empty where only peers are compared. */
   mkvm: Samples;
   peers: Readonly<Partial<Record<Peer, Samples>>>;
+  /** CPU time of the same runs, where it is known: what a machine that other work shares distorts less. */
+  cpuTime?: Pick<Row, "mkvm" | "peers">;
   /** The issue's or the design's words for it; absent where the figure is only shown. */
   goal?: Goal;
 }
@@ -44,7 +46,7 @@ export function timesFaster(row: Pick<Row, "mkvm" | "peers">, peer: Peer): numbe
 }
 
 /** Mean of what `timesFaster` says of rows, geometric. */
-export function meanTimesFaster(rows: readonly Row[], peer: Peer): number | undefined {
+export function meanTimesFaster(rows: readonly Pick<Row, "mkvm" | "peers">[], peer: Peer): number | undefined {
   const ratios = rows.map((row) => timesFaster(row, peer));
   return ratios.every((ratio) => ratio !== undefined) && ratios.length > 0 ? geometricMean(ratios) : undefined;
 }
@@ -69,11 +71,14 @@ export function goalAtLeast(samples: Samples, limit: number, unit: string): Goal
 /** A row that says how many times faster than a peer the rows before it are, as one number. */
 export function meanRow(what: string, rows: readonly Row[], peer: Peer, factor: number): Row {
   const mean = meanTimesFaster(rows, peer);
+  const cpuTimes = rows.flatMap((row) => row.cpuTime ?? []);
+  const cpuMean = cpuTimes.length === rows.length ? meanTimesFaster(cpuTimes, peer) : undefined;
   return {
     what: `${what}: geometric mean against ${peerNames[peer]}`,
     unit: "x",
     mkvm: mean === undefined ? [] : [mean],
     peers: {},
+    ...(cpuMean === undefined ? {} : { cpuTime: { mkvm: [cpuMean], peers: {} } }),
     goal: { text: `${factor}x faster`, reached: mean === undefined ? undefined : mean >= factor },
   };
 }

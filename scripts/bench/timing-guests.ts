@@ -1,5 +1,6 @@
 /** The bare-metal timing guests: each workload on mkvm and on the peers. */
 import { buildTimingGuest } from "@mkvm/testkit";
+import type { CpuClock } from "./cpu-time.ts";
 import { type EngineMode, runMkvm } from "./mkvm-run.ts";
 import { interleaved, type Part, type PartContext } from "./part.ts";
 import { qemuVersion, runTcg } from "./qemu.ts";
@@ -24,8 +25,12 @@ async function onMkvm(image: string, engine: EngineMode): Promise<WorkloadTime[]
 async function onPeer(peer: Peer, image: string): Promise<WorkloadTime[]> {
   const lines = new TimingLines();
   const feed = (text: string) => lines.feed(text);
-  if (peer === "tcg") await runTcg(tcgArgs(image), feed, () => lines.ended);
-  else await runV86(image, feed, () => lines.ended);
+  const done = () => lines.ended;
+  const started = (cpuTime: CpuClock) => {
+    lines.cpuTime = cpuTime;
+  };
+  if (peer === "tcg") await runTcg(tcgArgs(image), feed, done, started);
+  else await runV86(image, feed, done, started);
   if (!lines.ended) throw new Error(`the timing guest did not end on ${peer}`);
   return lines.times;
 }
@@ -50,6 +55,7 @@ export async function timeGuest(
   });
   return (results.mkvm[0] as WorkloadTime[]).map(({ workload, checksum }, index) => {
     const samples = (times: WorkloadTime[][]) => times.map((round) => round[index]?.seconds ?? Number.NaN);
+    const cpuSamples = (times: WorkloadTime[][]) => times.map((round) => round[index]?.cpuSeconds ?? Number.NaN);
     for (const peer of ["mkvm", ...installed] as const) {
       const wrong = results[peer].find((round) => round[index]?.checksum !== checksum);
       if (wrong) throw new Error(`${name} ${workload}: checksum ${checksum} on mkvm, ${wrong[index]?.checksum} on ${peer}`);
@@ -59,6 +65,10 @@ export async function timeGuest(
       unit: "s",
       mkvm: samples(results.mkvm),
       peers: Object.fromEntries(installed.map((peer) => [peer, samples(results[peer])])),
+      cpuTime: {
+        mkvm: cpuSamples(results.mkvm),
+        peers: Object.fromEntries(installed.map((peer) => [peer, cpuSamples(results[peer])])),
+      },
     };
   });
 }

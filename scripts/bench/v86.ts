@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { type CpuClock, cpuTimeOf } from "./cpu-time.ts";
 
 const seabios = "/usr/share/seabios";
 const images = { bios: join(seabios, "bios.bin"), vgaBios: join(seabios, "vgabios-stdvga.bin") };
@@ -15,9 +16,15 @@ export function v86Version(): string | undefined {
   return `v86 ${JSON.parse(readFileSync(packageFile(), "utf8")).version}`;
 }
 
-/** Runs a multiboot image until `done` is true of what its serial line said, or it ends. */
-export function runV86(image: string, onText: (text: string) => void, done: () => boolean): Promise<void> {
+/** Runs a multiboot image until `done` is true of what its serial line said, or it ends. `started` gets the clock of its CPU time. */
+export function runV86(
+  image: string,
+  onText: (text: string) => void,
+  done: () => boolean,
+  started: (cpuTime: CpuClock) => void,
+): Promise<void> {
   const child = spawn(process.execPath, [fileURLToPath(import.meta.url), image], { stdio: ["ignore", "pipe", "inherit"] });
+  started(cpuTimeOf(child.pid));
   child.stdout.setEncoding("utf8").on("data", (text: string) => {
     onText(text);
     if (done()) child.kill();
