@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import { InThreadKernel } from "../../kvm-v1/test/in-thread-kernel.ts";
 import { TestVm } from "../../kvm-v1/test/test-vm.ts";
 import v2 from "../src/index.ts";
+import { EPT } from "../src/mmu/ept-entry.ts";
 import { TdpIterator } from "../src/mmu/tdp-iterator.ts";
 import { Vm } from "../src/vm.ts";
 
@@ -88,7 +89,7 @@ test("the iterator visits the entries of a range in order, tables before what th
   set(0x3000, 1, 0x4007);
   set(0x4000, 511, 0x5007);
   const seen: string[] = [];
-  for (const at = new TdpIterator(words, 0x1000, 510, 1026); !at.done; at.advance()) {
+  for (const at = new TdpIterator(words, EPT, 0x1000, 510, 1026); !at.done; at.advance()) {
     if (at.present) seen.push(`${at.level}:${at.gfn}`);
   }
   expect(seen).toEqual(["4:0", "3:0", "2:0", "2:512", "1:1023"]);
