@@ -26,7 +26,7 @@ export const typeMutations: readonly TypeMutation[] = [
   {
     name: "an exported function is no longer exported",
     package: hw,
-    edits: [["export { VmxStatus, bankOf,", "export { VmxStatus,"]],
+    edits: [["VmxStatus, bankOf,", "VmxStatus,"]],
     class: "major",
     rule: "export-removed",
     subject: "bankOf",
@@ -34,7 +34,7 @@ export const typeMutations: readonly TypeMutation[] = [
   {
     name: "a function is exported that was not",
     package: hw,
-    edits: [["export { VmxStatus,", "declare function isBank(id: number): boolean;\nexport { isBank, VmxStatus,"]],
+    edits: [["export { SvmStatus,", "declare function isBank(id: number): boolean;\nexport { isBank, SvmStatus,"]],
     class: "minor",
     rule: "export-added",
   },
@@ -51,7 +51,7 @@ export const typeMutations: readonly TypeMutation[] = [
   {
     name: "a value becomes a type only",
     package: hw,
-    edits: [["export { VmxStatus, ", "export { type VmxStatus, "]],
+    edits: [["export { SvmStatus, VmxStatus, ", "export { SvmStatus, type VmxStatus, "]],
     class: "major",
     rule: "export-became-type-only",
   },
