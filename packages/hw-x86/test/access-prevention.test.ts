@@ -103,6 +103,17 @@ describe("SMAP", () => {
     expect(m.stacked(3) & BigInt(AC)).toBe(0n);
   });
 
+  it("closes pages that a region remembers by their base register", () => {
+    const popf = [0x6a, 0x02, 0x9d]; // push 2; popf
+    for (const close of [CLAC, popf]) {
+      const m = prepare(SMAP, PRESENT | USER | WRITE);
+      // mov rbx, AREA; stac; mov rax, [rbx] twice; CLAC or POPF; mov rax, [rbx]
+      const load = [0x48, 0x8b, 0x03];
+      expect(outcome(m, 0x48, 0xbb, ...imm64(AREA), ...STAC, ...load, ...load, ...close, ...load, ...load)).toEqual([PF, 1]);
+      expect(m.stacked(3) & BigInt(AC)).toBe(0n);
+    }
+  });
+
   it("leaves AC to interrupts, and user code alone", () => {
     const m = prepare(SMAP, PRESENT | USER | WRITE);
     // AC stays over delivery: the handler of #UD halts with it
