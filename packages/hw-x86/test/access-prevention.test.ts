@@ -224,10 +224,10 @@ describe("process-context identifiers", () => {
   });
 
   it.each([
-    ["an address of the current identifier", 0n, 0n, AREA, true],
-    ["the current identifier", 1n, 0n, 0n, true],
-    ["everything", 2n, 0n, 0n, true],
-    ["everything but global pages", 3n, 0n, 0n, true],
+    ["an address of the current identifier", 0n, 0n, AREA],
+    ["the current identifier", 1n, 0n, 0n],
+    ["everything", 2n, 0n, 0n],
+    ["everything but global pages", 3n, 0n, 0n],
   ] as const)("INVPCID drops %s", (_name, type, context, address) => {
     const m = machine();
     const [, , , last] = mapLong(m, AREA, BigInt(DATA), PRESENT | WRITE);

@@ -7,7 +7,8 @@ import { chooseSeed } from "./random.ts";
 
 function graph(edges: readonly (readonly number[])[]): RegionBlock[] {
   const blocks = edges.map((_, number): RegionBlock => {
-    return { header: number + 1, offset: number * 16, count: 1, operations: [], ending: { kind: "return" }, successors: [] };
+    const at = { header: number + 1, page: 0, offset: number * 16 };
+    return { ...at, count: 1, operations: [], ending: { kind: "return" }, successors: [] };
   });
   edges.forEach((targets, from) => {
     (blocks[from] as RegionBlock).successors = [...new Set(targets)].map((to) => blocks[to] as RegionBlock);

@@ -81,7 +81,11 @@ describe("repeated string instructions with 32-bit addresses in 64-bit mode", ()
     ),
   );
   test.for(cases)("$prefix $name $opcode, $count times", ({ name, prefix, opcode, count }) => {
-    const before = { [RCX]: UPPER | count, [RSI]: UPPER | UNMAPPED, [RDI]: UPPER | (UNMAPPED + 0x1000n) };
+    const before: Record<number, bigint> = {
+      [RCX]: UPPER | count,
+      [RSI]: UPPER | UNMAPPED,
+      [RDI]: UPPER | (UNMAPPED + 0x1000n),
+    };
     for (const vendor of VENDORS) {
       const ran = run(vendor, [0x67, prefix, opcode], { registers: before });
       expect(ran.vector).toBe(count === 0n ? BP : PF);

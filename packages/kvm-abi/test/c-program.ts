@@ -8,7 +8,7 @@ function isStruct(value: unknown): value is Struct<Fields> {
   return typeof value === "object" && value !== null && "sizeBytes" in value && "fields" in value;
 }
 /** Structures of <linux/kvm.h>, without those that exist only inside another. */
-export const structs = Object.values(abi)
+export const structs = Object.values<unknown>(abi)
   .filter(isStruct)
   .filter(({ name }) => /^kvm_\w+$/.test(name));
 

@@ -296,9 +296,9 @@ export interface GeneratorOptions {
   readonly codeSize: CaseCodeSize;
   readonly fx: (random: Random) => Uint8Array;
   /** The form of the first instruction, if it can be had in this mode; else a random one. */
-  readonly first?: GeneratedForm;
+  readonly first?: GeneratedForm | undefined;
   /** 64-bit code: the instructions run so many times, counted in R15. */
-  readonly rounds?: number;
+  readonly rounds?: number | undefined;
 }
 
 export function generateCase(random: Random, forms: readonly GeneratedForm[], options: GeneratorOptions): TestCase {

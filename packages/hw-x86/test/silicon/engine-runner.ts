@@ -96,6 +96,7 @@ export class EngineRunner {
         cpuid: unavailable,
         cr0Allowed: 0xe005_003fn,
         cr4Allowed: 0x6ffn,
+        xcr0Allowed: 3n,
         eferAllowed: 0xd01n,
         physicalAddressBits: 40,
       },
