@@ -11,6 +11,8 @@ import { chooseSeed, type Random, seededRandom } from "./random.ts";
 import { segmentedLoops } from "./segmented-loops.ts";
 
 const PROGRAMS = Number(process.env.MKVM_LOOP_PROGRAMS ?? 8);
+/** Programs are made beyond that until one was translated and one faulted, which short ones need not be. */
+const MOST_PROGRAMS = 40 * PROGRAMS;
 const SLICES = 30;
 const RAM = 4 << 20;
 /** Where code may lie in physical memory, and no data segment does. */
@@ -125,7 +127,7 @@ describe.each(kinds)("random loops in %s", (kind) => {
   test.each(["always", "hot"] as const)(`run %s as they are interpreted (seed ${seed})`, (mode) => {
     let regions = 0;
     let faults = 0;
-    for (let program = 0; program < PROGRAMS; program++) {
+    for (let program = 0; program < PROGRAMS || (program < MOST_PROGRAMS && (regions === 0 || faults === 0)); program++) {
       const random = seededRandom(seed + program);
       const bits = kind === "32-bit segments" || kind === "flat 32-bit code, FS and GS" ? 32 : 16;
       const { code, entry } = segmentedLoops(random, bits);
