@@ -186,7 +186,7 @@ export class SvmInstructionSet implements SvmInstructions {
     const offset = table % 0x1_0000_0000;
     if (bankOf(root as Hpa) === current.bank.id && offset < current.bank.sizeBytes)
       guest.npt.use(current.bank, offset, tag, noExecute);
-    else guest.npt.useNothing(current.bank, tag);
+    else guest.npt.useNothing(tag);
   }
 
   #load(engine: GuestEngine): void {

@@ -11,6 +11,7 @@ import { Cr0 } from "../engine/system/bits.ts";
 import { translateFetch } from "../engine/system/paging.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
+import { MAPPED } from "../second-level-tables.ts";
 import { ExitInformation } from "./exit-information.ts";
 import { Npt } from "./npt.ts";
 import { PauseFilter } from "./pause-filter.ts";
@@ -187,7 +188,7 @@ export class SvmGuest implements GuestMode {
     if (!this.usesNpt) return npt.physical(this.#cpu.memory.bank(this.bank), gpa, access);
     // Walks of guest page tables are writes, whatever they are for: they may set accessed and dirty bits
     const wanted = walk ? access | WRITE : access;
-    return npt.translate(gpa, wanted) ? npt.page : this.#nestedPageFault(gpa, access, walk);
+    return npt.translate(gpa, wanted) === MAPPED ? npt.page : this.#nestedPageFault(gpa, access, walk);
   }
 
   #nestedPageFault(gpa: number, access: number, walk: boolean): never {

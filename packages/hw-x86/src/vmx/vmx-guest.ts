@@ -181,7 +181,7 @@ export class VmxGuest implements GuestMode {
     return this.#eptExit(result, gpa, walk && ept.hasAccessedDirty ? access | 3 : access, linear, walk);
   }
 
-  #eptExit(result: EptResult, gpa: number, access: number, linear: Gva | undefined, walk: boolean): never {
+  #eptExit(result: number, gpa: number, access: number, linear: Gva | undefined, walk: boolean): never {
     const { exit } = this;
     const isViolation = result === EptResult.violation;
     exit.reset(isViolation ? ExitReason.eptViolation : ExitReason.eptMisconfiguration);

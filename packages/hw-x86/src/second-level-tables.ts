@@ -1,0 +1,167 @@
+/**
+ * What Intel's extended page tables and AMD's nested page tables have in common: four levels from guest-physical to host-physical
+ * addresses, pages of 4 KiB, 2 MiB and 1 GiB, tables that lie in one bank, and a cache of finished walks. What entries mean, and what
+ * is wrong with them, is the vendor's.
+ */
+import { AbsentMemory } from "./absent-memory.ts";
+import type { Hpa } from "./addresses.ts";
+import type { SecondLevelPage } from "./engine/guest-mode.ts";
+import type { MemoryBank } from "./physical-memory.ts";
+
+/** Outcome of a translation; vendors add their own for what failed. */
+export const MAPPED = 0;
+
+export const READ = 1;
+export const WRITE = 2;
+export const FETCH = 4;
+/** PS in both vendors' entries. */
+export const LARGE = 0x80;
+
+const SPAN = 0x1_0000_0000;
+/** Direct-mapped by guest page number, four words each: page number + 1, translation tag, bank offset, rights and size. */
+const CACHE_ENTRIES = 4096;
+const CACHED_ABOVE = 0x1000;
+/** High half of the first address that four levels do not reach. */
+const OUT_OF_REACH = 0x1_0000;
+const ALL_ONES = new Uint32Array(1024).fill(0xffff_ffff);
+
+/** Bits 51:N of an entry, as bits of its high half, that must be 0 where physical addresses have N bits. */
+function reservedBits(physicalAddressBits: number): number {
+  return physicalAddressBits >= 52 ? 0 : (0xf_ffff & ~(2 ** (physicalAddressBits - 32) - 1)) >>> 0;
+}
+
+export abstract class SecondLevelTables {
+  /** Result of the last successful translation; reused. */
+  readonly page: SecondLevelPage = { hpa: 0 as Hpa, rights: 0, pageBytes: 4096 };
+
+  /** The bank's words, and the bank offset of the top table. */
+  protected words: Uint32Array = ALL_ONES;
+  protected root = 0;
+  protected readonly reservedHigh: number;
+  #memory: MemoryBank | undefined;
+  #bank = 0;
+  #bankBytes = 0;
+  #firstUsable = 0;
+  #tag = 0;
+  readonly #cache = new Uint32Array(CACHE_ENTRIES * 4);
+  readonly #name: string;
+  readonly #absent: AbsentMemory;
+  readonly #absentWithout: AbsentMemory;
+  readonly #log: (line: string) => void;
+
+  /** `name`: of the tables, for the log. */
+  protected constructor(name: string, physicalAddressBits: number, log: (line: string) => void) {
+    this.reservedHigh = reservedBits(physicalAddressBits);
+    this.#name = name;
+    this.#absent = new AbsentMemory(name, log);
+    this.#absentWithout = new AbsentMemory(`no ${name}`, log);
+    this.#log = log;
+  }
+
+  /** Turns to the tables at bank offset `root`; `tag` names what is cached of them. */
+  protected useTables(bank: MemoryBank, root: number, tag: number): void {
+    this.words = bank.u32;
+    this.root = root;
+    this.#memory = bank;
+    this.#bank = bank.id;
+    this.#bankBytes = bank.sizeBytes;
+    this.#firstUsable = bank.firstFreeOffset;
+    this.#tag = tag;
+  }
+
+  /** Turns to tables where no memory answers: every entry reads as all ones. */
+  useNothing(tag: number): void {
+    this.words = ALL_ONES;
+    this.root = 0;
+    this.#tag = tag;
+  }
+
+  /** Without a second level a guest-physical address is a physical one, and must lie in `bank`. */
+  physical(bank: MemoryBank, address: number, access: number): SecondLevelPage {
+    const offset = address - bank.id * SPAN;
+    if (offset < bank.firstFreeOffset || offset >= bank.sizeBytes)
+      this.#absentWithout.answer(this.page, bank, address, address, access);
+    else {
+      this.page.hpa = address as Hpa;
+      this.page.rights = READ | WRITE | FETCH;
+      this.page.pageBytes = 4096;
+    }
+    return this.page;
+  }
+
+  /** `access`: READ, WRITE and FETCH. MAPPED: the result is in `page`; else what the vendor's walk found. */
+  translate(gpa: number, access: number): number {
+    const gpaLow = gpa >>> 0;
+    const gpaHigh = (gpa - gpaLow) / SPAN;
+    const number = ((gpaHigh << 20) | (gpaLow >>> 12)) >>> 0;
+    const entry = (number & (CACHE_ENTRIES - 1)) << 2;
+    const cache = this.#cache;
+    if (gpaHigh < CACHED_ABOVE && cache[entry] === number + 1 && cache[entry + 1] === this.#tag) {
+      const packed = cache[entry + 3] as number;
+      if ((packed & access) === access) {
+        const page = this.page;
+        page.hpa = (this.#bank * SPAN + (cache[entry + 2] as number) + (gpaLow & 0xfff)) as Hpa;
+        page.rights = packed & 7;
+        page.pageBytes = 1 << (packed >>> 3);
+        return MAPPED;
+      }
+    }
+    return gpaHigh >= OUT_OF_REACH ? this.unreachable(access) : this.walk(gpaLow, gpaHigh, access);
+  }
+
+  /** Outcome for an address above bit 47, which no four levels map. */
+  protected abstract unreachable(access: number): number;
+  protected abstract walk(gpaLow: number, gpaHigh: number, access: number): number;
+
+  /** Index into `words` of the entry for the address in the table at bank offset `table`. Levels are 3 to 0. */
+  protected entryOf(table: number, level: number, gpaLow: number, gpaHigh: number): number {
+    const index =
+      level === 3
+        ? gpaHigh >>> 7
+        : level === 2
+          ? ((gpaHigh & 0x7f) << 2) | (gpaLow >>> 30)
+          : (gpaLow >>> (12 + level * 9)) & 511;
+    return (table + index * 8) >>> 2;
+  }
+
+  /** Bank offset of the table that an entry leads to; undefined, and said aloud, where it lies elsewhere and the bus answers all ones. */
+  protected tableOf(low: number, high: number): number | undefined {
+    const next = (low & 0xffff_f000) >>> 0;
+    if ((high & 0xf_ffff) === this.#bank && next < this.#bankBytes) return next;
+    const address = ((high & 0xf_ffff) * SPAN + next).toString(16);
+    this.#log(`${this.#name}: table at ${address} lies outside bank ${this.#bank}; reads as all ones`);
+    return undefined;
+  }
+
+  /** Ends a walk at the entry of a page of 2^`pageBits` bytes. */
+  protected map(
+    low: number,
+    high: number,
+    rights: number,
+    pageBits: number,
+    gpaLow: number,
+    gpaHigh: number,
+    access: number,
+  ): typeof MAPPED {
+    const inPage = 2 ** pageBits - 1;
+    const offset = ((((low & 0xffff_f000) >>> 0) & ~inPage) | (gpaLow & inPage)) >>> 0;
+    const { page } = this;
+    page.pageBytes = inPage + 1;
+    if ((high & 0xf_ffff) !== this.#bank || offset >= this.#bankBytes || offset < this.#firstUsable) {
+      const address = (high & 0xf_ffff) * SPAN + offset;
+      this.#absent.answer(page, this.#memory as MemoryBank, address, gpaHigh * SPAN + gpaLow, access);
+      return MAPPED;
+    }
+    page.hpa = (this.#bank * SPAN + offset) as Hpa;
+    page.rights = rights;
+    if (gpaHigh >= CACHED_ABOVE) return MAPPED;
+    const number = ((gpaHigh << 20) | (gpaLow >>> 12)) >>> 0;
+    const entry = (number & (CACHE_ENTRIES - 1)) << 2;
+    const cache = this.#cache;
+    cache[entry] = number + 1;
+    cache[entry + 1] = this.#tag;
+    cache[entry + 2] = (offset & 0xffff_f000) >>> 0;
+    cache[entry + 3] = rights | (pageBits << 3);
+    return MAPPED;
+  }
+}
