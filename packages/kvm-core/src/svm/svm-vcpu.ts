@@ -99,6 +99,11 @@ export class SvmVcpu {
     };
   }
 
+  /** Of the VMCB. */
+  get address(): Hpa {
+    return this.#setup.address;
+  }
+
   // Registers that VMLOAD and VMSAVE move
 
   #read(): void {

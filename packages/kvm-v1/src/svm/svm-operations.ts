@@ -1,8 +1,7 @@
 /** The vendor operations on SVM. The VMCB is memory, read whenever somebody asks. */
 
-import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
+import type { LogicalCpu } from "@mkvm/hw-x86";
 import {
-  allocateSvmVmPages,
   type DescriptorTableState,
   type ExceptionEvent,
   type ExitOutcome,
@@ -13,9 +12,8 @@ import {
   type SegmentState,
   type SvmCapabilities,
   type SvmExitHost,
-  SvmVcpu,
-  type SvmVmPages,
-  setUpVmcb,
+  SvmStructures,
+  type SvmVcpu,
   usesPdptrs,
   VcpuStat,
   Vector,
@@ -28,7 +26,6 @@ import type { Vcpu } from "../vcpu.ts";
 import type { VendorOperations } from "../vendor-operations.ts";
 import type { Vm } from "../vm.ts";
 
-const ONE_PAGE = 1;
 const SINGLE_STEP = 1n << 14n;
 /** B0 to B3, BD, BS, BT. */
 const DR6_CAUSES = 0xe00fn;
@@ -36,7 +33,6 @@ const NO_PDPTRS: readonly bigint[] = [0n, 0n, 0n, 0n];
 
 interface VcpuSvm {
   readonly svm: SvmVcpu;
-  readonly address: Hpa;
   readonly exitHost: SvmExitHost;
   /** DR6 bits of a trap that an instruction outside guest mode owes: SVM has no field for it, so it becomes #DB before the next entry. */
   pendingDebug: bigint;
@@ -50,49 +46,30 @@ export class SvmOperations implements VendorOperations {
   readonly format = NPT_FORMAT;
   readonly #module: Module;
   readonly #cpu: LogicalCpu;
-  readonly #capabilities: SvmCapabilities;
-  readonly #pages = new Map<Vm, SvmVmPages>();
+  readonly #structures: SvmStructures;
   #onCpu: Vcpu | undefined;
 
   constructor(module: Module, capabilities: SvmCapabilities) {
     this.#module = module;
     this.#cpu = module.kernel.cpu;
-    this.#capabilities = capabilities;
+    this.#structures = new SvmStructures(module.kernel, module.owner, capabilities);
     module.kernel.vac.onEmergency(module.owner, () => {
       if (this.#onCpu !== undefined) svmOf(this.#onCpu).emergency();
     });
   }
 
   createVm(vm: Vm): number {
-    const pages = allocateSvmVmPages(vm.kernel, vm.process);
-    if (typeof pages === "number") return pages;
-    this.#pages.set(vm, pages);
-    return 0;
+    return this.#structures.createVm(vm);
   }
   destroyVm(vm: Vm): void {
-    this.#pages.get(vm)?.free();
-    this.#pages.delete(vm);
+    this.#structures.destroyVm(vm);
   }
 
   createVcpu(vcpu: Vcpu): number {
-    const { vm } = vcpu;
-    const { memory, vac } = vm.kernel;
-    const address = memory.allocatePages(vm.process, ONE_PAGE);
-    if (address < 0) return address;
-    const { ioMap, msrMap, hostState } = this.#pages.get(vm)!;
-    const svm = new SvmVcpu({
-      cpu: this.#cpu,
-      vac,
-      owner: this.#module.owner,
-      capabilities: this.#capabilities,
-      address: address as Hpa,
-      page: memory.bytes(address, 4096),
-      hostState,
-    });
-    setUpVmcb(svm.vmcb, { ioMap, msrMap, nestedCr3: vm.mmu.rootPointer });
+    const svm = this.#structures.createVcpu(vcpu.vm);
+    if (typeof svm === "number") return svm;
     vcpu.vendorState = {
       svm,
-      address: address as Hpa,
       exitHost: this.#exitHost(vcpu),
       pendingDebug: 0n,
       hostXcr0: 1n,
@@ -102,7 +79,7 @@ export class SvmOperations implements VendorOperations {
   freeVcpu(vcpu: Vcpu): void {
     if (vcpu.vendorState === undefined) return;
     if (vcpu.loaded) this.put(vcpu);
-    vcpu.vm.kernel.memory.freePages(stateOf(vcpu).address, ONE_PAGE);
+    this.#structures.freeVcpu(stateOf(vcpu).svm);
     vcpu.vendorState = undefined;
   }
 

@@ -1,16 +1,14 @@
 /** The vendor operations on SVM. */
 
-import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
+import type { LogicalCpu } from "@mkvm/hw-x86";
 import {
-  allocateSvmVmPages,
   type ExitOutcome,
   handleSvmExit,
   SegmentRegister,
   type SvmCapabilities,
   type SvmExitHost,
-  SvmVcpu,
-  type SvmVmPages,
-  setUpVmcb,
+  SvmStructures,
+  type SvmVcpu,
   VcpuStat,
   Vector,
 } from "@mkvm/kvm-core";
@@ -23,7 +21,6 @@ import type { Injection, VendorOperations } from "../vendor-operations.ts";
 import type { Vm } from "../vm.ts";
 import { fetchRegister, Interruptibility, storeRegister } from "./register-fields.ts";
 
-const ONE_PAGE = 1;
 /** DR6: B0 to B3, BD, BS, BT. */
 const DR6_CAUSES = 0xe00fn;
 const SINGLE_STEP = 1n << 14n;
@@ -36,7 +33,6 @@ const BASE_SEGMENTS: ReadonlyMap<number, number> = new Map([
 
 interface SvmState {
   readonly svm: SvmVcpu;
-  readonly address: Hpa;
   readonly host: SvmExitHost;
 }
 const stateOf = (vcpu: Vcpu): SvmState => vcpu.vendorState as SvmState;
@@ -48,45 +44,27 @@ export class SvmOperations implements VendorOperations {
   readonly keptRegisters = 1 << Register.tscOffset;
   readonly #module: Module;
   readonly #cpu: LogicalCpu;
-  readonly #capabilities: SvmCapabilities;
-  readonly #pages = new Map<Vm, SvmVmPages>();
+  readonly #structures: SvmStructures;
   #onCpu: SvmVcpu | undefined;
 
   constructor(module: Module, capabilities: SvmCapabilities) {
     this.#module = module;
     this.#cpu = module.kernel.cpu;
-    this.#capabilities = capabilities;
+    this.#structures = new SvmStructures(module.kernel, module.owner, capabilities);
     module.kernel.vac.onEmergency(module.owner, () => this.#onCpu?.emergency());
   }
 
   createVm(vm: Vm): number {
-    const pages = allocateSvmVmPages(vm.kernel, vm.process);
-    if (typeof pages === "number") return pages;
-    this.#pages.set(vm, pages);
-    return 0;
+    return this.#structures.createVm(vm);
   }
   destroyVm(vm: Vm): void {
-    this.#pages.get(vm)?.free();
-    this.#pages.delete(vm);
+    this.#structures.destroyVm(vm);
   }
 
   createVcpu(vcpu: Vcpu): number {
-    const { vm } = vcpu;
-    const { memory, vac } = vm.kernel;
-    const address = memory.allocatePages(vm.process, ONE_PAGE);
-    if (address < 0) return address;
-    const { ioMap, msrMap, hostState } = this.#pages.get(vm)!;
-    const svm = new SvmVcpu({
-      cpu: this.#cpu,
-      vac,
-      owner: this.#module.owner,
-      capabilities: this.#capabilities,
-      address: address as Hpa,
-      page: memory.bytes(address, 4096),
-      hostState,
-    });
-    setUpVmcb(svm.vmcb, { ioMap, msrMap, nestedCr3: vm.mmu.rootPointer });
-    vcpu.vendorState = { svm, address: address as Hpa, host: this.#exitHost(vcpu, svm) } satisfies SvmState;
+    const svm = this.#structures.createVcpu(vcpu.vm);
+    if (typeof svm === "number") return svm;
+    vcpu.vendorState = { svm, host: this.#exitHost(vcpu, svm) } satisfies SvmState;
     return 0;
   }
   #exitHost(vcpu: Vcpu, svm: SvmVcpu): SvmExitHost {
@@ -106,7 +84,7 @@ export class SvmOperations implements VendorOperations {
   freeVcpu(vcpu: Vcpu): void {
     if (vcpu.vendorState === undefined) return;
     this.leaveCpu(vcpu);
-    vcpu.vm.kernel.memory.freePages(stateOf(vcpu).address, ONE_PAGE);
+    this.#structures.freeVcpu(stateOf(vcpu).svm);
     vcpu.vendorState = undefined;
   }
 
