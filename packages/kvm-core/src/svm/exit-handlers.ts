@@ -17,6 +17,7 @@ import {
   generalProtection,
   undefinedOpcode,
 } from "../guest/instruction-exits.ts";
+import { settleMemoryFault } from "../guest/memory-fault.ts";
 import { handleMmio } from "../guest/mmio.ts";
 import { handlePortExit } from "../guest/port-io.ts";
 import type { ExitOutcome, FaultOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
@@ -117,20 +118,8 @@ const handleIo: Handler = (vcpu, exit) => {
 };
 
 const handleNestedPageFault: Handler = (vcpu, exit, host) => {
-  const outcome = host.memoryFault(exit.info2, (exit.info1 & NestedPageFault.write) !== 0);
-  const { words } = vcpu.statistics;
-  words[VcpuStat.pf_taken]!++;
-  if (typeof outcome === "number") return outcome;
-  if (outcome === "spurious") {
-    words[VcpuStat.pf_spurious]!++;
-    return "resume";
-  }
-  if (outcome === "mapped" || outcome === "unprotected") {
-    words[VcpuStat.pf_fixed]!++;
-    if (outcome === "unprotected") words[VcpuStat.pf_fast]!++;
-    return "resume";
-  }
-  words[VcpuStat.pf_emulate]!++;
+  const settled = settleMemoryFault(vcpu, host.memoryFault(exit.info2, (exit.info1 & NestedPageFault.write) !== 0));
+  if (settled !== undefined) return settled;
   if ((exit.interruptInfo & SvmEvent.valid) !== 0) return deliveryError(vcpu, exit, host);
   return handleMmio(vcpu);
 };

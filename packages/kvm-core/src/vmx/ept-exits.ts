@@ -2,9 +2,9 @@
 import { ExitReason, InternalError } from "@mkvm/kvm-abi";
 import { EptViolation, InterruptionInfo } from "../arch/vmx-controls.ts";
 import { VmxExitReason } from "../arch/vmx-exit-reasons.ts";
+import { settleMemoryFault } from "../guest/memory-fault.ts";
 import { handleMmio } from "../guest/mmio.ts";
 import type { ExitOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
-import { VcpuStat } from "../statistics/vcpu-statistics.ts";
 import type { VmxExit, VmxExitHost } from "./exit.ts";
 import { deliveryError } from "./exit-handlers.ts";
 
@@ -13,20 +13,9 @@ export function handleEptViolation(vcpu: VcpuParts, exit: VmxExit, host: VmxExit
   const vectoring = (exit.vectoringInformation & InterruptionInfo.valid) !== 0;
   // IRET had lifted the blocking of NMIs when it faulted; it runs again
   if (!vectoring && (qualification & EptViolation.nmiUnblocking) !== 0) vcpu.nmiMasked = true;
-  const outcome = host.memoryFault(exit.guestPhysicalAddress, (qualification & EptViolation.write) !== 0);
-  const { words } = vcpu.statistics;
-  words[VcpuStat.pf_taken]!++;
-  if (typeof outcome === "number") return outcome;
-  if (outcome === "spurious") {
-    words[VcpuStat.pf_spurious]!++;
-    return "resume";
-  }
-  if (outcome === "mapped" || outcome === "unprotected") {
-    words[VcpuStat.pf_fixed]!++;
-    if (outcome === "unprotected") words[VcpuStat.pf_fast]!++;
-    return "resume";
-  }
-  words[VcpuStat.pf_emulate]!++;
+  const isWrite = (qualification & EptViolation.write) !== 0;
+  const settled = settleMemoryFault(vcpu, host.memoryFault(exit.guestPhysicalAddress, isWrite));
+  if (settled !== undefined) return settled;
   if (vectoring) return deliveryError(vcpu, exit, host);
   return handleMmio(vcpu);
 }
