@@ -74,6 +74,21 @@ const SOURCES: Readonly<Record<RegisterSource, number>> = {
   zero: FROM_ZERO,
   vvvv: FROM_VVVV,
 };
+/** The number that a field takes, of those that the encoding holds. */
+function registerFrom(source: number, reg: number, rm: number, low: number, vvvv: number): number {
+  switch (source) {
+    case FROM_REG:
+      return reg;
+    case FROM_RM:
+      return rm;
+    case FROM_OPCODE:
+      return low;
+    case FROM_VVVV:
+      return vvvv;
+    default:
+      return 0;
+  }
+}
 const AS_GPR8 = 0x10,
   AS_GPR = 0x20,
   AS_XMM = 0x30,
@@ -425,28 +440,13 @@ export function createDecoder(variants: readonly Variant[]): Decode {
       const hasRex = rex !== 0;
       // Eight registers outside 64-bit mode: the top bit is ignored where a register is named, and only there
       const register = mode64 ? vvvv : vvvv & 7;
-      let from = fieldA & 0xf;
-      into.a = field(
-        fieldA & 0xf0,
-        from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : from === FROM_VVVV ? register : 0,
-        hasRex,
-      );
+      into.a = field(fieldA & 0xf0, registerFrom(fieldA & 0xf, reg, rm, low, register), hasRex);
       const fieldB = leafFields[slot + 1];
       if (fieldB !== 0) {
-        from = fieldB & 0xf;
-        into.b = field(
-          fieldB & 0xf0,
-          from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : from === FROM_VVVV ? register : 0,
-          hasRex,
-        );
+        into.b = field(fieldB & 0xf0, registerFrom(fieldB & 0xf, reg, rm, low, register), hasRex);
         const fieldC = leafFields[slot + 2];
         if (fieldC !== 0) {
-          from = fieldC & 0xf;
-          into.c = field(
-            fieldC & 0xf0,
-            from === FROM_REG ? reg : from === FROM_RM ? rm : from === FROM_OPCODE ? low : from === FROM_VVVV ? register : 0,
-            hasRex,
-          );
+          into.c = field(fieldC & 0xf0, registerFrom(fieldC & 0xf, reg, rm, low, register), hasRex);
         }
       }
     }
