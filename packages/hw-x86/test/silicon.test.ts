@@ -16,6 +16,7 @@ import { floatingPoint } from "../src/engine/semantics/floating-point.ts";
 import { comparableExtensions } from "../src/engine/semantics/integer-extensions.ts";
 import { logic } from "../src/engine/semantics/logic.ts";
 import { moves } from "../src/engine/semantics/moves.ts";
+import { packedStrings } from "../src/engine/semantics/packed-strings.ts";
 import { shifts } from "../src/engine/semantics/shifts.ts";
 import { sseConvert } from "../src/engine/semantics/sse-convert.ts";
 import { sseFloat } from "../src/engine/semantics/sse-float.ts";
@@ -74,7 +75,7 @@ const integer = [
 ].flat();
 // Which bits of MXCSR exist is the model's affair
 const vector = [vectorMoves, vectorInteger, sseFloat, sseConvert].flat().filter(({ mnemonic }) => mnemonic !== "LDMXCSR");
-const later = [sse3, ssse3, sse4Integer, sse4Float, cryptography].flat();
+const later = [sse3, ssse3, sse4Integer, packedStrings, sse4Float, cryptography].flat();
 const sse = vector.filter(({ requires }) => !requires?.includes("mmx"));
 /**
  * Makers differ in the last bit of transcendentals and what they do outside their domains, in C1 after FCOMI, and in the

@@ -1,6 +1,7 @@
 /** Every x87, MMX, SSE, AES and SHA row. */
 import type { Instruction } from "../instruction.ts";
 import { cryptography } from "./crypto.ts";
+import { packedStrings } from "./packed-strings.ts";
 import { sseConvert } from "./sse-convert.ts";
 import { sseFloat } from "./sse-float.ts";
 import { sse3 } from "./sse3.ts";
@@ -22,6 +23,7 @@ export const floatingPoint: readonly Instruction[] = [
   ...sse3,
   ...ssse3,
   ...sse4Integer,
+  ...packedStrings,
   ...sse4Float,
   ...cryptography,
 ];

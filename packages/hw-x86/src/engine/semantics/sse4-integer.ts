@@ -1,8 +1,6 @@
-/** The integer rows of SSE4.1 and SSE4.2 but for the string comparisons. */
-import { RAX, RCX, RDX } from "../cpu-state.ts";
 import type { Bool, Emitter, Int, Vec } from "../emitter.ts";
-import { type Form, type FormOperand, form, type Instruction, instruction, sdm } from "../instruction.ts";
-import { fromLow, helperResult, laneBytes, low64, passOperands, viaHelper } from "./vector-common.ts";
+import { type FormOperand, form, type Instruction, instruction, sdm } from "../instruction.ts";
+import { fromLow, laneBytes, low64, viaHelper } from "./vector-common.ts";
 import { type Binary, wide } from "./vector-integer.ts";
 
 type Semantics = (e: Emitter, operands: readonly FormOperand[]) => void;
@@ -182,45 +180,4 @@ const others = [
   }),
 ];
 
-// ---- String comparisons ----
-
-/** The result of comparePackedStrings: RFLAGS bits CF, ZF, SF and OF, and the index above them. */
-const INDEX_SHIFT = 16;
-function stringRow(mnemonic: string, opcode: string, isExplicit: boolean, givesMask: boolean): Instruction {
-  const operands = `xmm, xmm/m128, imm8${givesMask ? ", XMM0" : ""}`;
-  const forms: Form[] = [form(`66 0F 3A ${opcode} /r ib`, operands)];
-  if (isExplicit) forms.push(form(`66 REX.W 0F 3A ${opcode} /r ib`, operands, "only64"));
-  return instruction(mnemonic, {
-    source: sdm("2B", mnemonic),
-    requires: ["sse"],
-    forms,
-    semantics(e, [left, right, immediate, mask]) {
-      const b = e.readVec(right);
-      const a = e.readVec(left);
-      // Lengths are signed and saturate: their magnitude up to 255 is all that matters
-      const length = (register: number): Int => {
-        const value = e.reg(register, e.size);
-        const isNegative = e.lts(e.signExtend(value, e.size), e.int(0));
-        const magnitude = e.select(isNegative, e.neg(value), value);
-        return e.select(e.ltu(magnitude, e.int(255)), magnitude, e.int(255));
-      };
-      const lengths = isExplicit ? e.or(length(RAX), e.shl(length(RDX), e.int(8), 64)) : e.int(0x1_0000);
-      const control = e.or(e.and(e.read(immediate), e.int(255)), e.shl(lengths, e.int(8), 64));
-      passOperands(e, a, b);
-      const result = e.fromI32(e.helper("comparePackedStrings", e.low32(control)));
-      if (givesMask) e.writeVec(mask, helperResult(e));
-      else e.setReg(RCX, 32, e.shr(result, e.int(INDEX_SHIFT)));
-      e.recordComparison(e.and(result, e.int(0x41)));
-      e.setFlag("SF", e.bit(result, 7));
-      e.setFlag("OF", e.bit(result, 11));
-    },
-  });
-}
-const strings = [
-  stringRow("PCMPESTRM", "60", true, true),
-  stringRow("PCMPESTRI", "61", true, false),
-  stringRow("PCMPISTRM", "62", false, true),
-  stringRow("PCMPISTRI", "63", false, false),
-];
-
-export const sse4Integer: readonly Instruction[] = [...lanewise, ...widenings, ...blends, ...elements, ...others, ...strings];
+export const sse4Integer: readonly Instruction[] = [...lanewise, ...widenings, ...blends, ...elements, ...others];
