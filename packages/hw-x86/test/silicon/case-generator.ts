@@ -2,7 +2,16 @@
  * Random user-mode test cases: a few instructions of given forms, and the registers, flags and FPU state that they start from.
  * Registers are mostly pointers into the data pages or small numbers, so that most memory operands are mapped, and some are not.
  */
-import { Decoder, DecoderOptions, Mnemonic } from "iced-x86";
+import {
+  Decoder,
+  DecoderOptions,
+  type Instruction as IcedInstruction,
+  InstructionInfoFactory,
+  Mnemonic,
+  OpAccess,
+  Register,
+  RegisterExt,
+} from "iced-x86";
 import type { ParsedForm } from "../../src/engine/decoder/form-syntax.ts";
 import type { Random } from "../random.ts";
 
@@ -248,10 +257,12 @@ function encode(random: Random, parsed: ParsedForm, codeSize: CaseCodeSize, isAl
   return { bytes, relativeBytes: 0 };
 }
 
-interface FlagUse {
+interface Effects {
   read: number;
   written: number;
   undefined: number;
+  /** A loop counted in R15 would never end, or end early. */
+  writesLoopCounter: boolean;
 }
 
 // iced-x86's RflagsBits to RFLAGS: OF SF ZF AF CF PF DF IF AC UIF
@@ -260,8 +271,22 @@ function fromIced(bits: number): number {
   return ICED_FLAGS.reduce((flags, flag, i) => (((bits >> i) & 1) !== 0 ? flags | flag : flags), 0);
 }
 
-/** What the flags of the instruction at the start of `bytes` are, by iced-x86's tables; undefined when it sees none. */
-function flagUse(bytes: readonly number[], codeSize: CaseCodeSize): FlagUse | undefined {
+const WRITES: readonly OpAccess[] = [OpAccess.Write, OpAccess.CondWrite, OpAccess.ReadWrite, OpAccess.ReadCondWrite];
+const registerUse = new InstructionInfoFactory();
+
+function writesRegister(decoded: IcedInstruction, register: Register): boolean {
+  const info = registerUse.info(decoded);
+  const used = info.usedRegisters();
+  const writes = used.some(
+    ({ register: one, access }) => RegisterExt.fullRegister(one) === register && WRITES.includes(access),
+  );
+  for (const one of used) one.free();
+  info.free();
+  return writes;
+}
+
+/** What the instruction at the start of `bytes` does to flags, by iced-x86's tables; undefined when it sees no instruction. */
+function effectsOf(bytes: readonly number[], codeSize: CaseCodeSize): Effects | undefined {
   const decoder = new Decoder(codeSize, Uint8Array.from([...bytes, ...new Array<number>(15).fill(0)]), DecoderOptions.None);
   const decoded = decoder.decode();
   const mnemonic = Mnemonic[decoded.mnemonic];
@@ -270,6 +295,7 @@ function flagUse(bytes: readonly number[], codeSize: CaseCodeSize): FlagUse | un
     read: fromIced(decoded.rflagsRead),
     written: fromIced(decoded.rflagsWritten | decoded.rflagsCleared | decoded.rflagsSet),
     undefined: fromIced(decoded.rflagsUndefined),
+    writesLoopCounter: writesRegister(decoded, Register.R15),
   };
   // A count of zero changes no flag, so an undefined one stays what it was; and rotates of more than one leave OF open
   if (/^(Sh[lr]d?|Sa[lr]|Ro[lr]|Rc[lr])$/.test(mnemonic)) {
@@ -321,13 +347,14 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
     const encoding = encode(random, generated.parsed, codeSize, isAligned);
     const whole = [...encoding.bytes, ...new Array<number>(encoding.relativeBytes).fill(0)];
     if (isModelSpecific(whole, generated, codeSize)) continue;
-    const use = flagUse(whole, codeSize);
+    const effects = effectsOf(whole, codeSize);
     const before = undefinedFlags[undefinedFlags.length - 1];
-    if (use === undefined || (use.read & before) !== 0) continue;
+    if (effects === undefined || (effects.read & before) !== 0) continue;
+    if (options.rounds !== undefined && effects.writesLoopCounter) continue;
     encodings.push(encoding);
     names.push(`${generated.mnemonic} ${generated.parsed.form.operands}`);
     // What is written becomes defined again, unless a branch may skip it
-    undefinedFlags.push((isStraight ? before & ~use.written : before) | use.undefined);
+    undefinedFlags.push((isStraight ? before & ~effects.written : before) | effects.undefined);
     if (encoding.relativeBytes > 0) isStraight = false;
   }
 
