@@ -20,6 +20,8 @@ export class FakeEngine {
   readonly exitCounts = new Float64Array(EXIT_REASONS);
   operation = 0;
   length = 2;
+  pendingTrap = 0;
+  holdsTraps = false;
   #left = false;
   readonly delivered: GuestEvent[] = [];
   #retired = 0;
@@ -80,6 +82,7 @@ export class FakeEngine {
   }
   updateSegments(): void {}
   updateTags(): void {}
+  debugStateChanged(): void {}
   counts(): EngineCounts {
     throw new Error("the fake engine translates nothing");
   }

@@ -99,6 +99,12 @@ export class Blocks {
     const cpu = this.#cpu;
     const { u32 } = cpu;
     const { lo, hi } = this.#linear();
+    if (cpu.breakpoints.hasFetch) {
+      this.#meetBreakpoint(lo, hi);
+      // Blocks of a page with breakpoints are made anew at each entry, and no table leads to them
+      if (cpu.breakpoints.instructionDistance(lo, hi) !== 0)
+        return this.#build(translateFetchHalves(cpu, lo, hi), lo, hi, LONGEST_BLOCK, true);
+    }
     const physical = translateFetchHalves(cpu, lo, hi);
     const page = this.#page(physical);
     this.#validate(page);
@@ -115,9 +121,16 @@ export class Blocks {
     return header;
   }
 
-  /** A block of at most `count` instructions at `state.rip`, for one run. */
-  truncated(count: number): number {
+  /** Instruction breakpoints come before all that fetching may raise. */
+  #meetBreakpoint(lo: number, hi: number): void {
+    const hits = this.#cpu.breakpoints.atInstruction(lo, hi);
+    if (hits !== 0) this.#cpu.raise(Vector.DB, undefined, BigInt(hits));
+  }
+
+  /** A block of at most `count` instructions at `state.rip`, for one run. `resumes`: past a breakpoint on the first of them. */
+  truncated(count: number, resumes = false): number {
     const { lo, hi } = this.#linear();
+    if (this.#cpu.breakpoints.hasFetch && !resumes) this.#meetBreakpoint(lo, hi);
     const physical = translateFetchHalves(this.#cpu, lo, hi);
     return this.#build(physical, lo, hi, Math.min(count, LONGEST_BLOCK), true);
   }
@@ -335,11 +348,13 @@ export class Blocks {
     const inPage = PAGE_BYTES - (physical & (PAGE_BYTES - 1));
     let within = inPage;
     if (codeSize !== 64) within = Math.min(within, u32[(segmentOffset(CS) + SEG_LIMIT) >>> 2] - u32[RIP] + 1);
+    // Ends before the next instruction breakpoint, which is met when it is looked up
+    const stop = cpu.breakpoints.hasFetch ? cpu.breakpoints.instructionDistance(lo, hi) || PAGE_BYTES : PAGE_BYTES;
     let offset = 0;
     let count = 0;
     let record = header + OP_BYTES;
     let second = -1;
-    for (let ends = false; !ends && count < most && offset < within; ) {
+    for (let ends = false; !ends && count < most && offset < Math.min(within, stop); ) {
       let result = this.#decode(u8, physical + offset, within - offset, codeSize, this.#into);
       if (result === "incomplete") {
         if (count > 0) break;

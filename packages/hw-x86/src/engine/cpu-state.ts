@@ -193,6 +193,8 @@ export const state = {
   vendorBehaviour: at(4),
   /** 4 bytes: not zero where PUSHF exits. */
   pushfIntercepted: at(4),
+  /** 8 bytes: IA32_DEBUGCTL. */
+  debugctl: at(8),
 } as const;
 
 if (next > CPU_STATE + CPU_STATE_BYTES) throw new Error("CPU state does not fit its block");

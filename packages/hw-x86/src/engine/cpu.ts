@@ -4,6 +4,7 @@
  */
 import type { Gpa, Gva } from "../addresses.ts";
 import type { GuestMode } from "./guest-mode.ts";
+import type { Breakpoints } from "./system/breakpoints.ts";
 
 export interface Cpu {
   /** Views over the whole bank; index with bank offsets (shifted for the wider ones). */
@@ -73,6 +74,14 @@ export interface Cpu {
   holdsCode(pageOffset: number): boolean;
   /** `bytes` at bank offset `offset`, in one page that holds code, were written: stale blocks must not run again. */
   codeWritten(offset: number, bytes: number): void;
+  /** What the debug registers arm. */
+  readonly breakpoints: Breakpoints;
+  /** An access of the running instruction met a data or I/O breakpoint: the debug exception comes after it. */
+  trapAfterInstruction(): void;
+  /** DR0 to DR3, DR7 or CR4.DE may have changed. */
+  debugStateChanged(): void;
+  /** Events delivered so far, so that an instruction that was one can be told from one that ended. */
+  deliveries: number;
   /** Retired instructions since the CPU was made, exact. */
   retired(): number;
 }

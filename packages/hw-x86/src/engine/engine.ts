@@ -16,6 +16,7 @@ import { helperTable } from "./helper-table.ts";
 import { type InterpreterInstance, instantiateInterpreter, interpreterTables } from "./interpreter/instance.ts";
 import { block, OP_BYTES, op } from "./operation.ts";
 import { Flag, Vector } from "./system/bits.ts";
+import { Breakpoints, Dr6 } from "./system/breakpoints.ts";
 import * as events from "./system/events.ts";
 import * as memory from "./system/memory-access.ts";
 import * as paging from "./system/paging.ts";
@@ -33,10 +34,14 @@ const SYSTEM_FLAGS = state.systemFlags >>> 2;
 const ACTIVITY = state.activity >>> 2;
 const SHADOWS = 3;
 const STI_SHADOW = 1;
-/** DR6.BS: single step. */
-const SINGLE_STEP = 0x4000n;
+const MOV_SS_SHADOW = 2;
+const DEBUGCTL = state.debugctl >>> 2;
+/** IA32_DEBUGCTL.BTF: single-step on branches. */
+const BRANCH_TRAP = 2;
 const LOGGED_BYTES = 15;
 const NO_SHADOW = -1;
+/** REP and REPNE in `op.prefixes`. */
+const REPEATS = 6;
 
 export interface EngineOptions {
   /** The bank: shared, at least as large as what lies below BANK_FIRST_FREE. */
@@ -61,6 +66,8 @@ export class Engine implements Cpu, EngineControl {
   readonly model: CpuModel;
   guest: GuestMode;
   readonly exitCounts = new Float64Array(EXIT_REASONS);
+  readonly breakpoints = new Breakpoints();
+  holdsTraps = false;
   readonly #log: (line: string) => void;
   readonly #blocks: Blocks;
   readonly #interpreter: InterpreterInstance;
@@ -77,8 +84,9 @@ export class Engine implements Cpu, EngineControl {
   #left = false;
   #leftRipLow = 0;
   #leftRipHigh = 0;
-  /** Events delivered, so that single-stepping can tell an instruction that was one from one that ended. */
-  #deliveries = 0;
+  /** RFLAGS.RF, where it is set, is so for the instruction after so many; then it is clear, which nobody sees before he looks. */
+  #resumeAt = 0;
+  deliveries = 0;
   /** What the recorded fault is: 3, or 5 and 6 for INT1, INT3 and INTO. */
   #faultType: 3 | 5 | 6 = 3;
   #faultPayload = 0n;
@@ -139,15 +147,17 @@ export class Engine implements Cpu, EngineControl {
       undefinedInstruction: () => this.#undefinedInstruction(),
       divert: () => this.#settleHelper(),
       hot: (header) => this.#blocks.hot(header),
-      regionRead: (lo, hi, bytes) => this.#forRegion(() => memory.readSlow(this, lo, hi, bytes)),
+      regionRead: (lo, hi, bytes) =>
+        this.#forRegion(() => (memory.mayMeetBreakpoint(this, lo, hi, bytes) ? 0 : memory.readSlow(this, lo, hi, bytes))),
       regionUpdate: (lo, hi, bytes) =>
         this.#forRegion(() => {
           const isInPage = bytes <= PAGE_BYTES - (lo & (PAGE_BYTES - 1));
-          return !isInPage || memory.writeReachesCode(this, lo, hi, bytes) ? 0 : memory.rmwSlow(this, lo, hi, bytes);
+          const isPlain = isInPage && !memory.mayMeetBreakpoint(this, lo, hi, bytes);
+          return !isPlain || memory.writeReachesCode(this, lo, hi, bytes) ? 0 : memory.rmwSlow(this, lo, hi, bytes);
         }),
       regionWrite: (lo, hi, bytes) =>
         this.#forRegion(() => {
-          if (memory.writeReachesCode(this, lo, hi, bytes)) return 0;
+          if (memory.mayMeetBreakpoint(this, lo, hi, bytes) || memory.writeReachesCode(this, lo, hi, bytes)) return 0;
           memory.writeSlow(this, lo, hi, bytes);
           return 1;
         }),
@@ -181,7 +191,7 @@ export class Engine implements Cpu, EngineControl {
   #deliverForRegion(): 0 {
     this.#giveBack();
     this.deliverEvent(this.#recordedFault());
-    if (this.#stopRequested || this.i32[ACTIVITY] !== 0) this.#divert();
+    if (this.#stopRequested || this.i32[ACTIVITY] !== 0 || this.breakpoints.hits !== 0) this.#divert();
     return 0;
   }
 
@@ -197,8 +207,10 @@ export class Engine implements Cpu, EngineControl {
     this.i32[BUDGET] = instructions;
     this.i32[OPERATION] = 0;
     this.#blocks.distrust();
+    this.debugStateChanged();
     try {
       for (;;) {
+        if (this.breakpoints.hits !== 0 && !this.#trap()) return this.#exit();
         if (this.i32[ACTIVITY] !== 0) return this.i32[ACTIVITY] === 1 ? "halted" : "shutdown";
         if (this.#stopRequested) return "stop";
         if (this.i32[BUDGET] <= 0) return "budget";
@@ -206,17 +218,19 @@ export class Engine implements Cpu, EngineControl {
           this.#runOnce();
         } catch (thrown) {
           this.#giveBack();
-          if (thrown === VM_EXIT) return "exit";
+          if (thrown === VM_EXIT) return this.#exit();
           if (thrown !== GUEST_FAULT) throw thrown;
+          // The instruction has not been: it will meet its breakpoints when it runs again
+          this.breakpoints.hits = 0;
           try {
             this.deliverEvent(this.#recordedFault());
           } catch (second) {
-            if (second === VM_EXIT) return "exit";
+            if (second === VM_EXIT) return this.#exit();
             throw second;
           }
         }
         this.#unstash();
-        if (this.#left) return "exit";
+        if (this.#left) return this.#exit();
       }
     } finally {
       this.#unstash();
@@ -226,11 +240,18 @@ export class Engine implements Cpu, EngineControl {
     }
   }
 
+  /** The instruction at hand has not been; what MOV SS before it met waits still. */
+  #exit(): "exit" {
+    if (!this.#isTrapHeld()) this.breakpoints.hits = 0;
+    return "exit";
+  }
+
   /** Runs until the budget is short, something stops or diverts, or an exception is thrown. */
   #runOnce(): void {
     this.#settleShadow();
     const isShadowed = (this.i32[INTERRUPTIBILITY] & SHADOWS) !== 0 && this.#shadowEnd === NO_SHADOW;
-    if (isShadowed || (this.i32[SYSTEM_FLAGS] & Flag.TF) !== 0) {
+    const isTraced = (this.i32[SYSTEM_FLAGS] & Flag.TF) !== 0 || this.breakpoints.hits !== 0;
+    if (isShadowed || isTraced || (this.breakpoints.hasFetch && this.#isResuming())) {
       this.#step();
       return;
     }
@@ -262,32 +283,92 @@ export class Engine implements Cpu, EngineControl {
     this.u32[RIP + 1] = this.#leftRipHigh;
   }
 
-  /** One instruction, in the shadow of STI or MOV SS or with TF set, and what follows it. */
+  /** One instruction, in the shadow of STI or MOV SS, with TF set, or past its own breakpoint, and what follows it. */
   #step(): void {
     const shadows = this.i32[INTERRUPTIBILITY] & SHADOWS;
     const isTraced = (this.i32[SYSTEM_FLAGS] & Flag.TF) !== 0;
-    const deliveries = this.#deliveries;
+    const isResuming = this.#isResuming();
+    const { deliveries } = this;
+    const start = this.get64(state.rip);
     const rest = this.i32[BUDGET] - 1;
     this.i32[BUDGET] = 1;
     this.#stash += rest;
-    this.#interpreter.run(this.#blocks.truncated(1));
+    // An instruction breakpoint behind MOV SS is not met either
+    const header = this.#blocks.truncated(1, isResuming || (shadows & MOV_SS_SHADOW) !== 0);
+    // Generated code may decode other blocks, but none in place of this one before it has run
+    const record = header + OP_BYTES;
+    this.#interpreter.run(header);
     this.i32[OPERATION] = 0;
     if (this.#left) {
       this.#backToExit();
       return;
     }
     this.i32[INTERRUPTIBILITY] &= ~shadows;
-    if (isTraced && deliveries === this.#deliveries) {
-      this.#unstash();
-      this.deliverEvent({
-        vector: Vector.DB,
-        type: 3,
-        errorCode: undefined,
-        instructionLength: 0,
-        payload: SINGLE_STEP,
-        injected: false,
-      });
-    } else if (shadows !== 0 && this.guest.windowOpened()) this.requestStop();
+    if (deliveries === this.deliveries) {
+      // Between the iterations of a repeated string instruction RF stays
+      if (isResuming && this.#isRepeating(record, start)) this.#resumeAt = this.retired();
+      if (isTraced && this.#isStepEnd(record, start)) this.breakpoints.hits |= Dr6.BS;
+    }
+    if (this.breakpoints.hits !== 0 && this.#isTrapHeld()) {
+      // What MOV SS met waits for the next instruction; a single step that it ended is lost
+      this.breakpoints.hits &= ~Dr6.BS;
+    }
+    if (this.breakpoints.hits === 0 && shadows !== 0 && this.guest.windowOpened()) this.requestStop();
+  }
+
+  /** With IA32_DEBUGCTL.BTF only branches that are taken end a step. */
+  #isStepEnd(record: number, start: bigint): boolean {
+    if ((this.u32[DEBUGCTL] & BRANCH_TRAP) === 0) return true;
+    const next = BigInt.asUintN(this.u32[state.codeSize >>> 2], start + BigInt(this.u8[record + op.length]));
+    return this.get64(state.rip) !== next && !this.#isRepeating(record, start);
+  }
+  /** The instruction there, a repeated string instruction, has further iterations to do. */
+  #isRepeating(record: number, start: bigint): boolean {
+    return (this.u8[record + op.prefixes] & REPEATS) !== 0 && this.get64(state.rip) === start;
+  }
+
+  // ---- Debug exceptions ----
+
+  /** RF holds for the instruction that comes next. */
+  #isResuming(): boolean {
+    return (this.u32[SYSTEM_FLAGS] & Flag.RF) !== 0 && this.retired() === this.#resumeAt;
+  }
+  /** MOV SS and POP SS hold off the traps of what they met. */
+  #isTrapHeld(): boolean {
+    return (this.i32[INTERRUPTIBILITY] & MOV_SS_SHADOW) !== 0;
+  }
+
+  /**
+   * The trap at the end of the instruction before, if nothing holds it off. False: it exits. What the delivery itself meets waits for the
+   * handler's first instruction: with a breakpoint on the stack of the handler there would be no end to it.
+   */
+  #trap(): boolean {
+    if (this.holdsTraps || this.#isTrapHeld()) return true;
+    const payload = BigInt(this.breakpoints.hits);
+    this.breakpoints.hits = 0;
+    const event = { errorCode: undefined, instructionLength: 0, payload, injected: false };
+    try {
+      this.deliverEvent({ vector: Vector.DB, type: 3, ...event });
+    } catch (thrown) {
+      if (thrown !== VM_EXIT) throw thrown;
+      return false;
+    }
+    return true;
+  }
+
+  trapAfterInstruction(): void {
+    if (this.u32[OPERATION] !== 0) this.#endBlockEarly();
+  }
+
+  get pendingTrap(): number {
+    return this.breakpoints.hits;
+  }
+  set pendingTrap(bits: number) {
+    this.breakpoints.hits = bits;
+  }
+
+  debugStateChanged(): void {
+    if (this.breakpoints.refresh(this)) this.updateTags();
   }
 
   #unstash(): void {
@@ -344,8 +425,10 @@ export class Engine implements Cpu, EngineControl {
 
   requestStop(): void {
     this.#stopRequested = true;
+    if (this.u32[OPERATION] !== 0) this.#endBlockEarly();
+  }
+  #endBlockEarly(): void {
     const operation = this.u32[OPERATION];
-    if (operation === 0) return;
     // The block's rest must not run: the operation that follows gives way, and is put back when generated code has returned.
     const next = operation + OP_BYTES + op.handler;
     if (this.#cutAt === 0) {
@@ -353,7 +436,11 @@ export class Engine implements Cpu, EngineControl {
       this.#cutHandler = this.u16[next >>> 1];
       this.#blocks.cutAfter(operation);
     }
+    // Giving way, the operation behind gives back what the block has left of the budget: that is put aside as well
+    const rest = this.#unexecuted() - 1;
     this.#divert();
+    this.#stash += rest;
+    this.i32[BUDGET] -= rest;
   }
 
   retired(): number {
@@ -403,7 +490,6 @@ export class Engine implements Cpu, EngineControl {
   }
 
   deliverEvent(event: GuestEvent): void {
-    this.#deliveries++;
     events.deliverEvent(this, event);
   }
 
@@ -419,6 +505,7 @@ export class Engine implements Cpu, EngineControl {
     this.i32[OPERATION] = 0;
     this.i32[BLOCK_START] = 0;
     this.i32[BUDGET] = 0;
+    this.breakpoints.refresh(this);
     this.updateSegments();
     this.flushTlb(false);
   }
@@ -458,10 +545,17 @@ export class Engine implements Cpu, EngineControl {
     if (this.operation === 0) this.set64(state.rip, rip);
   }
   readFlags(): number {
+    if ((this.u32[SYSTEM_FLAGS] & Flag.RF) !== 0 && this.retired() !== this.#resumeAt) this.u32[SYSTEM_FLAGS] &= ~Flag.RF;
     return readFlags(this.u32);
   }
   setFlags(value: number): void {
     writeFlags(this.u32, value);
+    // An instruction that sets RF (IRET) does so for the one after
+    if ((value & Flag.RF) !== 0) {
+      const isRunning = this.u32[OPERATION] !== 0;
+      this.#resumeAt = this.retired() + (isRunning ? 1 : 0);
+      if (isRunning && this.breakpoints.hasFetch) this.#divert();
+    }
     if ((value & Flag.AC) === 0) paging.closeUserPages(this);
   }
 

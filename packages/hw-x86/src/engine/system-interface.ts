@@ -44,6 +44,10 @@ export interface EngineControl {
   /** Runs at most `instructions` (>= 1, at most 2^30), exactly that many unless it stops for another reason. */
   run(instructions: number): StopReason;
   deliverEvent(event: GuestEvent): void;
+  /** DR6 bits of a debug trap that the guest is owed: it comes before the next instruction, or where MOV SS holds it off after that. */
+  pendingTrap: number;
+  /** Traps stay pending: something that comes before them is looked at between any two instructions. */
+  holdsTraps: boolean;
   /** The running instruction, whose row ends its block, exits: `run` returns "exit" as soon as the helper has returned, with RIP
    *  at the instruction, which has not retired. */
   leave(): void;

@@ -20,6 +20,7 @@ import {
   TR,
 } from "../engine/cpu-state.ts";
 import { Access, Cr0, Cr4, Efer, Flag } from "../engine/system/bits.ts";
+import { settledDr6, settledDr7 } from "../engine/system/breakpoints.ts";
 import type { GuestEngine } from "../root-interface.ts";
 import { Save } from "./vmcb.ts";
 import type { Vmcb } from "./vmcb-access.ts";
@@ -65,11 +66,6 @@ const runSegments = places(RUN_SEGMENTS);
 const loadSegments = places(LOAD_SEGMENTS);
 const runQuads = places(RUN_QUADS);
 const loadQuads = places(LOAD_QUADS);
-
-/** Bits of a register that VMRUN loads with a fixed value. */
-const DR6_WRITABLE = 0xe00f;
-const DR6_FIXED = 0xffff_0ff0;
-const DR7_FIXED_CLEAR = 0xd000;
 
 /** State as VMRUN and VMLOAD write it: the block of an engine, or that of a CPU that has none yet. */
 interface StateWords {
@@ -128,9 +124,9 @@ export function loadGuestState(engine: GuestEngine, vmcb: Vmcb): void {
   s[word(state.efer)] = efer;
   s[word(state.efer) + 1] = 0;
   const dr6 = word(state.dr + 48);
-  s[dr6] = ((s[dr6] as number) & DR6_WRITABLE) | DR6_FIXED;
+  s[dr6] = settledDr6(s[dr6] as number);
   const dr7 = word(state.dr + 56);
-  s[dr7] = ((s[dr7] as number) & ~DR7_FIXED_CLEAR) | 0x400;
+  s[dr7] = settledDr7(s[dr7] as number);
   loadPrivilege(s, vmcb);
 }
 

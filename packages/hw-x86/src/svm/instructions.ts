@@ -203,6 +203,11 @@ export class SvmInstructionSet implements SvmInstructions {
     guest.trapDue = false;
     s[state.pushfIntercepted >>> 2] = guest.interceptsFlagAccess ? 1 : 0;
     engine.setFlags((vmcb.low(Save.RFLAGS) & FLAGS_DEFINED) | FLAGS_FIXED);
+    engine.pendingTrap = 0;
+    engine.holdsTraps = false;
+    s[state.debugctl >>> 2] = halves[2 * Root.debugctl] as number;
+    s[(state.debugctl >>> 2) + 1] = halves[2 * Root.debugctl + 1] as number;
+    engine.debugStateChanged();
     engine.updateSegments();
     // Outside 64-bit mode there is no upper half of RIP
     if (s[state.codeSize >>> 2] !== 64) s[(state.rip >>> 2) + 1] = 0;
@@ -213,6 +218,8 @@ export class SvmInstructionSet implements SvmInstructions {
     const guest = this.#guest;
     const { exit } = guest;
     saveGuestState(engine, vmcb);
+    // Without virtual branch records the register is guest's and host's at once
+    this.#cpu.msrs.halves[2 * Root.debugctl] = engine.u32[state.debugctl >>> 2] as number;
     if (guest.usesNpt) {
       const pat = state.pat >>> 2;
       vmcb.setPair(Save.G_PAT, engine.u32[pat] as number, engine.u32[pat + 1] as number);

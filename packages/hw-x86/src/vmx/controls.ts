@@ -147,3 +147,6 @@ export const VmxError = {
   vmxonInRootOperation: 15,
   invalidInveptInvvpidOperand: 28,
 } as const;
+
+/** Pending debug exceptions: B0 to B3 as DR6 has them, whether one of them is enabled, BS. */
+export const PendingDebug = { breakpoints: 0xf, enabled: 1 << 12, singleStep: 1 << 14 } as const;

@@ -13,6 +13,8 @@ export class ExitInformation {
   vectoringError = 0;
   instructionLength = 0;
   instructionInfo = 0;
+  /** What becomes of RFLAGS.RF where the exit saves it: 0 stays as it is, 1 set, -1 clear. */
+  resume: 0 | 1 | -1 = 0;
 
   /** Something beside reason, qualification and instruction length is not zero. */
   get hasDetail(): boolean {
@@ -36,6 +38,7 @@ export class ExitInformation {
     this.vectoringError = 0;
     this.instructionLength = 0;
     this.instructionInfo = 0;
+    this.resume = 0;
   }
 
   setQualification(value: bigint): void {

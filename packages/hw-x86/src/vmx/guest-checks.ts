@@ -6,7 +6,7 @@ import type { CpuModel } from "../engine/cpu.ts";
 import { isPat } from "../root-msrs.ts";
 import { CR0_FIXED0, CR4_FIXED0 } from "./capabilities.ts";
 import { isCanonicalField } from "./control-checks.ts";
-import { Activity, Blocking, EntryControl, Interruption, Pin, Primary, Secondary } from "./controls.ts";
+import { Activity, Blocking, EntryControl, Interruption, PendingDebug, Pin, Primary, Secondary } from "./controls.ts";
 import { slot } from "./fields.ts";
 import type { Vmcs } from "./vmcs.ts";
 
@@ -24,6 +24,9 @@ const LDTR = 6;
 const TR = 7;
 const NAMES = ["ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR"];
 const RFLAGS_VM = 1 << 17;
+const RFLAGS_TF = 1 << 8;
+/** IA32_DEBUGCTL.BTF. */
+const BRANCH_TRAP = 2;
 const UNUSABLE = 1 << 16;
 
 const selector = (vmcs: Vmcs, i: number): number => vmcs.low(slot.GUEST_ES_SELECTOR + 2 * i);
@@ -207,5 +210,10 @@ function checkActivity(vmcs: Vmcs, info: number, type: number, flags: number): G
   if (virtualNmis && type === 2 && (blocking & Blocking.byNmi) !== 0) return failed("NMI injection with virtual-NMI blocking");
   if ((vmcs.low(slot.GUEST_PENDING_DEBUG) & 0xffff_aff0) !== 0 || vmcs.high(slot.GUEST_PENDING_DEBUG) !== 0)
     return failed("pending debug exceptions reserved bits");
+  if ((blocking & (Blocking.bySti | Blocking.byMovSs)) !== 0 || activity === Activity.hlt) {
+    const isStepping = (flags & RFLAGS_TF) !== 0 && (vmcs.low(slot.GUEST_DEBUGCTL) & BRANCH_TRAP) === 0;
+    if (((vmcs.low(slot.GUEST_PENDING_DEBUG) & PendingDebug.singleStep) !== 0) !== isStepping)
+      return failed("pending single step does not agree with RFLAGS.TF");
+  }
   return undefined;
 }

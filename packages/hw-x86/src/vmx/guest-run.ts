@@ -8,11 +8,13 @@ import type { GuestEvent } from "../engine/system-interface.ts";
 import { GuestSlices, IPI_VECTOR, TIMER_VECTOR } from "../guest-slices.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { PREEMPTION_TIMER_SHIFT } from "./capabilities.ts";
-import { Activity, Blocking, ExitControl, ExitReason, Interruption, Pin, Primary } from "./controls.ts";
+import { Activity, Blocking, ExitControl, ExitReason, Interruption, PendingDebug, Pin, Primary } from "./controls.ts";
 import { slot } from "./fields.ts";
 import type { Vmcs } from "./vmcs.ts";
 import type { VmxGuest } from "./vmx-guest.ts";
 
+/** DR6 bits of traps. */
+const TRAP_CAUSES = PendingDebug.breakpoints | PendingDebug.singleStep;
 const STI_OR_MOV_SS = Blocking.bySti | Blocking.byMovSs;
 const INTERRUPTIBILITY = state.interruptibility >>> 2;
 const ACTIVITY = state.activity >>> 2;
@@ -40,6 +42,9 @@ export class GuestRun extends GuestSlices {
   run(engine: GuestEngine): void {
     this.#startPreemptionTimer();
     this.#engine = engine;
+    engine.pendingTrap = 0;
+    // A monitor-trap-flag exit comes before the traps of the instruction
+    engine.holdsTraps = this.isTrapping();
     this.runGuest(engine, this.#enter);
     (engine.exitCounts[this.#guest.exit.reason] as number)++;
   }
@@ -64,20 +69,31 @@ export class GuestRun extends GuestSlices {
     const vmcs = this.#vmcs;
     const info = vmcs.low(slot.ENTRY_INTERRUPTION_INFO);
     const event = this.#event;
+    const pending = this.#validPending();
+    const isHeld = ((engine.u32[INTERRUPTIBILITY] as number) & Blocking.byMovSs) !== 0;
     if ((info & Interruption.valid) === 0) {
-      const pending = vmcs.low(slot.GUEST_PENDING_DEBUG);
-      if (pending === 0 || (engine.u32[INTERRUPTIBILITY] as number) & Blocking.byMovSs) return false;
+      if (pending === 0 || (engine.u32[ACTIVITY] as number) > Activity.hlt) return false;
+      if (isHeld) {
+        // The step is made anew by the instruction that comes
+        engine.pendingTrap = pending & PendingDebug.breakpoints;
+        return false;
+      }
       event.vector = 1;
       event.type = 3;
       event.errorCode = undefined;
       event.instructionLength = 0;
-      event.payload = BigInt(pending & 0x400f);
+      event.payload = BigInt(pending & TRAP_CAUSES);
       event.injected = false;
       engine.deliverEvent(event);
       return (this.#guest.primary & Primary.monitorTrapFlag) !== 0;
     }
     const type = (info >>> 8) & 7;
-    if (type === 7) return true;
+    if (type === 7) {
+      engine.pendingTrap = pending & TRAP_CAUSES;
+      return true;
+    }
+    // Behind MOV SS a software event takes the traps along; the other kinds make an end of them
+    if (isHeld && (type === 4 || type === 6)) engine.pendingTrap = pending & PendingDebug.breakpoints;
     event.vector = info & 0xff;
     event.type = type as GuestEvent["type"];
     event.errorCode = (info & Interruption.errorCodeValid) !== 0 ? vmcs.low(slot.ENTRY_ERROR_CODE) : undefined;
@@ -90,6 +106,12 @@ export class GuestRun extends GuestSlices {
     engine.u32[INTERRUPTIBILITY] = type === 2 ? blocking | Blocking.byNmi : blocking;
     engine.deliverEvent(event);
     return (this.#guest.primary & Primary.monitorTrapFlag) !== 0;
+  }
+
+  /** Debug exceptions that the VMCS says are pending, 0 unless one of them is enabled or a single step. */
+  #validPending(): number {
+    const pending = this.#vmcs.low(slot.GUEST_PENDING_DEBUG);
+    return (pending & (PendingDebug.enabled | PendingDebug.singleStep)) === 0 ? 0 : pending;
   }
 
   protected deadline(): number {

@@ -3,14 +3,18 @@
  * State. All copies are of 32-bit halves: VM exits are frequent, and a bigint would be an allocation.
  */
 import { CS, SEG_ACCESS, SEG_BASE, SEG_LIMIT, SEG_SELECTOR, SEGMENT_STRIDE, SS, state } from "../engine/cpu-state.ts";
+import { Flag } from "../engine/system/bits.ts";
+import { settledDr7 } from "../engine/system/breakpoints.ts";
 import type { GuestEngine } from "../root-interface.ts";
 import { Root, type RootMsrs } from "../root-msrs.ts";
-import { EntryControl, ExitControl } from "./controls.ts";
+import { Blocking, EntryControl, ExitControl, PendingDebug } from "./controls.ts";
 import { slot } from "./fields.ts";
 import type { Vmcs } from "./vmcs.ts";
 
 /** CR0 bits that VM entry never changes: ET, the reserved ones, NW and CD. */
 const CR0_KEPT = 0x7ffa_ffd0;
+/** IA32_DEBUGCTL.BTF. */
+const BRANCH_TRAP = 2;
 const EFER_LME = 0x100;
 const EFER_LMA = 0x400;
 
@@ -80,7 +84,10 @@ export function loadFullState(engine: GuestEngine, vmcs: Vmcs, root: RootMsrs): 
   }
   s[word(state.efer) + 1] = 0;
   copyChosen(engine, state.pat, (entry & EntryControl.loadPat) !== 0 ? vmcs : root, slot.GUEST_PAT, Root.pat);
-  copyChosen(engine, state.dr + 7 * 8, (entry & EntryControl.loadDebugControls) !== 0 ? vmcs : root, slot.GUEST_DR7, Root.dr7);
+  const debugControls = (entry & EntryControl.loadDebugControls) !== 0 ? vmcs : root;
+  copyChosen(engine, state.dr + 7 * 8, debugControls, slot.GUEST_DR7, Root.dr7);
+  s[word(state.dr + 56)] = settledDr7(s[word(state.dr + 56)] as number);
+  copyChosen(engine, state.debugctl, debugControls, slot.GUEST_DEBUGCTL, Root.debugctl);
   if (isPae(s)) {
     for (let i = 0; i < 8; i++) s[word(state.pdpte) + i] = v[b + slot.GUEST_PDPTE0 + i] as number;
   }
@@ -107,8 +114,21 @@ function isPae(s: Uint32Array): boolean {
   );
 }
 
+/**
+ * Debug exceptions that the guest is owed: there are some where MOV SS holds them off, and where the monitor trap flag came before them.
+ * Source: Intel SDM Vol. 3C, Saving Non-Register State.
+ */
+function pendingDebug(engine: GuestEngine, flags: number, isMonitorTrap: boolean): number {
+  const isHeld = ((engine.u32[word(state.interruptibility)] as number) & Blocking.byMovSs) !== 0;
+  let pending = isHeld || isMonitorTrap ? engine.pendingTrap : 0;
+  if ((pending & PendingDebug.breakpoints) !== 0) pending |= PendingDebug.enabled;
+  // A single step is due behind the instruction that MOV SS shadows
+  const isStepping = (flags & Flag.TF) !== 0 && ((engine.u32[word(state.debugctl)] as number) & BRANCH_TRAP) === 0;
+  return isHeld && isStepping ? pending | PendingDebug.singleStep : pending;
+}
+
 /** What every exit saves: what moves from exit to exit, and what the checks of every entry look at. */
-export function saveMovingState(engine: GuestEngine, vmcs: Vmcs, flags: number): void {
+export function saveMovingState(engine: GuestEngine, vmcs: Vmcs, flags: number, isMonitorTrap: boolean): void {
   const s = engine.u32;
   const v = vmcs.u32;
   const b = vmcs.base;
@@ -119,7 +139,7 @@ export function saveMovingState(engine: GuestEngine, vmcs: Vmcs, flags: number):
   v[b + slot.GUEST_RFLAGS] = flags;
   v[b + slot.GUEST_INTERRUPTIBILITY] = s[word(state.interruptibility)] as number;
   v[b + slot.GUEST_ACTIVITY] = s[word(state.activity)] as number;
-  v[b + slot.GUEST_PENDING_DEBUG] = 0;
+  v[b + slot.GUEST_PENDING_DEBUG] = pendingDebug(engine, flags, isMonitorTrap);
   v[b + slot.GUEST_CR0] = s[word(state.cr0)] as number;
   v[b + slot.GUEST_CS_ACCESS] = s[word(state.segments + CS * SEGMENT_STRIDE + SEG_ACCESS)] as number;
   v[b + slot.GUEST_SS_ACCESS] = s[word(state.segments + SS * SEGMENT_STRIDE + SEG_ACCESS)] as number;
@@ -157,6 +177,7 @@ const ALWAYS_SAVED = liveSlots.length;
 saved(slot.GUEST_EFER, state.efer, Width.long);
 saved(slot.GUEST_PAT, state.pat, Width.quad);
 saved(slot.GUEST_DR7, state.dr + 56, Width.long);
+saved(slot.GUEST_DEBUGCTL, state.debugctl, Width.quad);
 for (let i = 0; i < 4; i++) saved(slot.GUEST_PDPTE0 + 2 * i, state.pdpte + 8 * i, Width.whenPae);
 
 /** Saves one field of those that `saveGuestState` saves, of a guest whose exits save them all. */
@@ -189,7 +210,10 @@ export function saveGuestState(engine: GuestEngine, vmcs: Vmcs): void {
   const exit = vmcs.low(slot.EXIT_CONTROLS);
   if ((exit & ExitControl.saveEfer) !== 0) saveField(engine, vmcs, slot.GUEST_EFER);
   if ((exit & ExitControl.savePat) !== 0) saveField(engine, vmcs, slot.GUEST_PAT);
-  if ((exit & ExitControl.saveDebugControls) !== 0) saveField(engine, vmcs, slot.GUEST_DR7);
+  if ((exit & ExitControl.saveDebugControls) !== 0) {
+    saveField(engine, vmcs, slot.GUEST_DR7);
+    saveField(engine, vmcs, slot.GUEST_DEBUGCTL);
+  }
   for (let i = 0; i < 4; i++) saveField(engine, vmcs, slot.GUEST_PDPTE0 + 2 * i);
 }
 

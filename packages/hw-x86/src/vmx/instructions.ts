@@ -392,9 +392,10 @@ export class VmxInstructionSet implements VmxInstructions {
     this.#isUnsaved = false;
     loadMovingState(engine, vmcs);
     engine.setFlags(vmcs.low(slot.GUEST_RFLAGS));
+    engine.debugStateChanged();
     this.#run.run(engine);
     this.#noteExit();
-    saveMovingState(engine, vmcs, engine.readFlags());
+    saveMovingState(engine, vmcs, this.#guest.savedFlags(), this.#guest.exit.reason === ExitReason.monitorTrapFlag);
     if (this.#savesTimer) vmcs.set(slot.GUEST_PREEMPTION_TIMER, this.#run.preemptionTimerLeft());
     // Host state is still what the exit before this one has loaded
     this.#isUnsaved = true;
@@ -429,6 +430,7 @@ export class VmxInstructionSet implements VmxInstructions {
     }
     engine.setFlags(vmcs.low(slot.GUEST_RFLAGS));
     if (isWhole) engine.updateSegments();
+    engine.debugStateChanged();
     engine.updateTags();
     if (isLaunch) vmcs.markLaunched();
     this.#noteControls();
@@ -527,7 +529,7 @@ export class VmxInstructionSet implements VmxInstructions {
   #exit(engine: GuestEngine): void {
     const vmcs = this.#vmcs;
     this.#noteExit();
-    saveMovingState(engine, vmcs, engine.readFlags());
+    saveMovingState(engine, vmcs, this.#guest.savedFlags(), this.#guest.exit.reason === ExitReason.monitorTrapFlag);
     if (this.#mayStay) this.#isUnsaved = true;
     else saveGuestState(engine, vmcs);
     if (this.#savesTimer) vmcs.set(slot.GUEST_PREEMPTION_TIMER, this.#run.preemptionTimerLeft());

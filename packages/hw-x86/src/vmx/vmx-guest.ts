@@ -6,6 +6,7 @@ import type { Gpa, Gva } from "../addresses.ts";
 import { state } from "../engine/cpu-state.ts";
 import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
+import { Dr6 } from "../engine/system/breakpoints.ts";
 import type { MemoryBanks } from "../memory-banks.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { CR0_FIXED0, CR4_FIXED0 } from "./capabilities.ts";
@@ -19,6 +20,7 @@ const GP = 13;
 const UD = 6;
 const FETCH = 4;
 const RFLAGS_IF = 0x200;
+const RFLAGS_RF = 0x1_0000;
 
 const VMX_INSTRUCTIONS: Readonly<Record<string, number>> = {
   VMCALL: ExitReason.vmcall,
@@ -121,6 +123,14 @@ export class VmxGuest implements GuestMode {
 
   // Exits
 
+  /** RFLAGS as the exit saves them (Intel SDM Vol. 3C, Saving RIP, RSP, RFLAGS, and SSP). */
+  savedFlags(): number {
+    const flags = this.engine.readFlags();
+    const { resume } = this.exit;
+    if (resume === 0) return flags;
+    return resume > 0 ? flags | RFLAGS_RF : flags & ~RFLAGS_RF;
+  }
+
   /** Fills the exit information of an event between instructions; the caller leaves guest mode. */
   noteExit(reason: number): void {
     this.exit.reason = reason;
@@ -150,6 +160,7 @@ export class VmxGuest implements GuestMode {
   /** Exit caused by the instruction at hand, from anywhere in it. */
   #exitByInstruction(reason: number, qualification = 0): never {
     this.exit.reset(reason);
+    this.exit.resume = -1;
     this.exit.qualificationLow = qualification;
     this.exit.instructionLength = this.engine.instructionLength();
     return this.#leave();
@@ -159,6 +170,7 @@ export class VmxGuest implements GuestMode {
   #exitAfter(reason: number, qualification = 0): true {
     const { exit, engine } = this;
     exit.reset(reason);
+    exit.resume = -1;
     exit.qualificationLow = qualification;
     exit.instructionLength = engine.instructionLength();
     engine.leave();
@@ -210,6 +222,8 @@ export class VmxGuest implements GuestMode {
       exit.errorCode = errorCode;
     }
     if (vector === 14 || vector === 1) exit.setQualification(payload);
+    const isFault = type === 3 && (vector !== 1 || (Number(payload & 0xffffn) & Dr6.BD) !== 0);
+    if (isFault) exit.resume = 1;
     // INT1, INT3 and INTO have one byte; the instruction is no longer at hand when its exception is delivered
     if (type >= 5) exit.instructionLength = 1;
     this.#leave();

@@ -1,7 +1,7 @@
 /**
  * Runs of REP MOVS and REP STOS: as many elements at once as fit in the pages (both, for moves) that the pointers are in. How
  * many that is follows from guest state alone, never from what a TLB holds, since each run counts as one instruction retired.
- * A helper returns 0, and has done nothing, where single elements must go the ordinary way: DF or TF set, an element across a
+ * A helper returns 0, and has done nothing, where single elements must go the ordinary way: DF or TF set, data breakpoints armed, an element across a
  * page or a wrap of its address, a segment whose limit is near.
  */
 import type { Cpu } from "../cpu.ts";
@@ -89,7 +89,7 @@ function move(cpu: Cpu, register: number, by: number): void {
 }
 
 function isStepwise(cpu: Cpu): boolean {
-  return (cpu.u32[state.systemFlags >>> 2] & (DF | TF)) !== 0;
+  return (cpu.u32[state.systemFlags >>> 2] & (DF | TF)) !== 0 || cpu.breakpoints.hasData;
 }
 
 function written(cpu: Cpu, offset: number, bytes: number): void {

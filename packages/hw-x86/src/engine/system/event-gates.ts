@@ -4,6 +4,7 @@ import type { Cpu } from "../cpu.ts";
 import { CS, DS, ES, FS, GS, RSP, SS, state } from "../cpu-state.ts";
 import type { GuestEvent } from "../system-interface.ts";
 import { Access, Flag, Vector } from "./bits.ts";
+import { Dr6 } from "./breakpoints.ts";
 import { checkCode, checkTarget, loadCode } from "./code-segment.ts";
 import {
   type Descriptor,
@@ -42,10 +43,14 @@ function returnRip(cpu: Cpu, event: GuestEvent): bigint {
   return BigInt.asUintN(cpu.u32[state.codeSize >>> 2] === 16 ? 16 : 32, next);
 }
 
-/** RFLAGS as pushed: RF is set for faults, so that an instruction breakpoint does not hit again on return. */
+/**
+ * RFLAGS as pushed: RF is set for faults, so that an instruction breakpoint does not hit again on return. The debug exceptions that
+ * are faults are general detect, and instruction breakpoints, which leave RF to whoever handles them.
+ */
 function savedFlags(cpu: Cpu, event: GuestEvent): number {
   const flags = cpu.readFlags();
-  return event.type === 3 && event.vector !== Vector.DB ? flags | Flag.RF : flags;
+  const isFault = event.type === 3 && (event.vector !== Vector.DB || (Number(event.payload & 0xffffn) & Dr6.BD) !== 0);
+  return isFault ? flags | Flag.RF : flags;
 }
 
 const CLEARED = Flag.TF | Flag.NT | Flag.RF | Flag.VM;

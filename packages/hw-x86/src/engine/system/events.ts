@@ -4,6 +4,7 @@ import { state } from "../cpu-state.ts";
 import { GUEST_FAULT } from "../guest-mode.ts";
 import type { GuestEvent } from "../system-interface.ts";
 import { Vector } from "./bits.ts";
+import { Dr6, Dr7 } from "./breakpoints.ts";
 import { deliverLong, deliverProtected, deliverReal } from "./event-gates.ts";
 import { isLongMode, isProtected } from "./processor-mode.ts";
 import { cachesOf } from "./translation-caches.ts";
@@ -28,17 +29,17 @@ function combine(first: GuestEvent, second: number): "serial" | "double" | "trip
 
 /** Bits of DR6 that a debug exception may set: B0 to B3, BD, BS, BT. */
 const DR6_CAUSES = 0xe00f;
-const DR6_FIXED = 0xffff_0ff0;
-const DR7_GD = 0x2000n;
+/** LBR and BTF: a debug exception ends both. */
+const DEBUGCTL_ENDED = 3;
 
 /** CR2, DR6 and DR7 as the event leaves them. An injected event has had that from whoever injected it. */
 function loadPayload(cpu: Cpu, event: GuestEvent): void {
   if (event.injected || event.type !== 3) return;
   if (event.vector === Vector.PF) cpu.set64(state.cr2, event.payload);
   else if (event.vector === Vector.DB) {
-    const dr6 = cpu.u32[(state.dr + 48) >>> 2];
-    cpu.set64(state.dr + 48, BigInt((dr6 | DR6_FIXED | (Number(event.payload & 0xffffn) & DR6_CAUSES)) >>> 0));
-    cpu.set64(state.dr + 56, cpu.get64(state.dr + 56) & ~DR7_GD);
+    cpu.u32[(state.dr + 48) >>> 2] |= Dr6.fixed | (Number(event.payload & 0xffffn) & DR6_CAUSES);
+    cpu.u32[(state.dr + 56) >>> 2] &= ~Dr7.GD;
+    cpu.u32[state.debugctl >>> 2] &= ~DEBUGCTL_ENDED;
   }
 }
 
@@ -71,6 +72,7 @@ function pendingFault(cpu: Cpu): GuestEvent {
  * or triple fault. May throw VM_EXIT, and then no register but CR2 and DR6 has changed.
  */
 export function deliverEvent(cpu: Cpu, event: GuestEvent): void {
+  cpu.deliveries++;
   let current = event;
   try {
     for (let isFirst = true; ; isFirst = false) {

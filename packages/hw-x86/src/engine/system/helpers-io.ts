@@ -22,6 +22,14 @@ function advanced(value: bigint, by: bigint, mask: bigint): bigint {
   return mask === 0xffffn ? (value & ~mask) | next : next;
 }
 
+/** I/O that did not exit meets the breakpoints on its ports. */
+function notePort(cpu: Cpu, port: number, bytes: number): void {
+  const { breakpoints } = cpu;
+  if (!breakpoints.hasIo) return;
+  breakpoints.notePort(port, bytes);
+  if (breakpoints.hits !== 0) cpu.trapAfterInstruction();
+}
+
 /** One iteration of INS or OUTS; 1 when more follow. */
 function stringIo(cpu: Cpu, bytes: 1 | 2 | 4, isIn: boolean, rep: boolean): number {
   const mask = addressMask(cpu);
@@ -35,6 +43,7 @@ function stringIo(cpu: Cpu, bytes: 1 | 2 | 4, isIn: boolean, rep: boolean): numb
   cpu.guest.io(port, bytes, isIn, false, { linear: address, rep });
   if (isIn) cpu.writeLinear(address, bytes, floatingBus(bytes));
   else cpu.readLinear(address, bytes);
+  notePort(cpu, port, bytes);
   const isDown = (cpu.u32[state.systemFlags >>> 2] & Flag.DF) !== 0;
   cpu.setReg(pointer, advanced(cpu.reg(pointer), BigInt(isDown ? -bytes : bytes), mask));
   if (!rep) return 0;
@@ -47,11 +56,12 @@ export const ioHelpers: HelperTable = {
   portIn(cpu, port, bytes, immediate) {
     checkPort(cpu, port, bytes);
     if (cpu.guest.io(port, bytes, true, immediate !== 0)) return;
+    notePort(cpu, port, bytes);
     setAccumulator(cpu, bytes, floatingBus(bytes));
   },
   portOut(cpu, port, bytes, immediate) {
     checkPort(cpu, port, bytes);
-    cpu.guest.io(port, bytes, false, immediate !== 0);
+    if (!cpu.guest.io(port, bytes, false, immediate !== 0)) notePort(cpu, port, bytes);
   },
   stringIn: (cpu, bytes, rep) => stringIo(cpu, bytes as 1 | 2 | 4, true, rep !== 0),
   stringOut: (cpu, bytes, rep) => stringIo(cpu, bytes as 1 | 2 | 4, false, rep !== 0),

@@ -4,6 +4,7 @@ import type { Cpu } from "../cpu.ts";
 import { RAX, RBX, RCX, RDX, state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
 import { Cr0, Cr4, Flag, Vector } from "./bits.ts";
+import { Dr6, Dr7, settledDr6, settledDr7 } from "./breakpoints.ts";
 import { currentCpuid } from "./cpuid.ts";
 import { argument, operandAddress, operandSegment, registerNumber, setResult } from "./helper-operands.ts";
 import { Msr, readMsr, writeMsr } from "./msrs.ts";
@@ -44,22 +45,20 @@ function checkControlRegister(cpu: Cpu, cr: number): number {
   return offset;
 }
 
-/** Number of the debug register after the CR4.DE, privilege and general-detect checks. */
-function checkDebugRegister(cpu: Cpu, dr: number): number {
-  if (dr > 7 || ((dr === 4 || dr === 5) && cr4Has(cpu, Cr4.DE))) cpu.raise(Vector.UD);
+/**
+ * Number of the debug register after the checks of CR4.DE, privilege and general detect. Exits by VMX come before all of them, those by
+ * SVM after.
+ */
+function checkDebugRegister(cpu: Cpu, dr: number, field: number, isRead: boolean): number {
+  const isFirst = cpu.model.vendor === "intel";
+  if (dr > 7) cpu.raise(Vector.UD);
+  if (isFirst) cpu.guest.moveDr(dr, registerNumber(cpu, field), isRead);
+  if ((dr === 4 || dr === 5) && cr4Has(cpu, Cr4.DE)) cpu.raise(Vector.UD);
   requireSupervisor(cpu);
+  if ((cpu.u32[(state.dr + 56) >>> 2] & Dr7.GD) !== 0) cpu.raise(Vector.DB, undefined, BigInt(Dr6.BD));
+  if (!isFirst) cpu.guest.moveDr(dr, registerNumber(cpu, field), isRead);
   return dr === 4 || dr === 5 ? dr + 2 : dr;
 }
-
-const DR7_GD = 0x2000n;
-const DR6_BD = 0x2000n;
-function checkGeneralDetect(cpu: Cpu): void {
-  if ((cpu.get64(state.dr + 56) & DR7_GD) !== 0n) cpu.raise(Vector.DB, undefined, DR6_BD);
-}
-
-const DR6_WRITABLE = 0xe00fn;
-const DR6_FIXED = 0xffff_0ff0n;
-const DR7_FIXED_CLEAR = 0xd000n;
 
 function readTsc(cpu: Cpu): void {
   if (cr4Has(cpu, Cr4.TSD)) requireSupervisor(cpu);
@@ -87,20 +86,18 @@ export const registerHelpers: HelperTable = {
     cpu.guest.registerWritten(cr, value);
   },
   readDebug(cpu, dr, field) {
-    const index = checkDebugRegister(cpu, dr);
-    cpu.guest.moveDr(dr, registerNumber(cpu, field), true);
-    checkGeneralDetect(cpu);
+    const index = checkDebugRegister(cpu, dr, field, true);
     setResult(cpu, cpu.get64(state.dr + index * 8));
   },
   writeDebug(cpu, dr, field) {
-    const index = checkDebugRegister(cpu, dr);
-    cpu.guest.moveDr(dr, registerNumber(cpu, field), false);
-    checkGeneralDetect(cpu);
-    let value = is64Bit(cpu) ? argument(cpu) : BigInt.asUintN(32, argument(cpu));
-    if (index >= 6 && value >> 32n !== 0n) cpu.raise(Vector.GP, 0);
-    if (index === 6) value = (value & DR6_WRITABLE) | DR6_FIXED;
-    else if (index === 7) value = (value & ~DR7_FIXED_CLEAR) | 0x400n;
-    cpu.set64(state.dr + index * 8, value);
+    const index = checkDebugRegister(cpu, dr, field, false);
+    const value = is64Bit(cpu) ? argument(cpu) : BigInt.asUintN(32, argument(cpu));
+    if (index >= 6) {
+      if (value >> 32n !== 0n) cpu.raise(Vector.GP, 0);
+      const settled = index === 6 ? settledDr6(Number(value)) : settledDr7(Number(value));
+      cpu.set64(state.dr + index * 8, BigInt(settled));
+    } else cpu.set64(state.dr + index * 8, value);
+    cpu.debugStateChanged();
   },
   clearTaskSwitched(cpu) {
     requireSupervisor(cpu);

@@ -56,6 +56,14 @@ function nextPage(cpu: Cpu, lo: number, hi: number): void {
   }
 }
 
+/** An access that cannot fault any more: meets the data breakpoints. */
+function noteAccess(cpu: Cpu, lo: number, hi: number, bytes: number, isWrite: boolean): void {
+  const { breakpoints } = cpu;
+  if (!breakpoints.hasData) return;
+  breakpoints.noteAccess(lo, hi, bytes, isWrite);
+  if (breakpoints.hits !== 0) cpu.trapAfterInstruction();
+}
+
 const isUser = (cpu: Cpu): boolean => cpu.u32[state.cpl >>> 2] === 3;
 
 function copy(cpu: Cpu, from: number, to: number, bytes: number): void {
@@ -67,6 +75,16 @@ function copy(cpu: Cpu, from: number, to: number, bytes: number): void {
 function store(cpu: Cpu, from: number, to: number, bytes: number): void {
   copy(cpu, from, to, bytes);
   if (cpu.holdsCode((to & ~0xfff) >>> 0)) cpu.codeWritten(to, bytes);
+}
+
+/** Whether an access of `bytes` may meet a data breakpoint, which is for the interpreter to note. */
+export function mayMeetBreakpoint(cpu: Cpu, lo: number, hi: number, bytes: number): boolean {
+  const { breakpoints } = cpu;
+  if (!breakpoints.hasData) return false;
+  const high = cpu.u32[state.codeSize >>> 2] === 64 ? hi : 0;
+  const last = (lo + bytes - 1) | 0;
+  const carry = last >>> 0 < lo >>> 0 ? 1 : 0;
+  return breakpoints.isDataPage(lo, high) || breakpoints.isDataPage(last, (high + carry) | 0);
 }
 
 /** Whether a store of `bytes` (1 to 16) would change a page that code was decoded from. Faults or exits as the store would. */
@@ -86,9 +104,13 @@ export function readSlow(cpu: Cpu, lo: number, hi: number, bytes: number): numbe
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
   const first = translate(cpu, lo, hi, READ, user);
-  if (bytes <= inPage) return first;
+  if (bytes <= inPage) {
+    noteAccess(cpu, lo, hi, bytes, false);
+    return first;
+  }
   nextPage(cpu, lo, hi);
   const second = translate(cpu, nextLow, nextHigh, READ, user);
+  noteAccess(cpu, lo, hi, bytes, false);
   copy(cpu, first, SCRATCH, inPage);
   copy(cpu, second, SCRATCH + inPage, bytes - inPage);
   return SCRATCH;
@@ -101,11 +123,13 @@ export function writeSlow(cpu: Cpu, lo: number, hi: number, bytes: number): void
   const user = isUser(cpu);
   const first = translate(cpu, lo, hi, WRITE, user);
   if (bytes <= inPage) {
+    noteAccess(cpu, lo, hi, bytes, true);
     store(cpu, state.storeValue, first, bytes);
     return;
   }
   nextPage(cpu, lo, hi);
   const second = translate(cpu, nextLow, nextHigh, WRITE, user);
+  noteAccess(cpu, lo, hi, bytes, true);
   store(cpu, state.storeValue, first, inPage);
   store(cpu, state.storeValue + inPage, second, bytes - inPage);
 }
@@ -123,12 +147,14 @@ export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number
   const user = isUser(cpu);
   const first = translate(cpu, lo, hi, WRITE, user);
   if (bytes <= inPage) {
+    noteAccess(cpu, lo, hi, bytes, true);
     if (!cpu.holdsCode((first & ~0xfff) >>> 0)) return first;
     pendingFirstBytes = bytes;
     pendingSecondBytes = 0;
   } else {
     nextPage(cpu, lo, hi);
     pendingSecond = translate(cpu, nextLow, nextHigh, WRITE, user);
+    noteAccess(cpu, lo, hi, bytes, true);
     pendingFirstBytes = inPage;
     pendingSecondBytes = bytes - inPage;
     copy(cpu, pendingSecond, SCRATCH + inPage, pendingSecondBytes);
@@ -172,6 +198,12 @@ function translateAs(cpu: Cpu, low: number, high: number, access: number, superv
   }
 }
 
+/** System data structures, which the processor reads for itself, meet no breakpoints. */
+function noteRange(cpu: Cpu, address: bigint, bytes: number, isWrite: boolean, supervisor: boolean | undefined): void {
+  if (!cpu.breakpoints.hasData || (supervisor === true && !isWrite)) return;
+  noteAccess(cpu, lowOf(address), Number(BigInt.asIntN(32, address >> 32n)), bytes, isWrite);
+}
+
 /** Calls `piece` with bank offset, position and length of each part of the range that lies in one page. */
 function forEachPage(
   cpu: Cpu,
@@ -200,6 +232,7 @@ export function readLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, supervi
       copy(cpu, offset, SCRATCH + position, length);
     });
   }
+  noteRange(cpu, address, bytes, false, supervisor);
   switch (bytes) {
     case 1:
       return BigInt(cpu.u8[at]);
@@ -222,6 +255,7 @@ export function writeLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, value:
   const high = highOf(cpu, address);
   if ((low & 0xfff) + bytes > 4096) {
     probeWrite(cpu, address, bytes, supervisor);
+    noteRange(cpu, address, bytes, true, supervisor);
     cpu.view.setBigUint64(SCRATCH, BigInt.asUintN(64, value), true);
     forEachPage(cpu, address, bytes, WRITE, supervisor, (offset, position, length) => {
       store(cpu, SCRATCH + position, offset, length);
@@ -229,6 +263,7 @@ export function writeLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, value:
     return;
   }
   const at = translateAs(cpu, low, high, WRITE, supervisor);
+  noteRange(cpu, address, bytes, true, supervisor);
   switch (bytes) {
     case 1:
       cpu.u8[at] = lowOf(value);
@@ -249,10 +284,12 @@ export function readLinearBytes(cpu: Cpu, address: Gva, target: Uint8Array, supe
   forEachPage(cpu, address, target.length, READ, supervisor, (offset, position, length) => {
     target.set(cpu.u8.subarray(offset, offset + length), position);
   });
+  noteRange(cpu, address, target.length, false, supervisor);
 }
 
 export function writeLinearBytes(cpu: Cpu, address: Gva, source: Uint8Array, supervisor?: boolean): void {
   probeWrite(cpu, address, source.length, supervisor);
+  noteRange(cpu, address, source.length, true, supervisor);
   forEachPage(cpu, address, source.length, WRITE, supervisor, (offset, position, length) => {
     cpu.u8.set(source.subarray(position, position + length), offset);
     if (cpu.holdsCode((offset & ~0xfff) >>> 0)) cpu.codeWritten(offset, length);

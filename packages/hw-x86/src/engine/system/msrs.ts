@@ -49,6 +49,9 @@ function isPat(value: bigint): boolean {
   }
   return true;
 }
+/** Branch records have no model; BTF has. */
+const DEBUGCTL_WRITABLE = 2n;
+fields.set(Msr.DEBUGCTL, { offset: state.debugctl, accepts: (value) => (value & ~DEBUGCTL_WRITABLE) === 0n });
 fields.set(Msr.APIC_BASE, { offset: state.apicBase, accepts: (value) => (value & ~0xf_ffff_ffff_fd00n) === 0n });
 fields.set(Msr.SYSENTER_CS, { offset: state.sysenterCs, accepts: upTo32Bits });
 fields.set(Msr.SYSENTER_ESP, { offset: state.sysenterEsp, accepts: isCanonical });
@@ -84,7 +87,6 @@ const constants = new Map<number, bigint>([
   [Msr.ARCH_CAPABILITIES, ARCH_CAPABILITIES_VALUE],
   [Msr.MCG_CAP, 0n],
   [Msr.MCG_STATUS, 0n],
-  [Msr.DEBUGCTL, 0n],
   // There are no supervisor state components
   [Msr.XSS, 0n],
 ]);
@@ -100,7 +102,7 @@ const constantsOf = { intel: constants, amd: amdConstants } as const;
 /** Value of a register that is the same in root mode and in guests; undefined: not one of these. */
 export const constantMsr = (index: number, vendor: CpuModel["vendor"]): bigint | undefined => constantsOf[vendor].get(index);
 const isMissing = (cpu: Cpu, index: number): boolean => cpu.model.vendor === "amd" && index === Msr.MISC_ENABLE;
-const writableConstants: readonly number[] = [Msr.BIOS_SIGN_ID, Msr.MTRR_DEF_TYPE, Msr.MCG_STATUS, Msr.DEBUGCTL, Msr.XSS];
+const writableConstants: readonly number[] = [Msr.BIOS_SIGN_ID, Msr.MTRR_DEF_TYPE, Msr.MCG_STATUS, Msr.XSS];
 
 /** undefined: #GP(0). */
 export function readMsr(cpu: Cpu, index: number): bigint | undefined {

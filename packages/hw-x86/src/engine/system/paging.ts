@@ -237,6 +237,7 @@ function fillTlb(
   flags: number,
   user: boolean,
 ): void {
+  if (cpu.breakpoints.hasData && cpu.breakpoints.isDataPage(lo, hi)) return;
   const page = lo & ~0xfff;
   const tag = page | (caches.supervisorTag + (user ? 1 : 0));
   const entry = (TLB + ((lo >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;

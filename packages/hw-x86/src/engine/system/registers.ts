@@ -95,6 +95,7 @@ export function writeCr4(cpu: Cpu, value: bigint): void {
   }
   cpu.set64(state.cr4, value);
   if (has(changed, Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP)) cpu.flushTlb(false);
+  if (has(changed, Cr4.DE)) cpu.debugStateChanged();
 }
 
 /** MOV to CR8: the task priority, 4 bits. */

@@ -75,7 +75,7 @@ export function pushLong(cpu: Cpu, pointer: bigint, values: readonly bigint[], s
   const bottom = BigInt.asUintN(64, pointer - BigInt(bytes));
   if (!isCanonical(bottom) || !isCanonical(BigInt.asUintN(64, pointer - 1n))) cpu.raise(Vector.SS, error);
   const low = Number(BigInt.asIntN(32, bottom));
-  if ((low & 0xfff) + bytes <= 4096 && (low & 7) === 0) {
+  if ((low & 0xfff) + bytes <= 4096 && (low & 7) === 0 && !cpu.breakpoints.hasData) {
     const at = translate(cpu, low, Number(BigInt.asIntN(32, bottom >> 32n)), WRITE, !supervisor);
     for (let i = 0; i < values.length; i++) cpu.u64[(at >>> 3) + values.length - 1 - i] = values[i];
     if (cpu.holdsCode((at & ~0xfff) >>> 0)) cpu.codeWritten(at, bytes);

@@ -45,6 +45,7 @@ interface Context {
   cr3High: number;
   cr4: number;
   efer: number;
+  breakpoints: number;
 }
 const CONTEXTS = 8;
 
@@ -68,6 +69,8 @@ export class TranslationCaches {
   cr3High = 0;
   cr4 = 0;
   efer = 0;
+  /** Version of the breakpoints that the tags were taken under. */
+  breakpoints = 0;
 
   /** Second-level TLB by linear page number modulo PAGE_ENTRIES: halves of the page's address, generation, bank offset, PageFlag. */
   readonly pageLow = new Int32Array(PAGE_ENTRIES);
@@ -180,6 +183,7 @@ function noteMode(cpu: Cpu, caches: TranslationCaches): void {
   caches.cr3High = cpu.i32[(state.cr3 >>> 2) + 1];
   caches.cr4 = cpu.i32[state.cr4 >>> 2] & CR4_MODE;
   caches.efer = cpu.i32[state.efer >>> 2] & EFER_MODE;
+  caches.breakpoints = cpu.breakpoints.version;
 }
 
 function modeChanged(cpu: Cpu, caches: TranslationCaches): boolean {
@@ -188,7 +192,8 @@ function modeChanged(cpu: Cpu, caches: TranslationCaches): boolean {
     cpu.i32[state.cr3 >>> 2] !== caches.cr3Low ||
     cpu.i32[(state.cr3 >>> 2) + 1] !== caches.cr3High ||
     (cpu.i32[state.cr4 >>> 2] & CR4_MODE) !== caches.cr4 ||
-    (cpu.i32[state.efer >>> 2] & EFER_MODE) !== caches.efer
+    (cpu.i32[state.efer >>> 2] & EFER_MODE) !== caches.efer ||
+    cpu.breakpoints.version !== caches.breakpoints
   );
 }
 
@@ -239,9 +244,9 @@ export function flushTlb(cpu: Cpu, keepGlobal: boolean): void {
 
 /** Puts the present context aside. */
 function keepContext(caches: TranslationCaches): void {
-  const { translationTag, generation, globalGeneration, supervisorTag, cr0, cr3Low, cr3High, cr4, efer } = caches;
+  const { translationTag, generation, globalGeneration, supervisorTag, cr0, cr3Low, cr3High, cr4, efer, breakpoints } = caches;
   const { userEpoch, systemEpoch, systemIsPrivate } = caches;
-  const mode = { cr0, cr3Low, cr3High, cr4, efer };
+  const mode = { cr0, cr3Low, cr3High, cr4, efer, breakpoints };
   const epochs = { userEpoch, systemEpoch, systemIsPrivate };
   const context = { translationTag, generation, globalGeneration, supervisorTag, ...epochs, ...mode };
   const known = caches.contexts.findIndex((kept) => kept.translationTag === translationTag);
