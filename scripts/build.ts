@@ -1,10 +1,13 @@
-/** Builds all packages, from turbo's cache where nothing changed, and says something only when it takes long or fails. */
+/**
+ * Builds all packages, and sees that a move forgets nothing (scripts/state-check.ts): from turbo's cache where nothing changed. Says
+ * something only when it takes long or fails.
+ */
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 
 const PATIENCE_MS = 3000;
 const turbo = join(import.meta.dirname, "..", "node_modules", "turbo", "bin", "turbo");
-const child = spawn(process.execPath, [turbo, "run", "build", "--output-logs=errors-only"], {
+const child = spawn(process.execPath, [turbo, "run", "build", "state", "--output-logs=errors-only"], {
   stdio: ["ignore", "pipe", "pipe"],
 });
 let said = "";

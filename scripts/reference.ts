@@ -7,6 +7,7 @@ import { join, resolve } from "node:path";
 import { abiReference } from "./reference/abi.ts";
 import { commandsReference } from "./reference/commands.ts";
 import { parametersReference } from "./reference/parameters.ts";
+import { stateReference } from "./reference/state.ts";
 
 const folder = resolve(import.meta.dirname, "..", "docs", "reference");
 const note = "Generated from the code by `pnpm reference`; the tests compare it.";
@@ -15,6 +16,7 @@ const pages: Readonly<Record<string, [title: string, text: string]>> = {
   "commands.md": ["Commands", commandsReference()],
   "parameters.md": ["Module parameters", await parametersReference()],
   "abi.md": ["ABI", abiReference()],
+  "state.md": ["State that moves", stateReference()],
 };
 
 const update = process.argv.includes("--update");

@@ -32,6 +32,17 @@ export interface Mmio {
   data: Uint8Array;
 }
 
+export interface TestVmOptions {
+  irqchip?: boolean;
+  pit?: boolean;
+  /** Of KVM_CREATE_PIT2. */
+  pitFlags?: number;
+  /** Of the slot with the guest's memory. */
+  flags?: number;
+  /** For what must be set before there are vCPUs. */
+  beforeVcpus?: (kernel: InThreadKernel, vmFd: number) => void;
+}
+
 export class TestVm {
   readonly kernel: InThreadKernel;
   readonly system: number;
@@ -42,16 +53,16 @@ export class TestVm {
   readonly run: Uint8Array;
   readonly #view: DataView;
 
-  constructor(
-    kernel: InThreadKernel,
-    instance: ModuleInstance,
-    options: { irqchip?: boolean; pit?: boolean; flags?: number } = {},
-  ) {
+  constructor(kernel: InThreadKernel, instance: ModuleInstance, options: TestVmOptions = {}) {
     this.kernel = kernel;
     this.system = kernel.open(instance);
     this.fd = this.#check("CREATE_VM", kernel.ioctl(this.system, Ioctl.KVM_CREATE_VM));
     if (options.irqchip) this.#check("CREATE_IRQCHIP", kernel.ioctl(this.fd, Ioctl.KVM_CREATE_IRQCHIP));
-    if (options.pit) this.#check("CREATE_PIT2", kernel.ioctl(this.fd, Ioctl.KVM_CREATE_PIT2, KvmPitConfig.encode({})));
+    if (options.pit) {
+      const config = KvmPitConfig.encode({ flags: options.pitFlags ?? 0 });
+      this.#check("CREATE_PIT2", kernel.ioctl(this.fd, Ioctl.KVM_CREATE_PIT2, config));
+    }
+    options.beforeVcpus?.(kernel, this.fd);
     this.memory = kernel.mmap(GUEST_BYTES);
     this.#check("SET_USER_MEMORY_REGION", this.setRegion({ flags: options.flags ?? 0, memory_size: BigInt(GUEST_BYTES) }));
     this.vcpu = this.createVcpu(0);

@@ -137,15 +137,21 @@ function isValidSregs(vcpu: VcpuParts, value: Sregs2Value): boolean {
   return (value.cr4 & reservedCr4(vcpu)) === 0n;
 }
 
-/** `pdptrs`: take those of the structure (KVM_SET_SREGS2 with the flag); else they are read from memory. */
-export function setSregs2(vcpu: VcpuParts, value: Sregs2Value, checked = true): boolean {
-  if (checked && !isValidSregs(vcpu, value)) return false;
-  if (vcpu.lapic !== undefined) {
-    if (vcpu.lapic.apicBase !== value.apic_base && !vcpu.lapic.setApicBase(value.apic_base)) return false;
-    vcpu.lapic.setCr8(Number(value.cr8 & 15n));
-  } else {
+/**
+ * False: -EINVAL, nothing changed. `moved`: they come from another module, whose section of the local APIC has the task priority to
+ * the bit; CR8 is only the upper half of it.
+ */
+export function setSregs2(vcpu: VcpuParts, value: Sregs2Value, moved = false): boolean {
+  if (!moved && !isValidSregs(vcpu, value)) return false;
+  const { lapic } = vcpu;
+  if (lapic === undefined) {
     vcpu.userApicBase = value.apic_base;
     vcpu.userCr8 = Number(value.cr8 & 15n);
+  } else if (moved) {
+    if (lapic.apicBase !== value.apic_base) return false;
+  } else {
+    if (lapic.apicBase !== value.apic_base && !lapic.setApicBase(value.apic_base)) return false;
+    lapic.setCr8(Number(value.cr8 & 15n));
   }
   vcpu.gdtr = { base: value.gdt.base, limit: value.gdt.limit };
   vcpu.idtr = { base: value.idt.base, limit: value.idt.limit };

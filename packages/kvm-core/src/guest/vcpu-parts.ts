@@ -44,7 +44,6 @@ export interface VmSettings {
   tssAddress: number;
   identityMapAddress: number;
   bootCpuId: number;
-  disabledQuirks: number;
   splitIrqchip: boolean;
   pitConfigFlags: number;
   exceptionPayload: boolean;
@@ -56,7 +55,6 @@ export function defaultVmSettings(): VmSettings {
     tssAddress: 0,
     identityMapAddress: 0,
     bootCpuId: 0,
-    disabledQuirks: 0,
     splitIrqchip: false,
     pitConfigFlags: 0,
     exceptionPayload: false,

@@ -80,9 +80,7 @@ function decodeFpu(vcpu: VcpuParts, sections: readonly Section[]): { xsave: Uint
   }
   const section = VcpuFpu.find(sections, vcpu.id);
   if (typeof section === "string") return section;
-  const { xsave, xcr0, xss } = section.fixed;
-  if (xss !== 0n)
-    return `vcpu ${vcpu.id} uses supervisor state components (IA32_XSS 0x${xss.toString(16)}), which this module has not`;
+  const { xsave, xcr0 } = section.fixed;
   const { supportedXcr0 } = vcpu.vm;
   if ((xcr0 & ~(supportedXcr0 | LEGACY_COMPONENTS)) !== 0n || checkedXsave(xsave, supportedXcr0) === undefined)
     return `vcpu ${vcpu.id} has state components (XCR0 0x${xcr0.toString(16)}) that this processor has not`;
@@ -188,7 +186,7 @@ export function restoreVcpu(vcpu: VcpuParts, sections: readonly Section[]): stri
     if (typeof lapic === "string") return lapic;
     vcpu.lapic.restore(lapic.fixed);
   }
-  if (!setSregs2(vcpu, registers.fixed.sregs, false)) return `vcpu ${id}: special registers were refused`;
+  if (!setSregs2(vcpu, registers.fixed.sregs, true)) return `vcpu ${id}: special registers were refused`;
   setRegs(vcpu, registers.fixed.regs);
   vcpu.xrstor(fpu.xsave);
   vcpu.xcr0 = fpu.xcr0;

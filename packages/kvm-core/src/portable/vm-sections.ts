@@ -17,6 +17,7 @@ import {
 } from "@mkvm/kvm-abi";
 import type { MemoryRegion } from "../api/memory-region.ts";
 import type { VmUnderControl } from "../api/vm-state-ioctls.ts";
+import { unknownState } from "./unused-fields.ts";
 import { VCPU_SECTIONS } from "./vcpu-sections.ts";
 
 export const VM_SECTIONS = [VmShape, VmMemorySlots, VmDirtyLog, VmClock, VmIrqchip, VmIrqRouting, VmPit, VmStatistics] as const;
@@ -50,7 +51,6 @@ export function saveEarly(vm: VmUnderControl, slots: readonly PortableSlot[], fe
       identity_map_address: BigInt(settings.identityMapAddress),
       tsc_khz: vm.tscKhz,
       pit_config_flags: settings.pitConfigFlags,
-      disabled_quirks: settings.disabledQuirks,
       mmu_pages: settings.mmuPages,
     }),
     VmMemorySlots.encode(
@@ -105,15 +105,7 @@ export function decodeShape(sections: readonly Section[]): ShapeValue | string {
   }
   const unknown = fixed.flags & ~(ShapeFlag.kernelIrqchip | ShapeFlag.pit);
   if (unknown !== 0) return `the VM uses features (vm.shape flags 0x${unknown.toString(16)}) that this module does not have`;
-  if (
-    fixed.disabled_exits !== 0 ||
-    fixed.x2apic_api_flags !== 0 ||
-    fixed.msr_exit_reasons !== 0 ||
-    fixed.hypercall_exits !== 0n
-  ) {
-    return "the VM has capabilities enabled that this module does not have";
-  }
-  return fixed;
+  return unknownState(sections) ?? fixed;
 }
 
 export function decodeSlots(sections: readonly Section[]): MemoryRegion[] | string {
@@ -143,7 +135,6 @@ export function applyShape(vm: VmUnderControl, shape: ShapeValue): void {
   settings.tssAddress = Number(shape.tss_address);
   settings.identityMapAddress = Number(shape.identity_map_address);
   settings.pitConfigFlags = shape.pit_config_flags;
-  settings.disabledQuirks = shape.disabled_quirks;
   settings.mmuPages = shape.mmu_pages;
   if ((shape.flags & ShapeFlag.kernelIrqchip) !== 0) vm.fabric.createIrqchip();
   if ((shape.flags & ShapeFlag.pit) !== 0) vm.fabric.createPit((shape.pit_config_flags & 1) !== 0);

@@ -1,0 +1,8 @@
+import { deviceCases } from "./device-cases.ts";
+import { eventCases } from "./event-cases.ts";
+import type { MoveCase } from "./move-case.ts";
+import { registerCases } from "./register-cases.ts";
+import { vmCases } from "./vm-cases.ts";
+
+/** Every test of state on the move. scripts/state pairs them with the fields of the ABI's sections. */
+export const moveCases: readonly MoveCase[] = [...vmCases, ...deviceCases, ...registerCases, ...eventCases];
