@@ -47,6 +47,12 @@ export const STORE64: Readonly<Record<Size, string>> = {
 };
 export const maskOf = (size: Size): bigint => (1n << BigInt(size)) - 1n;
 
+/** Bits up to the highest that is set, of an unsigned number of 64 bits; 1 for zero. */
+function bitLength(value: bigint): number {
+  const high = Number(value >> 32n);
+  return high !== 0 ? 64 - Math.clz32(high) : Math.max(1, 32 - Math.clz32(Number(value & 0xffff_ffffn)));
+}
+
 export function integerSize(bits: number): Size {
   if (bits === 8 || bits === 16 || bits === 32 || bits === 64) return bits;
   throw new Error(`no integer of ${bits} bits`);
@@ -176,7 +182,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   }
   protected constant(value: bigint): Node {
     const wrapped = BigInt.asUintN(64, value);
-    return this.value("i64", [], (c) => c.i64(wrapped), { constant: wrapped, bits: wrapped.toString(2).length });
+    return this.value("i64", [], (c) => c.i64(wrapped), { constant: wrapped, bits: bitLength(wrapped) });
   }
   protected constant32(value: number): Node {
     return this.value("i32", [], (c) => c.i32(value), { constant: BigInt(value) });
@@ -194,7 +200,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     if (mask === 0xffff_ffffn && node.name !== undefined && node.name in NARROWED) {
       return this.operation("i64.extend_i32_u", [narrow(this.#maker, node)], 32);
     }
-    return this.operation("i64.and", [node, this.constant(mask)], Math.min(node.bits, mask.toString(2).length));
+    return this.operation("i64.and", [node, this.constant(mask)], Math.min(node.bits, bitLength(mask)));
   }
   readonly #maker: NodeMaker = {
     constant32: (value) => this.constant32(value),

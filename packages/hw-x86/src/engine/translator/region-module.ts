@@ -45,7 +45,7 @@ export interface RegionCode {
 /** Undefined when not even the first operation can be translated. */
 export function buildRegionModule(region: Region): RegionCode | undefined {
   const module = new ModuleBuilder();
-  const support = importsOnDemand(module);
+  const support = new ImportsOnDemand(module) as ImportsOnDemand & RegionSupport;
   const fn = new FunctionBuilder(module.typeIndex(signature(["i32"], ["i32"])), 1);
   unrollLoops(region.blocks);
   const flow = analyseFlow(region.head);
@@ -58,18 +58,22 @@ export function buildRegionModule(region: Region): RegionCode | undefined {
 }
 
 /** Instantiating costs for each import, so that a region has only those that it asks for. */
-function importsOnDemand(module: ModuleBuilder): RegionSupport {
-  const support = {} as RegionSupport;
-  for (const name of Object.keys(REGION_SUPPORT) as (keyof RegionSupport)[]) {
-    let index: number | undefined;
-    Object.defineProperty(support, name, {
-      get: () => {
-        index ??= module.importFunction("support", name, REGION_SUPPORT[name]);
-        return index;
-      },
-    });
+class ImportsOnDemand {
+  readonly #module: ModuleBuilder;
+
+  constructor(module: ModuleBuilder) {
+    this.#module = module;
   }
-  return support;
+  index(name: keyof RegionSupport): number {
+    return this.#module.importFunction("support", name, REGION_SUPPORT[name]);
+  }
+}
+for (const name of Object.keys(REGION_SUPPORT) as (keyof RegionSupport)[]) {
+  Object.defineProperty(ImportsOnDemand.prototype, name, {
+    get(this: ImportsOnDemand) {
+      return this.index(name);
+    },
+  });
 }
 
 /** A frame with locals allocated; labels are set when they open. */

@@ -2,6 +2,7 @@
  * A body of WebAssembly code under construction: instructions by name, with the nesting of blocks tracked so that a branch names
  * its target by a label and not by a relative depth.
  */
+import { Bytes } from "./bytes.ts";
 import { OPCODES, VALUE_TYPE_CODES, type ValueType } from "./opcodes.ts";
 
 /** A block, loop or if that is open; branches to it are by identity. */
@@ -9,43 +10,8 @@ export interface Label {
   readonly depth: number;
 }
 
-/** Appends an unsigned LEB128 number, below 2^53. */
-export function pushUnsigned(bytes: number[], value: number): void {
-  if (value < 0 || !Number.isSafeInteger(value)) throw new Error(`not an unsigned integer: ${value}`);
-  let rest = value;
-  while (rest >= 128) {
-    bytes.push((rest % 128) + 128);
-    rest = Math.floor(rest / 128);
-  }
-  bytes.push(rest);
-}
-
-/** Appends a signed LEB128 number. */
-export function pushSigned(bytes: number[], value: bigint): void {
-  let rest = value;
-  for (;;) {
-    const low = Number(rest & 0x7fn);
-    rest >>= 7n;
-    const done = (rest === 0n && (low & 0x40) === 0) || (rest === -1n && (low & 0x40) !== 0);
-    bytes.push(done ? low : low | 0x80);
-    if (done) return;
-  }
-}
-
-/** The same for a number of 32 bits. */
-function pushSigned32(bytes: number[], value: number): void {
-  let rest = value | 0;
-  for (;;) {
-    const low = rest & 0x7f;
-    rest >>= 7;
-    const done = (rest === 0 && (low & 0x40) === 0) || (rest === -1 && (low & 0x40) !== 0);
-    bytes.push(done ? low : low | 0x80);
-    if (done) return;
-  }
-}
-
 export class Code {
-  readonly bytes: number[] = [];
+  readonly bytes = new Bytes();
   /** Positions of `if` and `br_if` instructions whose condition is seldom true (WebAssembly branch hinting). */
   readonly unlikely: number[] = [];
   #depth = 0;
@@ -55,33 +21,34 @@ export class Code {
     const encoding = OPCODES.get(name);
     if (encoding === undefined) throw new Error(`no WebAssembly instruction is called ${name}`);
     this.bytes.push(encoding[0] as number);
-    if (encoding.length > 1) pushUnsigned(this.bytes, encoding[1] as number);
+    if (encoding.length > 1) this.bytes.unsigned(encoding[1] as number);
     return this;
   }
   i32(value: number): this {
     this.bytes.push(0x41);
-    pushSigned32(this.bytes, value);
+    this.bytes.signed32(value);
     return this;
   }
   i64(value: bigint): this {
     this.bytes.push(0x42);
-    pushSigned(this.bytes, BigInt.asIntN(64, value));
+    this.bytes.signed64(value);
     return this;
   }
   f64(value: number): this {
     const bytes = new Uint8Array(8);
     new DataView(bytes.buffer).setFloat64(0, value, true);
-    this.bytes.push(0x44, ...bytes);
+    this.bytes.push(0x44);
+    this.bytes.append(bytes);
     return this;
   }
   v128(lanes: readonly number[]): this {
     if (lanes.length !== 16) throw new Error("a v128 constant has 16 bytes");
-    this.op("v128.const").bytes.push(...lanes);
+    this.op("v128.const").bytes.append(lanes);
     return this;
   }
   shuffle(lanes: readonly number[]): this {
     if (lanes.length !== 16) throw new Error("a shuffle has 16 lanes");
-    this.op("i8x16.shuffle").bytes.push(...lanes);
+    this.op("i8x16.shuffle").bytes.append(lanes);
     return this;
   }
   lane(name: string, index: number): this {
@@ -90,23 +57,23 @@ export class Code {
   }
   get(local: number): this {
     this.bytes.push(0x20);
-    pushUnsigned(this.bytes, local);
+    this.bytes.unsigned(local);
     return this;
   }
   set(local: number): this {
     this.bytes.push(0x21);
-    pushUnsigned(this.bytes, local);
+    this.bytes.unsigned(local);
     return this;
   }
   tee(local: number): this {
     this.bytes.push(0x22);
-    pushUnsigned(this.bytes, local);
+    this.bytes.unsigned(local);
     return this;
   }
   /** Load or store; alignment is declared as 1 byte, which costs nothing on the machines we run on. */
   memory(name: string, offset: number): this {
     this.op(name).bytes.push(0);
-    pushUnsigned(this.bytes, offset);
+    this.bytes.unsigned(offset);
     return this;
   }
   /** Load from a constant address. */
@@ -115,34 +82,34 @@ export class Code {
   }
   /** (to, from, bytes), as memmove. */
   memoryCopy(): this {
-    this.bytes.push(0xfc, 10, 0, 0);
+    this.bytes.append([0xfc, 10, 0, 0]);
     return this;
   }
   /** (to, byte, bytes). */
   memoryFill(): this {
-    this.bytes.push(0xfc, 11, 0);
+    this.bytes.append([0xfc, 11, 0]);
     return this;
   }
   call(functionIndex: number): this {
     this.bytes.push(0x10);
-    pushUnsigned(this.bytes, functionIndex);
+    this.bytes.unsigned(functionIndex);
     return this;
   }
   callIndirect(typeIndex: number): this {
     this.bytes.push(0x11);
-    pushUnsigned(this.bytes, typeIndex);
+    this.bytes.unsigned(typeIndex);
     this.bytes.push(0);
     return this;
   }
   /** Tail calls: the caller's frame is gone before the callee runs. */
   returnCall(functionIndex: number): this {
     this.bytes.push(0x12);
-    pushUnsigned(this.bytes, functionIndex);
+    this.bytes.unsigned(functionIndex);
     return this;
   }
   returnCallIndirect(typeIndex: number): this {
     this.bytes.push(0x13);
-    pushUnsigned(this.bytes, typeIndex);
+    this.bytes.unsigned(typeIndex);
     this.bytes.push(0);
     return this;
   }
@@ -175,12 +142,12 @@ export class Code {
   }
   br(label: Label): this {
     this.bytes.push(0x0c);
-    pushUnsigned(this.bytes, this.#depth - label.depth);
+    this.bytes.unsigned(this.#depth - label.depth);
     return this;
   }
   brIf(label: Label): this {
     this.bytes.push(0x0d);
-    pushUnsigned(this.bytes, this.#depth - label.depth);
+    this.bytes.unsigned(this.#depth - label.depth);
     return this;
   }
   /** The same for a condition that is seldom true. */
@@ -190,19 +157,20 @@ export class Code {
   }
   /** Puts the code of another body in front. */
   prepend(other: Code): void {
-    this.bytes.unshift(...other.bytes);
+    this.bytes.prepend(other.bytes.written);
     for (let i = 0; i < this.unlikely.length; i++) this.unlikely[i] = (this.unlikely[i] as number) + other.bytes.length;
     this.unlikely.unshift(...other.unlikely);
   }
   brTable(labels: readonly Label[], fallback: Label): this {
     this.bytes.push(0x0e);
-    pushUnsigned(this.bytes, labels.length);
-    for (const label of labels) pushUnsigned(this.bytes, this.#depth - label.depth);
-    pushUnsigned(this.bytes, this.#depth - fallback.depth);
+    this.bytes.unsigned(labels.length);
+    for (const label of labels) this.bytes.unsigned(this.#depth - label.depth);
+    this.bytes.unsigned(this.#depth - fallback.depth);
     return this;
   }
   #open(opcode: number, result?: ValueType): Label {
-    this.bytes.push(opcode, result === undefined ? 0x40 : VALUE_TYPE_CODES[result]);
+    this.bytes.push(opcode);
+    this.bytes.push(result === undefined ? 0x40 : VALUE_TYPE_CODES[result]);
     return { depth: ++this.#depth };
   }
 }

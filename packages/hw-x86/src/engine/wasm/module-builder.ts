@@ -2,12 +2,19 @@
  * Builds a WebAssembly module in the binary format (WebAssembly Core Specification, Binary Format, Modules): function imports, one
  * imported shared memory, functions, one table of functions.
  */
-import { Code, pushUnsigned } from "./code.ts";
+import { Bytes } from "./bytes.ts";
+import { Code } from "./code.ts";
 import { VALUE_TYPE_CODES, type ValueType } from "./opcodes.ts";
 
-/** Kinds of exports. */
+const HEADER = [0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00];
+const Section = { custom: 0, type: 1, import: 2, function: 3, table: 4, export: 7, element: 9, code: 10 } as const;
+/** Kinds of imports and exports. */
 const FUNCTION = 0x00,
-  TABLE = 0x01;
+  TABLE = 0x01,
+  MEMORY = 0x02;
+const FUNCTION_REFERENCE = 0x70;
+const SHARED_WITH_MAXIMUM = 0x03;
+const LARGEST_MEMORY_PAGES = 65536;
 /** Subsection of the custom section "name". */
 const FUNCTION_NAMES = 0x01;
 
@@ -51,24 +58,24 @@ export class FunctionBuilder {
   }
 
   /** Declarations of locals, as they precede the code in the binary format. */
-  #declarations(): number[] {
-    const body: number[] = [];
+  #declarations(): Bytes {
     const groups: [ValueType, number][] = [];
     for (const type of this.#locals) {
       const last = groups.at(-1);
       if (last !== undefined && last[0] === type) last[1]++;
       else groups.push([type, 1]);
     }
-    pushUnsigned(body, groups.length);
+    const declared = new Bytes();
+    declared.unsigned(groups.length);
     for (const [type, count] of groups) {
-      pushUnsigned(body, count);
-      body.push(VALUE_TYPE_CODES[type]);
+      declared.unsigned(count);
+      declared.push(VALUE_TYPE_CODES[type]);
     }
-    return body;
+    return declared;
   }
-  encode(): number[] {
+  encode(): Bytes {
     const body = this.#declarations();
-    for (const byte of this.code.bytes) body.push(byte);
+    body.append(this.code.bytes.written);
     body.push(0x0b);
     return body;
   }
@@ -129,115 +136,93 @@ export class ModuleBuilder {
   }
 
   encode(): Uint8Array<ArrayBuffer> {
-    const bytes: number[] = [0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00];
-    const section = (id: number, content: number[]): void => {
-      bytes.push(id);
-      pushUnsigned(bytes, content.length);
-      for (const byte of content) bytes.push(byte);
-    };
-    const vector = <T>(items: readonly T[], encodeItem: (into: number[], item: T) => void): number[] => {
-      const content: number[] = [];
-      pushUnsigned(content, items.length);
-      for (const item of items) encodeItem(content, item);
-      return content;
-    };
-    const text = (into: number[], value: string): void => {
-      const encoded = new TextEncoder().encode(value);
-      pushUnsigned(into, encoded.length);
-      into.push(...encoded);
-    };
-    const memoryImport: number[] = [];
-    text(memoryImport, "bank");
-    text(memoryImport, "memory");
-    memoryImport.push(0x02, 0x03);
-    pushUnsigned(memoryImport, 1);
-    pushUnsigned(memoryImport, 65536);
-
-    section(
-      1,
-      vector(this.#types, (into, type) => {
-        into.push(0x60);
-        for (const list of [type.parameters, type.results]) {
-          pushUnsigned(into, list.length);
-          for (const value of list) into.push(VALUE_TYPE_CODES[value]);
-        }
-      }),
-    );
-    const imports = vector(this.#imports, (into, entry) => {
-      text(into, entry.module);
-      text(into, entry.name);
-      into.push(0x00);
-      pushUnsigned(into, entry.typeIndex);
+    const module = new Bytes();
+    module.append(HEADER);
+    this.#section(module, Section.type, (section) => this.#encodeTypes(section));
+    this.#section(module, Section.import, (section) => this.#encodeImports(section));
+    this.#section(module, Section.function, (section) => {
+      list(section, this.#functions, (made) => section.unsigned(made.typeIndex));
     });
-    const importContent: number[] = [];
-    pushUnsigned(importContent, this.#imports.length + 1);
-    for (const byte of imports.slice(unsignedLength(this.#imports.length))) importContent.push(byte);
-    for (const byte of memoryImport) importContent.push(byte);
-    section(2, importContent);
-    section(
-      3,
-      vector(this.#functions, (into, entry) => pushUnsigned(into, entry.typeIndex)),
-    );
     if (this.#tableEntries.length > 0) {
-      const table: number[] = [1, 0x70, 0x00];
-      pushUnsigned(table, this.#tableEntries.length);
-      section(4, table);
+      this.#section(module, Section.table, (section) => {
+        section.append([1, FUNCTION_REFERENCE, 0]);
+        section.unsigned(this.#tableEntries.length);
+      });
     }
-    section(
-      7,
-      vector(this.#exports, (into, entry) => {
-        text(into, entry.name);
-        into.push(entry.kind);
-        pushUnsigned(into, entry.index);
-      }),
-    );
+    this.#section(module, Section.export, (section) => {
+      list(section, this.#exports, ({ name, kind, index }) => {
+        section.text(name);
+        section.push(kind);
+        section.unsigned(index);
+      });
+    });
     if (this.#tableEntries.length > 0) {
-      const elements: number[] = [1, 0x00, 0x41, 0x00, 0x0b];
-      for (const byte of vector(this.#tableEntries, (into, entry) => pushUnsigned(into, entry))) elements.push(byte);
-      section(9, elements);
+      this.#section(module, Section.element, (section) => {
+        section.append([1, 0x00, 0x41, 0x00, 0x0b]);
+        list(section, this.#tableEntries, (entry) => section.unsigned(entry));
+      });
     }
     const hinted = this.#functions.map((made, index) => ({ index, at: made.unlikely() })).filter(({ at }) => at.length > 0);
-    if (hinted.length > 0) {
-      const hints: number[] = [];
-      text(hints, "metadata.code.branch_hint");
-      for (const byte of vector(hinted, (into, { index, at }) => {
-        pushUnsigned(into, this.#imports.length + index);
-        pushUnsigned(into, at.length);
-        for (const offset of at) {
-          pushUnsigned(into, offset);
-          // One byte follows: 0 is unlikely
-          into.push(1, 0);
-        }
-      }))
-        hints.push(byte);
-      section(0, hints);
+    if (hinted.length > 0) this.#section(module, Section.custom, (section) => this.#encodeHints(section, hinted));
+    this.#section(module, Section.code, (section) => {
+      list(section, this.#functions, (made) => section.vector(made.encode()));
+    });
+    if (this.#names.length > 0) this.#section(module, Section.custom, (section) => this.#encodeNames(section));
+    return module.written.slice();
+  }
+
+  #section(module: Bytes, id: number, write: (section: Bytes) => void): void {
+    const section = new Bytes();
+    write(section);
+    module.push(id);
+    module.vector(section);
+  }
+  #encodeTypes(section: Bytes): void {
+    list(section, this.#types, (type) => {
+      section.push(0x60);
+      for (const values of [type.parameters, type.results])
+        list(section, values, (value) => section.push(VALUE_TYPE_CODES[value]));
+    });
+  }
+  #encodeImports(section: Bytes): void {
+    section.unsigned(this.#imports.length + 1);
+    for (const { module, name, typeIndex } of this.#imports) {
+      section.text(module);
+      section.text(name);
+      section.push(FUNCTION);
+      section.unsigned(typeIndex);
     }
-    section(
-      10,
-      vector(this.#functions, (into, entry) => {
-        const body = entry.encode();
-        pushUnsigned(into, body.length);
-        for (const byte of body) into.push(byte);
-      }),
-    );
-    if (this.#names.length > 0) {
-      const names = vector(this.#names, (into, entry) => {
-        pushUnsigned(into, entry.index);
-        text(into, entry.name);
+    section.text("bank");
+    section.text("memory");
+    section.append([MEMORY, SHARED_WITH_MAXIMUM]);
+    section.unsigned(1);
+    section.unsigned(LARGEST_MEMORY_PAGES);
+  }
+  /** Source: WebAssembly Branch Hinting proposal. */
+  #encodeHints(section: Bytes, hinted: readonly { index: number; at: readonly number[] }[]): void {
+    section.text("metadata.code.branch_hint");
+    list(section, hinted, ({ index, at }) => {
+      section.unsigned(this.#imports.length + index);
+      list(section, at, (offset) => {
+        section.unsigned(offset);
+        // One byte follows: 0 is unlikely
+        section.append([1, 0]);
       });
-      const custom: number[] = [];
-      text(custom, "name");
-      custom.push(FUNCTION_NAMES);
-      pushUnsigned(custom, names.length);
-      for (const byte of names) custom.push(byte);
-      section(0, custom);
-    }
-    return Uint8Array.from(bytes);
+    });
+  }
+  #encodeNames(section: Bytes): void {
+    section.text("name");
+    section.push(FUNCTION_NAMES);
+    const names = new Bytes();
+    list(names, this.#names, ({ index, name }) => {
+      names.unsigned(index);
+      names.text(name);
+    });
+    section.vector(names);
   }
 }
 
-function unsignedLength(value: number): number {
-  const bytes: number[] = [];
-  pushUnsigned(bytes, value);
-  return bytes.length;
+function list<T>(into: Bytes, items: readonly T[], write: (item: T) => void): void {
+  into.unsigned(items.length);
+  for (const item of items) write(item);
 }

@@ -130,8 +130,19 @@ function buildOpcodes(): Map<string, readonly number[]> {
   return table;
 }
 
+const resultTypes = new Map<string, ValueType>();
+
 /** Type of the value that an instruction of that name leaves. */
 export function resultType(name: string): ValueType {
+  let type = resultTypes.get(name);
+  if (type === undefined) {
+    type = resultTypeOf(name);
+    resultTypes.set(name, type);
+  }
+  return type;
+}
+
+function resultTypeOf(name: string): ValueType {
   const [type, operation] = name.split(".") as [string, string | undefined];
   if (operation === undefined) throw new Error(`${name} has no result type`);
   if (/^(i8x16|i16x8|i32x4|i64x2|f32x4|f64x2|v128)$/.test(type)) {

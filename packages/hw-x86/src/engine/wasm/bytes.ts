@@ -1,0 +1,84 @@
+/** Bytes written one after the other, with the numbers of the WebAssembly binary format (WebAssembly Core Specification, Values). */
+const FIRST_ROOM = 1024;
+
+const encoder = new TextEncoder();
+
+export class Bytes {
+  #room = new Uint8Array(FIRST_ROOM);
+  #length = 0;
+
+  get length(): number {
+    return this.#length;
+  }
+  /** What has been written; valid until more is. */
+  get written(): Uint8Array<ArrayBuffer> {
+    return this.#room.subarray(0, this.#length);
+  }
+
+  push(byte: number): void {
+    if (this.#length === this.#room.length) this.#makeRoom(1);
+    this.#room[this.#length++] = byte;
+  }
+  append(bytes: ArrayLike<number>): void {
+    this.#makeRoom(bytes.length);
+    this.#room.set(bytes, this.#length);
+    this.#length += bytes.length;
+  }
+  prepend(bytes: ArrayLike<number>): void {
+    this.#makeRoom(bytes.length);
+    this.#room.copyWithin(bytes.length, 0, this.#length);
+    this.#room.set(bytes);
+    this.#length += bytes.length;
+  }
+  /** An unsigned LEB128 number, below 2^53. */
+  unsigned(value: number): void {
+    if (value < 0 || !Number.isSafeInteger(value)) throw new Error(`not an unsigned integer: ${value}`);
+    let rest = value;
+    while (rest >= 128) {
+      this.push((rest % 128) + 128);
+      rest = Math.floor(rest / 128);
+    }
+    this.push(rest);
+  }
+  /** A signed LEB128 number of 32 bits. */
+  signed32(value: number): void {
+    let rest = value | 0;
+    for (;;) {
+      const low = rest & 0x7f;
+      rest >>= 7;
+      const isLast = (rest === 0 && (low & 0x40) === 0) || (rest === -1 && (low & 0x40) !== 0);
+      this.push(isLast ? low : low | 0x80);
+      if (isLast) return;
+    }
+  }
+  /** A signed LEB128 number of 64 bits. */
+  signed64(value: bigint): void {
+    let rest = BigInt.asIntN(64, value);
+    // Nearly all are small, and arithmetic on bigints is slow
+    while (BigInt.asIntN(32, rest) !== rest) {
+      this.push(Number(rest & 0x7fn) | 0x80);
+      rest >>= 7n;
+    }
+    this.signed32(Number(rest));
+  }
+  /** A name: its length, then its UTF-8. */
+  text(value: string): void {
+    this.#counted(encoder.encode(value));
+  }
+  /** The length of what was written elsewhere, then that. */
+  vector(bytes: Bytes): void {
+    this.#counted(bytes.written);
+  }
+  #counted(bytes: Uint8Array): void {
+    this.unsigned(bytes.length);
+    this.append(bytes);
+  }
+
+  #makeRoom(more: number): void {
+    const needed = this.#length + more;
+    if (needed <= this.#room.length) return;
+    const larger = new Uint8Array(Math.max(needed, 2 * this.#room.length));
+    larger.set(this.written);
+    this.#room = larger;
+  }
+}
