@@ -9,6 +9,7 @@ import { variants } from "../src/engine/decoder/decoder.ts";
 import { interpreterTables } from "../src/engine/interpreter/instance.ts";
 import { Synthetic } from "../src/engine/interpreter/synthetic.ts";
 import { block, OP_BYTES, op } from "../src/engine/operation.ts";
+import { captureModules } from "./captured-modules.ts";
 import { createFlatMachine } from "./flat-machine.ts";
 
 /** The largest of RAX and of RCX quadwords at RSI, into RAX. */
@@ -43,8 +44,6 @@ export interface WorkedExample {
 }
 
 export async function workedExample(): Promise<WorkedExample> {
-  const modules: Uint8Array[] = [];
-  const { Module } = WebAssembly;
   const machine = createFlatMachine(64, 4 << 20, "hot");
   const { engine, ram } = machine;
   ram.set(CODE, AT);
@@ -56,18 +55,7 @@ export async function workedExample(): Promise<WorkedExample> {
   engine.set64(state.rip, BigInt(AT));
   engine.setReg(RSI, BigInt(ARRAY));
   engine.setReg(RCX, BigInt(COUNT));
-  // The bytes of regions are seen by nobody but the engine's compiler
-  WebAssembly.Module = class extends Module {
-    constructor(bytes: BufferSource) {
-      super(bytes);
-      modules.push(new Uint8Array(bytes as Uint8Array));
-    }
-  };
-  try {
-    engine.run(100_000);
-  } finally {
-    WebAssembly.Module = Module;
-  }
+  const modules = captureModules(() => engine.run(100_000));
   const [region] = modules;
   if (region === undefined) throw new Error("nothing was translated");
   return {

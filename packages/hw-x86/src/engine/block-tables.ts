@@ -84,11 +84,12 @@ function emitCodePage(c: Code, rip: number, entry: number): void {
   c.loadAt("i32.load", state.blockTag).op("i32.eq").op("i32.and");
 }
 
-/** Pushes whether the code TLB leads from `rip` to the page at that bank offset. `entry`: a local for its use. */
-export function emitIsInPage(c: Code, rip: number, entry: number, page: number): void {
+/** Pushes whether the code TLB leads from `rip` to the page whose bank offset `page` pushes. `entry`: a local for its use. */
+export function emitIsInPage(c: Code, rip: number, entry: number, page: () => void): void {
   emitCodePage(c, rip, entry);
   c.get(entry).memory("i32.load", CODE_TLB + 12);
-  c.i32(page).op("i32.eq").op("i32.and");
+  page();
+  c.op("i32.eq").op("i32.and");
 }
 
 /** Bank offset of the page that 64-bit code at a linear page (halves) is fetched from, as far as the code TLB knows; else undefined. */

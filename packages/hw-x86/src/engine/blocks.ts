@@ -150,17 +150,29 @@ export class Blocks {
     const limit = u32[(segmentOffset(CS) + SEG_LIMIT) >>> 2];
     const pageRip = u32[state.blockRip >>> 2] - (first & (PAGE_BYTES - 1));
     const reach = isFlat(this.#cpu) ? undefined : reachOf(pageRip, codeSize, limit);
-    this.translator.translate(header, {
-      mode: { codeSize, stackMask: this.#cpu.u64[state.stackMask >>> 3] },
-      reach,
-      at: (offset) => {
-        const isNear = offset >= 0 && offset < PAGE_BYTES;
-        if (reach !== undefined && !(isNear && isInRange(reach, offset))) return undefined;
-        const there = isNear ? page : this.#pageAt(low, high, offset);
-        const found = there?.blocks.get(this.#key(offset));
-        return found === undefined || this.#straddling.has(found) ? undefined : found;
+    this.translator.translate(
+      header,
+      {
+        mode: { codeSize, stackMask: this.#cpu.u64[state.stackMask >>> 3] },
+        reach,
+        at: (offset) => {
+          const isNear = offset >= 0 && offset < PAGE_BYTES;
+          if (reach !== undefined && !(isNear && isInRange(reach, offset))) return undefined;
+          const there = isNear ? page : this.#pageAt(low, high, offset);
+          const found = there?.blocks.get(this.#key(offset));
+          return found === undefined || this.#straddling.has(found) ? undefined : found;
+        },
       },
-    });
+      (bytes) => this.#allocate(bytes),
+    );
+  }
+  /** Room in the arena, which lasts as long as the blocks; 0 when it is full. */
+  #allocate(bytes: number): number {
+    const at = this.#next;
+    const next = at + Math.ceil(bytes / OP_BYTES) * OP_BYTES;
+    if (next > ARENA_END) return 0;
+    this.#next = next;
+    return at;
   }
 
   /** The page, if the code TLB knows it, at a distance in bytes from a linear page (halves). */

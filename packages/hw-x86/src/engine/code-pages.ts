@@ -5,6 +5,8 @@
 export const PAGE_BYTES = 4096;
 const GRANULE_LOG2 = 6;
 const GRANULES = PAGE_BYTES >>> GRANULE_LOG2;
+const GRANULE_WORDS = 1 << (GRANULE_LOG2 - 2);
+const FIRST_SLOTS = 8;
 
 export class CodePage {
   /** Bank offset of the page. */
@@ -15,8 +17,11 @@ export class CodePage {
   readonly tails = new Set<number>();
   /** Epoch of trust (see blocks.ts) in which the bytes were last compared. */
   checkedEpoch = -1;
+  /** By granule: 0, or 1 more than the number of its copy. */
   readonly #granules = new Uint8Array(GRANULES);
-  readonly #snapshot = new Uint32Array(PAGE_BYTES >>> 2);
+  /** Copies of covered granules, one after the other: few granules of most pages hold code that ran. */
+  #copies = new Uint32Array(FIRST_SLOTS * GRANULE_WORDS);
+  #copied = 0;
 
   constructor(offset: number) {
     this.offset = offset;
@@ -30,15 +35,28 @@ export class CodePage {
   cover(start: number, bytes: number, bank: Uint32Array): void {
     const first = (start - this.offset) >>> GRANULE_LOG2;
     const last = (start - this.offset + bytes - 1) >>> GRANULE_LOG2;
+    const base = this.offset >>> 2;
     for (let granule = first; granule <= last; granule++) {
-      this.#granules[granule] = 1;
-      const from = granule << (GRANULE_LOG2 - 2);
-      const base = this.offset >>> 2;
-      for (let word = from; word < from + 16; word++) this.#snapshot[word] = bank[base + word];
+      const copy = this.#copyOf(granule) * GRANULE_WORDS;
+      const from = base + granule * GRANULE_WORDS;
+      for (let word = 0; word < GRANULE_WORDS; word++) this.#copies[copy + word] = bank[from + word];
     }
+  }
+  /** Number of the granule's copy, a new one if need be. */
+  #copyOf(granule: number): number {
+    if (this.#granules[granule] === 0) {
+      this.#granules[granule] = ++this.#copied;
+      if (this.#copied * GRANULE_WORDS > this.#copies.length) {
+        const larger = new Uint32Array(2 * this.#copies.length);
+        larger.set(this.#copies);
+        this.#copies = larger;
+      }
+    }
+    return this.#granules[granule] - 1;
   }
   uncoverAll(): void {
     this.#granules.fill(0);
+    this.#copied = 0;
   }
   isCovered(start: number, bytes: number): boolean {
     const last = (start - this.offset + bytes - 1) >>> GRANULE_LOG2;
@@ -52,8 +70,9 @@ export class CodePage {
     const base = this.offset >>> 2;
     for (let granule = 0; granule < GRANULES; granule++) {
       if (this.#granules[granule] === 0) continue;
-      const from = granule << (GRANULE_LOG2 - 2);
-      for (let word = from; word < from + 16; word++) if (this.#snapshot[word] !== bank[base + word]) return false;
+      const copy = (this.#granules[granule] - 1) * GRANULE_WORDS;
+      const from = base + granule * GRANULE_WORDS;
+      for (let word = 0; word < GRANULE_WORDS; word++) if (this.#copies[copy + word] !== bank[from + word]) return false;
     }
     return true;
   }

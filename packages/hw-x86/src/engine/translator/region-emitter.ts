@@ -38,7 +38,7 @@ import { NO_FACTS, type StateFact, type VectorFact, withFact } from "./facts.ts"
 import { FlagEmitter } from "./flag-emitter.ts";
 import { emitSettle, type FlagState } from "./flag-state.ts";
 import { LARGEST_CACHED, NO_PAGE, type Place } from "./place-cache.ts";
-import { type OperationRecord, type RegionFrame, Untranslatable } from "./region.ts";
+import { type OperationRecord, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
 import { emitSegmentedLinear, isFlatCandidate } from "./segmented-memory.ts";
 import { VectorRegisters } from "./vector-registers.ts";
 
@@ -69,25 +69,16 @@ export interface EmittedOperation {
 
 export class RegionEmitter extends FlagEmitter implements Emitter {
   readonly #record: OperationRecord;
-  readonly #header: number;
-  /** Offset of the block from the start of the page. */
-  readonly #blockOffset: number;
+  readonly #block: OperationBlock;
   readonly #loopDepth: number;
   readonly #placeKeys: string[] = [];
   #mayLeave = false;
   #terminator: Terminator | undefined;
 
-  constructor(
-    frame: RegionFrame,
-    record: OperationRecord,
-    block: { readonly header: number; readonly offset: number },
-    loopDepth: number,
-    flags: FlagState,
-  ) {
+  constructor(frame: RegionFrame, record: OperationRecord, block: OperationBlock, loopDepth: number, flags: FlagState) {
     super(record.variant, frame, flags);
     this.#record = record;
-    this.#header = block.header;
-    this.#blockOffset = block.offset;
+    this.#block = block;
     this.#loopDepth = loopDepth;
   }
 
@@ -119,9 +110,12 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     this.#mayLeave = true;
   }
   #leave(c: Code, flags: FlagState): void {
-    const { next, header, exit } = this.frame;
+    const { next, header, exit, layout } = this.frame;
     emitSettle(c, this.frame, flags);
-    c.i32(this.#record.at).set(next).i32(this.#header).set(header).br(exit);
+    layout.operation(c, this.#block, this.#record.at);
+    c.set(next);
+    layout.header(c, this.#block);
+    c.set(header).br(exit);
   }
   raise(): void {
     this.#leaves();
@@ -152,7 +146,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     this.#leaves();
     const { support } = this.frame;
     const run = kind === "move" ? support.moveRun : support.storeRun;
-    const done = this.runNode(kind, run, (c) => c.i32(this.#record.at));
+    const done = this.runNode(kind, run, (c) => this.frame.layout.operation(c, this.#block, this.#record.at));
     const { flags } = this;
     this.effect([nodeOf(done)], NOTHING, (c) => {
       c.op("i32.eqz").ifUnlikely();
@@ -249,7 +243,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
 
   state(offset: number, size: Size): Int {
     // What the state block says of the running block is that of the one that the region was entered at
-    if (offset === state.blockRip) return asInt(this.#ripNode(BigInt(this.#blockOffset), 64));
+    if (offset === state.blockRip) return asInt(this.#ripNode(BigInt(this.#block.offset), 64));
     if (offset === state.blockStart || offset === state.rip || offset === state.budget) throw new Untranslatable();
     if (offset === state.stackMask) {
       this.frame.usesStackMask = true;
@@ -369,7 +363,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
       // Folds with the displacement
       const constant = nodeOf(sum).constant;
       if (constant === undefined) return this.fail("RIP-relative with an index register");
-      sum = asInt(this.#ripNode(BigInt.asUintN(64, constant + BigInt(this.#blockOffset)), 64));
+      sum = asInt(this.#ripNode(BigInt.asUintN(64, constant + BigInt(this.#block.offset)), 64));
     } else if (base !== state.zero) sum = this.#wrapping("i64.add", this.reg(this.#place(base).index, 64), sum);
     const node = addressSize === 64 ? nodeOf(sum) : this.mask(nodeOf(sum), maskOf(addressSize as Size));
     this.addresses.set(operand.position, node);
@@ -534,8 +528,10 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   }
   /** Pushes what a miss function takes, after the linear address, and calls it. */
   #callMiss(c: Code, miss: number, bytes: number): void {
-    const { gpr, budget } = this.frame;
-    c.i32(bytes).i32(this.#header).i32(this.#record.at);
+    const { gpr, budget, layout } = this.frame;
+    c.i32(bytes);
+    layout.header(c, this.#block);
+    layout.operation(c, this.#block, this.#record.at);
     c.get(gpr[RSP] as number)
       .get(budget)
       .call(miss);
@@ -675,7 +671,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   }
   nextRip(): Int {
     const { ripOffset, length } = this.#record;
-    return asInt(this.#ripNode(BigInt(this.#blockOffset + ripOffset + length), this.frame.codeSize));
+    return asInt(this.#ripNode(BigInt(this.#block.offset + ripOffset + length), this.frame.codeSize));
   }
   #ends(terminator: Terminator): void {
     if (this.depth > 0 || this.#terminator !== undefined) throw new Untranslatable();
@@ -685,7 +681,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     // With a smaller operand size RIP is cut to 16 bits
     if (this.size < this.frame.codeSize) throw new Untranslatable();
     const { range } = this.frame;
-    const target = this.#blockOffset + Number(BigInt.asIntN(64, this.#record.immediate));
+    const target = this.#block.offset + Number(BigInt.asIntN(64, this.#record.immediate));
     if (range !== undefined && !isInRange(range, target)) throw new Untranslatable();
     return target;
   }
@@ -698,10 +694,13 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   }
   branchRelative(condition: Bool): void {
     const { ripOffset, length } = this.#record;
-    this.#ends({ kind: "branch", taken: this.#relativeTarget(), next: this.#blockOffset + ripOffset + length });
+    this.#ends({ kind: "branch", taken: this.#relativeTarget(), next: this.#block.offset + ripOffset + length });
     this.effect([nodeOf(condition)], NOTHING, (c) => c.set(this.frame.condition));
   }
 }
+
+/** The block of an operation: its header, and its distance from the start of the page. */
+type OperationBlock = Pick<RegionBlock, "header" | "offset">;
 
 /** A linear address, and what it has in common with others, see `#linearIn`. */
 interface Linear {

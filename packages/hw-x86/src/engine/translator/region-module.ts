@@ -25,6 +25,7 @@ import { analyseFlow, type Flow } from "./flow.ts";
 import { NO_PAGE, PlaceCache } from "./place-cache.ts";
 import { type Region, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
 import { type EmittedOperation, RegionEmitter } from "./region-emitter.ts";
+import { LAYOUT_IMPORT, RegionLayout } from "./region-layout.ts";
 import { unrollLoops } from "./unrolling.ts";
 import { VectorRegisters } from "./vector-registers.ts";
 
@@ -40,21 +41,25 @@ export interface RegionCode {
   readonly instructions: number;
   /** Headers of the blocks that it can be entered at. */
   readonly entries: readonly number[];
+  /** What LAYOUT_IMPORT is to lead to. */
+  readonly layout: readonly number[];
 }
 
 /** Undefined when not even the first operation can be translated. */
 export function buildRegionModule(region: Region): RegionCode | undefined {
   const module = new ModuleBuilder();
   const support = new ImportsOnDemand(module) as ImportsOnDemand & RegionSupport;
+  const layout = new RegionLayout(module.importGlobal(LAYOUT_IMPORT.module, LAYOUT_IMPORT.name, "i32"));
   const fn = new FunctionBuilder(module.typeIndex(signature(["i32"], ["i32"])), 1);
   unrollLoops(region.blocks);
   const flow = analyseFlow(region.head);
-  const instructions = new RegionEmission(region, flow, fn, support).emit();
+  const instructions = new RegionEmission(region, flow, fn, support, layout).emit();
   if (instructions === 0) return undefined;
   const index = module.add(fn);
   module.export("region", index);
   module.name(index, REGION_FUNCTION);
-  return { bytes: module.encode(), instructions, entries: flow.entries.map(({ header }) => header) };
+  const entries = flow.entries.map(({ header }) => header);
+  return { bytes: module.encode(), instructions, entries, layout: layout.words };
 }
 
 /** Instantiating costs for each import, so that a region has only those that it asks for. */
@@ -77,11 +82,12 @@ for (const name of Object.keys(REGION_SUPPORT) as (keyof RegionSupport)[]) {
 }
 
 /** A frame with locals allocated; labels are set when they open. */
-function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport): RegionFrame {
+function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport, layout: RegionLayout): RegionFrame {
   const local = (type: "i32" | "i64"): number => fn.allocate(type);
   return {
     fn,
     support,
+    layout,
     codeSize: region.mode.codeSize,
     range: region.range,
     stackMask: region.mode.stackMask,
@@ -139,10 +145,10 @@ class RegionEmission {
   readonly #slot: number;
   readonly #checks: ReadonlyMap<RegionBlock, number>;
 
-  constructor(region: Region, flow: Flow, fn: FunctionBuilder, support: RegionSupport) {
+  constructor(region: Region, flow: Flow, fn: FunctionBuilder, support: RegionSupport, layout: RegionLayout) {
     this.#region = region;
     this.#flow = flow;
-    this.#frame = createFrame(region, fn, support);
+    this.#frame = createFrame(region, fn, support, layout);
     this.#code = fn.code;
     this.#slot = fn.allocate("i32");
     this.#returnSites = region.returnSites;
@@ -172,7 +178,7 @@ class RegionEmission {
 
   #prologue(c: Code): void {
     const { gpr, usedRegisters, writtenRegisters, base, budget, entry, codeSize, range } = this.#frame;
-    const { usesSse, usesStackMask, stackMask } = this.#frame;
+    const { usesSse, usesStackMask, stackMask, layout } = this.#frame;
     if (usesSse) returnUnlessSse(c);
     if (usesStackMask) returnUnlessStack(c, stackMask);
     gpr.forEach((local, index) => {
@@ -190,7 +196,8 @@ class RegionEmission {
     header().memory("i32.load", block.count).op("i32.add").set(budget);
     this.#flow.entries.forEach((other, number) => {
       if (number === 0) return;
-      header().i32(other.header).op("i32.eq").if();
+      layout.header(header(), other);
+      c.op("i32.eq").if();
       c.i32(number).set(entry);
       const inPages = range === undefined ? other.offset & ~4095 : other.offset - this.#region.head.offset;
       if (inPages !== 0) c.get(base).i64(BigInt(-inPages)).op("i64.add").set(base);
@@ -267,16 +274,18 @@ class RegionEmission {
    */
   #cross(to: RegionBlock, flags: FlagState): void {
     const c = this.#code;
-    const { rip } = this.#frame;
+    const { rip, layout } = this.#frame;
     this.#pushRip(to.offset);
     c.set(rip);
-    emitIsInPage(c, rip, this.#slot, to.page);
+    emitIsInPage(c, rip, this.#slot, () => layout.page(c, to));
     c.op("i32.eqz").ifUnlikely();
     this.#exit(flags);
     c.end();
     // Misses and exits tell RIP by the distance from the running block, in memory
     c.i32(0).get(rip).memory("i64.store", state.blockRip);
-    c.i32(0).i32(to.header).memory("i32.store", state.blockStart);
+    c.i32(0);
+    layout.header(c, to);
+    c.memory("i32.store", state.blockStart);
   }
   /** `rip` is set. */
   #exit(flags: FlagState): void {
@@ -294,7 +303,7 @@ class RegionEmission {
 
   /** Takes the block's instructions off the budget. Where that does not last, the interpreter runs it, to the instruction. */
   #charge(block: RegionBlock): void {
-    const { budget, rip, next, header, exit } = this.#frame;
+    const { budget, rip, next, header, exit, layout } = this.#frame;
     const c = this.#code;
     const need = this.#checks.get(block);
     if (need !== undefined) {
@@ -303,12 +312,10 @@ class RegionEmission {
       if (need > block.count) {
         c.get(budget).i32(block.count).op("i32.ge_s").if();
         c.get(budget).i32(block.count).op("i32.sub").set(budget);
-        c.i32(block.header + OP_BYTES)
-          .set(next)
-          .i32(block.header)
-          .set(header)
-          .br(exit)
-          .end();
+        layout.firstOperation(c, block);
+        c.set(next);
+        layout.header(c, block);
+        c.set(header).br(exit).end();
       }
       this.#pushRip(block.offset);
       c.set(rip).i32(0).set(next).br(exit).end();
@@ -379,7 +386,11 @@ class RegionEmission {
     for (const statements of withoutDeadFlags(operations)) schedule(statements, this.#frame.fn);
     if (stopped > 0) {
       emitSettle(this.#code, this.#frame, flagsBehind);
-      this.#code.i32(stopped).set(this.#frame.next).i32(block.header).set(this.#frame.header).br(this.#frame.exit);
+      const { next, header, exit, layout } = this.#frame;
+      layout.operation(this.#code, block, stopped);
+      this.#code.set(next);
+      layout.header(this.#code, block);
+      this.#code.set(header).br(exit);
       return;
     }
     this.#ending(block);

@@ -6,6 +6,7 @@ import type { FunctionBuilder } from "../wasm/module-builder.ts";
 import type { CodeRange } from "./code-range.ts";
 import type { Facts } from "./facts.ts";
 import type { PlaceCache } from "./place-cache.ts";
+import type { RegionLayout } from "./region-layout.ts";
 import type { VectorRegisters } from "./vector-registers.ts";
 
 /** Default operand size of CS; 64: 64-bit mode. */
@@ -78,6 +79,7 @@ export interface RegionMode {
 export interface RegionFrame {
   readonly fn: FunctionBuilder;
   readonly support: Readonly<Record<keyof typeof REGION_SUPPORT, number>>;
+  readonly layout: RegionLayout;
   readonly codeSize: CodeSize;
   /** As in the region. */
   readonly range: CodeRange | undefined;

@@ -9,6 +9,7 @@ import type { InterpreterInstance } from "../interpreter/instance.ts";
 import { REGION_SUPPORT } from "../interpreter/region-support.ts";
 import { block } from "../operation.ts";
 import { type NearBlocks, RegionFinder } from "./region-finder.ts";
+import { LAYOUT_IMPORT } from "./region-layout.ts";
 import { buildRegionModule } from "./region-module.ts";
 
 /** off: everything is interpreted. hot: what ran often is translated. always: every block is, before it runs first. */
@@ -70,7 +71,7 @@ export class Translator {
   readonly #cpu: Cpu;
   readonly #finder: RegionFinder;
   readonly #handlers: WebAssembly.Table;
-  readonly #imports: WebAssembly.Imports;
+  readonly #imports: Readonly<WebAssembly.Imports>;
   readonly #free: number[] = [];
   readonly #pages = new Map<number, PageRegions>();
   readonly #regions = new Set<LiveRegion>();
@@ -111,8 +112,8 @@ export class Translator {
     return { ...this.#statistics };
   }
 
-  /** The block at that header is to be translated, with what is near it. */
-  translate(header: number, near: NearBlocks): void {
+  /** The block at that header is to be translated, with what is near it. `allocate`: room beside the operations; 0 when there is none. */
+  translate(header: number, near: NearBlocks, allocate: (bytes: number) => number): void {
     const { u32 } = this.#cpu;
     const pageOf = (at: number): number => u32[(at + block.physical) >>> 2] >>> 12;
     if (this.mode === "hot" && this.#page(pageOf(header)).changes > MOST_CHANGES) return;
@@ -132,7 +133,11 @@ export class Translator {
     const code = buildRegionModule(region);
     if (code === undefined) return;
     if (this.#statistics.regionsInUse >= MOST_REGIONS) this.#dropAll();
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(code.bytes), this.#imports);
+    const layout = allocate(code.layout.length * u32.BYTES_PER_ELEMENT);
+    if (layout === 0) return;
+    u32.set(code.layout, layout >>> 2);
+    const imports = { ...this.#imports, [LAYOUT_IMPORT.module]: { [LAYOUT_IMPORT.name]: layout } };
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(code.bytes), imports);
     const index = this.#free.pop() ?? this.#handlers.grow(1);
     this.#handlers.set(index, instance.exports.region);
     const entries = code.entries.filter((entry) => u32[(entry + block.region) >>> 2] === 0);

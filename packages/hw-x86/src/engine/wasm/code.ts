@@ -65,6 +65,11 @@ export class Code {
     this.bytes.unsigned(local);
     return this;
   }
+  globalGet(global: number): this {
+    this.bytes.push(0x23);
+    this.bytes.unsigned(global);
+    return this;
+  }
   tee(local: number): this {
     this.bytes.push(0x22);
     this.bytes.unsigned(local);

@@ -11,7 +11,9 @@ const Section = { custom: 0, type: 1, import: 2, function: 3, table: 4, export: 
 /** Kinds of imports and exports. */
 const FUNCTION = 0x00,
   TABLE = 0x01,
-  MEMORY = 0x02;
+  MEMORY = 0x02,
+  GLOBAL = 0x03;
+const IMMUTABLE = 0;
 const FUNCTION_REFERENCE = 0x70;
 const SHARED_WITH_MAXIMUM = 0x03;
 const LARGEST_MEMORY_PAGES = 65536;
@@ -91,6 +93,7 @@ export class ModuleBuilder {
   readonly #typeKeys = new Map<string, number>();
   readonly #imports: { module: string; name: string; typeIndex: number }[] = [];
   readonly #importKeys = new Map<string, number>();
+  readonly #globals: { module: string; name: string; type: ValueType }[] = [];
   readonly #functions: FunctionBuilder[] = [];
   readonly #exports: { name: string; kind: number; index: number }[] = [];
   readonly #names: { index: number; name: string }[] = [];
@@ -114,6 +117,10 @@ export class ModuleBuilder {
     const index = this.#imports.push({ module, name, typeIndex: this.typeIndex(type) }) - 1;
     this.#importKeys.set(key, index);
     return index;
+  }
+  /** An immutable number that is given when the module is instantiated. */
+  importGlobal(module: string, name: string, type: ValueType): number {
+    return this.#globals.push({ module, name, type }) - 1;
   }
   /** Adds a function and returns its index. */
   add(made: FunctionBuilder): number {
@@ -185,12 +192,17 @@ export class ModuleBuilder {
     });
   }
   #encodeImports(section: Bytes): void {
-    section.unsigned(this.#imports.length + 1);
+    section.unsigned(this.#imports.length + this.#globals.length + 1);
     for (const { module, name, typeIndex } of this.#imports) {
       section.text(module);
       section.text(name);
       section.push(FUNCTION);
       section.unsigned(typeIndex);
+    }
+    for (const { module, name, type } of this.#globals) {
+      section.text(module);
+      section.text(name);
+      section.append([GLOBAL, VALUE_TYPE_CODES[type], IMMUTABLE]);
     }
     section.text("bank");
     section.text("memory");

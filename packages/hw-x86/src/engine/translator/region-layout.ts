@@ -1,0 +1,58 @@
+/**
+ * Where the blocks and pages of a region lie in its bank. Its code finds them in a table beside the operations, so that the bytes of a
+ * region are the same in every VM that runs the same guest code, whatever lies where: the host's compiler then makes one function of
+ * them, and a further VM finds it optimised already.
+ */
+import { OP_BYTES } from "../operation.ts";
+import type { Code } from "../wasm/code.ts";
+
+/** What a region's module imports: the bank offset of this table, an immutable i32. */
+export const LAYOUT_IMPORT = { module: "region", name: "layout" } as const;
+const WORD_BYTES = 4;
+
+interface Block {
+  readonly header: number;
+  readonly page: number;
+}
+
+export class RegionLayout {
+  readonly #global: number;
+  readonly #words: number[] = [];
+  readonly #numbers = new Map<string, number>();
+
+  /** `global`: index of what LAYOUT_IMPORT names. */
+  constructor(global: number) {
+    this.#global = global;
+  }
+
+  /** The table as it is to be written. */
+  get words(): readonly number[] {
+    return this.#words;
+  }
+
+  /** Pushes the bank offset of the block's header. */
+  header(c: Code, { header }: Pick<Block, "header">): void {
+    this.#push(c, `header ${header}`, header);
+  }
+  /** Pushes the bank offset of one of the block's operations. */
+  operation(c: Code, block: Pick<Block, "header">, at: number): void {
+    this.header(c, block);
+    c.i32(at - block.header).op("i32.add");
+  }
+  firstOperation(c: Code, block: Pick<Block, "header">): void {
+    this.operation(c, block, block.header + OP_BYTES);
+  }
+  /** Pushes the bank offset of the page that the block lies in. */
+  page(c: Code, { page }: Pick<Block, "page">): void {
+    this.#push(c, `page ${page}`, page);
+  }
+
+  #push(c: Code, key: string, word: number): void {
+    let number = this.#numbers.get(key);
+    if (number === undefined) {
+      number = this.#words.push(word) - 1;
+      this.#numbers.set(key, number);
+    }
+    c.globalGet(this.#global).memory("i32.load", number * WORD_BYTES);
+  }
+}

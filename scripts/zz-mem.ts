@@ -1,0 +1,2 @@
+import { vmMemory } from "./bench/memory.ts";
+console.log(await vmMemory("@mkvm/kvm-v2", 3));
