@@ -17,7 +17,7 @@ import type { MemoryBank } from "./physical-memory.ts";
 import type { BankEngine, RootCpu } from "./root-interface.ts";
 import { Root, type RootMsrs } from "./root-msrs.ts";
 import { StateBlock } from "./state-block.ts";
-import { TranslationTags } from "./translation-tags.ts";
+import { TagSource, TranslationTags } from "./translation-tags.ts";
 
 /** Makes the engine of a bank. */
 export type EngineFactory = (options: {
@@ -41,6 +41,7 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   timerDeadline = Number.POSITIVE_INFINITY;
   readonly #block = new StateBlock();
   readonly #makeEngine: EngineFactory;
+  readonly #tags = new TagSource();
   readonly #engines = new Map<number, BankEngine>();
   #current: BankEngine | undefined;
   /** Instructions retired by engines other than the current one. */
@@ -100,7 +101,7 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
         guest: this.guestMode,
         log: (line) => this.log(line),
       });
-      next = { bank, engine, tags: new TranslationTags() };
+      next = { bank, engine, tags: new TranslationTags(this.#tags) };
       this.#engines.set(bank.id, next);
     }
     next.engine.adoptState(this.#block.bytes());

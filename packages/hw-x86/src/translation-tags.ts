@@ -10,9 +10,23 @@ interface Context {
   tag: number;
 }
 
+/** Gives each tag once. One for each CPU: what a CPU caches of second-level walks is told apart by tag alone, whatever the bank. */
+export class TagSource {
+  #last = 0;
+
+  /** Exact: fewer than 2^53 are ever made. */
+  next(): number {
+    return ++this.#last;
+  }
+}
+
 export class TranslationTags {
   readonly #contexts: Context[] = [];
-  #last = 0;
+  readonly #source: TagSource;
+
+  constructor(source: TagSource) {
+    this.#source = source;
+  }
 
   /** Tag of the translations of `vpid` (SVM: an ASID) under EPT context `eptTag` (SVM: under that nested CR3; 0: no second level). */
   tagFor(vpid: number, eptTag: number): number {
@@ -26,9 +40,9 @@ export class TranslationTags {
     return tag;
   }
 
-  /** A tag under which nothing is cached, for a guest without VPID. Exact: fewer than 2^53 are ever made. */
+  /** A tag under which nothing is cached, for a guest without VPID. */
   fresh(): number {
-    return ++this.#last;
+    return this.#source.next();
   }
 
   retireVpid(vpid: number): void {

@@ -49,6 +49,14 @@ describe("icount", () => {
 });
 
 describe("banks", () => {
+  it("never has one tag for translations of two of them, since the CPU's cache of second-level walks has all banks'", () => {
+    const { cpu, bank } = mixer();
+    const other = cpu.memory.createBank(9, 0x200_0000);
+    const tags = [bank, other, bank, other].map((each, index) => cpu.turnTo(each).tags.tagFor(1 + (index >> 1), 0));
+    expect(new Set(tags).size).toBe(4);
+    expect(cpu.turnTo(bank).tags.tagFor(1, 0)).toBe(tags[0]);
+  });
+
   it("carries registers from bank to bank and counts instructions over all", () => {
     const h = mixer();
     runTo(h, 1000, 1000);

@@ -81,6 +81,8 @@ export interface Scheduler {
   handleInterrupts(): void;
   /** True when the running task should give way. */
   needResched(): boolean;
+  /** True when nobody but the running task has a use for this CPU now: to give way, or to wait idly, would gain nothing. */
+  singleTaskRunning(): boolean;
   /** Lets other tasks of this CPU run. */
   yield(): Promise<void>;
   createWaitQueue(): WaitQueue;

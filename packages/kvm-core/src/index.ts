@@ -69,6 +69,7 @@ export { readPdptrs, usesPdptrs } from "./guest/paging.ts";
 export { completePortExit } from "./guest/port-io.ts";
 export { resetRegisters } from "./guest/reset-state.ts";
 export { RunPage } from "./guest/run-page.ts";
+export { pauseExits, yieldsOnPause } from "./guest/spinning.ts";
 export {
   defaultVmSettings,
   type ExitOutcome,

@@ -73,7 +73,9 @@ export interface Lapic {
 
   /** LapicEvent bits: INIT and SIPI not yet acted on. */
   readonly pendingEvents: number;
-  readonly sipiVector: number;
+  sipiVector: number;
+  /** User space says that these have arrived. */
+  noteEvents(events: number): void;
   /** The vCPU acted on these. */
   clearEvents(events: number): void;
 
@@ -392,6 +394,8 @@ export function createLapic(id: number, options: { bootCpu: boolean }, host: Lap
       }
     },
     matches(message, source) {
+      // The bus does not reach an APIC that IA32_APIC_BASE turns off
+      if (!enabled()) return false;
       switch (message.shorthand) {
         case Shorthand.self:
           return source === lapic;
@@ -402,7 +406,6 @@ export function createLapic(id: number, options: { bootCpu: boolean }, host: Lap
         default:
       }
       const { destination } = message;
-      if (!enabled()) return false;
       if (x2apic()) {
         // Devices have 8 bits for a destination, and mean everybody by 0xff
         if (destination === 0xffff_ffff || (destination === 0xff && source === undefined)) return true;
@@ -441,6 +444,12 @@ export function createLapic(id: number, options: { bootCpu: boolean }, host: Lap
     },
     get sipiVector() {
       return sipiVector;
+    },
+    set sipiVector(vector) {
+      sipiVector = vector;
+    },
+    noteEvents(events) {
+      pendingEvents |= events;
     },
     clearEvents(events) {
       pendingEvents &= ~events;

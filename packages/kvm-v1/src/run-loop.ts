@@ -11,6 +11,7 @@ import {
   updateClockPage,
   VcpuStat,
   Vector,
+  yieldsOnPause,
 } from "@mkvm/kvm-core";
 import type { Vcpu } from "./vcpu.ts";
 
@@ -127,6 +128,10 @@ function loop(vcpu: Vcpu, task: Task): Pause {
     if (outcome === "resume") continue;
     if (outcome === "exit") return 0;
     if (typeof outcome === "number") return outcome;
+    if (outcome === "pause") {
+      if (yieldsOnPause(scheduler, statistics)) return "yield";
+      continue;
+    }
     if (vcpu.lapic === undefined) {
       vcpu.run.exitReason = ExitReason.KVM_EXIT_HLT;
       return 0;
@@ -172,6 +177,8 @@ function injectEvents(vcpu: Vcpu): void {
     taken = true;
   }
   if (queue.nmiPending > 0) {
+    // A processor holds one NMI behind the one that it handles
+    if (queue.nmiPending > 1 && (vcpu.nmiMasked || queue.nmiInjected)) queue.nmiPending = 1;
     if (!taken && vendor.nmiAllowed(vcpu)) {
       queue.nmiPending--;
       queue.nmiInjected = true;

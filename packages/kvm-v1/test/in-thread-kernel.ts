@@ -68,6 +68,8 @@ export class InThreadKernel {
   pagesOut = 0;
   signal = false;
   work = false;
+  /** Nobody else is runnable. */
+  alone = true;
   /** Instructions the CPU may retire before the task's work is pending: for stops at chosen instructions. */
   workAt = Number.POSITIVE_INFINITY;
   /** Ticks that a call may run before it is to give way; 0: at once. */
@@ -248,6 +250,7 @@ export class InThreadKernel {
       scheduler: {
         handleInterrupts: () => this.#handleInterrupts(),
         needResched: () => this.cpu.rdtsc() >= this.#sliceEnd,
+        singleTaskRunning: () => this.alone,
         yield: async () => {
           this.#handleInterrupts();
           this.#sliceEnd = this.cpu.rdtsc() + SLICE_TICKS;

@@ -245,6 +245,26 @@ describe.each([
     expect(look(vm).vcpu.words[VcpuStat.preemption_other]).toBe(1);
   });
 
+  test("PAUSE, where the VM has another vCPU: the vCPU gives way when there is somebody to give way to", async () => {
+    const vm = start();
+    vm.load([0xf3, 0x90, 0xf3, 0x90, ...OUT, 0xf3, 0x90, ...OUT]);
+    vm.startReal();
+    vm.createVcpu(1);
+    await vm.enter();
+    const { words } = look(vm).vcpu;
+    expect([words[VcpuStat.exit_pause], words[VcpuStat.directed_yield_attempted]]).toEqual([2, 2]);
+    expect(words[VcpuStat.directed_yield_successful]).toBe(0);
+    kernel.alone = false;
+    await vm.enter();
+    expect(words[VcpuStat.directed_yield_successful]).toBe(1);
+    expect(look(vm).vcpu.words[VcpuStat.exit_pause]).toBe(3);
+    const single = start();
+    single.load([0xf3, 0x90, ...OUT]);
+    single.startReal();
+    await single.enter();
+    expect(look(single).vcpu.words[VcpuStat.exit_pause]).toBe(0);
+  });
+
   test("dirty logging: pages that become writable again, and the flushes that it takes", async () => {
     const vm = start({ flags: 1 });
     vm.load([0xa0, 0x00, 0x05, 0xa2, 0x00, 0x05, ...OUT, 0xa2, 0x00, 0x05, ...OUT]); // mov al, [0x500]; mov [0x500], al
@@ -307,6 +327,7 @@ describe.each([
       clock: { monotonicNs: () => now },
       scheduler: {
         handleInterrupts: () => undefined,
+        singleTaskRunning: () => true,
         yield: async () => {
           now += 1000;
         },

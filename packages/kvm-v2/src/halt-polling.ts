@@ -1,7 +1,8 @@
 /**
  * After HLT the vCPU looks for a wake-up for a while before it blocks: waking from a short halt is then cheap. How long follows
- * what halts have cost lately. Time is the kernel's clock, and every look gives way to the CPU's other tasks. Where that clock
- * stands still while nobody executes (icount) there is nothing to gain, and polling ends at once: the guest sees no difference.
+ * what halts have cost lately. It polls only while nobody else has a use for the CPU, as Linux does: other vCPUs of the VM go before.
+ * Time is the kernel's clock. Where that stands still while nobody executes (icount) there is nothing to gain, and polling ends at
+ * once: the guest sees no difference.
  */
 
 import type { LogicalCpu } from "@mkvm/hw-x86";
@@ -30,7 +31,9 @@ export class HaltPolling {
     const { clock, scheduler } = this.#kernel;
     const start = clock.monotonicNs();
     let now = start;
-    while (now - start < this.#currentNs) {
+    let polled = false;
+    while (now - start < this.#currentNs && scheduler.singleTaskRunning()) {
+      polled = true;
       scheduler.handleInterrupts();
       await scheduler.yield();
       if (awake()) {
@@ -41,7 +44,7 @@ export class HaltPolling {
       now = clock.monotonicNs();
       if (now === before) break;
     }
-    if (this.#currentNs > 0) this.#statistics.polled(now - start, false);
+    if (polled) this.#statistics.polled(now - start, false);
     return false;
   }
 

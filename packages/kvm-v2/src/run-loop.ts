@@ -10,6 +10,7 @@ import {
   updateClockPage,
   VcpuStat,
   Vector,
+  yieldsOnPause,
 } from "@mkvm/kvm-core";
 import { EventFlag } from "./pending-events.ts";
 import { Request, type Vcpu } from "./vcpu.ts";
@@ -135,6 +136,10 @@ export class RunLoop {
       const outcome = vendor.handleExit(vcpu);
       if (outcome === "resume") continue;
       if (outcome === "exit") return TO_USER;
+      if (outcome === "pause") {
+        if (yieldsOnPause(kernel.scheduler, vcpu.statistics)) return GIVE_WAY;
+        continue;
+      }
       if (outcome !== "halt") return { result: outcome };
       if (vcpu.lapic === undefined) return this.#exit(ExitReason.KVM_EXIT_HLT);
       vcpu.mpState = MpState.KVM_MP_STATE_HALTED;
@@ -184,6 +189,8 @@ export class RunLoop {
       this.#deliverException();
       occupied = true;
     }
+    // A processor holds one NMI behind the one that it handles
+    if (pending.pendingNmis > 1 && (vcpu.nmiMasked || pending.has(EventFlag.nmiInjected))) pending.pendingNmis = 1;
     if (pending.pendingNmis > 0 && !occupied && vcpu.nmiAllowed) {
       pending.pendingNmis--;
       pending.flags |= EventFlag.nmiInjected;

@@ -5,7 +5,7 @@ import { expect, test } from "vitest";
 import { HaltPolling } from "../src/halt-polling.ts";
 
 /** Only what polling uses: a clock that goes on by `step` at each look at the scheduler. */
-function kernel(step: number): { kernel: Kernel<Vac, LogicalCpu>; yields: () => number } {
+function kernel(step: number, alone = true): { kernel: Kernel<Vac, LogicalCpu>; yields: () => number } {
   let now = 0;
   let yields = 0;
   const part: Pick<Kernel<Vac, LogicalCpu>, "scheduler" | "clock"> = {
@@ -19,6 +19,7 @@ function kernel(step: number): { kernel: Kernel<Vac, LogicalCpu>; yields: () => 
     scheduler: {
       handleInterrupts: () => undefined,
       needResched: () => false,
+      singleTaskRunning: () => alone,
       yield: async () => {
         yields++;
         now += step;
@@ -55,6 +56,16 @@ test("polling grows with short halts, ends after long ones, and is bounded", asy
   polling.learn(50_000);
   await polling.poll(() => false);
   expect(yields()).toBe(40);
+});
+
+test("there is no polling while somebody else could run", async () => {
+  const { kernel: fake, yields } = kernel(1_000, false);
+  const statistics = counting();
+  const polling = new HaltPolling(fake, 30_000, statistics);
+  polling.learn(20_000);
+  expect(await polling.poll(() => false)).toBe(false);
+  expect(yields()).toBe(0);
+  expect(statistics.polls).toEqual([]);
 });
 
 test("polling ends when the vCPU wakes, and at once where the clock stands still", async () => {

@@ -1,25 +1,25 @@
-import { Ioctl, KvmCpuid2, KvmCpuidEntry2 } from "@mkvm/kvm-abi";
+import { Ioctl, KvmCpuid2, KvmCpuidEntry2, type StructValue } from "@mkvm/kvm-abi";
+import { withTopology } from "./cpu-topology.ts";
 import type { KvmCalls } from "./kvm-calls.ts";
 
+export type CpuidEntry = StructValue<(typeof KvmCpuidEntry2)["fields"]>;
+
 const MOST_ENTRIES = 256;
-const LEAF_FEATURES = 1,
-  LEAF_TOPOLOGY = 0xb;
+const LEAF_FEATURES = 1;
 const HYPERVISOR_PRESENT = 1 << 31;
 
-/** Gives a vCPU all that KVM supports, with its own APIC id and the number of vCPUs in the topology. */
+/** Gives a vCPU all that KVM supports, with its own APIC id and its place among the vCPUs. */
 export async function setCpuid(kvm: KvmCalls, systemFd: number, vcpuFd: number, apicId: number, cpus: number): Promise<void> {
-  const table = new Uint8Array(KvmCpuid2.sizeBytes + MOST_ENTRIES * KvmCpuidEntry2.sizeBytes);
-  KvmCpuid2.set(table, "nent", MOST_ENTRIES);
-  const supported = await kvm.exchange(systemFd, Ioctl.KVM_GET_SUPPORTED_CPUID, table);
-  const count = KvmCpuid2.get(supported, "nent");
-  for (let index = 0; index < count; index++) {
-    const at = KvmCpuid2.tailOffset(index);
-    const entry = KvmCpuidEntry2.read(supported, at);
-    if (entry.function === LEAF_FEATURES) {
-      const ebx = ((entry.ebx & 0xff00) | (cpus << 16) | (apicId << 24)) >>> 0;
-      KvmCpuidEntry2.write(supported, { ebx, ecx: (entry.ecx | HYPERVISOR_PRESENT) >>> 0 }, at);
-    }
-    if (entry.function === LEAF_TOPOLOGY) KvmCpuidEntry2.write(supported, { edx: apicId }, at);
-  }
-  await kvm.setBytes(vcpuFd, Ioctl.KVM_SET_CPUID2, supported.subarray(0, KvmCpuid2.tailOffset(count)));
+  const request = new Uint8Array(KvmCpuid2.tailOffset(MOST_ENTRIES));
+  KvmCpuid2.set(request, "nent", MOST_ENTRIES);
+  const supported = await kvm.exchange(systemFd, Ioctl.KVM_GET_SUPPORTED_CPUID, request);
+  const entries = Array.from({ length: KvmCpuid2.get(supported, "nent") }, (_, index) => {
+    const entry = KvmCpuidEntry2.read(supported, KvmCpuid2.tailOffset(index));
+    return entry.function === LEAF_FEATURES ? { ...entry, ecx: (entry.ecx | HYPERVISOR_PRESENT) >>> 0 } : entry;
+  });
+  const table = withTopology(entries, apicId, cpus);
+  const bytes = new Uint8Array(KvmCpuid2.tailOffset(table.length));
+  KvmCpuid2.set(bytes, "nent", table.length);
+  for (const [index, entry] of table.entries()) KvmCpuidEntry2.write(bytes, entry, KvmCpuid2.tailOffset(index));
+  await kvm.setBytes(vcpuFd, Ioctl.KVM_SET_CPUID2, bytes);
 }

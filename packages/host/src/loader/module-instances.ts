@@ -145,6 +145,7 @@ export class ModuleInstances {
       scheduler: {
         handleInterrupts: () => scheduler.handleInterrupts(),
         needResched: () => scheduler.needResched(),
+        singleTaskRunning: () => scheduler.singleTaskRunning(),
         yield: () => scheduler.yield(),
         createWaitQueue: () => scheduler.createWaitQueue(),
       },

@@ -10,20 +10,12 @@ import type { BankUserMemory } from "../memory/user-memory.ts";
 import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import type { CpuKernel } from "../worker/cpu-kernel.ts";
 import type { ConsoleInput, ConsoleOutput } from "./console.ts";
+import { Freeze } from "./freeze.ts";
 import { KernelTask } from "./task.ts";
 
 const mostDescriptors = 4096;
 export const killedStatus = 137;
 export const crashedStatus = 134;
-
-interface Freeze {
-  /** Runs once no thread is inside a module; the process thaws when it returns, or when its promise settles. */
-  onStill: () => void | Promise<void>;
-  started: boolean;
-  /** Threads that wait for the thaw. */
-  waiting: (() => void)[];
-  thawed: () => void;
-}
 
 export class KernelProcess implements Process {
   readonly pid: number;
@@ -150,9 +142,9 @@ export class KernelProcess implements Process {
    */
   freeze(onStill: () => void | Promise<void>): Promise<void> {
     return new Promise((resolve) => {
-      this.#freeze = { onStill, started: false, waiting: [], thawed: resolve };
+      this.#freeze = new Freeze(this, this.kernel.scheduler, onStill, resolve);
       for (const task of this.tasks) task.requestWork();
-      this.kernel.scheduler.prefer(this);
+      this.#freeze.hurry();
       this.settle();
     });
   }
@@ -170,10 +162,8 @@ export class KernelProcess implements Process {
   }
 
   /** Resolves when the process is not frozen. */
-  thawed(): Promise<void> {
-    const freeze = this.#freeze;
-    if (!freeze) return Promise.resolve();
-    return new Promise((resolve) => freeze.waiting.push(resolve));
+  thawed(task: KernelTask): Promise<void> {
+    return this.#freeze?.wait(task) ?? Promise.resolve();
   }
 
   /** Called whenever a thread has left a module: the process may stand still now, or be able to end. */
@@ -184,8 +174,7 @@ export class KernelProcess implements Process {
     }
     const freeze = this.#freeze;
     if (!freeze || freeze.started || this.tasksInside().length > 0) return;
-    freeze.started = true;
-    const result = freeze.onStill();
+    const result = freeze.still();
     if (result) result.finally(() => this.#thaw());
     else this.#thaw();
   }
@@ -195,8 +184,7 @@ export class KernelProcess implements Process {
     if (!freeze) return;
     this.#freeze = undefined;
     for (const task of this.tasks) task.workDone();
-    for (const resume of freeze.waiting) this.kernel.scheduler.makeRunnable(resume, this);
-    freeze.thawed();
+    freeze.thaw();
   }
 
   // The end

@@ -33,6 +33,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       return resultOnFailedVm(file, request, memory.bank.view);
     }
     kernel.current = process;
+    scheduler.runningTask = task;
     task.insideOf = file.operations;
     try {
       return file.operations.ioctl!(file, request, argument, task);
@@ -81,10 +82,10 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       const wanted = task.workPending();
       leave();
       if (process.ending) return never();
-      if (process.frozen) await process.thawed();
+      if (process.frozen) await process.thawed(task);
       else if ((restart && !wanted) || scheduler.needResched()) {
         // The slice is over; or the module left for work that is gone, and must not spin on it.
-        await scheduler.yield();
+        await new Promise<void>((resolve) => scheduler.makeRunnable(resolve, process, task));
         // A move that began meanwhile is no reason to wait here: this thread is outside of the module.
       }
       if (process.ending) return never();
@@ -136,7 +137,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       if (task.signalPending()) return backToUser(-Errno.EINTR);
       await process.inputArrived.wait(task);
       if (process.ending) return never();
-      if (process.frozen) await process.thawed();
+      if (process.frozen) await process.thawed(task);
       if (process.ending) return never();
     }
   }
@@ -268,7 +269,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       // A signal ends the sleep; a move only interrupts it.
       while (scheduler.clock.monotonicNs() < deadlineNs && !task.signalPending()) {
         await scheduler.sleepUntil(task, deadlineNs);
-        if (process.frozen) await process.thawed();
+        if (process.frozen) await process.thawed(task);
         if (process.ending) return never();
       }
       kernel.vac.returnToUser();

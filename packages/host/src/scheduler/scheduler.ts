@@ -23,6 +23,22 @@ export interface Waiter extends Task {
   interruptWait: (() => void) | undefined;
 }
 
+/** Slice of a task, in ticks of the CPU's TSC. */
+export interface Slice {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Something to go on with, in the run queue. */
+export interface Runnable {
+  readonly resume: () => void;
+  /** The process. */
+  readonly owner: object | undefined;
+  readonly task: Task | undefined;
+  /** What is left of a slice that was taken away from the task; undefined: it gets a new one. */
+  readonly slice?: Slice;
+}
+
 export interface InstructionStop {
   /** The CPU's retired instructions at which to call. */
   readonly at: number;
@@ -34,11 +50,13 @@ export class CpuScheduler {
   readonly timers: TimerQueue;
   /** Whose turn it is: the process of the task that runs. */
   running: object | undefined;
+  /** The task that runs, or ran last. */
+  runningTask: Task | undefined;
   readonly #cpu: LogicalCpu;
   readonly #ticksPerInstruction: number;
   readonly #sliceTicks: number;
   readonly #granularityTicks: number;
-  readonly #runnable: { resume: () => void; owner: object | undefined }[] = [];
+  readonly #runnable: Runnable[] = [];
   readonly #stops: InstructionStop[] = [];
   readonly #sleepCell = new Int32Array(new SharedArrayBuffer(4));
   #sliceStart = 0;
@@ -73,6 +91,10 @@ export class CpuScheduler {
     return this.#cpu.rdtsc() >= this.#sliceEnd;
   }
 
+  singleTaskRunning(): boolean {
+    return this.#runnable.length === 0;
+  }
+
   yield(): Promise<void> {
     return new Promise((resolve) => this.makeRunnable(resolve));
   }
@@ -87,9 +109,9 @@ export class CpuScheduler {
 
   // For the kernel
 
-  /** Puts a continuation at the end of the run queue; `owner` defaults to whose turn it is. */
-  makeRunnable(resume: () => void, owner = this.running): void {
-    this.#runnable.push({ resume, owner });
+  /** Puts a continuation at the end of the run queue; owner and task default to whose turn it is. */
+  makeRunnable(resume: () => void, owner = this.running, task = this.runningTask): void {
+    this.#runnable.push({ resume, owner, task });
     const early = this.#sliceStart + this.#granularityTicks;
     if (early < this.#sliceEnd) {
       this.#sliceEnd = early;
@@ -98,12 +120,26 @@ export class CpuScheduler {
     this.#requestDispatch();
   }
 
-  /** Brings the runnable tasks of one owner to the front, for work that stops a VM meanwhile. */
-  prefer(owner: object): void {
-    const preferred = this.#runnable.filter((entry) => entry.owner === owner);
-    if (preferred.length === 0) return;
-    const others = this.#runnable.filter((entry) => entry.owner !== owner);
-    this.#runnable.splice(0, this.#runnable.length, ...preferred, ...others);
+  /** The slice of the task that runs. */
+  get slice(): Slice {
+    return { start: this.#sliceStart, end: this.#sliceEnd };
+  }
+
+  /** What waits for its turn, the next one first. */
+  get runnable(): readonly Runnable[] {
+    return this.#runnable;
+  }
+
+  /** Takes out of the run queue what `unwanted` says. */
+  remove(unwanted: (entry: Runnable) => boolean): void {
+    const others = this.#runnable.filter((entry) => !unwanted(entry));
+    this.#runnable.splice(0, this.#runnable.length, ...others);
+  }
+
+  /** Puts entries at the front, in their order. No slice ends earlier for them. */
+  putFirst(entries: readonly Runnable[]): void {
+    this.#runnable.unshift(...entries);
+    if (entries.length > 0) this.#requestDispatch();
   }
 
   /** Sleeps `task` until `deadlineNs`, or until the task is interrupted. */
@@ -113,7 +149,7 @@ export class CpuScheduler {
       const finish = () => {
         timer.cancel();
         task.interruptWait = undefined;
-        this.makeRunnable(resolve, task.process);
+        this.makeRunnable(resolve, task.process, task);
       };
       task.interruptWait = finish;
       timer.arm(deadlineNs);
@@ -163,12 +199,14 @@ export class CpuScheduler {
     this.timers.runDue(this.clock.monotonicNs());
     const next = this.#runnable.shift();
     this.running = next?.owner;
+    this.runningTask = next?.task;
     if (!next) {
       this.#idle();
       return;
     }
-    this.#sliceStart = this.#cpu.rdtsc();
-    this.#sliceEnd = this.#sliceStart + this.#sliceTicks;
+    const now = this.#cpu.rdtsc();
+    this.#sliceStart = next.slice?.start ?? now;
+    this.#sliceEnd = next.slice?.end ?? now + this.#sliceTicks;
     this.#programTimer();
     next.resume();
     // The task's own steps run as microtasks after this; the next turn finds out what came of them.
@@ -240,10 +278,10 @@ class TaskWaitQueue implements WaitQueue {
         const at = this.#waiting.indexOf(finish);
         if (at >= 0) this.#waiting.splice(at, 1);
         waiter.interruptWait = undefined;
-        this.#scheduler.makeRunnable(resolve, task.process);
+        this.#scheduler.makeRunnable(resolve, task.process, task);
       };
       if (task.signalPending() || task.workPending()) {
-        this.#scheduler.makeRunnable(resolve, task.process);
+        this.#scheduler.makeRunnable(resolve, task.process, task);
         return;
       }
       this.#waiting.push(finish);

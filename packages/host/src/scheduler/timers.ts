@@ -2,18 +2,21 @@ import type { Timer } from "@mkvm/kvm-abi";
 
 interface Armed {
   deadlineNs: number;
+  /** Among timers with one deadline the one that was made first comes first, whenever they were armed. */
+  order: number;
   /** Cleared by a cancel between becoming due and running. */
   live: boolean;
   expired: () => void;
 }
 
 /**
- * High-resolution timers of one CPU, in order of deadline and, among equals, of arming. There are few (a handful for each
- * vCPU), so a sorted array does.
+ * High-resolution timers of one CPU, in order of deadline and, among equals, of their making: a VM that moves arms its timers anew,
+ * and they must fire in the order in which they would have without. There are few (a handful for each vCPU), so a sorted array does.
  */
 export class TimerQueue {
   readonly #armed: Armed[] = [];
   readonly #changed: () => void;
+  #made = 0;
 
   /** `changed`: the earliest deadline may be another now. */
   constructor(changed: () => void) {
@@ -37,12 +40,14 @@ export class TimerQueue {
 
   createTimer(expired: () => void): Timer {
     const queue = this;
+    const order = this.#made++;
     let current: Armed | undefined;
     return {
       arm(deadlineNs: number) {
         queue.#remove(current);
         current = {
           deadlineNs,
+          order,
           live: true,
           expired: () => {
             current = undefined;
@@ -64,7 +69,7 @@ export class TimerQueue {
   #insert(armed: Armed): void {
     const list = this.#armed;
     let at = list.length;
-    while (at > 0 && list[at - 1]!.deadlineNs > armed.deadlineNs) at--;
+    while (at > 0 && isLater(list[at - 1]!, armed)) at--;
     list.splice(at, 0, armed);
     if (at === 0) this.#changed();
   }
@@ -78,4 +83,8 @@ export class TimerQueue {
     this.#armed.splice(at, 1);
     if (at === 0) this.#changed();
   }
+}
+
+function isLater(a: Armed, b: Armed): boolean {
+  return a.deadlineNs > b.deadlineNs || (a.deadlineNs === b.deadlineNs && a.order > b.order);
 }

@@ -106,7 +106,7 @@ export class CpuKernel {
         }
         process.taskFinished(task);
       };
-      this.scheduler.makeRunnable(run, process);
+      this.scheduler.makeRunnable(run, process, task);
     });
   }
 

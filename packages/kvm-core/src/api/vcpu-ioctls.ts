@@ -20,9 +20,11 @@ import {
   KvmVcpuEvents,
   KvmXcrs,
   KvmXsave,
+  LapicEvent,
   MpState,
 } from "@mkvm/kvm-abi";
 import type { CpuidEntry } from "../cpuid-table.ts";
+import { acceptApicEvents } from "../guest/apic-events.ts";
 import { setXcr } from "../guest/control-registers.ts";
 import { checkedXsave, fpuFromXsave, fpuIntoXsave } from "../guest/fpu-state.ts";
 import { isFault, translateLinear } from "../guest/paging.ts";
@@ -141,7 +143,14 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
       return 0;
     },
   ],
-  [Ioctl.KVM_GET_MP_STATE, (vcpu, argument) => writeUser(vcpu.vm.process, argument, KvmMpState, { mp_state: vcpu.mpState })],
+  [
+    Ioctl.KVM_GET_MP_STATE,
+    (vcpu, argument) => {
+      // As Linux: INIT and SIPI that arrived while the vCPU did not run take effect first
+      acceptApicEvents(vcpu);
+      return writeUser(vcpu.vm.process, argument, KvmMpState, { mp_state: vcpu.mpState });
+    },
+  ],
   [Ioctl.KVM_SET_MP_STATE, setMpState],
   [Ioctl.KVM_GET_VCPU_EVENTS, (vcpu, argument) => writeUser(vcpu.vm.process, argument, KvmVcpuEvents, getEvents(vcpu))],
   [
@@ -251,7 +260,7 @@ function setMpState(vcpu: VcpuParts, argument: Hva): number {
   if (vcpu.lapic === undefined && state !== MpState.KVM_MP_STATE_RUNNABLE) return -Errno.EINVAL;
   if (state === MpState.KVM_MP_STATE_SIPI_RECEIVED) {
     vcpu.mpState = MpState.KVM_MP_STATE_INIT_RECEIVED;
-    vcpu.lapic?.restore({ ...vcpu.lapic.save(), pending_events: 2 });
+    vcpu.lapic?.noteEvents(LapicEvent.sipi);
   } else vcpu.mpState = state;
   vcpu.kick();
   return 0;

@@ -15,6 +15,7 @@ export const SvmExitCode = {
   CPUID: 0x72,
   IRET: 0x74,
   INVD: 0x76,
+  PAUSE: 0x77,
   HLT: 0x78,
   INVLPGA: 0x7a,
   IOIO: 0x7b,

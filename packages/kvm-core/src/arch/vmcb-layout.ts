@@ -69,6 +69,7 @@ export const Intercept1 = {
   CPUID: 1 << 18,
   IRET: 1 << 20,
   INVD: 1 << 22,
+  PAUSE: 1 << 23,
   HLT: 1 << 24,
   INVLPGA: 1 << 26,
   IOIO_PROT: 1 << 27,

@@ -253,6 +253,9 @@ export function setEvents(vcpu: VcpuParts, value: EventsValue): boolean {
     vcpu.interruptShadow =
       value.interrupt.shadow & (InterruptShadow.KVM_X86_SHADOW_INT_MOV_SS | InterruptShadow.KVM_X86_SHADOW_INT_STI);
   }
+  if ((value.flags & VcpuEventFlag.KVM_VCPUEVENT_VALID_SIPI_VECTOR) !== 0 && vcpu.lapic !== undefined) {
+    vcpu.lapic.sipiVector = value.sipi_vector & 0xff;
+  }
   vcpu.kick();
   return true;
 }

@@ -15,8 +15,8 @@ import type { GuestCpu } from "./guest-cpu.ts";
 import type { RunPage } from "./run-page.ts";
 
 /** What a handler decided: "resume" the guest; "exit" to user space with kvm_run filled in; "halt" (the vCPU waits for an event);
- *  or a negative errno for KVM_RUN. */
-export type ExitOutcome = "resume" | "exit" | "halt" | number;
+ *  "pause" (it spins, and somebody else may have a better use for the CPU); or a negative errno for KVM_RUN. */
+export type ExitOutcome = "resume" | "exit" | "halt" | "pause" | number;
 
 /**
  * Outcome of an EPT violation. Enter again: mapped, made writable again where it was mapped, or there already. MMIO: no memory

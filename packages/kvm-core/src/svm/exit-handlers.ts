@@ -20,6 +20,7 @@ import {
 import { settleMemoryFault } from "../guest/memory-fault.ts";
 import { handleMmio } from "../guest/mmio.ts";
 import { handlePortExit } from "../guest/port-io.ts";
+import { exitPause } from "../guest/spinning.ts";
 import type { ExitOutcome, FaultOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
 import { VcpuStat } from "../statistics/vcpu-statistics.ts";
 
@@ -172,6 +173,7 @@ const ROWS: readonly (readonly [number, number, Handler])[] = [
   [SvmExitCode.RDPMC, VmxExitReason.RDPMC, generalProtection],
   [SvmExitCode.CPUID, VmxExitReason.CPUID, (vcpu, exit) => exitCpuid(vcpu, exit.instructionLength)],
   [SvmExitCode.INVD, VmxExitReason.INVD, skip],
+  [SvmExitCode.PAUSE, VmxExitReason.PAUSE, (vcpu, exit) => exitPause(vcpu, exit.instructionLength)],
   [SvmExitCode.HLT, VmxExitReason.HLT, (vcpu, exit) => exitHlt(vcpu, exit.instructionLength)],
   [SvmExitCode.IOIO, VmxExitReason.IO_INSTRUCTION, handleIo],
   [

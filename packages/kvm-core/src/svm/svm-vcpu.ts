@@ -242,6 +242,11 @@ export class SvmVcpu {
     vmcb.setBit(VmcbControl.INTERCEPTS_1, Intercept1.VINTR, watch);
   }
 
+  /** Each PAUSE exits: the filter's count is 0. */
+  watchPauses(watch: boolean): void {
+    this.vmcb.setBit(VmcbControl.INTERCEPTS_1, Intercept1.PAUSE, watch);
+  }
+
   // On and off the CPU
 
   load(): void {

@@ -15,6 +15,7 @@ import {
   undefinedOpcode,
 } from "../guest/instruction-exits.ts";
 import { handlePortExit } from "../guest/port-io.ts";
+import { exitPause } from "../guest/spinning.ts";
 import type { ExitOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
 import { VcpuStat } from "../statistics/vcpu-statistics.ts";
 import { handleCrAccess } from "./cr-access.ts";
@@ -158,7 +159,7 @@ const BY_REASON: readonly (readonly [number, Handler])[] = [
   [VmxExitReason.HLT, (vcpu, exit) => exitHlt(vcpu, exit.instructionLength)],
   [VmxExitReason.INVD, skip],
   [VmxExitReason.WBINVD, skip],
-  [VmxExitReason.PAUSE, skip],
+  [VmxExitReason.PAUSE, (vcpu, exit) => exitPause(vcpu, exit.instructionLength)],
   // Not offered in CPUID; as Linux by default, no operation rather than #UD
   [VmxExitReason.MWAIT, skip],
   [VmxExitReason.MONITOR, skip],

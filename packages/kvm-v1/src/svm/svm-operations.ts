@@ -7,6 +7,7 @@ import {
   type ExitOutcome,
   Gpr,
   handleSvmExit,
+  pauseExits,
   Rflags,
   readPdptrs,
   type SegmentState,
@@ -97,6 +98,7 @@ export class SvmOperations implements VendorOperations {
     const cpu = this.#cpu;
     this.#module.kernel.vac.setRunningVcpu(this.#module.owner, vcpu.id + 1);
     state.svm.load();
+    state.svm.watchPauses(pauseExits(vcpu.vm));
     for (let index = 0; index < 4; index++) cpu.writeDr(index, vcpu.drs[index]!);
     cpu.writeDr(6, vcpu.drs[6]!);
     cpu.xrstor(vcpu.fpu);

@@ -17,6 +17,7 @@ import {
   InvvpidType,
   Msr,
   PrimaryControl,
+  pauseExits,
   type SegmentState,
   setUpVmcs,
   VcpuStat,
@@ -144,6 +145,7 @@ export class VmxOperations implements VendorOperations {
     const cpu = this.#cpu;
     const state = stateOf(vcpu);
     this.#module.kernel.vac.setRunningVcpu(this.#module.owner, state.vpid);
+    this.#setPrimaryControl(PrimaryControl.pauseExiting, pauseExits(vcpu.vm));
     for (let index = 0; index < 4; index++) cpu.writeDr(index, vcpu.drs[index]!);
     cpu.writeDr(6, vcpu.drs[6]!);
     cpu.xrstor(vcpu.fpu);

@@ -4,6 +4,7 @@ import type { LogicalCpu } from "@mkvm/hw-x86";
 import {
   type ExitOutcome,
   handleSvmExit,
+  pauseExits,
   SegmentRegister,
   type SvmCapabilities,
   type SvmExitHost,
@@ -130,6 +131,7 @@ export class SvmOperations implements VendorOperations {
     const { svm } = stateOf(vcpu);
     this.#module.kernel.vac.setRunningVcpu(this.#module.owner, vcpu.id + 1);
     svm.load();
+    svm.watchPauses(pauseExits(vcpu.vm));
     this.#onCpu = svm;
     vcpu.hardware.load();
     vcpu.statistics.loaded(this.#cpu.retiredInstructions());

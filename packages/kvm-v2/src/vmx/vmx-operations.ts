@@ -15,6 +15,7 @@ import {
   InvvpidType,
   Msr,
   PrimaryControl,
+  pauseExits,
   SegmentRegister,
   setUpVmcs,
   VcpuStat,
@@ -37,6 +38,7 @@ const SUCCEED = 0;
 /** VM-instruction error "VMRESUME with non-launched VMCS". */
 const NOT_LAUNCHED = 5;
 const ONE_PAGE = 1;
+const BOTH_WINDOWS = PrimaryControl.interruptWindowExiting | PrimaryControl.nmiWindowExiting;
 const RESET_PAT = 0x0007_0406_0007_0406n;
 
 /** MSRs that are VMCS fields and not part of a segment. */
@@ -222,6 +224,7 @@ export class VmxOperations implements VendorOperations {
     const state = this.#select(vcpu);
     if (vcpu.hardware.loaded) return;
     this.#module.kernel.vac.setRunningVcpu(this.#module.owner, state.vpid);
+    this.#setPrimaryControls(state, PrimaryControl.pauseExiting, pauseExits(vcpu.vm) ? PrimaryControl.pauseExiting : 0);
     vcpu.hardware.load();
     vcpu.statistics.loaded(this.#cpu.retiredInstructions());
   }
@@ -249,11 +252,14 @@ export class VmxOperations implements VendorOperations {
     vmx.vmwrite(VmcsField.VM_ENTRY_INTERRUPTION_INFO, (info | InterruptionInfo.valid) >>> 0);
   }
   watchWindows(vcpu: Vcpu, windows: { interrupt: boolean; nmi: boolean }): void {
-    const state = this.#select(vcpu);
-    let wanted = state.primaryControls & ~(PrimaryControl.interruptWindowExiting | PrimaryControl.nmiWindowExiting);
+    let wanted = 0;
     if (windows.interrupt) wanted |= PrimaryControl.interruptWindowExiting;
     if (windows.nmi) wanted |= PrimaryControl.nmiWindowExiting;
-    wanted >>>= 0;
+    this.#setPrimaryControls(this.#select(vcpu), BOTH_WINDOWS, wanted);
+  }
+  /** Makes the bits of `mask` those of `value`, in the current VMCS. */
+  #setPrimaryControls(state: VmxState, mask: number, value: number): void {
+    const wanted = ((state.primaryControls & ~mask) | value) >>> 0;
     if (wanted === state.primaryControls) return;
     state.primaryControls = wanted;
     this.#cpu.vmx.vmwrite(VmcsField.PRIMARY_PROCESSOR_CONTROLS, wanted);

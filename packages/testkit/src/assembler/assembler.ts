@@ -53,7 +53,9 @@ export const CR0 = named(Register.CR0),
   CR4 = named(Register.CR4),
   DS = named(Register.DS),
   ES = named(Register.ES),
-  SS = named(Register.SS);
+  SS = named(Register.SS),
+  R12D = named(Register.R12D),
+  R13D = named(Register.R13D);
 
 export function mem(
   base: Reg | undefined,
@@ -123,6 +125,16 @@ export class Assembler {
       return new Uint8Array(words.buffer);
     };
     this.#items.push({ kind: "bytes", bytes, length: values.length * 8 });
+    return this;
+  }
+
+  /** Numbers of 32 bits; labels give their addresses, which must be below 4 GiB. */
+  doublewords(...values: (number | Label)[]): this {
+    const bytes = () => {
+      const words = Uint32Array.from(values, (value) => Number(BigInt.asUintN(32, this.#value(value))));
+      return new Uint8Array(words.buffer);
+    };
+    this.#items.push({ kind: "bytes", bytes, length: values.length * 4 });
     return this;
   }
 

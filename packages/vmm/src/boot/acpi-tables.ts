@@ -143,9 +143,7 @@ function madtBody(cpus: number): Uint8Array {
   bytes.push(1, 12, cpus, 0); // I/O APIC with pins from GSI 0
   u32(IO_APIC_ADDRESS);
   u32(0);
-  bytes.push(2, 10, 0, 0); // ISA IRQ 0 is on pin 2
-  u32(2);
-  bytes.push(0, 0);
+  // ISA IRQs are on the pins of their numbers, as KVM routes them without being told otherwise
   bytes.push(2, 10, 0, SCI_INTERRUPT); // the SCI is level, active high
   u32(SCI_INTERRUPT);
   bytes.push(0x0d, 0);

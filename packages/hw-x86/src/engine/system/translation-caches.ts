@@ -47,7 +47,8 @@ interface Context {
   efer: number;
   breakpoints: number;
 }
-const CONTEXTS = 8;
+/** As many as a VM has vCPUs that take turns. */
+const CONTEXTS = 16;
 
 export class TranslationCaches {
   generation = 1;
