@@ -1,6 +1,16 @@
 /** Several vCPUs in one VM: what guests see of each other, and what user space sees of their start. */
 import assert from "node:assert/strict";
-import { Ioctl, KvmLapicState, KvmMpState, KvmMsi, KvmRegs, KvmSregs, KvmVcpuEvents, MpState, VcpuEventFlag } from "@mkvm/kvm-abi";
+import {
+  Ioctl,
+  KvmLapicState,
+  KvmMpState,
+  KvmMsi,
+  KvmRegs,
+  KvmSregs,
+  KvmVcpuEvents,
+  MpState,
+  VcpuEventFlag,
+} from "@mkvm/kvm-abi";
 import { smpGuest } from "@mkvm/testkit";
 import { type Calls, fails, ok } from "./bench-vm.ts";
 import { SmpVm } from "./smp-vm.ts";

@@ -75,7 +75,7 @@ export class MovingVm extends TestVm {
   }
 
   /** Looks, moves to version 2, looks, moves back, looks. */
-  async roundTrip(look: () => void | Promise<void>): Promise<void> {
+  async roundTrip(look: () => void | Promise<void> = () => undefined): Promise<void> {
     await look();
     await this.move();
     await look();

@@ -44,7 +44,10 @@ export class InterruptChecks {
 
   xapic(): void {
     const run = this.#run;
-    const ipi = (low: number, destination = 0) => (vector: number) => run.send(low | ASSERT | vector, destination);
+    const ipi =
+      (low: number, destination = 0) =>
+      (vector: number) =>
+        run.send(low | ASSERT | vector, destination);
     this.#arrives("physical destination", [0, 1, 0, 0], ipi(0, 1));
     this.#arrives("physical broadcast", [1, 1, 1, 1], ipi(0, 0xff));
     this.#arrives("shorthand self", [1, 0, 0, 0], ipi(SELF));
@@ -157,7 +160,10 @@ export class InterruptChecks {
     });
     run.store(Shared.x2apic, 1);
     run.callAll("x2APIC mode", enable);
-    const ipi = (low: number, destination = 0) => (vector: number) => run.sendX2apic(low | ASSERT | vector, destination);
+    const ipi =
+      (low: number, destination = 0) =>
+      (vector: number) =>
+        run.sendX2apic(low | ASSERT | vector, destination);
     this.#arrives("x2APIC, physical destination", [0, 0, 0, 1], ipi(0, 3));
     this.#arrives("x2APIC, physical broadcast", [1, 1, 1, 1], ipi(0, -1));
     this.#arrives("x2APIC, logical", [0, 1, 0, 1], ipi(LOGICAL, 0b1010));

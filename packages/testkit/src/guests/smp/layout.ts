@@ -43,7 +43,16 @@ export const FRAMES = [0x23_0000, 0x23_1000] as const;
 export const PATCHED = 0x25_0000;
 
 export const APIC = 0xfee0_0000;
-export const ApicRegister = { id: 0x20, tpr: 0x80, eoi: 0xb0, ldr: 0xd0, dfr: 0xe0, spurious: 0xf0, icrLow: 0x300, icrHigh: 0x310 } as const;
+export const ApicRegister = {
+  id: 0x20,
+  tpr: 0x80,
+  eoi: 0xb0,
+  ldr: 0xd0,
+  dfr: 0xe0,
+  spurious: 0xf0,
+  icrLow: 0x300,
+  icrHigh: 0x310,
+} as const;
 export const X2apicMsr = { eoi: 0x80b, icr: 0x830, selfIpi: 0x83f } as const;
 export const IO_APIC = 0xfec0_0000;
 export const CALL_VECTOR = 0x60;

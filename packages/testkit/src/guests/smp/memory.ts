@@ -65,7 +65,9 @@ export class MemoryChecks {
       invalidate = a.label("invalidate the alias");
     run.later(() => {
       a.place(read);
-      a.emit(Code.Mov_r64_imm64, RBX, ALIAS).emit(Code.Mov_r32_rm32, EAX, mem(RBX)).emit(Code.Mov_rm32_r32, mem(R15, RESULT), EAX);
+      a.emit(Code.Mov_r64_imm64, RBX, ALIAS)
+        .emit(Code.Mov_r32_rm32, EAX, mem(RBX))
+        .emit(Code.Mov_rm32_r32, mem(R15, RESULT), EAX);
       a.emit(Code.Retnq);
       a.place(invalidate);
       a.emit(Code.Mov_r64_imm64, RBX, ALIAS).emit(Code.Invlpg_m, mem(RBX)).emit(Code.Retnq);

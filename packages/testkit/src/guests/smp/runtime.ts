@@ -308,12 +308,16 @@ export class SmpRuntime {
     a.emit(Code.Retnq);
     for (const [index, stub] of stubs.entries()) {
       a.place(stub);
-      a.emit(Code.Push_r64, RAX).emit(Code.Mov_r32_imm32, EAX, FIRST_VECTOR + index).emit(Code.Jmp_rel32_64, this.#handlers);
+      a.emit(Code.Push_r64, RAX)
+        .emit(Code.Mov_r32_imm32, EAX, FIRST_VECTOR + index)
+        .emit(Code.Jmp_rel32_64, this.#handlers);
     }
     const endOfInterrupt = a.label("end of interrupt"),
       byMsr = a.label("end of interrupt by MSR");
     a.place(this.#handlers);
-    a.emit(Code.Inc_rm32, mem(R15, 0, RAX, 4)).emit(Code.Push_r64, RCX).emit(Code.Push_r64, RDX);
+    a.emit(Code.Inc_rm32, mem(R15, 0, RAX, 4))
+      .emit(Code.Push_r64, RCX)
+      .emit(Code.Push_r64, RDX);
     a.emit(Code.Call_rel32_64, endOfInterrupt);
     a.emit(Code.Pop_r64, RDX).emit(Code.Pop_r64, RCX).emit(Code.Pop_r64, RAX).emit(Code.Iretq);
     a.place(call);
