@@ -46,8 +46,10 @@ function ourRegisters(variant: Variant): number[] {
         return [registerAt(operation[access.field], access.size)];
       case "fixedGpr":
         return [FIRST[access.size] + access.register];
-      case "xmm":
-        return [Register.XMM0 + (operation[access.field] - state.xmm) / 16];
+      case "xmm": {
+        const place = access.field === "immediate" ? operation.immediateLow : operation[access.field];
+        return [(access.size === 256 ? Register.YMM0 : Register.XMM0) + (place - state.xmm) / 16];
+      }
       case "mm":
         return [Register.MM0 + (operation[access.field] - state.fpr) / 16];
       case "segmentRegister":
@@ -82,6 +84,12 @@ function addressRegister(offset: number): number {
   return offset === state.zero ? Register.None : FIRST[operation.addressSize] + (offset - gprOffset(0)) / 8;
 }
 
+function indexRegister(variant: Variant): number {
+  const kind = /\bvm(?:32|64)([xy])\b/.exec(variant.form.operands)?.[1];
+  if (kind === undefined) return addressRegister(operation.index);
+  return (kind === "x" ? Register.XMM0 : Register.YMM0) + (operation.index - state.xmm) / 16;
+}
+
 function compareMemory(variant: Variant, theirs: Instruction, codeSize: CodeSize): string | undefined {
   const width = operation.addressSize;
   const expect = (what: string, our: number | bigint, their: number | bigint): string | undefined =>
@@ -102,7 +110,7 @@ function compareMemory(variant: Variant, theirs: Instruction, codeSize: CodeSize
   }
   return (
     expect("base", addressRegister(operation.base), theirs.memoryBase) ??
-    expect("index", addressRegister(operation.index), theirs.memoryIndex) ??
+    expect("index", indexRegister(variant), theirs.memoryIndex) ??
     (operation.index === state.zero ? undefined : expect("scale", 1 << operation.scale, theirs.memoryIndexScale)) ??
     expect("displacement", BigInt.asUintN(width, BigInt(operation.displacement)), displacement)
   );

@@ -23,10 +23,15 @@ function randomCode(random: Random, codeSize: CodeSize): Uint8Array {
     if (codeSize === 64 && random.oneIn(2)) code[to++] = 0x40 + random.below(16);
     if (random.oneIn(2)) code[to++] = 0x0f;
     else if (random.oneIn(4)) {
-      // VEX, its last byte mostly one of general registers
-      code[to++] = 0xc4;
-      code[to] = (code[to] & 0xe0) | (1 + random.below(3));
-      if (random.oneIn(2)) code[to + 2] = 0xf0 + random.below(8);
+      // VEX: any but the second byte of three; vvvv unused in many
+      const isShort = random.oneIn(3);
+      code[to++] = isShort ? 0xc5 : 0xc4;
+      if (codeSize !== 64) code[to] |= 0xc0;
+      if (!isShort) {
+        code[to] = (code[to] & 0xe0) | (1 + random.below(3));
+        to++;
+      }
+      if (random.oneIn(2)) code[to] |= 0x78;
     }
   }
   return code;

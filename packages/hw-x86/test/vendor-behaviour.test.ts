@@ -7,7 +7,7 @@ import type { CpuModel } from "../src/engine/cpu.ts";
 import { RAX, RCX, RDI, RSI, RSP } from "../src/engine/cpu-state.ts";
 import { behaviourOf, VendorBehaviour } from "../src/engine/vendor-behaviour.ts";
 import { type CaseCodeSize, CODE, codeBase, DATA, DATA_BYTES } from "./silicon/case-generator.ts";
-import { EngineRunner, type Outcome } from "./silicon/engine-runner.ts";
+import { EngineRunner, emptyOutcome, type Outcome } from "./silicon/engine-runner.ts";
 import { initialFx } from "./silicon/fpu-state.ts";
 
 type Vendor = CpuModel["vendor"];
@@ -33,6 +33,7 @@ interface Start {
   readonly registers?: Readonly<Record<number, bigint>>;
   readonly flags?: number;
   readonly fx?: Uint8Array;
+  readonly ymm?: Uint8Array;
 }
 
 const runners = new Map(VENDORS.map((vendor) => [vendor, new EngineRunner(new Uint8Array(DATA_BYTES).fill(FILL), vendor)]));
@@ -44,17 +45,9 @@ function run(vendor: Vendor, code: readonly number[], start: Start): Ran {
   const gpr = new BigUint64Array(16);
   gpr[RSP] = BigInt(DATA + 0x1000);
   for (const [register, value] of Object.entries(start.registers ?? {})) gpr[Number(register)] = value;
-  const outcome: Outcome = {
-    gpr: new BigUint64Array(16),
-    rip: 0n,
-    rflags: 0,
-    cr2: 0n,
-    vector: 0,
-    error: 0,
-    memory: 0n,
-    fx: new Uint8Array(512),
-  };
-  const rest = { starts: [0], undefinedFlags: [0], names: [], fx: start.fx ?? initialFx() };
+  const outcome = emptyOutcome();
+  const ymm = start.ymm ?? new Uint8Array(256);
+  const rest = { starts: [0], undefinedFlags: [0], names: [], fx: start.fx ?? initialFx(), ymm };
   runner.run({ codeSize, gpr, rflags: start.flags ?? 0x202, code: Uint8Array.from([...code, 0xcc]), ...rest }, outcome);
   return { ...outcome, at: Number(outcome.rip - BigInt(codeBase(codeSize))), data: runner.data() };
 }
@@ -321,4 +314,26 @@ describe("SHA with a memory operand that is not aligned", () => {
       expect(even?.vector).toBe(BP);
     }
   });
+});
+
+test("a gather that faults leaves what was not loaded a mask of ones on Intel's, and the mask that was on AMD's", () => {
+  // vpgatherdd xmm1, [rax + xmm2], xmm3: the first element is there, the others are not
+  const code = [0xc4, 0xe2, 0x61, 0x90, 0x0c, 0x10];
+  const fx = initialFx();
+  const view = new DataView(fx.buffer);
+  const xmm = (index: number, lanes: readonly number[]): void =>
+    lanes.forEach((lane, i) => {
+      view.setUint32(160 + index * 16 + i * 4, lane, true);
+    });
+  xmm(2, [0, 0x4000_0000, 0x4000_0000, 0x4000_0000]);
+  xmm(3, [0x8000_0001, 0x8000_0002, 0x0000_0003, 0xffff_ffff]);
+  const mask = (vendor: Vendor): number[] => {
+    const ran = run(vendor, code, { fx, registers: { [RAX]: BigInt(DATA) } });
+    expect(ran.vector).toBe(14);
+    const after = new DataView(ran.fx.buffer);
+    expect(after.getUint32(160 + 16, true)).toBe(FILL * 0x0101_0101);
+    return [0, 1, 2, 3].map((lane) => after.getUint32(160 + 48 + lane * 4, true));
+  };
+  expect(mask("intel")).toEqual([0, 0xffff_ffff, 0, 0xffff_ffff]);
+  expect(mask("amd")).toEqual([0, 0x8000_0002, 0x0000_0003, 0xffff_ffff]);
 });

@@ -171,8 +171,8 @@ export const state = {
   fpuDs: at(2),
   /** 8 x 8 bytes: 64-bit arguments of, and results from, helpers, which take and return 32-bit integers only. */
   helper: at(64, 16),
-  /** 16 bytes: the value of a store that takes the slow path. */
-  storeValue: at(16, 16),
+  /** 32 bytes: the value of a store that takes the slow path. */
+  storeValue: at(32, 16),
   /** 4 bytes: number of a helper's pending fault, see exceptions.ts. */
   faultVector: at(4),
   faultError: at(4),
@@ -195,6 +195,10 @@ export const state = {
   pushfIntercepted: at(4),
   /** 8 bytes: IA32_DEBUGCTL. */
   debugctl: at(8),
+  /** 4 bytes: not zero while a helper computes the lower of two halves, whose exceptions wait for the upper one's. */
+  isLowerHalf: at(4),
+  /** 4 bytes: MXCSR flags of a lower half, and bit 31 where there are any to settle. */
+  pendingFlags: at(4),
 } as const;
 
 if (next > CPU_STATE + CPU_STATE_BYTES) throw new Error("CPU state does not fit its block");

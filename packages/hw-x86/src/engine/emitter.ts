@@ -65,8 +65,16 @@ export interface Emitter {
   // Vector operands (xmm, xmm/m128, xmm/m64, xmm/m32, mm, mm/m64)
   readVec(operand: FormOperand): Vec;
   writeVec(operand: FormOperand, value: Vec): void;
-  /** Raises #GP(0) when the memory operand is not aligned to its 16 bytes; nothing for registers. */
-  checkAligned(operand: FormOperand): void;
+  /** Raises #GP(0) when the memory operand is not aligned to its 16 bytes, or to `bytes`; nothing for registers. */
+  checkAligned(operand: FormOperand, bytes?: number): void;
+  /** The lower and the upper 128 bits of an operand of 256 (ymm, m256), in one access. */
+  readHalves(operand: FormOperand): readonly [Vec, Vec];
+  /** Writes 256 bits in one access: to memory, or to a register whatever its size in the form. */
+  writeHalves(operand: FormOperand, low: Vec, high: Vec): void;
+  /** What `body` makes of the lower and of the upper half. Floating-point exceptions of both are raised together. */
+  inHalves<V>(body: (half: 0 | 1) => V): readonly [V, V];
+  /** Zeroes the upper halves of all YMM registers that the mode has, or all of them. */
+  zeroVectors(which: "upper" | "all"): void;
 
   // What earlier code has found out (translator/facts.ts): rows leave out checks of what is known, and say what theirs have shown.
   /** The integer's value where it is known while emitting: an immediate in a translated region, for one. */
@@ -82,6 +90,8 @@ export interface Emitter {
    * `operation` is one of SSE_OPERATION.
    */
   mayBeRounded(operation: number, bits: 32 | 64, lanes: number, a: Vec, b: Vec, result: Vec): Bool;
+  /** a * b + c, rounded once, in the lowest `lanes`; NaN where the numbers have to be looked at. See fused-code.ts. */
+  fusedMultiplyAdd(bits: 32 | 64, lanes: number, a: Vec, b: Vec, c: Vec): Vec;
 
   knows(fact: StateFact): boolean;
   learn(fact: StateFact): void;

@@ -4,6 +4,7 @@ import type { Helper, HelperTable } from "./helpers.ts";
 import { cryptoHelpers } from "./semantics/crypto-helpers.ts";
 import { integerExtensionHelpers } from "./semantics/integer-extension-helpers.ts";
 import { integerHelpers } from "./semantics/integer-helpers.ts";
+import { maskedHelpers } from "./semantics/masked-helpers.ts";
 import { stringHelpers } from "./semantics/string-helpers.ts";
 import { vectorHelpers } from "./semantics/vector-helpers.ts";
 import { vendorHelpers } from "./semantics/vendor-helpers.ts";
@@ -29,4 +30,5 @@ export const helperTable: HelperTable = join(
   integerExtensionHelpers,
   vectorHelpers,
   cryptoHelpers,
+  maskedHelpers,
 );

@@ -12,7 +12,8 @@
  *                 takes what no form with the prefix at hand claims, and 66 is then its operand size
  *   REX.W       before the opcode: only with REX.W; wins over the same form without it, which otherwise takes both
  *   VEX.LZ.F2.0F38   before the opcode: a VEX prefix with L (LZ or 128, 256, LIG: either), the mandatory prefix it implies (NP when
- *                 absent), the opcode map, and W1 as REX.W. vvvv must be unused unless an operand is in it
+ *                 absent), the opcode map, and W0 or W1 where W is part of the opcode, outside 64-bit mode too. vvvv must be unused
+ *                 unless an operand is in it
  *   mod=3, mod!=3   restricts ModRM                 a byte after the opcode, as in "0F 01 C1", is the whole ModRM byte
  *   D8 C0+i     ModRM bytes C0 to C7: the register number st(i) is in the low three bits
  *
@@ -24,7 +25,8 @@
  *   imm8 (zero-extended) imm8sx imm16 imm32 immz (sign-extended) immv  rel8 relz   ptr16:z  moffs8 moffsv (see below)
  *   imm16:8     for "iw ib" (ENTER): imm16 in bits 0-15, imm8 in bits 16-23 of one immediate
  *   AL AX EAX rAX(v) CL DX 1 and the like: fixed registers, constants; ES CS SS DS FS GS: their numbers as constants
- *   ry=v xmm=v  in VEX.vvvv
+ *   ry=v xmm=v  in VEX.vvvv;   xmm=is4   in the upper half of the immediate byte "is4"
+ *   ymm ymm/m256 m256 ...   256 bits;   vm32x vm64y ...   memory by a vector of indices (VSIB)
  *   XMM0        that register, which no part of the encoding names
  *   sreg (ModRM.reg), cr, dr (ModRM.reg), xmm, xmm/m128, xmm/m64, xmm/m32, xmm=rm, mm, mm/m64, mm=rm, st(i)
  *
@@ -40,7 +42,7 @@
  * moffs: the address is in `e.immediate()`, all 64 bits of it; the semantics use loadDefault and storeDefault.
  *   "noTranslate" for the translator: always call the interpreter
  */
-import type { Emitter } from "./emitter.ts";
+import type { Emitter, Vec } from "./emitter.ts";
 
 export type Attribute =
   | "lock"
@@ -65,15 +67,35 @@ export interface FormOperand {
   readonly text: string;
   /** Position in the operand column, from 0. */
   readonly position: number;
+  readonly view?: OperandView;
 }
+
+/** How a row made for an operand of 128 bits sees one of a form that is derived from it (semantics/vex.ts). */
+export interface OperandView {
+  /** Which half of 256 bits it is. */
+  readonly half: 0 | 1;
+  /** What is read in the operand's place. */
+  readonly reads?: FormOperand;
+  /** What is read, where it has been read already. */
+  readonly value?: Vec;
+  /** Takes what is written, in the operand's place. */
+  readonly written?: (value: Vec) => void;
+  /** Memory is to be aligned to so many bytes; 0: not at all. */
+  readonly alignment: number;
+  /** Immediates: bits below those that are meant. */
+  readonly shift: number;
+}
+
+export type Requirement = "fpu" | "sse" | "avx" | "mmx" | "cpl0" | "protected" | "waitFpu";
 
 export interface Instruction {
   readonly mnemonic: string;
   /** Manual and section title, as "Intel SDM Vol. 2A, ADD - Add". */
   readonly source: string;
   readonly forms: readonly Form[];
-  /** "fpu": #NM by CR0.EM or TS, #MF pending; "sse": #UD by CR0.EM or no CR4.OSFXSR, #NM by TS; "cpl0": #GP(0) unless CPL 0. */
-  readonly requires?: readonly ("fpu" | "sse" | "mmx" | "cpl0" | "protected" | "waitFpu")[];
+  /** "fpu": #NM by CR0.EM or TS, #MF pending; "sse": #UD by CR0.EM or no CR4.OSFXSR, #NM by TS;
+   *  "avx": #UD in real and virtual-8086 mode and unless CR4.OSXSAVE and XCR0 enable it, #NM by TS; "cpl0": #GP(0) unless CPL 0. */
+  readonly requires?: readonly Requirement[];
   readonly semantics: (e: Emitter, operands: readonly FormOperand[]) => void;
 }
 

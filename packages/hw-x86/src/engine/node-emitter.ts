@@ -5,7 +5,7 @@
 import { RAX, RCX, RDI, RSI, state } from "./cpu-state.ts";
 import type { OperandAccess, Variant } from "./decoder/variant.ts";
 import type { Bool, ConditionCode, Doubt, Emitter, FlagName, Int, Size, Value, Variable, Vec } from "./emitter.ts";
-import type { FormOperand } from "./instruction.ts";
+import type { FormOperand, Requirement } from "./instruction.ts";
 import {
   EVERYTHING,
   makeNode,
@@ -25,7 +25,13 @@ import { resultType, type ValueType } from "./wasm/opcodes.ts";
 const CR0_EM = 4,
   CR0_MP = 2,
   CR0_TS = 8,
-  CR4_OSFXSR = 0x200;
+  CR4_OSFXSR = 0x200,
+  CR4_OSXSAVE = 0x4_0000;
+const CR0_PE = 1,
+  /** RFLAGS. */
+  VM = 0x2_0000,
+  /** XCR0: SSE and AVX. */
+  XCR0_AVX = 6;
 
 // Handles are nodes; the types of emitter.ts keep rows from mixing them up.
 export const asInt = (node: Node): Int => node as unknown as Int;
@@ -60,7 +66,6 @@ export function integerSize(bits: number): Size {
 
 /** How two numbers compare, as WebAssembly calls it. */
 export type Relation = "eq" | "lt_u" | "le_u" | "lt_s" | "le_s";
-export type Requirement = "fpu" | "sse" | "mmx" | "cpl0" | "protected" | "waitFpu";
 
 /** What an emitter adds to this class to be an `Emitter`. */
 type Rest =
@@ -68,9 +73,7 @@ type Rest =
   | "readForWrite"
   | "write"
   | "address"
-  | "readVec"
-  | "writeVec"
-  | "checkAligned"
+  | "zeroVectors"
   | "reg"
   | "setReg"
   | "load"
@@ -80,7 +83,6 @@ type Rest =
   | "probeStoreDefault"
   | "probeStore"
   | "addressMask"
-  | "immediate"
   | "state"
   | "setState"
   | "recordFlags"
@@ -91,6 +93,7 @@ type Rest =
   | "writeArithmeticFlags"
   | "recordComparison"
   | "mayBeRounded"
+  | "fusedMultiplyAdd"
   | "jump"
   | "jumpRelative"
   | "branchRelative"
@@ -490,7 +493,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   }
   /** What holds nodes that are valid where they were computed only. */
   protected branchCaches(): Map<unknown, Node>[] {
-    return [this.addresses as Map<unknown, Node>, this.places as Map<unknown, Node>];
+    return [this.addresses, this.places, this.vectors] as unknown as Map<unknown, Node>[];
   }
   if(condition: Bool, whenTrue: () => void, whenFalse?: () => void): void {
     const known = nodeOf(condition).constant;
@@ -551,6 +554,57 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     this.setReg(RCX, 64, this.int(0));
   }
 
+  // ---- Vector operands ----
+
+  /** Memory operands that views have read, so that both halves read once. */
+  protected readonly vectors = new Map<number, readonly Node[]>();
+  /** The lower of two halves is being emitted. */
+  protected isLowerHalf = false;
+
+  protected abstract readVector(operand: FormOperand): Vec;
+  protected abstract writeVector(operand: FormOperand, value: Vec): void;
+  protected abstract readPair(operand: FormOperand): readonly [Vec, Vec];
+  protected abstract checkAlignment(operand: FormOperand, bytes: number): void;
+  abstract writeHalves(operand: FormOperand, low: Vec, high: Vec): void;
+
+  readVec(operand: FormOperand): Vec {
+    const { view } = operand;
+    if (view === undefined) return this.readVector(operand);
+    if (view.value !== undefined) return view.value;
+    const from = view.reads ?? operand;
+    const isPair = this.sizeOf(from) === 256;
+    if (!this.isMemory(from)) return isPair ? this.readHalves(from)[view.half] : this.readVector(from);
+    let parts = this.vectors.get(from.position);
+    if (parts === undefined) {
+      parts = (isPair ? this.readHalves(from) : [this.readVector(from)]).map(nodeOf);
+      this.vectors.set(from.position, parts);
+    }
+    return asVec(parts[isPair ? view.half : 0] as Node);
+  }
+  readHalves(operand: FormOperand): readonly [Vec, Vec] {
+    return this.readPair(operand);
+  }
+  writeVec(operand: FormOperand, value: Vec): void {
+    if (operand.view?.written !== undefined) operand.view.written(value);
+    else this.writeVector(operand, value);
+  }
+  checkAligned(operand: FormOperand, bytes = operand.view?.alignment ?? 16): void {
+    // Both halves have one address
+    if (this.isMemory(operand) && bytes !== 0 && operand.view?.half !== 1) this.checkAlignment(operand, bytes);
+  }
+  inHalves<V>(body: (half: 0 | 1) => V): readonly [V, V] {
+    this.isLowerHalf = true;
+    const low = body(0);
+    this.isLowerHalf = false;
+    return [low, body(1)];
+  }
+  /** The immediate as the operand's view has it. */
+  protected viewedImmediate(operand: FormOperand): Int {
+    const { shift } = operand.view ?? { shift: 0 };
+    return shift === 0 ? this.immediate() : this.shr(this.immediate(), this.int(shift));
+  }
+  abstract immediate(): Int;
+
   // ---- Vectors and floating point ----
 
   vec(operation: string, ...args: Value[]): Vec {
@@ -574,7 +628,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
 
   // ---- Checks of the row ----
 
-  protected require(requirement: "fpu" | "sse" | "mmx" | "cpl0" | "protected" | "waitFpu"): void {
+  protected require(requirement: Requirement): void {
     const cr0 = this.state(state.cr0, 32);
     const anyOf = (value: Int, mask: number): Bool => this.ne(this.and(value, this.int(mask)), this.int(0));
     const pendingFault = (): Bool => anyOf(this.state(state.fpuStatus, 16), 0x80);
@@ -601,6 +655,21 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
           this.raise("#NM");
         });
         this.learn("sse");
+        return;
+      }
+      case "avx": {
+        if (this.knows("avx")) return;
+        const lacks = (offset: number, bits: number): Int => {
+          return this.xor(this.and(this.state(offset, 32), this.int(bits)), this.int(bits));
+        };
+        const virtual8086 = this.and(this.state(state.systemFlags, 32), this.int(VM));
+        const disabled = [lacks(state.cr4, CR4_OSXSAVE), lacks(state.xcr0, XCR0_AVX), lacks(state.cr0, CR0_PE)];
+        const undefinedIf = disabled.reduce((a, b) => this.or(a, b), virtual8086);
+        this.seldom(this.ne(this.or(undefinedIf, this.and(cr0, this.int(CR0_TS))), this.int(0)), () => {
+          this.raiseIf(this.ne(undefinedIf, this.int(0)), "#UD");
+          this.raise("#NM");
+        });
+        this.learn("avx");
         return;
       }
       case "cpl0":

@@ -47,6 +47,11 @@ export const VendorBehaviour = {
   tinyAnglesAreNotRounded: 5,
   /** Memory operands of SHA instructions that are not aligned are #GP, as the manual says of legacy SSE encodings; else they are read. */
   shaChecksAlignment: 6,
+  /**
+   * A gather makes each element of its mask all ones or zero before it loads anything (Intel SDM Vol. 2C, the operation of VPGATHERDD), as a
+   * fault on the way shows; else the mask of what was not loaded stays as it was.
+   */
+  gatherWidensMask: 7,
 } as const;
 export type VendorBehaviour = (typeof VendorBehaviour)[keyof typeof VendorBehaviour];
 

@@ -45,6 +45,8 @@ export interface TestCase {
   readonly undefinedFlags: readonly number[];
   readonly names: readonly string[];
   readonly fx: Uint8Array;
+  /** Upper halves of the YMM registers. */
+  readonly ymm: Uint8Array;
 }
 
 const FLAG_BITS = 0x8d5;
@@ -71,7 +73,7 @@ function randomRegister(random: Random, isAligned: boolean, base: number): bigin
     case 1:
     case 2:
     case 3:
-      return BigInt((base + random.below(DATA_BYTES)) & (isAligned ? ~15 : ~0));
+      return BigInt((base + random.below(DATA_BYTES)) & (isAligned ? ~31 : ~0));
     case 4:
       // Around the boundary of the pages
       return BigInt(base + 4096 - 8 + random.below(16));
@@ -126,8 +128,12 @@ function encodeModrm(
     else if (mod === 2) bytes.push(...littleEndian(random.oneIn(2) ? random.below(64) : -random.below(64), 2));
     return { bytes, rex };
   }
-  const align = isAligned ? ~15 : ~0;
-  if (random.oneIn(2)) {
+  const align = isAligned ? ~31 : ~0;
+  if (hasVectorIndex(parsed)) {
+    const index = random.below(8);
+    if (random.oneIn(2)) rex |= 2;
+    bytes.push((mod << 6) | (reg << 3) | 4, (random.below(4) << 6) | (index << 3) | random.pick([0, 1, 2, 3, 6, 7]));
+  } else if (random.oneIn(2)) {
     const rm = random.pick([0, 1, 2, 3, 5, 6, 7]);
     bytes.push((mod << 6) | (reg << 3) | rm);
     if (mod === 0 && rm === 5) {
@@ -165,7 +171,9 @@ function encodeVex(
   isAligned: boolean,
   isWide: boolean,
 ): number[] {
-  const modrm = encodeModrm(random, parsed, codeSize, addressSize, isAligned);
+  const modrm = parsed.hasModrm
+    ? encodeModrm(random, parsed, codeSize, addressSize, isAligned)
+    : { bytes: [], rex: random.oneIn(2) ? 4 : 0 };
   const rex = codeSize === 64 ? modrm.rex : 0;
   const usesV = parsed.operands.some((operand) => operand.register?.source === "vvvv");
   const vvvv = usesV ? random.below(codeSize === 64 ? 16 : 8) : 0;
@@ -177,14 +185,29 @@ function encodeVex(
     : [0xc4, ((~rex & 7) << 5) | (parsed.map - 4), (isWide ? 0x80 : 0) | last];
   const bytes = [...prefix, parsed.opcode, ...modrm.bytes];
   if (parsed.immediate === "byte") bytes.push(...immediate(random, 1));
+  else if (parsed.immediate === "register") bytes.push(random.below(256));
   return bytes;
+}
+
+const hasVectorIndex = (parsed: ParsedForm): boolean => parsed.operands.some(({ memory }) => memory?.vectorIndex === true);
+
+/** Number of the vector register that the instruction of a gather indexes with; undefined for others. */
+function vectorIndexOf(bytes: readonly number[], parsed: ParsedForm): number | undefined {
+  if (!hasVectorIndex(parsed)) return undefined;
+  const at = bytes.indexOf(0xc4);
+  // The prefix stores the index register's top bit inverted
+  return (((bytes[at + 5] as number) >> 3) & 7) | (((bytes[at + 1] as number) & 0x40) !== 0 ? 0 : 8);
 }
 
 /** Bytes of one instruction of the form, with random operands. */
 function encode(random: Random, parsed: ParsedForm, codeSize: CaseCodeSize, isAligned: boolean): Encoding {
   const bytes: number[] = [];
   const isSized = parsed.sizes.length > 1;
-  const isWide = parsed.wide || (codeSize === 64 && isSized && parsed.sizes.includes(64) && random.oneIn(3));
+  const isPlainVex = parsed.map > 3 && !isSized && !parsed.narrow;
+  const isWide =
+    parsed.wide ||
+    (codeSize === 64 && isSized && parsed.sizes.includes(64) && random.oneIn(3)) ||
+    (isPlainVex && random.oneIn(4));
   const isForced = codeSize === 64 && parsed.form.attributes.includes("force64");
   // Near branches of another size leave the code page
   const isRelative = parsed.immediate === "relative8" || parsed.immediate === "relativeZ";
@@ -309,12 +332,15 @@ function effectsOf(bytes: readonly number[], codeSize: CaseCodeSize): Effects | 
   return isValid ? use : undefined;
 }
 
+/** Approximations, and what depends on the model. */
+export const LEFT_OUT = /^(V?(RCP|RSQRT)[PS]S|EMMS|CVTPI2PS|V?MASKMOV(Q|DQU))$/;
+
 /** Instructions whose result the manuals leave undefined, or where Intel's and AMD's processors differ. */
 function isModelSpecific(bytes: readonly number[], { mnemonic, parsed }: GeneratedForm, codeSize: CaseCodeSize): boolean {
   // Counts above the operand size; 16-bit BSWAP; PREFETCHW with a register
   if (/^SH[LR]D$/.test(mnemonic) || mnemonic === "BSWAP") return (codeSize === 16) !== (bytes[0] === 0x66);
   // Approximations; what EMMS does to TOP; whether a conversion from memory enters MMX state; which byte of a masked store faults
-  if (/^(RCP|RSQRT|EMMS|CVTPI2PS|MASKMOV)/.test(mnemonic)) return true;
+  if (LEFT_OUT.test(mnemonic)) return true;
   return mnemonic === "NOP" && parsed.opcode === 0x0d && bytes[bytes.length - 1] >= 0xc0;
 }
 
@@ -333,6 +359,8 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
   const isAligned = random.oneIn(2);
   const encodings: Encoding[] = [];
   const names: string[] = [];
+  /** Vector registers that gathers index with. */
+  const indices: number[] = [];
   const undefinedFlags: number[] = [0];
   const wanted = 1 + random.below(4);
   let isStraight = true;
@@ -340,7 +368,7 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
     const generated = attempts === 0 && options.first !== undefined ? options.first : random.pick(forms);
     const { attributes } = generated.parsed.form;
     if (attributes.includes(codeSize === 64 ? "invalid64" : "only64")) continue;
-    if (generated.parsed.wide && codeSize !== 64) continue;
+    if (generated.parsed.wide && generated.parsed.map <= 3 && codeSize !== 64) continue;
     // A random 16-bit target is in the code now and then, between instructions, where nothing says which flags are defined
     if (codeSize === 16 && /^(CALL|JMP|RET)/.test(generated.mnemonic) && !generated.parsed.immediate.startsWith("rel"))
       continue;
@@ -352,6 +380,8 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
     if (effects === undefined || (effects.read & before) !== 0) continue;
     if (options.rounds !== undefined && effects.writesLoopCounter) continue;
     encodings.push(encoding);
+    const index = vectorIndexOf(encoding.bytes, generated.parsed);
+    if (index !== undefined) indices.push(index);
     names.push(`${generated.mnemonic} ${generated.parsed.form.operands}`);
     // What is written becomes defined again, unless a branch may skip it
     undefinedFlags.push((isStraight ? before & ~effects.written : before) | effects.undefined);
@@ -386,5 +416,17 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
   if (codeSize !== 64) for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? gpr[i] & 0xffff_ffffn : 0n;
   const direction = random.oneIn(4) ? 0x400 : 0;
   const rflags = (random.next() & FLAG_BITS) | direction | 0x202;
-  return { codeSize, gpr, rflags, code: Uint8Array.from(code), starts, undefinedFlags, names, fx: options.fx(random) };
+  const fx = options.fx(random);
+  const ymm = options.fx(random).slice(160, 416);
+  for (const index of indices) {
+    for (const [file, at] of [
+      [fx, 160],
+      [ymm, 0],
+    ] as const) {
+      const words = new DataView(file.buffer, file.byteOffset + at + index * 16, 16);
+      // Mostly within the data, for indices of both sizes
+      for (let i = 0; i < 16; i += 4) words.setInt32(i, i % 8 === 4 && random.oneIn(2) ? 0 : random.below(600) - 200, true);
+    }
+  }
+  return { codeSize, gpr, rflags, code: Uint8Array.from(code), starts, undefinedFlags, names, fx, ymm };
 }

@@ -44,6 +44,8 @@ export interface CompareOptions {
   readonly fx: boolean;
   /** Whose silicon it was; the engine's model has the same. */
   readonly vendor: CpuModel["vendor"];
+  /** The processor has upper halves of vector registers. */
+  readonly hasAvx2: boolean;
   /** False: a #GP with a stack pointer that is not canonical may be the kernel's answer, and says nothing of the processor. */
   readonly allowsAnyStack: boolean;
 }
@@ -108,6 +110,9 @@ export function compareOutcomes(test: TestCase, silicon: Outcome, engine: Outcom
     for (let i = 0; i < 16; i++) {
       check(`xmm${i} low`, lane(engine.fx, 160 + i * 16), lane(silicon.fx, 160 + i * 16));
       check(`xmm${i} high`, lane(engine.fx, 168 + i * 16), lane(silicon.fx, 168 + i * 16));
+      if (!options.hasAvx2) continue;
+      check(`ymm${i} low`, lane(engine.ymm, i * 16), lane(silicon.ymm, i * 16));
+      check(`ymm${i} high`, lane(engine.ymm, i * 16 + 8), lane(silicon.ymm, i * 16 + 8));
     }
   }
   return differences;

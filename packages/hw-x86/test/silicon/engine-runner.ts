@@ -22,6 +22,23 @@ export interface Outcome {
   error: number;
   memory: bigint;
   readonly fx: Uint8Array;
+  /** Upper halves of the YMM registers. */
+  readonly ymm: Uint8Array;
+}
+
+/** An outcome for `run` to fill. */
+export function emptyOutcome(): Outcome {
+  return {
+    gpr: new BigUint64Array(16),
+    rip: 0n,
+    rflags: 0,
+    cr2: 0n,
+    vector: 0,
+    error: 0,
+    memory: 0n,
+    fx: new Uint8Array(512),
+    ymm: new Uint8Array(256),
+  };
 }
 
 /** Vector of a case that did not end. */
@@ -95,8 +112,8 @@ export class EngineRunner {
         vendor,
         cpuid: unavailable,
         cr0Allowed: 0xe005_003fn,
-        cr4Allowed: 0x6ffn,
-        xcr0Allowed: 3n,
+        cr4Allowed: 0x4_06ffn,
+        xcr0Allowed: 7n,
         eferAllowed: 0xd01n,
         physicalAddressBits: 40,
       },
@@ -137,9 +154,9 @@ export class EngineRunner {
     const cpu = this.#engine;
     cpu.set64(state.cr0, 0x8005_0033n);
     cpu.set64(state.cr3, BigInt(PAGES));
-    cpu.set64(state.cr4, 0x620n);
+    cpu.set64(state.cr4, 0x4_0620n);
     cpu.set64(state.efer, 0xd01n);
-    cpu.set64(state.xcr0, 1n);
+    cpu.set64(state.xcr0, 7n);
     cpu.set32(state.systemFlags, 2);
     cpu.set32(state.cpl, 3);
     for (const segment of [FS, GS]) writeSegment(cpu, segment, 0, 0, 0, 0x1_0000);
@@ -194,6 +211,7 @@ export class EngineRunner {
     outcome.cr2 = this.#fault.payload;
     outcome.memory = hashWords(cpu.u32.subarray(DATA_AT >>> 2, (DATA_AT + DATA_BYTES) >>> 2));
     fxsave(cpu, outcome.fx);
+    outcome.ymm.set(cpu.u8.subarray(state.ymmHigh, state.ymmHigh + 256));
   }
 
   #runOnce(test: TestCase): void {
@@ -201,6 +219,7 @@ export class EngineRunner {
     cpu.u8.set(this.#initial, DATA_AT);
     for (let i = 0; i < 16; i++) cpu.setReg(i, test.gpr[i]);
     fxrstor(cpu, test.fx);
+    cpu.u8.set(test.ymm, state.ymmHigh);
     cpu.set64(state.rip, BigInt(codeBase(test.codeSize)));
     cpu.setFlags(test.rflags);
     this.#fault = { vector: TIMEOUT, error: 0, payload: 0n };

@@ -9,3 +9,10 @@ export function processorVendor(): CpuModel["vendor"] | undefined {
   if (name === "GenuineIntel") return "intel";
   return name === "AuthenticAMD" || name === "HygonGenuine" ? "amd" : undefined;
 }
+
+/** What Linux says that the processor has. */
+export function processorFlags(): ReadonlySet<string> {
+  if (!existsSync("/proc/cpuinfo")) return new Set();
+  const flags = /^flags\s*: (.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1];
+  return new Set(flags?.split(" "));
+}

@@ -45,6 +45,7 @@ struct test_case {
 	uint32_t length;
 	uint8_t code[CASE_CODE];
 	uint8_t fx[512];
+	uint8_t ymm[256]; /* upper halves */
 };
 
 struct result {
@@ -53,7 +54,13 @@ struct result {
 	uint32_t vector, error;
 	uint64_t memory;
 	uint8_t fx[512];
+	uint8_t ymm[256];
 };
+
+/* The frame's FPU state is an XSAVE area in the standard format, if this is in it; the header follows its 512 bytes. */
+#define FRAME_MAGIC 0x46505853
+#define XSTATE_AVX 4
+#define YMM_AT 576
 
 static const struct test_case *cases;
 static struct result *results;
@@ -73,6 +80,21 @@ static uint64_t hash(const uint32_t *words, int n)
 		odd = (odd ^ words[i + 1]) * 16777619u;
 	}
 	return (uint64_t)odd << 32 | even;
+}
+
+/* The kernel's own fields at the end of the 512 bytes: a magic number, the frame's size, what is in it. */
+static int has_extended(const uint8_t *fx)
+{
+	uint32_t magic;
+	memcpy(&magic, fx + 464, 4);
+	return magic == FRAME_MAGIC;
+}
+
+static uint64_t extended_features(const uint8_t *fx)
+{
+	uint64_t features;
+	memcpy(&features, fx + 472, 8);
+	return features;
 }
 
 static void finish(void)
@@ -99,6 +121,8 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 		result->error = gregs[REG_ERR];
 		result->memory = hash((const uint32_t *)DATA, DATA_BYTES / 4);
 		memcpy(result->fx, fx, 512);
+		if (has_extended(fx) && (*(uint64_t *)(fx + 512) & XSTATE_AVX))
+			memcpy(result->ymm, fx + YMM_AT, 256);
 	}
 	if (++current >= count)
 		finish();
@@ -116,11 +140,14 @@ static void on_signal(int signal, siginfo_t *info, void *context)
 	/* In 64-bit mode these do not matter and are null, but other cases need them; returning from a signal leaves them alone */
 	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"((uint32_t)data));
 	memcpy(fx, next->fx, 464); /* what follows describes the frame */
-	/* MXCSR_MASK is the processor's; the header after 512 bytes says that x87 and SSE state are not in their initial form */
-	uint32_t magic;
-	memcpy(&magic, fx + 464, 4);
-	if (magic == 0x46505853)
+	/* MXCSR_MASK is the processor's; the header says that state is not in its initial form */
+	if (has_extended(fx)) {
 		*(uint64_t *)(fx + 512) |= 3;
+		if (extended_features(fx) & XSTATE_AVX) {
+			*(uint64_t *)(fx + 512) |= XSTATE_AVX;
+			memcpy(fx + YMM_AT, next->ymm, 256);
+		}
+	}
 	memcpy((void *)DATA, initial, DATA_BYTES);
 	memset((void *)CODE, 0xcc, CODE_BYTES);
 	memcpy((void *)CODE, next->code, next->length);

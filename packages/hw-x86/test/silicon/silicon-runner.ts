@@ -8,10 +8,10 @@ import { RSP } from "../../src/engine/cpu-state.ts";
 import { CASE_CODE, type CaseCodeSize, DATA_BYTES, dataBase, type TestCase } from "./case-generator.ts";
 import type { Outcome } from "./engine-runner.ts";
 import { initialFx } from "./fpu-state.ts";
-import { processorVendor } from "./processor.ts";
+import { processorFlags, processorVendor } from "./processor.ts";
 
-const CASE_BYTES = 128 + 8 + 8 + CASE_CODE + 512;
-const RESULT_BYTES = 128 + 24 + 8 + 8 + 512;
+const CASE_BYTES = 128 + 8 + 8 + CASE_CODE + 512 + 256;
+const RESULT_BYTES = 128 + 24 + 8 + 8 + 512 + 256;
 const BREAKPOINT = 3;
 const NOT_CANONICAL = 1n << 62n;
 
@@ -20,6 +20,8 @@ export interface Silicon {
   readonly vendor: CpuModel["vendor"];
   /** Code sizes that the kernel lets programs run in: some give no 16-bit segments, some no compatibility mode. */
   readonly codeSizes: readonly CaseCodeSize[];
+  /** AVX, AVX2, FMA and F16C: without them cases have no upper halves of registers. */
+  readonly hasAvx2: boolean;
   /** False where the kernel answers a return to user mode with #GP when the stack pointer is not canonical, as no processor does. */
   readonly allowsAnyStack: boolean;
   run(initial: Uint8Array, cases: readonly TestCase[]): Outcome[];
@@ -50,6 +52,7 @@ export function openSilicon(): Silicon | string {
   };
   return {
     vendor,
+    hasAvx2: ["avx2", "fma", "f16c"].every((flag) => processorFlags().has(flag)),
     codeSizes: ([64, 32, 16] as const).filter((codeSize) => reaches(codeSize, BigInt(dataBase(codeSize)))),
     allowsAnyStack: reaches(64, NOT_CANONICAL),
     run: (initial, cases) => runCases(folder, program, initial, cases),
@@ -62,7 +65,17 @@ function breakpointCase(codeSize: CaseCodeSize, stackPointer: bigint): TestCase 
   const gpr = new BigUint64Array(16);
   gpr[RSP] = stackPointer;
   const code = Uint8Array.of(0xcc);
-  return { codeSize, gpr, rflags: 0x202, code, starts: [0], undefinedFlags: [0], names: [], fx: initialFx() };
+  return {
+    codeSize,
+    gpr,
+    rflags: 0x202,
+    code,
+    starts: [0],
+    undefinedFlags: [0],
+    names: [],
+    fx: initialFx(),
+    ymm: new Uint8Array(256),
+  };
 }
 
 function runCases(folder: string, program: string, initial: Uint8Array, cases: readonly TestCase[]): Outcome[] {
@@ -80,6 +93,7 @@ function runCases(folder: string, program: string, initial: Uint8Array, cases: r
     input.writeUInt32LE(test.code.length, at + 140);
     input.set(test.code, at + 144);
     input.set(test.fx, at + 144 + CASE_CODE);
+    input.set(test.ymm, at + 144 + CASE_CODE + 512);
   });
   const casesFile = join(folder, "cases");
   const resultsFile = join(folder, "results");
@@ -101,6 +115,7 @@ function runCases(folder: string, program: string, initial: Uint8Array, cases: r
       error: output.readUInt32LE(at + 156),
       memory: output.readBigUInt64LE(at + 160),
       fx: new Uint8Array(output.subarray(at + 168, at + 168 + 512)),
+      ymm: new Uint8Array(output.subarray(at + 168 + 512, at + RESULT_BYTES)),
     };
   });
 }

@@ -57,7 +57,9 @@ const LEAF_LOCK = 1,
   LEAF_66_MANDATORY = 8,
   LEAF_SIZE_BY_MODE = 16,
   /** VEX.vvvv names a register. */
-  LEAF_VVVV = 32;
+  LEAF_VVVV = 32,
+  /** The index register of the memory operand is a vector. */
+  LEAF_VECTOR_INDEX = 64;
 
 // Register field codes: where the number comes from, and what becomes of it
 const FROM_REG = 1,
@@ -67,7 +69,7 @@ const FROM_REG = 1,
   FROM_ZERO = 4,
   /** VEX.vvvv. */
   FROM_VVVV = 5;
-const SOURCES: Readonly<Record<RegisterSource, number>> = {
+const SOURCES: Readonly<Record<Exclude<RegisterSource, "is4">, number>> = {
   reg: FROM_REG,
   rm: FROM_RM,
   opcode: FROM_OPCODE,
@@ -111,6 +113,7 @@ const IMMEDIATE_CODES: readonly ImmediateKind[] = [
   "moffs",
   "far",
   "wordByte",
+  "register",
 ];
 const IMM_NONE = 0,
   IMM_BYTE = 1,
@@ -124,7 +127,8 @@ const IMM_NONE = 0,
   IMM_RELATIVE_Z = 9,
   IMM_MOFFS = 10,
   IMM_FAR = 11,
-  IMM_WORD_BYTE = 12;
+  IMM_WORD_BYTE = 12,
+  IMM_REGISTER = 13;
 
 /** By VEX.pp. */
 const VEX_PREFIXES = [PREFIX_NONE, PREFIX_66, PREFIX_F3, PREFIX_F2] as const;
@@ -159,6 +163,7 @@ function fieldCodes(parsed: ParsedForm, isMemory: boolean): number[] {
   for (const operand of parsed.operands) {
     if (!usesField(operand, isMemory) || operand.register === undefined) continue;
     const { source, class: kind, size } = operand.register;
+    if (source === "is4") continue;
     const from = SOURCES[source];
     const as =
       kind === "gpr"
@@ -201,7 +206,8 @@ export function createDecoder(variants: readonly Variant[]): Decode {
       (attributes.includes("force64") ? LEAF_FORCE64 : 0) |
       (parsed.prefix === "66" ? LEAF_66_MANDATORY : 0) |
       (parsed.sizeByMode ? LEAF_SIZE_BY_MODE : 0) |
-      (parsed.operands.some((operand) => operand.register?.source === "vvvv") ? LEAF_VVVV : 0);
+      (parsed.operands.some((operand) => operand.register?.source === "vvvv") ? LEAF_VVVV : 0) |
+      (parsed.operands.some((operand) => operand.memory?.vectorIndex === true) ? LEAF_VECTOR_INDEX : 0);
     leafImmediate[leaf] = IMMEDIATE_CODES.indexOf(parsed.immediate);
     leafFields.set(fieldCodes(parsed, false), leaf * 8);
     leafFields.set(fieldCodes(parsed, true), leaf * 8 + 4);
@@ -329,7 +335,7 @@ export function createDecoder(variants: readonly Variant[]): Decode {
         rex = (~first >> 5) & 7;
         map = 4 + (first & 31);
         if (map < 5 || map > 7) return at - offset > available ? "incomplete" : "undefined";
-        wide = (last >> 7) & (mode64 ? 1 : 0);
+        wide = last >> 7;
       }
       vvvv = (~last >> 3) & 15;
       if (!mode64) rex = 0;
@@ -374,6 +380,8 @@ export function createDecoder(variants: readonly Variant[]): Decode {
     if (isMemory) {
       const mod = modrm >> 6;
       const rm = modrm & 7;
+      const hasVectorIndex = (flags & LEAF_VECTOR_INDEX) !== 0;
+      if (hasVectorIndex && (addressSize === 16 || rm !== 4)) return at - offset > available ? "incomplete" : "undefined";
       if (addressSize === 16) {
         if (mod === 0 && rm === 6) {
           displacement = code[at] | (code[at + 1] << 8) | 0;
@@ -393,7 +401,10 @@ export function createDecoder(variants: readonly Variant[]): Decode {
         if (rm === 4) {
           const sib = code[at++] | 0;
           const indexNumber = ((sib >> 3) & 7) | ((rex & 2) << 2);
-          if (indexNumber !== 4) {
+          if (hasVectorIndex) {
+            index = state.xmm + indexNumber * 16;
+            scale = sib >> 6;
+          } else if (indexNumber !== 4) {
             index = gprOffset(indexNumber);
             scale = sib >> 6;
           }
@@ -496,6 +507,9 @@ export function createDecoder(variants: readonly Variant[]): Decode {
           low = code[at] | (code[at + 1] << 8) | (code[at + 2] << 16) | (code[at + 3] << 24);
           high = code[at + 4] | (code[at + 5] << 8) | (code[at + 6] << 16) | (code[at + 7] << 24);
           at += 8;
+          break;
+        case IMM_REGISTER:
+          low = state.xmm + ((code[at++] >> 4) & (mode64 ? 15 : 7)) * 16;
           break;
         case IMM_MOFFS:
           low = code[at] | (code[at + 1] << 8);

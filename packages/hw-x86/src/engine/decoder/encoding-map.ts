@@ -144,7 +144,7 @@ export function mapEncodings(forms: readonly ParsedForm[]): EncodingMap {
           for (const leaf of list) {
             const { parsed } = leaves[leaf];
             if (parsed.form.attributes.includes(mode64 ? "invalid64" : "only64")) continue;
-            if (parsed.wide && !wide) continue;
+            if (wide ? parsed.narrow : parsed.wide) continue;
             if (parsed.vexLength !== "any" && parsed.vexLength !== length) continue;
             const rank = prefixRank(parsed, prefix);
             if (rank > 0) candidates.push([leaf, rank * 2 + (parsed.wide ? 1 : 0)]);

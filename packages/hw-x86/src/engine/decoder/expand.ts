@@ -7,11 +7,13 @@ import { type OperandSize, type ParsedForm, type ParsedOperand, parseForm, sizeO
 import type { OperandAccess, Variant } from "./variant.ts";
 
 const FIELDS = ["a", "b", "c"] as const;
+/** A fourth register, named in an immediate. */
+const IMMEDIATE_FIELD = "immediate";
 const CONDITIONS = ["O", "NO", "B", "AE", "E", "NE", "BE", "A", "S", "NS", "P", "NP", "L", "GE", "LE", "G"];
 
 /** True when operand `operand` of a variant names its register in the operation record. */
 export function usesField(operand: ParsedOperand, isMemory: boolean): boolean {
-  if (operand.register === undefined) return false;
+  if (operand.register === undefined || operand.register.source === "is4") return false;
   return !(isMemory && operand.register.source === "rm");
 }
 
@@ -29,6 +31,7 @@ function accessOf(operand: ParsedOperand, field: number, size: OperandSize, isMe
   }
   if (memory !== undefined && isMemory) return { kind: "memory", size: sizeOfName(memory.size, size) + memory.extra };
   if (register === undefined) throw new SyntaxError(`"${operand.text}" is neither register nor memory here`);
+  if (register.source === "is4") return { kind: "xmm", field: IMMEDIATE_FIELD, size: sizeOfName(register.size, size) };
   const name = FIELDS[field];
   if (name === undefined) throw new SyntaxError("more than three register operands");
   const bits = sizeOfName(register.size, size);

@@ -9,7 +9,7 @@ export type OperandSize = 8 | 16 | 32 | 64;
 export type SizeName = number | "v" | "y" | "z" | "d64";
 
 /** Where the number of a register operand is encoded. */
-export type RegisterSource = "reg" | "rm" | "opcode" | "zero" | "vvvv";
+export type RegisterSource = "reg" | "rm" | "opcode" | "zero" | "vvvv" | "is4";
 export type RegisterClass = "gpr" | "xmm" | "mm" | "segmentRegister" | "controlRegister" | "debugRegister" | "stackIndex";
 
 export interface ParsedOperand {
@@ -20,6 +20,8 @@ export interface ParsedOperand {
   readonly memory?: {
     readonly size: SizeName /** Bits after the part of that size: selectors of far pointers. */;
     readonly extra: number;
+    /** Its index register is a vector (VSIB addressing). */
+    readonly vectorIndex?: true;
   };
   /** Present when it is something else. */
   readonly other?:
@@ -43,7 +45,8 @@ export type ImmediateKind =
   | "relativeZ"
   | "moffs"
   | "far"
-  | "wordByte";
+  | "wordByte"
+  | "register";
 
 export type PrefixRule = "any" | "NP" | "NFx" | "66" | "F3" | "F2";
 
@@ -59,6 +62,8 @@ export interface ParsedForm {
   readonly isConditional: boolean;
   readonly prefix: PrefixRule;
   readonly wide: boolean;
+  /** Without VEX.W only. */
+  readonly narrow: boolean;
   readonly hasModrm: boolean;
   readonly digit: number | undefined;
   readonly modrmByte: number | undefined;
@@ -97,7 +102,9 @@ const FIXED_GPRS: Readonly<Record<string, readonly [number, SizeName]>> = {
 const SEGMENTS = ["ES", "CS", "SS", "DS", "FS", "GS"];
 const GPR = /^r(8|16|32|64|v|y|z|d64)$/;
 const GPR_OR_MEMORY = /^r(8|16|32|64|v|y|z|d64)?\/m(8|16|32|64|v|y|z|d64)$/;
-const VECTOR_OR_MEMORY = /^(xmm|mm)\/m(\d+)$/;
+const VECTOR_OR_MEMORY = /^(xmm|ymm|mm)\/m(\d+)$/;
+const VECTOR_BITS: Readonly<Record<string, number>> = { xmm: 128, ymm: 256, mm: 64 };
+const VECTOR_INDEX = /^vm(32|64)(x|y)$/;
 const MEMORY = /^m(\d+|v|y|z)?$/;
 const IMMEDIATES: Readonly<Record<string, SizeName>> = {
   imm8: 8,
@@ -115,10 +122,12 @@ function sizeName(text: string): SizeName {
   return /^\d+$/.test(text) ? Number(text) : (text as SizeName);
 }
 
+const PLACES: Readonly<Record<string, RegisterSource>> = { rm: "rm", v: "vvvv", is4: "is4" };
+
 function parseOperand(text: string, registerSource: RegisterSource): ParsedOperand {
   const [word, place] = text.split("=");
-  if (place !== undefined && place !== "rm" && place !== "v") throw new SyntaxError(`operand "${text}"`);
-  const source: RegisterSource = place === "rm" ? "rm" : place === "v" ? "vvvv" : registerSource;
+  if (place !== undefined && !(place in PLACES)) throw new SyntaxError(`operand "${text}"`);
+  const source = place === undefined ? registerSource : (PLACES[place] as RegisterSource);
   let match = GPR.exec(word);
   if (match) return { text, register: { source, class: "gpr", size: sizeName(match[1]) } };
   match = GPR_OR_MEMORY.exec(word);
@@ -129,16 +138,17 @@ function parseOperand(text: string, registerSource: RegisterSource): ParsedOpera
   match = VECTOR_OR_MEMORY.exec(word);
   if (match) {
     const size = Number(match[2]);
-    const registerBits = match[1] === "xmm" ? 128 : 64;
+    const kind = match[1] === "mm" ? "mm" : "xmm";
     return {
       text,
-      register: { source: "rm", class: match[1] as "xmm" | "mm", size: registerBits },
+      register: { source: "rm", class: kind, size: VECTOR_BITS[match[1]] as number },
       memory: { size, extra: 0 },
     };
   }
   // Register 0, which no part of the encoding names
   if (word === "XMM0") return { text, register: { source: "zero", class: "xmm", size: 128 } };
-  if (word === "xmm") return { text, register: { source, class: "xmm", size: 128 } };
+  if (word === "xmm" || word === "ymm") return { text, register: { source, class: "xmm", size: VECTOR_BITS[word] as number } };
+  if (VECTOR_INDEX.test(word)) return { text, memory: { size: 0, extra: 0, vectorIndex: true } };
   if (word === "mm") return { text, register: { source, class: "mm", size: 64 } };
   if (word === "sreg") return { text, register: { source: "reg", class: "segmentRegister", size: 16 } };
   if (word === "cr") return { text, register: { source: "reg", class: "controlRegister", size: 64 } };
@@ -190,12 +200,14 @@ function immediateKind(tokens: readonly string[], operands: readonly string[]): 
       return "far";
     case "iw ib":
       return "wordByte";
+    case "is4":
+      return "register";
     default:
       throw new SyntaxError(`immediate "${joined}"`);
   }
 }
 
-const IMMEDIATE_TOKENS = ["ib", "iw", "id", "io", "iz", "iv", "cb", "cz", "moffs", "iw:iz", "iz:iw"];
+const IMMEDIATE_TOKENS = ["is4", "ib", "iw", "id", "io", "iz", "iv", "cb", "cz", "moffs", "iw:iz", "iz:iw"];
 
 function sizeNames(operand: ParsedOperand): SizeName[] {
   const names: SizeName[] = [];
@@ -228,16 +240,17 @@ function formSizes(form: Form, operands: readonly ParsedOperand[], wide: boolean
 
 const VEX_MAPS: Readonly<Record<string, number>> = { "0F": 5, "0F38": 6, "0F3A": 7 };
 /** "VEX.LZ.F2.0F38.W1": length, prefix (NP when absent), opcode map, and W where the form takes one value only. */
-function parseVex(token: string): { length: 0 | 1 | "any"; prefix: PrefixRule; map: number; wide: boolean } {
+function parseVex(token: string): Pick<ParsedForm, "prefix" | "map" | "wide" | "narrow"> & { length: 0 | 1 | "any" } {
   const parts = token.split(".").slice(1);
   const map = parts.map((part) => VEX_MAPS[part]).find((known) => known !== undefined);
-  const isKnown = (part: string): boolean => part in VEX_MAPS || /^(LZ|128|256|LIG|NP|66|F3|F2|W1)$/.test(part);
+  const isKnown = (part: string): boolean => part in VEX_MAPS || /^(LZ|128|256|LIG|NP|66|F3|F2|W0|W1)$/.test(part);
   if (map === undefined || !parts.every(isKnown)) throw new SyntaxError(`"${token}"`);
   return {
     length: parts.includes("256") ? 1 : parts.includes("LIG") ? "any" : 0,
     prefix: (["66", "F3", "F2"] as const).find((prefix) => parts.includes(prefix)) ?? "NP",
     map,
     wide: parts.includes("W1"),
+    narrow: parts.includes("W0"),
   };
 }
 
@@ -306,7 +319,8 @@ function parse(form: Form): ParsedForm {
     if (mod !== "any" && mod !== restriction) throw new SyntaxError("mod contradicts the operands");
     mod = restriction;
   }
-  const sizes = formSizes(form, operands, wide);
+  // Outside 64-bit mode VEX.W is part of the opcode as well
+  const sizes = formSizes(form, operands, wide && (vex === undefined || form.attributes.includes("only64")));
   return {
     form,
     map,
@@ -316,6 +330,7 @@ function parse(form: Form): ParsedForm {
     isConditional: plus === "cc",
     prefix,
     wide,
+    narrow: vex?.narrow ?? false,
     hasModrm,
     digit,
     modrmByte,

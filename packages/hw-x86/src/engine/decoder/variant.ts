@@ -18,8 +18,8 @@ export type OperandAccess =
   | { kind: "relative" }
   /** ptr16:z: immediate bits 0-31 offset, 32-47 selector. */
   | { kind: "farPointer" }
-  /** XMM or MMX/x87 register: the field holds the bank offset of the XMM register or of R[n] (mm). */
-  | { kind: "xmm"; field: "a" | "b" | "c"; size: number }
+  /** XMM or MMX/x87 register: the field holds the bank offset of the XMM register or of R[n] (mm). `size` 256: YMM. */
+  | { kind: "xmm"; field: "a" | "b" | "c" | "immediate"; size: number }
   | { kind: "mm"; field: "a" | "b" | "c"; size: number }
   /** The field holds the register's number. */
   | { kind: "segmentRegister" | "controlRegister" | "debugRegister" | "stackIndex"; field: "a" | "b" | "c" };

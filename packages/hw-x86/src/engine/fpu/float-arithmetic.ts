@@ -107,6 +107,38 @@ export function multiply(context: FloatContext, format: FloatFormat, rule: NanRu
   return round(context, format, sign, a.exponent + b.exponent, a.significand * b.significand);
 }
 
+/**
+ * a * b + c, rounded once; the product or the addend negated where asked. NaNs come through with the sign that they came with, the first
+ * of a, b and c that is one. A quiet NaN as the addend hides that infinity times zero is invalid.
+ */
+export function multiplyAdd(
+  context: FloatContext,
+  format: FloatFormat,
+  a: Num,
+  b: Num,
+  c: Num,
+  negatesProduct: boolean,
+  negatesAddend: boolean,
+): Num {
+  const operands = [a, b, c];
+  if (operands.some(isNan)) {
+    if (operands.some(({ kind }) => kind === "signalling")) context.flags |= IE;
+    return quieted(operands.find(isNan) as Num);
+  }
+  const opposite = (sign: Sign, isNegated: boolean): Sign => (isNegated ? (sign === 0 ? 1 : 0) : sign);
+  const sign = opposite(signOf(a, b), negatesProduct);
+  const addend: Num = { ...c, sign: opposite(c.sign, negatesAddend) };
+  const isInfinite = a.kind === "infinity" || b.kind === "infinity";
+  if (isInfinite && (a.kind === "zero" || b.kind === "zero")) return invalid(context);
+  if (isInfinite && addend.kind === "infinity" && addend.sign !== sign) return invalid(context);
+  noteDenormal(context, a, b);
+  noteDenormal(context, c, c);
+  if (isInfinite) return infinity(sign);
+  const isZero = a.kind === "zero" || b.kind === "zero";
+  const product = isZero ? zero(sign) : num("finite", sign, a.exponent + b.exponent, a.significand * b.significand);
+  return add(context, format, sseNan, product, { ...addend, denormal: false });
+}
+
 export function divide(context: FloatContext, format: FloatFormat, rule: NanRule, a: Num, b: Num): Num {
   const given = special(context, rule, a, b);
   if (given !== undefined) return given;

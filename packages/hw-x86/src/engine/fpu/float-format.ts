@@ -46,6 +46,7 @@ export interface FloatFormat {
   readonly wrap: number;
 }
 
+export const HALF: FloatFormat = { precision: 11, minExponent: -14, maxExponent: 15, wrap: 0 };
 export const SINGLE: FloatFormat = { precision: 24, minExponent: -126, maxExponent: 127, wrap: 0 };
 export const DOUBLE: FloatFormat = { precision: 53, minExponent: -1022, maxExponent: 1023, wrap: 0 };
 const extended = (precision: number): FloatFormat => ({ precision, minExponent: -16382, maxExponent: 16383, wrap: 24576 });
@@ -107,6 +108,15 @@ function nan(sign: Sign, significand: bigint): Num {
 }
 
 /** `bits`: 32 bits as a number of either sign. */
+export function unpackHalf(bits: number): Num {
+  const sign: Sign = bits >= 0x8000 ? 1 : 0;
+  const field = (bits >>> 10) & 0x1f;
+  const fraction = bits & 0x3ff;
+  if (field === 0x1f) return fraction === 0 ? infinity(sign) : nan(sign, BigInt(fraction) << 53n);
+  if (field === 0) return fraction === 0 ? zero(sign) : num("finite", sign, -24, BigInt(fraction), true);
+  return num("finite", sign, field - 25, BigInt(fraction | 0x400));
+}
+
 export function unpack32(bits: number): Num {
   const sign: Sign = bits < 0 || bits >= 0x8000_0000 ? 1 : 0;
   const field = (bits >>> 23) & 0xff;
@@ -168,6 +178,8 @@ function align(a: Num, lsb: number): bigint {
 
 /** Of a number rounded to SINGLE: its 32 bits, unsigned. */
 export const pack32 = (a: Num): number => Number(pack(a, SINGLE, 8));
+/** Of a number rounded to HALF. */
+export const packHalf = (a: Num): number => Number(pack(a, HALF, 5));
 /** Of a number rounded to DOUBLE. */
 export const pack64 = (a: Num): bigint => pack(a, DOUBLE, 11);
 

@@ -14,6 +14,7 @@ import {
   divide,
   fromInteger,
   multiply,
+  multiplyAdd,
   order,
   roundToInteger,
   squareRoot,
@@ -25,6 +26,7 @@ import {
   DOUBLE,
   FloatContext,
   type FloatFormat,
+  HALF,
   IE,
   isNan,
   type Num,
@@ -32,11 +34,13 @@ import {
   PRE_COMPUTATION,
   pack32,
   pack64,
+  packHalf,
   round,
   SINGLE,
   TO_ZERO,
   unpack32,
   unpack64,
+  unpackHalf,
   zero,
 } from "./float-format.ts";
 import { operandSegment } from "./x87-state.ts";
@@ -45,6 +49,7 @@ import { operandSegment } from "./x87-state.ts";
 export const DESTINATION = state.helper;
 export const SOURCE_VECTOR = state.helper + 16;
 export const RESULT = state.helper + 32;
+export const ADDEND = state.helper + 48;
 
 export const SSE_OPERATION = {
   add: 0,
@@ -55,6 +60,18 @@ export const SSE_OPERATION = {
   maximum: 5,
   squareRoot: 6,
   compare: 7,
+} as const;
+
+/**
+ * Comparison predicates, a bit for each (Intel SDM Vol. 2A, CMPPD - Compare Packed Double Precision Floating-Point Values). The first
+ * 16 say which of the four orderings they hold for, and the next 16 say the same; quiet NaNs signal for half of them.
+ */
+export const PREDICATES = {
+  less: 0b1001_0110_1001_0110,
+  equal: 0b1010_0101_1010_0101,
+  greater: 0b1111_0000_1111_0000,
+  unordered: 0b1000_0111_0111_1000,
+  signals: 0b1001_1001_1001_1001_0110_0110_0110_0110,
 } as const;
 
 /** MXCSR. */
@@ -81,8 +98,19 @@ function endLane(): void {
   context.flags = 0;
 }
 
-/** Sticky flags into MXCSR; raises if one is unmasked. Exceptions found before computing hide those found after it. */
+const PENDING = 0x8000_0000;
+
+/**
+ * Sticky flags into MXCSR; raises if one is unmasked. Exceptions found before computing hide those found after it. Those of the lower
+ * of two halves wait for the upper half's.
+ */
 function finish(cpu: Cpu): void {
+  if (cpu.u32[state.isLowerHalf >> 2] !== 0) {
+    if (collected !== 0) cpu.u32[state.pendingFlags >> 2] = collected | PENDING;
+    return;
+  }
+  collected |= cpu.u32[state.pendingFlags >> 2] & 0x3f;
+  cpu.u32[state.pendingFlags >> 2] = 0;
   const early = collected & PRE_COMPUTATION & context.unmasked;
   cpu.u32[state.mxcsr >> 2] |= early !== 0 ? collected & PRE_COMPUTATION : collected;
   if ((collected & context.unmasked) !== 0) cpu.raise((cpu.u64[state.cr4 >> 3] & BigInt(OSXMMEXCPT)) !== 0n ? XM : UD);
@@ -137,13 +165,12 @@ function compute(operation: number, format: FloatFormat, a: Num, b: Num): Num {
   }
 }
 
-/** Predicates of CMPPS and its kin: 0 equal, 1 less, 2 less or equal, 3 unordered; 4 more for the opposite. */
+/** A predicate of CMPPS and its kin, see PREDICATES. */
 function holds(predicate: number, a: Num, b: Num): boolean {
-  const kind = predicate & 3;
-  const ordering = compare(context, a, b, kind === 1 || kind === 2);
-  const base =
-    kind === 3 ? ordering === undefined : kind === 0 ? ordering === 0 : kind === 1 ? ordering === -1 : (ordering ?? 1) <= 0;
-  return (predicate & 4) !== 0 ? !base : base;
+  const { less, equal, greater, unordered, signals } = PREDICATES;
+  const ordering = compare(context, a, b, ((signals >>> predicate) & 1) !== 0);
+  const table = ordering === undefined ? unordered : ordering === 0 ? equal : ordering < 0 ? less : greater;
+  return ((table >>> (predicate & 15)) & 1) !== 0;
 }
 
 function copyDestination(cpu: Cpu): void {
@@ -251,6 +278,53 @@ export const sseHelpers: HelperTable = {
     finish(cpu);
   },
 
+  /** After both halves of an operation of 256 bits, when the lower one has left flags. */
+  sseSettle(cpu) {
+    begin(cpu);
+    finish(cpu);
+  },
+
+  /**
+   * Fused multiply-add: DESTINATION * SOURCE_VECTOR + ADDEND. a bits, b lanes, c signs: bit 0 negates products, bits 1 and 2 the addends of
+   * even and odd lanes. Lanes above those are left as they are.
+   */
+  sseFused(cpu, bits, lanes, signs) {
+    begin(cpu);
+    for (let lane = 0; lane < lanes; lane++) {
+      const [a, b, c] = [DESTINATION, SOURCE_VECTOR, ADDEND].map((slot) => readLane(cpu, slot, bits, lane)) as [Num, Num, Num];
+      const negatesAddend = ((signs >> (1 + (lane & 1))) & 1) !== 0;
+      writeLane(cpu, bits, lane, multiplyAdd(context, formatOf(bits), a, b, c, (signs & 1) !== 0, negatesAddend));
+      endLane();
+    }
+    finish(cpu);
+  },
+
+  /** VCVTPH2PS: a lanes of half precision from the low end of SOURCE_VECTOR. */
+  sseFromHalf(cpu, lanes) {
+    begin(cpu);
+    for (let lane = 0; lane < lanes; lane++) {
+      // Denormals are neither zero by DAZ nor an exception
+      const value = unpackHalf(cpu.u16[(SOURCE_VECTOR >> 1) + lane]);
+      writeLane(cpu, 32, lane, convert(context, SINGLE, value, false));
+      endLane();
+    }
+    finish(cpu);
+  },
+
+  /** VCVTPS2PH: a lanes, b the immediate. */
+  sseToHalf(cpu, lanes, control) {
+    begin(cpu);
+    if ((control & 4) === 0) context.rounding = control & 3;
+    context.flushToZero = false;
+    cpu.u8.fill(0, RESULT, RESULT + 16);
+    for (let lane = 0; lane < lanes; lane++) {
+      const value = convert(context, HALF, readLane(cpu, SOURCE_VECTOR, 32, lane), true);
+      cpu.u16[(RESULT >> 1) + lane] = packHalf(value);
+      endLane();
+    }
+    finish(cpu);
+  },
+
   /** ADDSUBPS, ADDSUBPD. a bits, b lanes: even lanes subtract, odd ones add. */
   sseAddSubtract(cpu, bits, lanes) {
     begin(cpu);
@@ -295,7 +369,10 @@ export const sseHelpers: HelperTable = {
     for (;;) {
       endLane();
       // Each step sees the results of the one before, so an exception there comes first
-      if ((collected & context.unmasked) !== 0) finish(cpu);
+      if ((collected & context.unmasked) !== 0) {
+        finish(cpu);
+        return;
+      }
       if (terms.length === 1) break;
       const before = terms;
       terms = before

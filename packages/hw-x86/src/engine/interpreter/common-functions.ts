@@ -7,6 +7,7 @@ import { SEG_EFFECTIVE_BASE, SEG_READ_TOP, SEG_WRITE_TOP, SEGMENT_STRIDE, state 
 import { block, OP_BYTES, op } from "../operation.ts";
 import { FunctionBuilder, type ModuleBuilder, signature } from "../wasm/module-builder.ts";
 import type { ValueType } from "../wasm/opcodes.ts";
+import { buildFusedMultiplyAdd } from "./fused-code.ts";
 import { emitProbe } from "./memory-code.ts";
 import { buildMayBeRounded } from "./rounding-code.ts";
 import { buildMoveRun, buildStoreRun } from "./string-code.ts";
@@ -52,6 +53,8 @@ export interface CommonFunctions {
   readonly rmwProbe: number;
   /** (operation, linear, value) by log2 of the size in bytes; [4] takes a v128. */
   readonly write: readonly number[];
+  /** (operation, linear, lower half, upper half): stores 256 bits. */
+  readonly writePair: number;
   /** () -> arithmetic flags in RFLAGS positions; (flags) sets them. */
   readonly getFlags: number;
   readonly setFlags: number;
@@ -66,6 +69,7 @@ export interface CommonFunctions {
   readonly settle: number;
   /** See rounding-code.ts. */
   readonly mayBeRounded: number;
+  readonly fusedMultiplyAdd: number;
 }
 
 export function declareImports(module: ModuleBuilder): Record<keyof typeof ENGINE_IMPORTS, number> {
@@ -169,6 +173,25 @@ export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunct
     }),
   );
 
+  const writePair = make(["i32", "i64", "v128", "v128"], [], (f) => {
+    const c = f.code;
+    const address = f.allocate("i32");
+    emitProbe(c, f, 1, true, undefined, 32);
+    c.else().i32(0).end();
+    c.tee(address).if();
+    c.get(address).get(2).memory("v128.store", 0).get(address).get(3).memory("v128.store", 16);
+    c.else();
+    c.i32(0)
+      .get(2)
+      .memory("v128.store", state.storeValue)
+      .i32(0)
+      .get(3)
+      .memory("v128.store", state.storeValue + 16);
+    c.get(0).call(sync);
+    c.get(1).op("i32.wrap_i64").get(1).i64(32n).op("i64.shr_u").op("i32.wrap_i64").i32(32).call(imports.writeSlow);
+    c.end();
+  });
+
   const getFlags = make([], ["i32"], (f) => {
     const c = f.code;
     const low = f.allocate("i32");
@@ -251,9 +274,11 @@ export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunct
     readProbe,
     rmwProbe,
     write,
+    writePair,
     getFlags,
     setFlags,
     find,
     mayBeRounded: buildMayBeRounded(module),
+    fusedMultiplyAdd: buildFusedMultiplyAdd(module),
   };
 }

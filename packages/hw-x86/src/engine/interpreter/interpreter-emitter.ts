@@ -19,7 +19,7 @@ const SIGN = 1n << 63n;
 function groupOf(offset: number): number {
   if (offset >= state.gpr && offset < state.gpr + 128) return GENERAL;
   if (offset >= state.flagResult && offset < state.flagAux + 4) return FLAGS;
-  if (offset >= state.xmm && offset < state.xmm + 256) return VECTOR;
+  if (offset >= state.xmm && offset < state.ymmHigh + 256) return VECTOR;
   return OTHER;
 }
 
@@ -58,7 +58,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     }
     return node;
   }
-  #fieldOf(access: { field: "a" | "b" | "c" }): Node {
+  #fieldOf(access: { field: "a" | "b" | "c" | "immediate" }): Node {
     return this.#field(op[access.field], "i32.load16_u");
   }
 
@@ -75,7 +75,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
         return asInt(this.#loadGuest(this.#linear(operand, sizeBytes(access.size)), integerSize(access.size)));
       case "immediate":
       case "farPointer":
-        return this.immediate();
+        return this.viewedImmediate(operand);
       case "constant":
         return this.int(access.value);
       case "xmm":
@@ -164,7 +164,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
 
   // ---- Vector operands ----
 
-  readVec(operand: FormOperand): Vec {
+  protected readVector(operand: FormOperand): Vec {
     const access = this.access(operand);
     switch (access.kind) {
       case "xmm":
@@ -190,7 +190,63 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
         return this.fail(`${operand.text} is no vector`);
     }
   }
-  writeVec(operand: FormOperand, value: Vec): void {
+  protected readPair(operand: FormOperand): readonly [Vec, Vec] {
+    const access = this.access(operand);
+    let place: Node;
+    let upper = 16;
+    let reads = NOTHING;
+    if (access.kind === "xmm") {
+      place = this.#fieldOf(access);
+      upper = UPPER_HALF;
+      reads = VECTOR;
+    } else {
+      place = makeNode("i32", [], () => undefined);
+      const { common } = this.#target;
+      this.effect([this.#pc, this.#linear(operand, 32), this.constant32(32)], NOTHING, (c) => c.call(common.readProbe), place);
+    }
+    const part = (offset: number): Vec => {
+      if (reads !== NOTHING) return asVec(this.value("v128", [place], (c) => c.memory("v128.load", offset), { reads }));
+      const value = makeNode("v128", [], () => undefined);
+      this.effect([place], NOTHING, (c) => c.memory("v128.load", offset), value);
+      return asVec(value);
+    };
+    return [part(0), part(upper)];
+  }
+  writeHalves(operand: FormOperand, low: Vec, high: Vec): void {
+    const access = this.access(operand);
+    if (access.kind === "xmm") {
+      const place = this.#fieldOf(access);
+      this.effect([place, nodeOf(high)], VECTOR, (c) => c.memory("v128.store", UPPER_HALF));
+      this.effect([place, nodeOf(low)], VECTOR, (c) => c.memory("v128.store", 0));
+      return;
+    }
+    const linear = this.#linear(operand, 32, true);
+    const { common } = this.#target;
+    this.effect([this.#pc, linear, nodeOf(low), nodeOf(high)], NOTHING, (c) => c.call(common.writePair));
+  }
+  zeroVectors(which: "upper" | "all"): void {
+    const zero = (first: number): void => {
+      for (const file of which === "all" ? [state.xmm, state.ymmHigh] : [state.ymmHigh]) {
+        this.effect([], VECTOR, (c) => {
+          for (let i = first; i < first + 8; i++)
+            c.i32(0)
+              .v128(ZEROS)
+              .memory("v128.store", file + i * 16);
+        });
+      }
+    };
+    zero(0);
+    this.if(this.eq(this.state(state.codeSize, 32), this.int(64)), () => zero(8));
+  }
+  override inHalves<V>(body: (half: 0 | 1) => V): readonly [V, V] {
+    this.#callsInLowerHalf = false;
+    const results = super.inHalves(body);
+    if (this.#callsInLowerHalf) {
+      this.seldom(this.ne(this.state(state.pendingFlags, 32), this.int(0)), () => this.helper("sseSettle"));
+    }
+    return results;
+  }
+  protected writeVector(operand: FormOperand, value: Vec): void {
     const access = this.access(operand);
     switch (access.kind) {
       case "xmm":
@@ -219,10 +275,9 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
         this.fail(`${operand.text} is no vector`);
     }
   }
-  checkAligned(operand: FormOperand): void {
-    if (!this.isMemory(operand)) return;
+  protected checkAlignment(operand: FormOperand, bytes: number): void {
     const offset = this.operation("i64.add", [nodeOf(this.address(operand)), this.#segmentBase()]);
-    this.raiseIf(this.ne(asInt(this.mask(offset, 15n)), this.int(0)), "#GP", 0);
+    this.raiseIf(this.ne(asInt(this.mask(offset, BigInt(bytes - 1))), this.int(0)), "#GP", 0);
   }
 
   // ---- Registers, memory, state ----
@@ -479,6 +534,13 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     const kind = [operation, bits === 64 ? 1 : 0, lanes].map((value) => this.constant32(value));
     return asBool(this.value("i32", [...kind, ...[a, b, result].map(nodeOf)], (c) => c.call(common.mayBeRounded)));
   }
+  fusedMultiplyAdd(bits: 32 | 64, lanes: number, a: Vec, b: Vec, c: Vec): Vec {
+    const { common } = this.#target;
+    const kind = [bits === 64 ? 1 : 0, lanes].map((value) => this.constant32(value));
+    return asVec(
+      this.value("v128", [...kind, ...[a, b, c].map(nodeOf)], (code) => code.call(common.fusedMultiplyAdd), { reads: OTHER }),
+    );
+  }
   writeArithmeticFlags(value: Int): void {
     const { common } = this.#target;
     this.effect([this.operation("i32.wrap_i64", [nodeOf(value)])], FLAGS, (c) => c.call(common.setFlags));
@@ -602,9 +664,13 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     while (nodes.length < 4) nodes.push(this.constant32(0));
     this.effect(nodes, EVERYTHING, (c) => c.get(pc).call(common.sync).call(index), result);
   }
+  #callsInLowerHalf = false;
   helper(name: string, ...args: (number | Int | Bool)[]): Bool {
     const result = makeNode("i32", [], () => undefined);
+    if (this.isLowerHalf) this.setState(state.isLowerHalf, 32, this.int(1));
     this.#call(name, args, result);
+    if (this.isLowerHalf) this.setState(state.isLowerHalf, 32, this.int(0));
+    this.#callsInLowerHalf ||= this.isLowerHalf;
     return asBool(result);
   }
   helperThenEndBlock(name: string, ...args: (number | Int | Bool)[]): void {
@@ -622,6 +688,9 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
 }
 
 const SCRATCH_END = 0x5000;
+/** From a register's lower half to its upper one, in bytes. */
+const UPPER_HALF = state.ymmHigh - state.xmm;
+const ZEROS: readonly number[] = Array<number>(16).fill(0);
 
 function sizeBytes(bits: number): number {
   return bits / 8;

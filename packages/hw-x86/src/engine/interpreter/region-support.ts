@@ -5,6 +5,7 @@ import { FlagSource, OWN_CARRY, OWN_OVERFLOW } from "../translator/flag-kinds.ts
 import type { Code } from "../wasm/code.ts";
 import { FunctionBuilder, type ModuleBuilder, type Signature, signature } from "../wasm/module-builder.ts";
 import type { CommonFunctions } from "./common-functions.ts";
+import { FUSED_MULTIPLY_ADD } from "./fused-code.ts";
 import { MAY_BE_ROUNDED } from "./rounding-code.ts";
 import { STRING_RUN } from "./string-code.ts";
 
@@ -33,6 +34,8 @@ export const REGION_SUPPORT = {
   storeRun: STRING_RUN,
   /** See rounding-code.ts. */
   mayBeRounded: MAY_BE_ROUNDED,
+  /** See fused-code.ts. */
+  fusedMultiplyAdd: FUSED_MULTIPLY_ADD,
   /** (rip), as the last thing that a region does: goes on in the region there, or returns 0 with `state.rip` set. */
   goOn: signature(["i64"], ["i32"]),
 } as const satisfies Record<string, Signature>;
@@ -171,5 +174,6 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
     moveTo,
     regionResume: imports.regionResume,
     mayBeRounded: common.mayBeRounded,
+    fusedMultiplyAdd: common.fusedMultiplyAdd,
   };
 }

@@ -4,7 +4,7 @@
  * was not set before. All else goes to the exact helpers of fpu/sse.ts.
  */
 import type { Bool, Doubt, Emitter, Value, Vec } from "../emitter.ts";
-import { SSE_OPERATION } from "../fpu/sse.ts";
+import { PREDICATES, SSE_OPERATION } from "../fpu/sse.ts";
 import { type FormOperand, form, type Instruction, instruction, sdm } from "../instruction.ts";
 import {
   anyLane,
@@ -23,7 +23,7 @@ import {
   wildLanes,
   zeroLanes,
 } from "./float-checks.ts";
-import { helperResult, passOperands } from "./vector-common.ts";
+import { helperResult, passOperands, splatConst } from "./vector-common.ts";
 
 /** Reads the operands in the order of their faults. */
 function operandsOf(e: Emitter, type: FloatType, dst: FormOperand, src: FormOperand): { a: Vec; b: Vec } {
@@ -190,21 +190,29 @@ function approximation(name: string, opcode: string, isRoot: number): Instructio
   );
 }
 
-/** Predicates 0 to 2 by WebAssembly's comparison; 3 (unordered) never holds among ordered numbers; 4 more negates. */
+/** Lanes for which the predicate holds, of numbers that are ordered. */
 function compareLanes(e: Emitter, type: FloatType, a: Vec, b: Vec, predicate: ReturnType<Emitter["read"]>): Vec {
+  const { less, equal, greater } = PREDICATES;
+  const orderings = [
+    [less, "lt"],
+    [equal, "eq"],
+    [greater, "gt"],
+  ] as const;
   const known = e.valueOf(predicate);
+  const or = (x: Vec, y: Vec): Vec => e.vec("v128.or", x, y);
   if (known !== undefined) {
-    const kind = ["eq", "lt", "le", undefined][Number(known & 3n)];
-    const base = kind === undefined ? e.vecConst(Array<number>(16).fill(0)) : e.vec(`${type.shape}.${kind}`, a, b);
-    return (known & 4n) !== 0n ? e.vec("v128.not", base) : base;
+    const held = orderings.filter(([table]) => ((table >>> Number(known & 15n)) & 1) !== 0).map(([, name]) => name);
+    if (held.length === 0 || held.length === 3) return splatConst(e, held.length === 0 ? 0 : -1, 8);
+    const name =
+      held.length === 1 ? held[0] : ({ "lt eq": "le", "eq gt": "ge", "lt gt": "ne" } as const)[held.join(" ") as "lt eq"];
+    return e.vec(`${type.shape}.${name}`, a, b);
   }
-  const mask = (bit: Bool): Vec => e.vec("i64x2.splat", e.select(bit, e.int(-1), e.int(0)));
-  const kind = e.and(predicate, e.int(3));
-  const wantsEqual = e.or1(e.isZero(kind), e.eq(kind, e.int(2)));
-  const wantsLess = e.or1(e.eq(kind, e.int(1)), e.eq(kind, e.int(2)));
-  const equal = e.vec("v128.and", e.vec(`${type.shape}.eq`, a, b), mask(wantsEqual));
-  const less = e.vec("v128.and", e.vec(`${type.shape}.lt`, a, b), mask(wantsLess));
-  return e.vec("v128.xor", e.vec("v128.or", equal, less), mask(e.bit(predicate, 2)));
+  const low = e.and(predicate, e.int(15));
+  const parts = orderings.map(([table, name]) => {
+    const mask = e.vec("i64x2.splat", e.select(e.bit(e.int(table), low), e.int(-1), e.int(0)));
+    return e.vec("v128.and", e.vec(`${type.shape}.${name}`, a, b), mask);
+  });
+  return parts.reduce(or);
 }
 const compareRows = FLOAT_TYPES.map((type) =>
   instruction(`CMP${type.suffix}`, {
@@ -213,7 +221,8 @@ const compareRows = FLOAT_TYPES.map((type) =>
     forms: [form(`${type.prefix} 0F C2 /r ib`, `xmm, ${type.source}, imm8`)],
     semantics(e, [dst, src, immediate]) {
       const { a, b } = operandsOf(e, type, dst, src);
-      const predicate = e.and(e.read(immediate), e.int(7));
+      // VEX-encoded forms have more predicates
+      const predicate = e.and(e.read(immediate), e.int(immediate.view === undefined ? 7 : 31));
       const fast = overDestination(e, type, compareLanes(e, type, a, b, predicate), a);
       const slow = (): Vec => exact(e, type, a, b, SSE_OPERATION.compare, e.low32(predicate));
       e.writeVec(dst, e.unless(isUnordered(e, type, a, b), fast, slow));

@@ -50,7 +50,8 @@ const WIDENINGS = [
 const widenings = (["S", "Z"] as const).flatMap((kind) =>
   WIDENINGS.map(([name, from, to], i) =>
     row(`PMOV${kind}X${name}`, `66 0F 38 ${kind === "S" ? 2 : 3}${i} /r`, `xmm, xmm/m${(128 * from) / to}`, (e, [dst, src]) => {
-      const source = e.isMemory(src) ? fromLow(e, e.read(src)) : e.readVec(src);
+      const isRead = src.view?.value !== undefined || !e.isMemory(src);
+      const source = isRead ? e.readVec(src) : fromLow(e, e.read(src));
       e.writeVec(dst, widen(e, source, from, to, kind === "S" ? "s" : "u"));
     }),
   ),

@@ -20,9 +20,10 @@ import {
   XCR0_ALLOWED,
   xsaveLeaf,
 } from "./cpuid.ts";
+import { InstructionSets, withInstructionSets } from "./instruction-sets.ts";
 
 /**
- * Family 20 (14h), model 2, stepping 0: a 64-bit core with nested paging from before AVX, and one of the few families for which kernels
+ * Family 20 (14h), model 2, stepping 0: a 64-bit core with nested paging, and one of the few families for which kernels
  * know of no erratum to work around with registers that this machine has not.
  */
 const SIGNATURE = 0x0050_0f20;
@@ -46,15 +47,17 @@ function amdCpuid(leaf: number, subleaf: number): CpuidResult {
     case 0x8000_0000:
       return result(leaf === 0 ? LAST_BASIC : LAST_EXTENDED, 0x6874_7541, 0x444d_4163, 0x6974_6e65);
     case 1:
-      return result(SIGNATURE, CLFLUSH_8_QUADWORDS | ONE_LOGICAL_PROCESSOR, LEAF_1_ECX, LEAF_1_EDX);
+      return result(SIGNATURE, CLFLUSH_8_QUADWORDS | ONE_LOGICAL_PROCESSOR, LEAF_1_ECX | InstructionSets.leaf1Ecx, LEAF_1_EDX);
     case 5:
       return result(64, 64, 3);
     case 6:
       return result(ARAT);
+    case 7:
+      return subleaf === 0 ? result(0, InstructionSets.leaf7Ebx, InstructionSets.leaf7Ecx) : result();
     case 0xd:
       return xsaveLeaf(subleaf);
     case 0x8000_0001:
-      return result(SIGNATURE, 0, EXTENDED_1_ECX, EXTENDED_1_EDX | REPEATED_EDX);
+      return result(SIGNATURE, 0, EXTENDED_1_ECX | InstructionSets.extended1Ecx, EXTENDED_1_EDX | REPEATED_EDX);
     case 0x8000_0002:
     case 0x8000_0003:
     case 0x8000_0004:
@@ -76,9 +79,9 @@ function amdCpuid(leaf: number, subleaf: number): CpuidResult {
   }
 }
 
-/** The AMD-type machine: 64-bit, SSE2, SVM. */
+/** The AMD-type machine: x86-64-v3, SVM. */
 export function createAmdModel(): CpuModel {
-  return {
+  return withInstructionSets({
     vendor: "amd",
     // Leaves that do not exist read as zero
     cpuid: (leaf, subleaf) => amdCpuid(leaf >>> 0, subleaf >>> 0),
@@ -87,5 +90,5 @@ export function createAmdModel(): CpuModel {
     xcr0Allowed: BigInt(XCR0_ALLOWED),
     eferAllowed: BigInt(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | Efer.SVME),
     physicalAddressBits: PHYSICAL_ADDRESS_BITS,
-  };
+  });
 }

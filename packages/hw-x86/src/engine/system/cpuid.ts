@@ -15,7 +15,7 @@ export interface CpuidResult {
 /** A word with these bits set. */
 export const bits = (...numbers: number[]): number => numbers.reduce((all, bit) => all | (1 << bit), 0) >>> 0;
 
-/** Family 6, model 44, stepping 2: a 64-bit Intel core from before AVX. */
+/** Family 6, model 44, stepping 2: a 64-bit Intel core; what it can do is told by the feature bits. */
 const SIGNATURE = 0x0002_06c2;
 export const CLFLUSH_8_QUADWORDS = 0x800;
 export const ONE_LOGICAL_PROCESSOR = 1 << 16;
@@ -134,7 +134,7 @@ export const CR4_ALLOWED = BigInt(
   Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.OSXSAVE,
 );
 
-/** The Intel-type machine: 64-bit, SSE2, VMX. */
+/** The Intel-type machine: x86-64-v3, VMX. */
 export function createIntelModel(): CpuModel {
   return withInstructionSets({
     vendor: "intel",

@@ -5,10 +5,10 @@ import { Cr4 } from "./bits.ts";
 const bits = (...numbers: number[]): number => numbers.reduce((all, bit) => all | (1 << bit), 0) >>> 0;
 
 export const InstructionSets = {
-  /** SSE3 PCLMULQDQ SSSE3 SSE4.1 SSE4.2 MOVBE POPCNT AES RDRAND. */
-  leaf1Ecx: bits(0, 1, 9, 19, 20, 22, 23, 25, 30),
-  /** FSGSBASE BMI1 BMI2 RDSEED ADX SHA. */
-  leaf7Ebx: bits(0, 3, 8, 18, 19, 29),
+  /** SSE3 PCLMULQDQ SSSE3 FMA SSE4.1 SSE4.2 MOVBE POPCNT AES AVX F16C RDRAND. */
+  leaf1Ecx: bits(0, 1, 9, 12, 19, 20, 22, 23, 25, 28, 29, 30),
+  /** FSGSBASE BMI1 AVX2 BMI2 RDSEED ADX SHA. */
+  leaf7Ebx: bits(0, 3, 5, 8, 18, 19, 29),
   /** RDPID. */
   leaf7Ecx: bits(22),
   /** LZCNT. */

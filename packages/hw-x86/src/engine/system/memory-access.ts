@@ -87,7 +87,7 @@ export function mayMeetBreakpoint(cpu: Cpu, lo: number, hi: number, bytes: numbe
   return breakpoints.isDataPage(lo, high) || breakpoints.isDataPage(last, (high + carry) | 0);
 }
 
-/** Whether a store of `bytes` (1 to 16) would change a page that code was decoded from. Faults or exits as the store would. */
+/** Whether a store of `bytes` (1 to 32) would change a page that code was decoded from. Faults or exits as the store would. */
 export function writeReachesCode(cpu: Cpu, lo: number, hi: number, bytes: number): boolean {
   hi = checkedHigh(cpu, lo, hi);
   const user = isUser(cpu);
@@ -98,7 +98,7 @@ export function writeReachesCode(cpu: Cpu, lo: number, hi: number, bytes: number
   return cpu.holdsCode((translate(cpu, nextLow, nextHigh, WRITE, user) & ~0xfff) >>> 0);
 }
 
-/** Bank offset from which a value of `bytes` (1 to 16) can be read. Faults or exits by throwing. */
+/** Bank offset from which a value of `bytes` (1 to 32) can be read. Faults or exits by throwing. */
 export function readSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number {
   hi = checkedHigh(cpu, lo, hi);
   const inPage = 4096 - (lo & 0xfff);
@@ -116,7 +116,7 @@ export function readSlow(cpu: Cpu, lo: number, hi: number, bytes: number): numbe
   return SCRATCH;
 }
 
-/** Stores `bytes` (1 to 16) of `state.storeValue`, whole, or throws with nothing written. */
+/** Stores `bytes` (1 to 32) of `state.storeValue`, whole, or throws with nothing written. */
 export function writeSlow(cpu: Cpu, lo: number, hi: number, bytes: number): void {
   hi = checkedHigh(cpu, lo, hi);
   const inPage = 4096 - (lo & 0xfff);
@@ -140,7 +140,7 @@ let pendingFirstBytes = 0;
 let pendingSecond = 0;
 let pendingSecondBytes = 0;
 
-/** Checks read and write of `bytes` (1 to 16); bank offset to read from and store to, in SCRATCH where `rmwFinish` must follow. */
+/** Checks read and write of `bytes` (1 to 32); bank offset to read from and store to, in SCRATCH where `rmwFinish` must follow. */
 export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number {
   hi = checkedHigh(cpu, lo, hi);
   const inPage = 4096 - (lo & 0xfff);

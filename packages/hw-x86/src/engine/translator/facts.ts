@@ -3,8 +3,8 @@
  * have been left otherwise.
  */
 
-/** Of the whole state. sse: SSE instructions are enabled. usual: MXCSR rounds to nearest and masks all exceptions. */
-export type StateFact = "sse" | "usual";
+/** Of the whole state. sse, avx: SSE and VEX-encoded vector instructions are enabled. usual: MXCSR rounds to nearest and masks all exceptions. */
+export type StateFact = "sse" | "avx" | "usual";
 /** Of a vector: the numbers that the suffix names (low single, all singles, low double, all doubles) are neither denormal nor NaN. */
 export type VectorFact = "tame SS" | "tame PS" | "tame SD" | "tame PD";
 

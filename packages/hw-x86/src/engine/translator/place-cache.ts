@@ -20,7 +20,7 @@ export interface Place {
 export const NO_PAGE = 0x800n;
 
 /** Largest operand whose alignment the comparison checks, in bytes. */
-export const LARGEST_CACHED = 16;
+export const LARGEST_CACHED = 32;
 
 /** Remembering pays from the second access on. A loop's accesses count as so many. */
 const LOOP_WEIGHT = 8;

@@ -40,7 +40,7 @@ import { emitSettle, type FlagState } from "./flag-state.ts";
 import { LARGEST_CACHED, NO_PAGE, type Place } from "./place-cache.ts";
 import { type OperationRecord, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
 import { emitSegmentedLinear, isFlatCandidate } from "./segmented-memory.ts";
-import { VectorRegisters } from "./vector-registers.ts";
+import { UPPER_HALVES, VectorRegisters } from "./vector-registers.ts";
 
 /** How an operation ends its block, if it does. */
 export type Terminator =
@@ -289,11 +289,11 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
         return asInt(this.#loadGuest(this.#linear(operand, access.size, false), integerSize(access.size)));
       case "immediate":
       case "farPointer":
-        return this.immediate();
+        return this.viewedImmediate(operand);
       case "constant":
         return this.int(access.value);
       case "xmm": {
-        const vector = this.#readVector(this.#record[access.field]);
+        const vector = this.#readRegister(this.#vectorPlace(access));
         const low = this.value("i64", [vector], (c) => c.lane("i64x2.extract_lane", 0));
         return this.truncate(asInt(low), integerSize(Math.min(access.size, 64)));
       }
@@ -391,6 +391,10 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
       this.frame.usesSse = true;
       return true;
     }
+    if (fact === "avx") {
+      this.frame.usesAvx = true;
+      return true;
+    }
     return this.frame.facts.knows(fact);
   }
   override learn(fact: StateFact): void {
@@ -407,7 +411,10 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     const source = this.#sources.get(node);
     if (source !== undefined) this.frame.facts.setRegister(source, facts);
   }
-  #readVector(offset: number): Node {
+  #vectorPlace(access: { readonly field: "a" | "b" | "c" | "immediate" }): number {
+    return Number(this.#record[access.field]);
+  }
+  #readRegister(offset: number): Node {
     const index = VectorRegisters.indexOf(offset);
     const local = this.frame.vectors.local(index, false);
     const node = this.value("v128", [], (c) => c.get(local), { reads: VECTOR });
@@ -415,7 +422,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     this.#vectorFacts.set(node, this.frame.facts.ofRegister(index));
     return node;
   }
-  #writeVector(offset: number, value: Node): void {
+  #writeRegisterVector(offset: number, value: Node): void {
     const index = VectorRegisters.indexOf(offset);
     const local = this.frame.vectors.local(index, true);
     this.hasWritten = true;
@@ -424,11 +431,52 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     this.frame.facts.setRegister(index, this.depth === 0 ? (this.#vectorFacts.get(value) ?? NO_FACTS) : NO_FACTS);
   }
 
-  readVec(operand: FormOperand): Vec {
+  protected readPair(operand: FormOperand): readonly [Vec, Vec] {
+    const access = this.access(operand);
+    if (access.kind === "xmm") {
+      const place = this.#vectorPlace(access);
+      return [asVec(this.#readRegister(place)), asVec(this.#readRegister(place + UPPER_HALF))];
+    }
+    const place = this.#probe(this.#linear(operand, 256, false), 32, false);
+    const part = (offset: number): Vec => {
+      const value = makeNode("v128", [], () => undefined);
+      this.effect([place], NOTHING, (c) => c.memory("v128.load", offset), value);
+      return asVec(value);
+    };
+    return [part(0), part(16)];
+  }
+  writeHalves(operand: FormOperand, low: Vec, high: Vec): void {
+    const access = this.access(operand);
+    if (access.kind === "xmm") {
+      const place = this.#vectorPlace(access);
+      this.#writeRegisterVector(place + UPPER_HALF, nodeOf(high));
+      this.#writeRegisterVector(place, nodeOf(low));
+      return;
+    }
+    this.#storeThrough(this.#linear(operand, 256, true), [nodeOf(low), nodeOf(high)], 32, "v128.store");
+  }
+  zeroVectors(which: "upper" | "all"): void {
+    this.hasWritten = true;
+    const registers = Array.from({ length: this.frame.codeSize === 64 ? 16 : 8 }, (_, i) => i);
+    const halves = registers.flatMap((index) => (which === "all" ? [index, index + UPPER_HALVES] : [index + UPPER_HALVES]));
+    this.effect([], VECTOR, (c) => {
+      for (const index of halves) this.frame.vectors.zero(c, index);
+    });
+    this.#sources.clear();
+    for (const index of halves) this.frame.facts.setRegister(index, NO_FACTS);
+  }
+  fusedMultiplyAdd(bits: 32 | 64, lanes: number, a: Vec, b: Vec, c: Vec): Vec {
+    const { support } = this.frame;
+    const kind = [bits === 64 ? 1 : 0, lanes].map((value) => this.constant32(value));
+    const args = [...kind, ...[a, b, c].map(nodeOf)];
+    return asVec(this.value("v128", args, (code) => code.call(support.fusedMultiplyAdd), { reads: OTHER }));
+  }
+
+  protected readVector(operand: FormOperand): Vec {
     const access = this.access(operand);
     switch (access.kind) {
       case "xmm":
-        return asVec(this.#readVector(this.#record[access.field]));
+        return asVec(this.#readRegister(this.#vectorPlace(access)));
       case "mm": {
         const offset = this.#record[access.field];
         return asVec(this.value("v128", [], (c) => c.loadAt("v128.load64_zero", offset), { reads: OTHER }));
@@ -445,12 +493,12 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
         return this.fail(`${operand.text} is no vector`);
     }
   }
-  writeVec(operand: FormOperand, value: Vec): void {
+  protected writeVector(operand: FormOperand, value: Vec): void {
     const access = this.access(operand);
     const lane = (): Node => this.value("i64", [nodeOf(value)], (c) => c.lane("i64x2.extract_lane", 0));
     switch (access.kind) {
       case "xmm":
-        this.#writeVector(this.#record[access.field], nodeOf(value));
+        this.#writeRegisterVector(this.#vectorPlace(access), nodeOf(value));
         return;
       case "mm":
         this.#writeMmx(this.#record[access.field], lane());
@@ -463,11 +511,10 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
         this.fail(`${operand.text} is no vector`);
     }
   }
-  checkAligned(operand: FormOperand): void {
-    if (!this.isMemory(operand)) return;
+  protected checkAlignment(operand: FormOperand, bytes: number): void {
     // Whether the limit is passed makes no difference: both are the interpreter's
     const { node } = this.#linear(operand, 8, false);
-    this.raiseIf(this.ne(asInt(this.mask(node, 15n)), this.int(0)), "#GP", 0);
+    this.raiseIf(this.ne(asInt(this.mask(node, BigInt(bytes - 1))), this.int(0)), "#GP", 0);
   }
 
   // ---- Guest memory ----
@@ -597,31 +644,45 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     return value;
   }
   #storeGuest(linear: Linear, size: Size, value: Node): void {
-    this.#storeThrough(linear, value, size / 8, STORE64[size]);
+    this.#storeThrough(linear, [value], size / 8, STORE64[size]);
   }
   #storeVector(linear: Linear, value: Node): void {
-    this.#storeThrough(linear, value, 16, "v128.store");
+    this.#storeThrough(linear, [value], 16, "v128.store");
   }
   /** The low 32 or 64 bits, without a way through a general register. */
   #storeLow(linear: Linear, bits: 32 | 64, vector: Node): void {
     const shape = bits === 32 ? "f32x4" : "f64x2";
     const low = this.value(`f${bits}`, [vector], (c) => c.lane(`${shape}.extract_lane`, 0));
-    this.#storeThrough(linear, low, bits / 8, `f${bits}.store`);
+    this.#storeThrough(linear, [low], bits / 8, `f${bits}.store`);
   }
-  #storeThrough({ node, key }: Linear, value: Node, bytes: number, store: string): void {
+  /** `values`, one behind the other, with nothing in between. */
+  #storeThrough({ node, key }: Linear, values: readonly Node[], bytes: number, store: string): void {
     this.#leaves();
     this.hasWritten = true;
     const { support, places } = this.frame;
     const { flags } = this;
     const name = this.#placeKey(key, bytes, true);
-    this.effect([node, value], NOTHING, (c: Code, scope: Scope) => {
-      const held = scope.temporary(value.type);
+    this.effect([node, ...values], NOTHING, (c: Code, scope: Scope) => {
+      const held = values.map(({ type }) => scope.temporary(type));
       const address = scope.temporary("i64");
       const entry = scope.temporary("i32");
-      c.set(held).set(address);
+      for (const local of [...held].reverse()) c.set(local);
+      c.set(address);
+      const each = bytes / values.length;
+      /** With the place of the first in a local. */
+      const storeAt = (place: number): void => {
+        for (const [i, local] of held.entries())
+          c.get(place)
+            .get(local)
+            .memory(store, i * each);
+      };
       const known = name === undefined ? undefined : places.find(name);
       const storeInMiss = (): void => {
-        c.i32(0).get(held).memory(store, state.storeValue).get(address);
+        for (const [i, local] of held.entries())
+          c.i32(0)
+            .get(local)
+            .memory(store, state.storeValue + i * each);
+        c.get(address);
         this.#callMiss(c, support.missWrite, bytes);
         c.op("i32.eqz");
         this.#bail(c, flags);
@@ -632,7 +693,15 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
         storeInMiss();
         c.else();
         emitPlace(c, address, entry);
-        c.get(held).memory(store, 0).end();
+        if (held.length === 1)
+          c.get(held[0] as number)
+            .memory(store, 0)
+            .end();
+        else {
+          c.set(entry);
+          storeAt(entry);
+          c.end();
+        }
       } else {
         const done = c.block();
         emitElsewhere(c, address, known, bytes);
@@ -642,10 +711,15 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
         c.br(done).end();
         emitRemember(c, address, entry, known, false);
         c.end();
-        c.get(address).op("i32.wrap_i64").loadAt("i32.load", known.addend).op("i32.add").get(held).memory(store, 0);
+        c.get(address).op("i32.wrap_i64").loadAt("i32.load", known.addend).op("i32.add");
+        if (held.length === 1) c.get(held[0] as number).memory(store, 0);
+        else {
+          c.set(entry);
+          storeAt(entry);
+        }
         c.end();
       }
-      scope.release(value.type, held);
+      for (const [i, { type }] of values.entries()) scope.release(type, held[i] as number);
       scope.release("i64", address);
       scope.release("i32", entry);
     });
@@ -736,11 +810,13 @@ function emitRemember(c: Code, address: number, entry: number, { page, addend }:
   c.memory("i64.store", page);
 }
 
+/** From a register's lower half to its upper one, in bytes. */
+const UPPER_HALF = state.ymmHigh - state.xmm;
 const VECTOR_LOADS: Readonly<Record<number, string>> = { 32: "v128.load32_zero", 64: "v128.load64_zero", 128: "v128.load" };
 
 function isFlagWord(offset: number): boolean {
   return offset >= state.flagResult && offset < state.flagAux + 4;
 }
 function isVector(offset: number): boolean {
-  return offset >= state.xmm && offset < state.xmm + 256;
+  return offset >= state.xmm && offset < state.ymmHigh + 256;
 }

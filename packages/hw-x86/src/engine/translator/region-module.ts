@@ -118,6 +118,7 @@ function createFrame(region: Region, fn: FunctionBuilder, support: RegionSupport
     // The stack pointer is passed to misses
     usedRegisters: 1 << RSP,
     usesSse: false,
+    usesAvx: false,
     usesStackMask: false,
     writtenRegisters: 0,
   };
@@ -178,8 +179,9 @@ class RegionEmission {
 
   #prologue(c: Code): void {
     const { gpr, usedRegisters, writtenRegisters, base, budget, entry, codeSize, range } = this.#frame;
-    const { usesSse, usesStackMask, stackMask, layout } = this.#frame;
+    const { usesSse, usesAvx, usesStackMask, stackMask, layout } = this.#frame;
     if (usesSse) returnUnlessSse(c);
+    if (usesAvx) returnUnlessAvx(c);
     if (usesStackMask) returnUnlessStack(c, stackMask);
     gpr.forEach((local, index) => {
       if ((((usedRegisters | writtenRegisters) >>> index) & 1) !== 0) c.loadAt("i64.load", gprOffset(index)).set(local);
@@ -452,6 +454,27 @@ function returnUnlessStack(c: Code, mask: bigint): void {
 function returnUnlessSse(c: Code): void {
   c.loadAt("i32.load", state.cr4).i32(OSFXSR).op("i32.and").i32(OSFXSR).op("i32.xor");
   c.loadAt("i32.load", state.cr0).i32(EM_TS).op("i32.and").op("i32.or").ifUnlikely();
+  c.get(0).return().end();
+}
+
+const TS = 8,
+  PE = 1,
+  OSXSAVE = 0x4_0000,
+  VM = 0x2_0000,
+  SSE_AND_AVX = 6;
+/** Likewise without AVX. */
+function returnUnlessAvx(c: Code): void {
+  const lacks = (offset: number, bits: number): Code =>
+    c.loadAt("i32.load", offset).i32(bits).op("i32.and").i32(bits).op("i32.xor");
+  lacks(state.cr4, OSXSAVE);
+  lacks(state.xcr0, SSE_AND_AVX).op("i32.or");
+  c.loadAt("i32.load", state.cr0)
+    .i32(TS | PE)
+    .op("i32.and")
+    .i32(PE)
+    .op("i32.xor")
+    .op("i32.or");
+  c.loadAt("i32.load", state.systemFlags).i32(VM).op("i32.and").op("i32.or").ifUnlikely();
   c.get(0).return().end();
 }
 

@@ -122,6 +122,8 @@ export interface RegionFrame {
   usedRegisters: number;
   /** It is entered with SSE instructions enabled only. */
   usesSse: boolean;
+  /** It is entered with VEX-encoded vector instructions enabled only. */
+  usesAvx: boolean;
   /** It is entered with this `stackMask` only. */
   usesStackMask: boolean;
   writtenRegisters: number;

@@ -1,20 +1,26 @@
-/** The XMM registers of a region: locals that are loaded when it is entered and written back when it is left. */
+/** The halves of YMM registers of a region: locals that are loaded when it is entered and written back when it is left. */
 import { state } from "../cpu-state.ts";
 import type { Code } from "../wasm/code.ts";
 import type { FunctionBuilder } from "../wasm/module-builder.ts";
 
 const BYTES = 16;
+const ZEROS: readonly number[] = Array<number>(BYTES).fill(0);
+
+/** Numbers of halves: those of the lower ones, then those of the upper ones, as they lie in the state block. */
+export const UPPER_HALVES = (state.ymmHigh - state.xmm) / BYTES;
 
 export class VectorRegisters {
-  readonly #locals: readonly number[];
+  readonly #fn: FunctionBuilder;
+  readonly #locals: number[];
   #used = 0;
   #written = 0;
 
   constructor(fn: FunctionBuilder) {
-    this.#locals = Array.from({ length: 16 }, () => fn.allocate("v128"));
+    this.#fn = fn;
+    this.#locals = Array.from({ length: UPPER_HALVES }, () => fn.allocate("v128"));
   }
 
-  /** Number of the register at that place of the state block. */
+  /** Number of the half at that place of the state block. */
   static indexOf(offset: number): number {
     return (offset - state.xmm) / BYTES;
   }
@@ -22,7 +28,20 @@ export class VectorRegisters {
   local(index: number, isWrite: boolean): number {
     this.#used |= 1 << index;
     if (isWrite) this.#written |= 1 << index;
+    // Few regions use upper halves
+    this.#locals[index] ??= this.#fn.allocate("v128");
     return this.#locals[index] as number;
+  }
+  /** After every operation was built: zeroes a half, in its local if the region has one. */
+  zero(c: Code, index: number): void {
+    if (((this.#used >>> index) & 1) === 0) {
+      c.i32(0)
+        .v128(ZEROS)
+        .memory("v128.store", state.xmm + index * BYTES);
+      return;
+    }
+    this.#written |= 1 << index;
+    c.v128(ZEROS).set(this.#locals[index] as number);
   }
   load(c: Code): void {
     this.#locals.forEach((local, index) => {
