@@ -2,12 +2,10 @@ import { spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync, rmSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { type Command, Option } from "commander";
-import { createHost } from "../control/host.ts";
 import type { HostOptions } from "../control/types.ts";
 import { HostError } from "../errors.ts";
 import { formatLogEntry } from "../log/kernel-log.ts";
 import { connectDaemon, tryConnect } from "./client.ts";
-import { serveDaemon } from "./daemon.ts";
 import { findEndpoint } from "./endpoint.ts";
 
 const startTimeoutMs = 30_000;
@@ -55,6 +53,8 @@ export function addDaemonCommands(program: Command): void {
 async function serveHere(options: HostOptions): Promise<void> {
   const endpoint = findEndpoint();
   if (process.platform !== "win32") rmSync(endpoint.socket, { force: true });
+  // The engine takes longer to load than most commands to answer
+  const [{ createHost }, { serveDaemon }] = await Promise.all([import("../control/host.ts"), import("./daemon.ts")]);
   const host = await createHost(options);
   host.onLog((entry) => console.log(formatLogEntry(entry)));
   const { stopped, stop } = await serveDaemon(host, endpoint);

@@ -1,7 +1,6 @@
 /** `mkvm run`: a VM in the daemon, or one of its own that lives as long as the command. */
 import { closeSync, existsSync, openSync, readSync, statSync } from "node:fs";
 import { resolve } from "node:path";
-import { createHost } from "../control/host.ts";
 import { parseSize } from "../control/sizes.ts";
 import type { EngineReport, ExitStatus, RunOptions } from "../control/types.ts";
 import { HostError, messageOf } from "../errors.ts";
@@ -110,6 +109,7 @@ function readableFile(option: string, path: string): string {
 }
 
 async function runOneShot(options: RunOptions, flags: RunFlags): Promise<number> {
+  const { createHost } = await import("../control/host.ts");
   const host = await createHost({
     cpus: 1,
     clock: flags.clock ?? "wall",
