@@ -61,6 +61,7 @@ export {
   type SegmentState,
   SystemSegment,
 } from "./guest/guest-cpu.ts";
+export { type DebugIntercepts, GuestDebug } from "./guest/guest-debug.ts";
 export { hasInterrupt, InterruptFabric, takeInterrupt } from "./guest/interrupt-fabric.ts";
 export { renewMasterClock, updateClockPage } from "./guest/kvmclock-msrs.ts";
 export { completeMmio } from "./guest/mmio.ts";

@@ -31,6 +31,7 @@ export function runVcpu(vcpu: Vcpu, task: Task): number | Promise<number> {
 
 function begin(vcpu: Vcpu, task: Task): Pause {
   if (vcpu.lapic === undefined) vcpu.userCr8 = Number(vcpu.run.cr8 & 15n);
+  vcpu.debug.begin(vcpu);
   const outcome = completeUserExit(vcpu);
   if (outcome === "exit") return 0;
   if (typeof outcome === "number") return outcome;
@@ -69,6 +70,7 @@ function end(vcpu: Vcpu, result: number): number {
     cr8: lapic?.cr8 ?? vcpu.userCr8,
     apicBase: lapic?.apicBase ?? vcpu.userApicBase,
   });
+  vcpu.debug.end(vcpu);
   vcpu.vm.vendor.put(vcpu);
   vcpu.running = false;
   return result;
@@ -98,6 +100,7 @@ function loop(vcpu: Vcpu, task: Task): Pause {
       if (vcpu.mpState === MpState.KVM_MP_STATE_RUNNABLE) statistics.preempted();
       return "yield";
     }
+    if (vcpu.debug.takePendingTrap(vcpu)) return 0;
     acceptApicEvents(vcpu);
     if (vcpu.mpState === MpState.KVM_MP_STATE_HALTED && hasWakeEvent(vcpu)) vcpu.mpState = MpState.KVM_MP_STATE_RUNNABLE;
     if (vcpu.mpState !== MpState.KVM_MP_STATE_RUNNABLE) return "wait";
@@ -176,6 +179,7 @@ function injectEvents(vcpu: Vcpu): void {
     vendor.injectException(vcpu, queue.exception);
     taken = true;
   }
+  if (vcpu.debug.blocksInterrupts) return;
   if (queue.nmiPending > 0) {
     // A processor holds one NMI behind the one that it handles
     if (queue.nmiPending > 1 && (vcpu.nmiMasked || queue.nmiInjected)) queue.nmiPending = 1;

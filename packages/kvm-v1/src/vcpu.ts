@@ -7,10 +7,12 @@ import {
   type CpuidEntry,
   createMmioEmulator,
   createMsrStore,
+  type DebugIntercepts,
   type DescriptorTableState,
   type EventState,
   findCpuid,
   Gpr,
+  GuestDebug,
   guestTsc,
   type Lapic,
   type ManagedVcpu,
@@ -61,6 +63,7 @@ export class Vcpu implements ManagedVcpu {
   running = false;
 
   cpuid: readonly CpuidEntry[] = [];
+  readonly debug = new GuestDebug();
   pendingPort: PendingPort | undefined;
   readonly pv: PvState = { systemTime: 0n, wallClock: 0n, legacy: false, flags: 0 };
   tscAdjust = 0n;
@@ -264,6 +267,9 @@ export class Vcpu implements ManagedVcpu {
   }
   queueException(vector: number, errorCode?: number, payload?: bigint): void {
     this.queue.raise(vector, errorCode, payload);
+  }
+  interceptDebug(wanted: DebugIntercepts): void {
+    this.vm.vendor.interceptDebug(this, wanted);
   }
   skip(length: number): void {
     this.vm.vendor.skip(this, length);

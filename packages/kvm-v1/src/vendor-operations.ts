@@ -2,7 +2,7 @@
  * What version 1 asks of a vendor's virtualization extension: the one list of operations between the vendor-neutral files and
  * `vmx/` and `svm/`. All of them act on the logical CPU of the module instance.
  */
-import type { DescriptorTableState, ExceptionEvent, ExitOutcome, SegmentState } from "@mkvm/kvm-core";
+import type { DebugIntercepts, DescriptorTableState, ExceptionEvent, ExitOutcome, SegmentState } from "@mkvm/kvm-core";
 import type { EntryFormat } from "./mmu/entry-format.ts";
 import type { Vcpu } from "./vcpu.ts";
 import type { Vm } from "./vm.ts";
@@ -63,6 +63,9 @@ export interface VendorOperations {
   writeNmiMasked(vcpu: Vcpu, masked: boolean): void;
   readPendingDebug(vcpu: Vcpu): bigint;
   writePendingDebug(vcpu: Vcpu, value: bigint): void;
+
+  /** What exits for a debugger. */
+  interceptDebug(vcpu: Vcpu, wanted: DebugIntercepts): void;
 
   interruptAllowed(vcpu: Vcpu): boolean;
   nmiAllowed(vcpu: Vcpu): boolean;

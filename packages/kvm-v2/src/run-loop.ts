@@ -46,6 +46,7 @@ export class RunLoop {
   #start(task: Task): Stop {
     const vcpu = this.#vcpu;
     if (vcpu.lapic === undefined) vcpu.userCr8 = Number(vcpu.run.cr8 & 15n);
+    vcpu.debug.begin(vcpu);
     if (vcpu.pendingPort !== undefined) completePortExit(vcpu, vcpu.pendingPort);
     else if (vcpu.emulator.pending) {
       const outcome = completeMmio(vcpu);
@@ -94,6 +95,7 @@ export class RunLoop {
       cr8: lapic?.cr8 ?? vcpu.userCr8,
       apicBase: lapic?.apicBase ?? vcpu.userApicBase,
     });
+    vcpu.debug.end(vcpu);
     vcpu.vm.vendor.leaveCpu(vcpu);
     this.#busy = false;
     return result;
@@ -118,6 +120,7 @@ export class RunLoop {
         if (vcpu.mpState === MpState.KVM_MP_STATE_RUNNABLE) vcpu.statistics.preempted();
         return GIVE_WAY;
       }
+      if (vcpu.debug.takePendingTrap(vcpu)) return TO_USER;
       if (!this.#canRun()) return BLOCK;
       if (vcpu.pending.has(EventFlag.tripleFault)) {
         vcpu.pending.flags &= ~EventFlag.tripleFault;
@@ -191,6 +194,7 @@ export class RunLoop {
     }
     // A processor holds one NMI behind the one that it handles
     if (pending.pendingNmis > 1 && (vcpu.nmiMasked || pending.has(EventFlag.nmiInjected))) pending.pendingNmis = 1;
+    if (vcpu.debug.blocksInterrupts) return { interrupt: false, nmi: false };
     if (pending.pendingNmis > 0 && !occupied && vcpu.nmiAllowed) {
       pending.pendingNmis--;
       pending.flags |= EventFlag.nmiInjected;

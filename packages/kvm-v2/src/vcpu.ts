@@ -4,10 +4,12 @@ import {
   type CpuidEntry,
   createMmioEmulator,
   createMsrStore,
+  type DebugIntercepts,
   type DescriptorTableState,
   type EventState,
   findCpuid,
   Gpr,
+  GuestDebug,
   guestTsc,
   type Lapic,
   type ManagedVcpu,
@@ -55,6 +57,7 @@ export class Vcpu implements ManagedVcpu {
   vendorState: object | undefined;
 
   cpuid: readonly CpuidEntry[] = [];
+  readonly debug = new GuestDebug();
   pendingPort: PendingPort | undefined;
   readonly pv: PvState = { systemTime: 0n, wallClock: 0n, legacy: false, flags: 0 };
   tscAdjust = 0n;
@@ -252,6 +255,9 @@ export class Vcpu implements ManagedVcpu {
   }
   queueException(vector: number, errorCode?: number, payload?: bigint): void {
     this.pending.raise(vector, errorCode, payload);
+  }
+  interceptDebug(wanted: DebugIntercepts): void {
+    this.vm.vendor.interceptDebug(this, wanted);
   }
   skip(length: number): void {
     this.rip = BigInt.asUintN(64, this.rip + BigInt(length));

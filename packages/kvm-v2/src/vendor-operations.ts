@@ -2,7 +2,7 @@
  * What version 2 asks of a vendor's virtualization extension: the one list of operations between the vendor-neutral files and
  * `vmx/` and `svm/`.
  */
-import type { ExitOutcome } from "@mkvm/kvm-core";
+import type { DebugIntercepts, ExitOutcome } from "@mkvm/kvm-core";
 import type { TdpFormat } from "./mmu/tdp-entry.ts";
 import type { RegisterCache, RegisterNumber } from "./register-cache.ts";
 import type { Vcpu } from "./vcpu.ts";
@@ -49,6 +49,8 @@ export interface VendorOperations {
   /** The vCPU is about to run on this CPU, or stops doing so. */
   enterCpu(vcpu: Vcpu): void;
   leaveCpu(vcpu: Vcpu): void;
+  /** What exits for a debugger. */
+  interceptDebug(vcpu: Vcpu, wanted: DebugIntercepts): void;
   inject(vcpu: Vcpu, event: Injection): void;
   /** Which windows the next entry is to watch for. */
   watchWindows(vcpu: Vcpu, windows: { interrupt: boolean; nmi: boolean }): void;

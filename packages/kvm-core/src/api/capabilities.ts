@@ -1,5 +1,5 @@
 /** KVM_CHECK_EXTENSION: what is there, and nothing else. Capabilities that are not listed answer 0. */
-import { Capability } from "@mkvm/kvm-abi";
+import { Capability, GuestDebugFlag } from "@mkvm/kvm-abi";
 import { USER_MEMORY_SLOTS } from "./memory-region.ts";
 
 /** KVM_MAX_VCPU_IDS: an APIC id has 8 bits, and 255 is broadcast. */
@@ -33,6 +33,8 @@ const PRESENT: ReadonlySet<number> = new Set([
   Capability.KVM_CAP_VCPU_EVENTS,
   Capability.KVM_CAP_INTR_SHADOW,
   Capability.KVM_CAP_DEBUGREGS,
+  Capability.KVM_CAP_SET_GUEST_DEBUG,
+  Capability.KVM_CAP_X86_ROBUST_SINGLESTEP,
   Capability.KVM_CAP_ENABLE_CAP,
   Capability.KVM_CAP_XSAVE,
   Capability.KVM_CAP_XCRS,
@@ -50,6 +52,7 @@ const PRESENT: ReadonlySet<number> = new Set([
   Capability.KVM_CAP_IOAPIC_POLARITY_IGNORED,
 ]);
 
+const GUEST_DEBUG_FLAGS = Object.values(GuestDebugFlag).reduce((all, flag) => all | flag, 0);
 /** Flags of KVM_SET_CLOCK and KVM_GET_CLOCK. */
 const CLOCK_FLAGS = 2 | 4 | 8;
 
@@ -63,6 +66,8 @@ export function checkExtension(capability: number, context: CapabilityContext): 
       return MAX_VCPU_ID;
     case Capability.KVM_CAP_NR_MEMSLOTS:
       return USER_MEMORY_SLOTS;
+    case Capability.KVM_CAP_SET_GUEST_DEBUG2:
+      return GUEST_DEBUG_FLAGS;
     case Capability.KVM_CAP_XSAVE2:
       return 4096;
     case Capability.KVM_CAP_VM_TYPES:

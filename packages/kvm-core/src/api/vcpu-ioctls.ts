@@ -8,6 +8,7 @@ import {
   KvmDebugregs,
   KvmEnableCap,
   KvmFpu,
+  KvmGuestDebug,
   KvmInterrupt,
   KvmLapicState,
   KvmMpState,
@@ -168,6 +169,13 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
       const value = readUser(vcpu.vm.process, argument, KvmDebugregs);
       if (typeof value === "number") return value;
       return setDebugregs(vcpu, value) ? 0 : -Errno.EINVAL;
+    },
+  ],
+  [
+    Ioctl.KVM_SET_GUEST_DEBUG,
+    (vcpu, argument) => {
+      const value = readUser(vcpu.vm.process, argument, KvmGuestDebug);
+      return typeof value === "number" ? value : vcpu.debug.set(vcpu, value.control, value.arch.debugreg);
     },
   ],
   [Ioctl.KVM_TRANSLATE, translate],

@@ -3,9 +3,13 @@ export const SvmExitCode = {
   READ_CR8: 0x08,
   WRITE_CR4: 0x14,
   WRITE_CR8: 0x18,
+  /** Debug registers: this plus the number. */
+  READ_DR0: 0x20,
+  WRITE_DR0: 0x30,
   /** Exceptions: this plus the vector. */
   EXCEPTION: 0x40,
   EXCEPTION_DB: 0x41,
+  EXCEPTION_BP: 0x43,
   INTR: 0x60,
   NMI: 0x61,
   SMI: 0x62,

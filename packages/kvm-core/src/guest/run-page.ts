@@ -1,9 +1,10 @@
 /** The pages that a vCPU shares with its VMM: `struct kvm_run`, the port data page, the coalesced MMIO ring. */
-import { KvmRun, VCPU_MMAP_SIZE_BYTES, VcpuMapping } from "@mkvm/kvm-abi";
+import { KvmDebugExitArch, KvmRun, VCPU_MMAP_SIZE_BYTES, VcpuMapping } from "@mkvm/kvm-abi";
 
 const at = KvmRun.offsets;
 const io = KvmRun.fields.exit.members.io.offsets;
 const mmio = KvmRun.fields.exit.members.mmio.offsets;
+const debug = KvmRun.fields.exit.members.debug.offsets;
 const failEntry = KvmRun.fields.exit.members.fail_entry.offsets;
 const internal = KvmRun.fields.exit.members.internal.offsets;
 
@@ -83,6 +84,9 @@ export class RunPage {
   }
   get mmioLength(): number {
     return this.#view.getUint32(mmio.len, true);
+  }
+  setDebug(exception: number, pc: bigint, dr6: bigint, dr7: bigint): void {
+    this.bytes.set(KvmDebugExitArch.encode({ exception, pad: 0, pc, dr6, dr7 }), debug.arch);
   }
   setFailEntry(reason: number, cpu: number): void {
     this.#view.setBigUint64(failEntry.hardware_entry_failure_reason, BigInt(reason), true);

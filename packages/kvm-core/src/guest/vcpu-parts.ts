@@ -12,6 +12,7 @@ import type { Pit } from "../pit.ts";
 import type { VcpuCounters } from "../statistics/vcpu-statistics.ts";
 import type { VmCounters } from "../statistics/vm-statistics.ts";
 import type { GuestCpu } from "./guest-cpu.ts";
+import type { DebugIntercepts, GuestDebug } from "./guest-debug.ts";
 import type { RunPage } from "./run-page.ts";
 
 /** What a handler decided: "resume" the guest; "exit" to user space with kvm_run filled in; "halt" (the vCPU waits for an event);
@@ -121,6 +122,10 @@ export interface VcpuParts extends GuestCpu {
   readonly run: RunPage;
   readonly emulator: MmioEmulator;
   readonly statistics: VcpuCounters;
+  /** KVM_SET_GUEST_DEBUG. */
+  readonly debug: GuestDebug;
+  /** What exits for a debugger from the next entry on. */
+  interceptDebug(wanted: DebugIntercepts): void;
   pendingPort: PendingPort | undefined;
   readonly pv: PvState;
   tscAdjust: bigint;

@@ -113,7 +113,12 @@ export function saveVcpu(vcpu: VcpuParts, runPageAddress: number, takesXsave: bo
   if (lapic !== undefined) sections.push(VcpuLapic.encode(id, lapic.save()));
   sections.push(
     VcpuEvents.encode(id, eventsToSection(vcpu)),
-    VcpuDebug.encode(id, { registers: getDebugregs(vcpu), pending_debug: Number(vcpu.pendingDebug & PENDING_DEBUG_MASK) }),
+    VcpuDebug.encode(id, {
+      registers: getDebugregs(vcpu),
+      guest_debug_control: vcpu.debug.control,
+      pending_debug: Number(vcpu.pendingDebug & PENDING_DEBUG_MASK),
+      guest_debug_registers: [...vcpu.debug.registers],
+    }),
     VcpuMpState.encode(id, { mp_state: vcpu.mpState }),
     VcpuPv.encode(id, {
       system_time: vcpu.pv.systemTime,
@@ -207,6 +212,7 @@ export function restoreVcpu(vcpu: VcpuParts, sections: readonly Section[]): stri
   if (pv.fixed.update_pending !== 0) vcpu.requestClockUpdate();
   vcpu.signalMask.set = run.fixed.has_signal_mask !== 0 ? run.fixed.signal_mask : undefined;
   eventsFromSection(vcpu, events.fixed);
+  vcpu.debug.restore(debug.fixed.guest_debug_control, debug.fixed.guest_debug_registers);
   vcpu.pendingDebug = BigInt(debug.fixed.pending_debug);
   return restorePendingExit(vcpu, sections);
 }

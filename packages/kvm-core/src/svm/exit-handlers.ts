@@ -1,5 +1,6 @@
 /** What each #VMEXIT means (AMD64 APM Vol. 2, SVM Intercept Exit Codes): one handler a code. */
 import { ExitReason, InternalError } from "@mkvm/kvm-abi";
+import { Vector } from "../arch/registers.ts";
 import { SvmExitCode, svmExitCodeName } from "../arch/svm-exit-codes.ts";
 import { NestedPageFault, SvmEvent } from "../arch/vmcb-layout.ts";
 import { VmxExitReason } from "../arch/vmx-exit-reasons.ts";
@@ -45,8 +46,8 @@ export interface SvmExitHost {
   closeInterruptWindow(): void;
   /** IRET is about to end the blocking of NMIs. */
   interruptReturn(): void;
-  /** #DB is intercepted to step over such an IRET only. */
-  stepped(): void;
+  /** #DB: true when it is the guest's, and not a step over such an IRET alone. */
+  stepped(): boolean;
   hostInterrupt(): void;
   dump(): string;
 }
@@ -71,6 +72,7 @@ const DURING_DELIVERY: ReadonlySet<number> = new Set([
   SvmExitCode.TASK_SWITCH,
   SvmExitCode.SHUTDOWN,
   SvmExitCode.EXCEPTION_DB,
+  SvmExitCode.EXCEPTION_BP,
 ]);
 
 function failedEntry(vcpu: VcpuParts, host: SvmExitHost): ExitOutcome {
@@ -125,6 +127,13 @@ const handleNestedPageFault: Handler = (vcpu, exit, host) => {
   return handleMmio(vcpu);
 };
 
+const SINGLE_STEP = 1n << 14n;
+const DEBUG_REGISTERS = [0, 1, 2, 3, 4, 5, 6, 7] as const;
+const moveDr =
+  (number: number, isRead: boolean): Handler =>
+  (vcpu, exit) =>
+    vcpu.debug.move(vcpu, number, exit.info1 & 15, isRead, exit.instructionLength);
+
 const register = (exit: SvmExit): number => exit.info1 & 15;
 
 /** Handlers, with the VMX exit reason that statistics count them under. */
@@ -135,11 +144,23 @@ const ROWS: readonly (readonly [number, number, Handler])[] = [
   [
     SvmExitCode.EXCEPTION_DB,
     VmxExitReason.EXCEPTION_OR_NMI,
-    (_vcpu, _exit, host) => {
-      host.stepped();
+    (vcpu, _exit, host) => {
+      const isGuests = host.stepped();
+      if (isGuests && vcpu.debug.takesTraps) return vcpu.debug.exit(vcpu, Vector.DB, vcpu.debugRegister(6));
+      if (isGuests) vcpu.queueException(Vector.DB, undefined, SINGLE_STEP);
       return "resume";
     },
   ],
+  [
+    SvmExitCode.EXCEPTION_BP,
+    VmxExitReason.EXCEPTION_OR_NMI,
+    (vcpu, exit, host) =>
+      vcpu.debug.takesBreakpoints ? vcpu.debug.exit(vcpu, Vector.BP, 0n) : unexpectedExit(vcpu, exit, host),
+  ],
+  ...DEBUG_REGISTERS.flatMap((number): [number, number, Handler][] => [
+    [SvmExitCode.READ_DR0 + number, VmxExitReason.DR_ACCESS, moveDr(number, true)],
+    [SvmExitCode.WRITE_DR0 + number, VmxExitReason.DR_ACCESS, moveDr(number, false)],
+  ]),
   [
     SvmExitCode.INTR,
     VmxExitReason.EXTERNAL_INTERRUPT,

@@ -18,8 +18,10 @@ export class NmiBlocking {
   /** The guest's flags from before a step. */
   #step: { rflags: bigint } | undefined;
 
-  /** The last step was one of the guest's own as well: it gets its #DB. */
-  trapIsGuests = false;
+  /** A #DB exit is one of the guest's own, and not only the end of a step over IRET. */
+  trapIsGuests = true;
+  /** #DB is intercepted for someone else too. */
+  #isShared = false;
 
   constructor(vmcb: Vmcb) {
     this.#vmcb = vmcb;
@@ -50,13 +52,20 @@ export class NmiBlocking {
     this.#vmcb.setBit(VmcbControl.EXCEPTION_INTERCEPTS, INTERCEPT_DB, true);
   }
 
+  /** For a debugger #DB exits whether or not an IRET is stepped over. */
+  set interceptsTraps(on: boolean) {
+    this.#isShared = on;
+    this.#vmcb.setBit(VmcbControl.EXCEPTION_INTERCEPTS, INTERCEPT_DB, on || this.#step !== undefined);
+  }
+
   /** After each exit. */
   exited(): void {
+    this.trapIsGuests = true;
     if (this.#returnFrom === undefined || this.#vmcb.quad(VmcbSave.RIP) === this.#returnFrom) return;
-    this.trapIsGuests = this.#step !== undefined && (this.#step.rflags & Rflags.TF) !== 0n;
+    this.trapIsGuests = this.#step === undefined || (this.#step.rflags & Rflags.TF) !== 0n;
     // The flags are those that IRET has taken from the stack
     this.#step = undefined;
-    this.#vmcb.setBit(VmcbControl.EXCEPTION_INTERCEPTS, INTERCEPT_DB, false);
+    this.#vmcb.setBit(VmcbControl.EXCEPTION_INTERCEPTS, INTERCEPT_DB, this.#isShared);
     this.#returnFrom = undefined;
     this.#masked = false;
   }
@@ -69,6 +78,6 @@ export class NmiBlocking {
     if (this.#step === undefined) return;
     this.#vmcb.setQuad(VmcbSave.RFLAGS, this.withoutStep(this.#vmcb.quad(VmcbSave.RFLAGS)));
     this.#step = undefined;
-    this.#vmcb.setBit(VmcbControl.EXCEPTION_INTERCEPTS, INTERCEPT_DB, false);
+    this.#vmcb.setBit(VmcbControl.EXCEPTION_INTERCEPTS, INTERCEPT_DB, this.#isShared);
   }
 }

@@ -9,6 +9,7 @@ import { Gpr, Rflags, SegmentRegister } from "../arch/registers.ts";
 import { SvmExitCode } from "../arch/svm-exit-codes.ts";
 import { Intercept1, SvmEvent, TlbControl, VirtualInterrupt, VmcbControl, VmcbSave } from "../arch/vmcb-layout.ts";
 import { exceptionHasErrorCode, type SegmentState } from "../guest/guest-cpu.ts";
+import type { DebugIntercepts } from "../guest/guest-debug.ts";
 import type { SvmCapabilities } from "./capabilities.ts";
 import type { SvmExit } from "./exit-handlers.ts";
 import { NmiBlocking } from "./nmi-blocking.ts";
@@ -19,6 +20,8 @@ const SUCCEED = 0;
 const BP = 3;
 const OF = 4;
 const SHADOW_OF_BOTH = 3;
+const INTERCEPT_BP = 1 << BP;
+const ALL_ONES = 0xffff_ffff;
 
 /** MSRs in the VMCB, by offset. */
 const LOADED_BY_VMRUN: ReadonlyMap<number, number> = new Map<number, number>([
@@ -50,6 +53,8 @@ export interface CutShort {
   readonly kind: "exception" | "interrupt" | "nmi";
   readonly vector: number;
   readonly errorCode: number | undefined;
+  /** Not 0: INT3 or INTO that was injected, with the length of the instruction behind it. */
+  readonly instructionLength: number;
 }
 
 export interface SvmVcpuSetup {
@@ -71,6 +76,8 @@ export class SvmVcpu {
   readonly #setup: SvmVcpuSetup;
   readonly #tag: AsidTag = { asid: 0, generation: 0 };
   #flushRequested = false;
+  /** Of the instruction behind the software exception that the last entry injected. */
+  #injectedLength = 0;
   /** Where what VMLOAD and VMSAVE move is up to date: in the VMCB, on the CPU, or both. */
   #inMemory = true;
   #onCpu = false;
@@ -204,6 +211,7 @@ export class SvmVcpu {
           : software
             ? SvmEvent.softwareInterrupt
             : SvmEvent.interrupt;
+    this.#injectedLength = event.kind === "software-exception" ? event.instructionLength : 0;
     if (event.kind === "nmi") this.nmi.masked = true;
     // #BP and #OF go back to nRIP even when they are no instruction's
     const back = vmcb.quad(VmcbSave.RIP) + BigInt(software ? event.instructionLength : 0);
@@ -214,22 +222,30 @@ export class SvmVcpu {
       event.vector | (type << SvmEvent.typeShift) | (withError ? SvmEvent.errorCodeValid : 0) | SvmEvent.valid,
     );
   }
-  /** INT n, INT3 and INTO are left out: RIP is at the instruction, which runs again. */
+  /** INT n, INT3 and INTO of the guest are left out: RIP is at the instruction, which runs again. */
   cutShort(): CutShort | undefined {
     const info = this.exit.interruptInfo;
+    const instructionLength = this.#injectedLength;
+    this.#injectedLength = 0;
     if ((info & SvmEvent.valid) === 0) return undefined;
     const vector = info & SvmEvent.vectorMask;
     const hasError = (info & SvmEvent.errorCodeValid) !== 0;
     switch ((info & SvmEvent.typeMask) >>> SvmEvent.typeShift) {
       case SvmEvent.interrupt:
-        return { kind: "interrupt", vector, errorCode: undefined };
+        return { kind: "interrupt", vector, errorCode: undefined, instructionLength: 0 };
       case SvmEvent.nmi:
         // Its own delivery must not block the NMI
         this.nmi.masked = false;
-        return { kind: "nmi", vector, errorCode: undefined };
+        return { kind: "nmi", vector, errorCode: undefined, instructionLength: 0 };
       case SvmEvent.exception:
-        if (vector === BP || vector === OF) return undefined;
-        return { kind: "exception", vector, errorCode: hasError ? this.vmcb.word(VmcbControl.EXITINTINFO + 4) : undefined };
+        if (vector === BP || vector === OF)
+          return instructionLength === 0 ? undefined : { kind: "exception", vector, errorCode: undefined, instructionLength };
+        return {
+          kind: "exception",
+          vector,
+          errorCode: hasError ? this.vmcb.word(VmcbControl.EXITINTINFO + 4) : undefined,
+          instructionLength: 0,
+        };
       default:
         return undefined;
     }
@@ -245,6 +261,12 @@ export class SvmVcpu {
   /** Each PAUSE exits: the filter's count is 0. */
   watchPauses(watch: boolean): void {
     this.vmcb.setBit(VmcbControl.INTERCEPTS_1, Intercept1.PAUSE, watch);
+  }
+  /** What exits for a debugger. */
+  interceptDebug(wanted: DebugIntercepts): void {
+    this.nmi.interceptsTraps = wanted.traps;
+    this.vmcb.setBit(VmcbControl.EXCEPTION_INTERCEPTS, INTERCEPT_BP, wanted.breakpoints);
+    this.vmcb.setWord(VmcbControl.DR_INTERCEPTS, wanted.moves ? ALL_ONES : 0);
   }
 
   // On and off the CPU

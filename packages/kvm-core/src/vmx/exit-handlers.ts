@@ -1,5 +1,6 @@
 /** What each VM exit means (SDM 3C, "VM Exits"): one handler a reason. */
 import { ExitReason, InternalError } from "@mkvm/kvm-abi";
+import { Vector } from "../arch/registers.ts";
 import { InterruptionInfo, InterruptionType } from "../arch/vmx-controls.ts";
 import { BASIC_REASON_MASK, ENTRY_FAILED, VmxExitReason, vmxExitReasonName } from "../arch/vmx-exit-reasons.ts";
 import {
@@ -118,10 +119,16 @@ const handleExternalInterrupt: Handler = (vcpu, _exit, host) => {
 const handleExceptionOrNmi: Handler = (vcpu, exit, host) => {
   const info = exit.interruptionInformation;
   const type = (info & InterruptionInfo.typeMask) >>> InterruptionInfo.typeShift;
-  // NMIs of the host; the guest's exceptions are not intercepted
+  // NMIs of the host; of the guest's exceptions a debugger's are intercepted
   if (type === InterruptionType.nmi) return "resume";
+  const vector = info & InterruptionInfo.vectorMask;
+  if (vector === Vector.DB && vcpu.debug.takesTraps) return vcpu.debug.exit(vcpu, vector, BigInt(exit.qualification));
+  if (vector === Vector.BP && vcpu.debug.takesBreakpoints) return vcpu.debug.exit(vcpu, vector, 0n);
   return unexpectedExit(vcpu, exit, host);
 };
+
+const handleDrAccess: Handler = (vcpu, { qualification, instructionLength }) =>
+  vcpu.debug.move(vcpu, qualification & 7, (qualification >>> 8) & 15, (qualification & 0x10) !== 0, instructionLength);
 
 const handleTaskSwitch: Handler = (vcpu, _exit, host) =>
   internalError(
@@ -167,6 +174,7 @@ const BY_REASON: readonly (readonly [number, Handler])[] = [
   [VmxExitReason.RDPMC, generalProtection],
   [VmxExitReason.VMCALL, (vcpu, exit) => exitHypercall(vcpu, exit.instructionLength)],
   [VmxExitReason.CR_ACCESS, handleCrAccess],
+  [VmxExitReason.DR_ACCESS, handleDrAccess],
   [VmxExitReason.IO_INSTRUCTION, handleIo],
   [VmxExitReason.RDMSR, (vcpu, exit) => exitRdmsr(vcpu, exit.instructionLength)],
   [VmxExitReason.WRMSR, (vcpu, exit) => exitWrmsr(vcpu, exit.instructionLength)],

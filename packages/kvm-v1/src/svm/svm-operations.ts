@@ -2,6 +2,7 @@
 
 import type { LogicalCpu } from "@mkvm/hw-x86";
 import {
+  type DebugIntercepts,
   type DescriptorTableState,
   type ExceptionEvent,
   type ExitOutcome,
@@ -227,6 +228,10 @@ export class SvmOperations implements VendorOperations {
     stateOf(vcpu).pendingDebug = value;
   }
 
+  interceptDebug(vcpu: Vcpu, wanted: DebugIntercepts): void {
+    svmOf(vcpu).interceptDebug(wanted);
+  }
+
   interruptAllowed(vcpu: Vcpu): boolean {
     return svmOf(vcpu).interruptAllowed;
   }
@@ -269,7 +274,7 @@ export class SvmOperations implements VendorOperations {
     if (event === undefined) return;
     if (event.kind === "nmi") queue.nmiInjected = true;
     else if (event.kind === "interrupt") queue.interrupt = { vector: event.vector, software: false };
-    else queue.requeueException(event.vector, event.errorCode, false, 0);
+    else queue.requeueException(event.vector, event.errorCode, event.instructionLength !== 0, event.instructionLength);
   }
   handleExit(vcpu: Vcpu): ExitOutcome {
     const { svm, exitHost } = stateOf(vcpu);
@@ -281,9 +286,7 @@ export class SvmOperations implements VendorOperations {
       memoryFault: (gpa, write) => vcpu.vm.mmu.fault(gpa, write),
       closeInterruptWindow: () => svmOf(vcpu).watchInterruptWindow(false),
       interruptReturn: () => svmOf(vcpu).nmi.interruptReturn(),
-      stepped: () => {
-        if (svmOf(vcpu).nmi.trapIsGuests) vcpu.queueException(Vector.DB, undefined, SINGLE_STEP);
-      },
+      stepped: () => svmOf(vcpu).nmi.trapIsGuests,
       hostInterrupt: () => this.#module.kernel.scheduler.handleInterrupts(),
       dump: () => svmOf(vcpu).vmcb.dump(),
     };

@@ -3,6 +3,7 @@
 import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
 import { Errno } from "@mkvm/kvm-abi";
 import {
+  type DebugIntercepts,
   type DescriptorTableState,
   dumpVmcs,
   type ExceptionEvent,
@@ -302,6 +303,13 @@ export class VmxOperations implements VendorOperations {
   writePendingDebug(vcpu: Vcpu, value: bigint): void {
     this.select(vcpu);
     this.#cpu.vmx.vmwrite(Vmcs.GUEST_PENDING_DEBUG_EXCEPTIONS, value);
+  }
+
+  interceptDebug(vcpu: Vcpu, wanted: DebugIntercepts): void {
+    this.select(vcpu);
+    const exceptions = (wanted.traps ? 1 << Vector.DB : 0) | (wanted.breakpoints ? 1 << Vector.BP : 0);
+    this.#cpu.vmx.vmwrite(Vmcs.EXCEPTION_BITMAP, exceptions);
+    this.#setPrimaryControl(PrimaryControl.movDrExiting, wanted.moves);
   }
 
   interruptAllowed(vcpu: Vcpu): boolean {

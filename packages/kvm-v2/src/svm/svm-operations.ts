@@ -2,6 +2,7 @@
 
 import type { LogicalCpu } from "@mkvm/hw-x86";
 import {
+  type DebugIntercepts,
   type ExitOutcome,
   handleSvmExit,
   pauseExits,
@@ -24,7 +25,6 @@ import { fetchRegister, Interruptibility, storeRegister } from "./register-field
 
 /** DR6: B0 to B3, BD, BS, BT. */
 const DR6_CAUSES = 0xe00fn;
-const SINGLE_STEP = 1n << 14n;
 /** SVM has one shadow: both bits of the uapi. */
 const BOTH_SHADOWS = 3;
 const BASE_SEGMENTS: ReadonlyMap<number, number> = new Map([
@@ -75,9 +75,7 @@ export class SvmOperations implements VendorOperations {
       // The windows are set anew for each entry
       closeInterruptWindow: () => undefined,
       interruptReturn: () => svm.nmi.interruptReturn(),
-      stepped: () => {
-        if (svm.nmi.trapIsGuests) vcpu.queueException(Vector.DB, undefined, SINGLE_STEP);
-      },
+      stepped: () => svm.nmi.trapIsGuests,
       hostInterrupt: () => this.#module.kernel.scheduler.handleInterrupts(),
       dump: () => svm.vmcb.dump(),
     };
@@ -155,6 +153,9 @@ export class SvmOperations implements VendorOperations {
     stateOf(vcpu).svm.inject(event);
     if (event.kind === "nmi") vcpu.registers.forget(Register.interruptibility);
   }
+  interceptDebug(vcpu: Vcpu, wanted: DebugIntercepts): void {
+    stateOf(vcpu).svm.interceptDebug(wanted);
+  }
   watchWindows(vcpu: Vcpu, windows: { interrupt: boolean; nmi: boolean }): void {
     const { svm } = stateOf(vcpu);
     svm.watchInterruptWindow(windows.interrupt);
@@ -184,7 +185,7 @@ export class SvmOperations implements VendorOperations {
     if (event === undefined) return;
     if (event.kind === "nmi") pending.flags |= EventFlag.nmiInjected;
     else if (event.kind === "interrupt") pending.requeueInterrupt(event.vector, false, 0);
-    else pending.requeueException(event.vector, event.errorCode, false, 0);
+    else pending.requeueException(event.vector, event.errorCode, event.instructionLength !== 0, event.instructionLength);
   }
   handleExit(vcpu: Vcpu): ExitOutcome {
     const { svm, host } = stateOf(vcpu);

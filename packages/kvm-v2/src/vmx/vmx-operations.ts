@@ -3,6 +3,7 @@
 import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
 import { Errno } from "@mkvm/kvm-abi";
 import {
+  type DebugIntercepts,
   dumpVmcs,
   type ExitOutcome,
   exceptionHasErrorCode,
@@ -250,6 +251,14 @@ export class VmxOperations implements VendorOperations {
     }
     const info = event.vector | (type << InterruptionInfo.typeShift) | (withError ? InterruptionInfo.errorCodeValid : 0);
     vmx.vmwrite(VmcsField.VM_ENTRY_INTERRUPTION_INFO, (info | InterruptionInfo.valid) >>> 0);
+  }
+  interceptDebug(vcpu: Vcpu, wanted: DebugIntercepts): void {
+    const state = this.#select(vcpu);
+    const exceptions = (wanted.traps ? 1 << Vector.DB : 0) | (wanted.breakpoints ? 1 << Vector.BP : 0);
+    this.#cpu.vmx.vmwrite(VmcsField.EXCEPTION_BITMAP, exceptions);
+    const kept = state.primaryControls & ~PrimaryControl.movDrExiting;
+    state.primaryControls = (wanted.moves ? kept | PrimaryControl.movDrExiting : kept) >>> 0;
+    this.#cpu.vmx.vmwrite(VmcsField.PRIMARY_PROCESSOR_CONTROLS, state.primaryControls);
   }
   watchWindows(vcpu: Vcpu, windows: { interrupt: boolean; nmi: boolean }): void {
     let wanted = 0;
