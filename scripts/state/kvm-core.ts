@@ -51,6 +51,17 @@ export const kvmCore: Declarations = {
     injected: carried("vcpu.events.events.exception.injected", "vcpu.events.events.exception.pending"),
     software: carried("vcpu.events.instruction_length"),
   },
+  "guest/guest-debug.ts DebugIntercepts": {
+    traps: rebuilt(plainData),
+    breakpoints: rebuilt(plainData),
+    moves: rebuilt(plainData),
+  },
+  "guest/guest-debug.ts GuestDebug": {
+    control: carried("vcpu.debug.guest_debug_control"),
+    registers: carried("vcpu.debug.guest_debug_registers"),
+    "#guest": transient,
+    "#addsTrapFlag": transient,
+  },
   "guest/guest-cpu.ts EventState": {
     exception: held("ExceptionEvent"),
     interrupt: carried(...["injected", "nr", "soft"].map((field) => `vcpu.events.events.interrupt.${field}`)),
@@ -232,6 +243,7 @@ export const kvmCore: Declarations = {
     "#returnFrom": rebuilt("the IRET is intercepted again, since NMIs are still blocked"),
     "#step": rebuilt("the flags travel without those of the step, which is asked for again"),
     trapIsGuests: transient,
+    "#isShared": transient,
   },
   "svm/svm-structures.ts SvmStructures": {
     "#kernel": wiring,
@@ -246,6 +258,7 @@ export const kvmCore: Declarations = {
     "#setup": wiring,
     "#tag": rebuilt("an ASID of the new side's own"),
     "#flushRequested": rebuilt("a new ASID has no translations"),
+    "#injectedLength": transient,
     "#inMemory": transient,
     "#onCpu": transient,
   },

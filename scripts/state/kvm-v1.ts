@@ -65,6 +65,7 @@ export const kvmV1: Declarations = {
     lapic: held("createLapic"),
     msrs: held("createMsrStore"),
     emulator: held("createMmioEmulator"),
+    debug: held("GuestDebug"),
     queue: held("EventQueue"),
     statistics: held("VcpuCounters"),
     waiters: rebuilt("KVM_RUN comes out for a move, and waits again on the new side"),

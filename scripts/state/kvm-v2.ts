@@ -127,6 +127,7 @@ export const kvmV2: Declarations = {
     lapic: held("createLapic"),
     msrs: held("createMsrStore"),
     emulator: held("createMmioEmulator"),
+    debug: held("GuestDebug"),
     statistics: held("VcpuCounters"),
     registers: held("RegisterCache"),
     hardware: held("HardwareContext"),

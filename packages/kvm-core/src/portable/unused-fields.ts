@@ -55,11 +55,7 @@ export const UNUSED_FIELDS: readonly UnusedField[] = [
     "events.smi": NO_SMM,
     interrupt_window_requested: "interrupt windows that outlast a call",
   }),
-  ...unused(VcpuDebug, {
-    "registers.flags": "flags of debug registers",
-    guest_debug_control: "KVM_SET_GUEST_DEBUG",
-    guest_debug_registers: "KVM_SET_GUEST_DEBUG",
-  }),
+  ...unused(VcpuDebug, { "registers.flags": "flags of debug registers" }),
   ...unused(VcpuMpState, { pv_unhalted: NO_PV }),
   ...unused(VcpuLapic, { timer_pending: "timer expirations beside IRR" }),
   ...unused(VcpuPv, {

@@ -1,10 +1,12 @@
 /** Registers of a vCPU on the move: those of the architecture, model-specific ones, CPUID, time. */
 import assert from "node:assert/strict";
 import {
+  GuestDebugFlag,
   Ioctl,
   KvmCpuid2,
   KvmCpuidEntry2,
   KvmDebugregs,
+  KvmGuestDebug,
   KvmMsrList,
   KvmRegs,
   KvmSregs2,
@@ -12,6 +14,7 @@ import {
   VcpuFpu,
   VcpuFpuFxsave,
 } from "@mkvm/kvm-abi";
+import { CODE } from "../test-vm.ts";
 import type { MoveCase } from "./move-case.ts";
 import type { MovingVm } from "./moving-vm.ts";
 
@@ -29,7 +32,7 @@ const MSRS_WITH_EFFECTS: ReadonlySet<number> = new Set([
 ]);
 /** In special registers already. */
 const MSRS_ELSEWHERE: ReadonlySet<number> = new Set([0xc000_0080, 0xc000_0100, 0xc000_0101]);
-const MSR_VALUES = [1n, 6n, 0x0606_0606_0606_0606n, 0x800n, 0x1234_5006n, 0x7fff_1234_5000n, 0xffff_f800n, 0x1_8010n, 0x1850n];
+const MSR_VALUES = [1n, 2n, 6n, 0x0606_0606_0606_0606n, 0x800n, 0x1234_5006n, 0x7fff_1234_5000n, 0xffff_f800n, 0x1_8010n, 0x1850n];
 
 const emptyCpuid = (vm: MovingVm): void => {
   const table = new Uint8Array(KvmCpuid2.sizeBytes);
@@ -204,10 +207,10 @@ export const registerCases: readonly MoveCase[] = [
         if (takes) set.set(index, vm.msr(index)!);
         else same.push(index);
       }
-      // Those that have one value only: SMI count, miscellaneous features, debug control, XSS
+      // Those that have one value only: SMI count, miscellaneous features, XSS
       assert.deepEqual(
         same.map((index) => index.toString(16)),
-        ["34", "140", "1d9", "da0"],
+        ["34", "140", "da0"],
       );
       await vm.roundTrip(() => {
         for (const [index, value] of set) assert.equal(vm.msr(index), value, `MSR 0x${index.toString(16)}`);
@@ -224,6 +227,22 @@ export const registerCases: readonly MoveCase[] = [
         const { db, dr6, dr7 } = vm.get(vm.vcpu, Ioctl.KVM_GET_DEBUGREGS, KvmDebugregs);
         assert.deepEqual({ db, dr6, dr7 }, values);
       });
+    },
+  },
+  {
+    name: "a debugger's breakpoints",
+    moves: ["vcpu.debug.guest_debug_control", "vcpu.debug.guest_debug_registers"],
+    async run(vm) {
+      // nop; nop; in al, 0x10
+      vm.load([0x90, 0x90, 0xe4, 0x10]);
+      vm.startReal();
+      const debugreg = [BigInt(CODE + 1), 0n, 0n, 0n, 0n, 0n, 0n, 0x402n];
+      const { KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_HW_BP } = GuestDebugFlag;
+      const control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+      vm.set(vm.vcpu, Ioctl.KVM_SET_GUEST_DEBUG, KvmGuestDebug, { control, arch: { debugreg } });
+      await vm.roundTrip(() => undefined);
+      assert.equal(await vm.enter(), "KVM_EXIT_DEBUG");
+      assert.equal(vm.regs().rip, BigInt(CODE + 1));
     },
   },
   {
