@@ -8,6 +8,7 @@
  */
 import type { Cpu } from "./cpu.ts";
 import { BLOCK_TABLE, CODE_TLB, PHYSICAL_TABLE, state } from "./cpu-state.ts";
+import { block } from "./operation.ts";
 import type { Code } from "./wasm/code.ts";
 
 /** By RIP: +0 u64 RIP + lookupBase, +8 u32 blockTag, +12 u32 header. */
@@ -24,13 +25,29 @@ const RIP = state.rip >>> 2;
 const LOOKUP_BASE = state.lookupBase >>> 2;
 const BLOCK_TAG = state.blockTag >>> 2;
 
+/** Halves of the key of `state.rip`, and its entry by RIP. Set by `locateRip`. */
+let keyLow = 0;
+let keyHigh = 0;
+function locateRip(u32: Uint32Array): number {
+  keyLow = (u32[RIP] + u32[LOOKUP_BASE]) >>> 0;
+  keyHigh = (u32[RIP + 1] + u32[LOOKUP_BASE + 1] + (keyLow < u32[RIP] ? 1 : 0)) >>> 0;
+  const hash = keyLow ^ ((keyLow >>> BY_RIP_LOG2) | (keyHigh << (32 - BY_RIP_LOG2)));
+  return (BLOCK_TABLE + (hash & ((1 << BY_RIP_LOG2) - 1)) * BY_RIP_BYTES) >>> 2;
+}
+
+/** Bank offset of the page of the block that generated code would find at `state.rip`; undefined where it would ask. */
+export function pageAtRip(cpu: Cpu): number | undefined {
+  const { u32 } = cpu;
+  const entry = locateRip(u32);
+  if (u32[entry] === keyLow && u32[entry + 1] === keyHigh && u32[entry + 2] === u32[BLOCK_TAG])
+    return u32[(u32[entry + 3] + block.physical) >>> 2] & ~0xfff;
+  return codePageAt(cpu, u32[RIP], u32[RIP + 1]);
+}
+
 /** Enters the block found at `state.rip`. */
 export function enterByRip(cpu: Cpu, header: number): void {
   const { u32 } = cpu;
-  const keyLow = (u32[RIP] + u32[LOOKUP_BASE]) >>> 0;
-  const keyHigh = (u32[RIP + 1] + u32[LOOKUP_BASE + 1] + (keyLow < u32[RIP] ? 1 : 0)) >>> 0;
-  const hash = keyLow ^ ((keyLow >>> BY_RIP_LOG2) | (keyHigh << (32 - BY_RIP_LOG2)));
-  const entry = (BLOCK_TABLE + (hash & ((1 << BY_RIP_LOG2) - 1)) * BY_RIP_BYTES) >>> 2;
+  const entry = locateRip(u32);
   u32[entry] = keyLow;
   u32[entry + 1] = keyHigh;
   u32[entry + 2] = u32[BLOCK_TAG];

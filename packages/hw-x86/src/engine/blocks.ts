@@ -3,7 +3,7 @@
  * mode they were decoded for. A table in the bank leads generated code from RIP to them; what it does not know comes here.
  */
 
-import { clearBlockTables, codePageAt, enterByPhysical, enterByRip } from "./block-tables.ts";
+import { clearBlockTables, codePageAt, enterByPhysical, enterByRip, pageAtRip } from "./block-tables.ts";
 import { CodePage, PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu } from "./cpu.ts";
 import { CS, DS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
@@ -26,6 +26,8 @@ export interface HandlerNumbers {
 }
 
 const LONGEST_BLOCK = 64;
+/** Pages with code that are all compared when a guest is entered; where there are more, it is one in turn. */
+const COMPARED_AT_ONCE = 4;
 const LONGEST_INSTRUCTION = 15;
 /** Truncated blocks are decoded here, at the end of the arena, and forgotten. */
 const SCRATCH_BLOCK = OP_ARENA + OP_ARENA_BYTES - (LONGEST_BLOCK + 2) * OP_BYTES;
@@ -60,6 +62,8 @@ export class Blocks {
   readonly #twoPages = new Uint8Array(2 * LONGEST_INSTRUCTION + 2);
   #next = OP_ARENA;
   #trust = 0;
+  /** Where the comparison of pages in turn has come to. */
+  #round: Iterator<CodePage> = this.#pages.values();
   #tagEpoch = 0;
   /** Times the arena was emptied. */
   flushes = 0;
@@ -262,9 +266,25 @@ export class Blocks {
   /**
    * Devices and software in root mode may have written to guest memory, which no store reports: code that is looked up from now on
    * is compared again with what was decoded. (A page that the guest had mapped anew needs no flush, so tags alone would not tell.)
+   * What tables lead to is not looked up: the page that the guest goes on in is compared at once, and of the others, where there are
+   * many, one in turn.
    */
   distrust(): void {
     this.#trust++;
+    if (this.#pages.size === 0) return;
+    const offset = pageAtRip(this.#cpu);
+    const page = offset === undefined ? undefined : this.#pages.get(offset >>> 12);
+    if (page !== undefined) this.#validate(page);
+    const others = this.#pages.size <= COMPARED_AT_ONCE ? this.#pages.size : 1;
+    for (let i = 0; i < others; i++) this.#validate(this.#nextPage());
+  }
+  #nextPage(): CodePage {
+    let next = this.#round.next();
+    if (next.done === true) {
+      this.#round = this.#pages.values();
+      next = this.#round.next();
+    }
+    return next.value as CodePage;
   }
 
   /** Number of the present time in which a page, once compared, is trusted: until tags are renewed or `distrust`. */

@@ -15,12 +15,13 @@ import { GUEST_FAULT, type GuestMode, VM_EXIT } from "./guest-mode.ts";
 import { helperTable } from "./helper-table.ts";
 import { type InterpreterInstance, instantiateInterpreter, interpreterTables } from "./interpreter/instance.ts";
 import { block, OP_BYTES, op } from "./operation.ts";
-import { Flag, Vector } from "./system/bits.ts";
+import { Cr0, Flag, Vector } from "./system/bits.ts";
 import { Breakpoints, Dr6 } from "./system/breakpoints.ts";
 import * as events from "./system/events.ts";
 import * as memory from "./system/memory-access.ts";
 import * as paging from "./system/paging.ts";
 import * as segmentation from "./system/segmentation.ts";
+import { switchTags } from "./system/translation-caches.ts";
 import type { EngineControl, GuestEvent, StopReason } from "./system-interface.ts";
 import { type TranslateMode, Translator } from "./translator/translator.ts";
 import { behaviourOf } from "./vendor-behaviour.ts";
@@ -549,7 +550,9 @@ export class Engine implements Cpu, EngineControl {
     return readFlags(this.u32);
   }
   setFlags(value: number): void {
+    const before = this.u32[SYSTEM_FLAGS];
     writeFlags(this.u32, value);
+    if (((value ^ before) & Flag.AC) !== 0 && (this.u32[state.cr0 >>> 2] & Cr0.AM) !== 0) switchTags(this);
     // An instruction that sets RF (IRET) does so for the one after
     if ((value & Flag.RF) !== 0) {
       const isRunning = this.u32[OPERATION] !== 0;

@@ -93,6 +93,8 @@ export class GuestDebug {
   /** KVM_RUN begins. */
   begin(vcpu: VcpuParts): void {
     if (this.control === 0) return;
+    // The debugger has written INT3 anywhere: what the processor holds of code is to be fetched anew
+    if (this.takesBreakpoints) vcpu.requestTlbFlush();
     vcpu.interceptDebug({ traps: this.takesTraps, breakpoints: this.takesBreakpoints, moves: this.#usesRegisters });
     if (!this.takesTraps) return;
     const guest = new BigUint64Array(8);

@@ -32,7 +32,18 @@ const MSRS_WITH_EFFECTS: ReadonlySet<number> = new Set([
 ]);
 /** In special registers already. */
 const MSRS_ELSEWHERE: ReadonlySet<number> = new Set([0xc000_0080, 0xc000_0100, 0xc000_0101]);
-const MSR_VALUES = [1n, 2n, 6n, 0x0606_0606_0606_0606n, 0x800n, 0x1234_5006n, 0x7fff_1234_5000n, 0xffff_f800n, 0x1_8010n, 0x1850n];
+const MSR_VALUES = [
+  1n,
+  2n,
+  6n,
+  0x0606_0606_0606_0606n,
+  0x800n,
+  0x1234_5006n,
+  0x7fff_1234_5000n,
+  0xffff_f800n,
+  0x1_8010n,
+  0x1850n,
+];
 
 const emptyCpuid = (vm: MovingVm): void => {
   const table = new Uint8Array(KvmCpuid2.sizeBytes);

@@ -22,6 +22,7 @@ import type { HelperTable } from "../helpers.ts";
 import { op } from "../operation.ts";
 import { READ, translate, WRITE } from "../system/paging.ts";
 import { isCanonicalHigh } from "../system/processor-mode.ts";
+import { checksAlignment } from "../system/translation-caches.ts";
 
 const TF = 0x100;
 const DF = 0x400;
@@ -89,7 +90,7 @@ function move(cpu: Cpu, register: number, by: number): void {
 }
 
 function isStepwise(cpu: Cpu): boolean {
-  return (cpu.u32[state.systemFlags >>> 2] & (DF | TF)) !== 0 || cpu.breakpoints.hasData;
+  return (cpu.u32[state.systemFlags >>> 2] & (DF | TF)) !== 0 || cpu.breakpoints.hasData || checksAlignment(cpu);
 }
 
 function written(cpu: Cpu, offset: number, bytes: number): void {

@@ -9,6 +9,7 @@ import { op } from "../operation.ts";
 import { Vector } from "./bits.ts";
 import { READ, setImplicit, translate, WRITE } from "./paging.ts";
 import { isCanonicalHigh } from "./processor-mode.ts";
+import { checksAlignment } from "./translation-caches.ts";
 
 /** Upper half of the effective base that `updateSegments` gives unusable segments outside 64-bit mode, so that no access hits. */
 export const UNUSABLE_BASE_HIGH = 0x8000_0000 | 0;
@@ -56,8 +57,18 @@ function nextPage(cpu: Cpu, lo: number, hi: number): void {
   }
 }
 
-/** An access that cannot fault any more: meets the data breakpoints. */
+/**
+ * #AC for an access that is not a multiple of its size, when page faults have been seen to. Those of 16 bytes have rules of their own:
+ * MOVAPS and its kin fault for any, MOVUPS and its kin for none.
+ */
+function checkAlignment(cpu: Cpu, lo: number, bytes: number): void {
+  const mask = bytes === 2 || bytes === 4 || bytes === 8 ? bytes - 1 : bytes === 10 ? 7 : 0;
+  if ((lo & mask) !== 0 && checksAlignment(cpu)) cpu.raise(Vector.AC, 0);
+}
+
+/** An access that only its alignment can make fault any more: meets the data breakpoints. */
 function noteAccess(cpu: Cpu, lo: number, hi: number, bytes: number, isWrite: boolean): void {
+  checkAlignment(cpu, lo, bytes);
   const { breakpoints } = cpu;
   if (!breakpoints.hasData) return;
   breakpoints.noteAccess(lo, hi, bytes, isWrite);
@@ -200,8 +211,11 @@ function translateAs(cpu: Cpu, low: number, high: number, access: number, superv
 
 /** System data structures, which the processor reads for itself, meet no breakpoints. */
 function noteRange(cpu: Cpu, address: bigint, bytes: number, isWrite: boolean, supervisor: boolean | undefined): void {
+  if (supervisor === undefined && bytes <= 8) checkAlignment(cpu, lowOf(address), bytes);
   if (!cpu.breakpoints.hasData || (supervisor === true && !isWrite)) return;
-  noteAccess(cpu, lowOf(address), Number(BigInt.asIntN(32, address >> 32n)), bytes, isWrite);
+  const { breakpoints } = cpu;
+  breakpoints.noteAccess(lowOf(address), Number(BigInt.asIntN(32, address >> 32n)), bytes, isWrite);
+  if (breakpoints.hits !== 0) cpu.trapAfterInstruction();
 }
 
 /** Calls `piece` with bank offset, position and length of each part of the range that lies in one page. */

@@ -5,7 +5,7 @@
  *
  * Tags. A tag of the data TLB (12 bits) stands for one generation of one address space at one privilege. A flush takes new
  * tags instead of clearing; when they run out the TLB memory is cleared. 0 and 0xfff are never used, so that zeroed memory
- * and "all ones" cannot match.
+ * and "all ones" cannot match; no entry is ever made under 0xffe either, which is the tag of user code whose alignment is checked.
  *
  * Generations. An entry of the second-level TLB is valid when its generation is the current one: `globalGeneration` for pages
  * with G set, which MOV to CR3 leaves alone, `generation` for the rest.
@@ -16,12 +16,14 @@
 import { clearBlockTables } from "../block-tables.ts";
 import type { Cpu } from "../cpu.ts";
 import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
-import { Cr0, Cr4, Efer } from "./bits.ts";
+import { Cr0, Cr4, Efer, Flag } from "./bits.ts";
 
 export const PAGE_ENTRIES = 8192;
 export const FRAME_ENTRIES = 2048;
 const STAMPS = 1 << 15;
-const LAST_TAG = 0xffe;
+const LAST_TAG = 0xffc;
+/** A tag that no entry has: every access goes the slow way. */
+const NO_ENTRIES = 0xffe;
 const LAST_GENERATION = 0x7fff_0000;
 /** Block tags are 32 bits, eight for each epoch. */
 const LAST_BLOCK_EPOCH = 0x1fff_fff0;
@@ -134,10 +136,18 @@ function clearTlb(cpu: Cpu): void {
   cpu.u8.fill(0xff, TLB, TLB + TLB_ENTRIES * TLB_ENTRY_BYTES);
 }
 
+/** CR0.AM and EFLAGS.AC: user code must align its accesses. */
+function wantsAlignment(cpu: Cpu): boolean {
+  return (cpu.u32[state.cr0 >>> 2] & Cr0.AM) !== 0 && (cpu.u32[state.systemFlags >>> 2] & Flag.AC) !== 0;
+}
+/** Accesses of the running code have to be aligned: they are checked on the slow way, and there is no other. */
+export const checksAlignment = (cpu: Cpu): boolean => cpu.u32[state.tlbTag >>> 2] === NO_ENTRIES;
+
 /** Writes the tags of the current privilege and code size to the state block. */
 export function publishTags(cpu: Cpu, caches: TranslationCaches): void {
   const isUser = cpu.u32[state.cpl >>> 2] === 3;
-  cpu.u32[state.tlbTag >>> 2] = caches.supervisorTag + (isUser ? 1 : 0);
+  const tag = caches.supervisorTag + (isUser ? 1 : 0);
+  cpu.u32[state.tlbTag >>> 2] = isUser && wantsAlignment(cpu) ? NO_ENTRIES : tag;
   cpu.u32[(state.tlbTag >>> 2) + 1] = 0;
   // 16, 32, 64 >>> 5 are 0, 1, 2.
   const epoch = isUser ? caches.userEpoch : caches.systemEpoch;
