@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { createHost } from "@mkvm/host";
 import { expect, test } from "vitest";
 import { movesOf, randomSchedule } from "./move-schedule.ts";
@@ -49,7 +52,32 @@ test.each(vendors)(
   },
 );
 
-test(`Linux ends the same with moves at random instructions and without (seed ${SEED})`, { timeout: 600_000 }, async () => {
+/** One run that is saved at an instruction, and goes on in another host on the other version. */
+async function savedRun(args: string[], at: number): Promise<Run> {
+  const path = join(mkdtempSync(join(tmpdir(), "mkvm-saved-")), "linux");
+  const parts: Run[] = [];
+  for (const part of [0, 1]) {
+    const host = await createHost({ directory: import.meta.dirname, clock: "icount" });
+    try {
+      await host.insmod(part === 0 ? "@mkvm/kvm-v1" : "@mkvm/kvm-v2");
+      await host.ln(part === 0 ? "/dev/kvm1" : "/dev/kvm2", "/dev/kvm");
+      const process =
+        part === 0 ? await host.run({ args: [...args, "--digest"], save: { at, path } }) : await host.restore({ path });
+      const decoder = new TextDecoder();
+      let console = "";
+      for await (const chunk of process.output) console += decoder.decode(chunk, { stream: true });
+      parts.push({ console, status: (await process.exited).status, moves: 0 });
+    } finally {
+      await host.close();
+    }
+  }
+  rmSync(path);
+  return { console: parts[0]!.console + parts[1]!.console, status: parts[1]!.status, moves: 0 };
+}
+
+test(`Linux ends the same with moves at random instructions, saved and restored, and without (seed ${SEED})`, {
+  timeout: 600_000,
+}, async () => {
   const args = await linuxGuest("poweroff");
   if (!args) return console.log("no Linux here: run on Debian, or fill the cache folder");
   const still = await run(args, []);
@@ -57,4 +85,6 @@ test(`Linux ends the same with moves at random instructions and without (seed ${
   const moved = await run(args, movesOf(randomSchedule(SEED, 30, 400_000_000)));
   expect(moved.moves).toBeGreaterThan(10);
   expect(moved.console).toBe(still.console);
+  const [at] = randomSchedule(SEED, 1, 400_000_000);
+  expect(await savedRun(args, at!)).toMatchObject({ console: still.console, status: still.status });
 });

@@ -88,7 +88,7 @@ export {
   VmShape,
   VmStatistics,
 } from "./sections.ts";
-export type { Main, ResourceUsage, SystemCalls } from "./system-calls.ts";
+export type { Main, ProgramState, ResourceUsage, SystemCalls } from "./system-calls.ts";
 export type { FileRole, IncomingVm, Section, SectionSupport, Transfer, VmDescription } from "./transfer.ts";
 export { Capability } from "./uapi/capabilities.ts";
 export { ClockFlag, KvmClockData } from "./uapi/clock.ts";

@@ -11,6 +11,15 @@ export interface ResourceUsage {
  * process take turns on its logical CPU, giving way wherever they await.
  */
 import type { Hva } from "./module-contract.ts";
+import type { Section } from "./transfer.ts";
+
+/** What a program gives so that it can go on elsewhere: in another host from a file, on another CPU. */
+export interface ProgramState {
+  /** Its own state: devices that it emulates, descriptors and addresses that it holds. Names begin with the program's own. */
+  readonly sections: readonly Section[];
+  /** Its memory that is to be there again, at the same addresses: all that its VMs' memory slots lie in. Page aligned. */
+  readonly memory: readonly { readonly address: Hva; readonly lengthBytes: number }[];
+}
 
 /** A program's entry; resolves with its status. @implementedBy program */
 export type Main = (sys: SystemCalls, args: readonly string[]) => Promise<number>;
@@ -44,6 +53,16 @@ export interface SystemCalls {
   /** Sends the thread a signal: a KVM_RUN of its returns -EINTR. */
   signalThread(tid: number): number;
   sleepNs(durationNs: number): Promise<void>;
+  /**
+   * Takes part in being saved. `state` is called while every thread of the process stands still, each outside of modules; a KVM_RUN
+   * that goes on is taken up by the next KVM_RUN of that vCPU.
+   */
+  onSave(state: () => ProgramState): void;
+  /**
+   * Of a process that goes on from what was saved: the sections that `onSave` gave. Descriptors of modules have their numbers, and
+   * memory its contents; threads and mappings of kvm_run are the program's to make again.
+   */
+  restored(): readonly Section[] | undefined;
   /** Reads from descriptor 0 that wait end with 0; nothing more is read. For a program that is about to end. */
   closeInput(): void;
 }

@@ -22,6 +22,12 @@ export class GuestMemory {
     this.bytes = bytes;
   }
 
+  /** Where memory lies, as it is to be mapped again. */
+  blocks(): { address: number; lengthBytes: number }[] {
+    const ram = { address: this.address, lengthBytes: this.bytes };
+    return this.rom ? [ram, { address: this.rom.address, lengthBytes: this.rom.bytes }] : [ram];
+  }
+
   /** Bytes of RAM below the device hole. */
   get lowBytes(): number {
     return Math.min(this.bytes, DEVICE_HOLE);

@@ -9,6 +9,8 @@ import {
   KvmUserspaceMemoryRegion,
   MemoryFlag,
   PitConfigFlag,
+  type ProgramState,
+  type Section,
   type SystemCalls,
 } from "@mkvm/kvm-abi";
 import type { VmmArguments } from "./arguments.ts";
@@ -28,6 +30,7 @@ import { KvmCalls } from "./kvm-calls.ts";
 import type { EntryPoint } from "./loaders/guest-image.ts";
 import { loadImage } from "./loaders/load-image.ts";
 import { FOUR_GIB, TSS_ADDRESS } from "./memory-layout.ts";
+import { readMachine, saveMachine } from "./saved-machine.ts";
 import { stateDigest } from "./state-digest.ts";
 import { runVcpu, type VcpuEnd } from "./vcpu-loop.ts";
 import { ExitStatus, VmmError } from "./vmm-error.ts";
@@ -56,6 +59,8 @@ export class VirtualMachine {
   readonly #ports = new PortBus();
   readonly #console: ConsoleOutput;
   readonly #serial: Serial16550;
+  readonly #clock: RealTimeClock;
+  readonly #power: AcpiPower;
   readonly #vcpus: Vcpu[] = [];
   #end: VcpuEnd | undefined;
 
@@ -87,6 +92,38 @@ export class VirtualMachine {
     return vm;
   }
 
+  /** Takes up a VM that was saved: its descriptors and memory are there. Throws VmmError; nothing runs yet. */
+  static async restore(sys: SystemCalls, sections: readonly Section[]): Promise<VirtualMachine> {
+    const saved = readMachine(sections);
+    if (typeof saved === "string") throw new VmmError(`the saved VM cannot be taken up: ${saved}`);
+    const kvm = new KvmCalls(sys);
+    const memory = new GuestMemory(sys.memory, () => saved.memory.address, saved.memory.bytes);
+    memory.rom = saved.rom;
+    const vm = new VirtualMachine(sys, kvm, saved.systemFd, saved.vmFd, memory);
+    const runBytes = await kvm.number(saved.systemFd, Ioctl.KVM_GET_VCPU_MMAP_SIZE);
+    for (const { id, fd } of saved.vcpus) vm.#vcpus.push({ id, fd, run: vm.#mapRun(id, fd, runBytes) });
+    for (const device of [vm.#serial, vm.#clock, vm.#power]) {
+      const refused = device.restore(sections);
+      if (refused !== undefined) throw new VmmError(`the saved VM cannot be taken up: ${refused}`);
+    }
+    return vm;
+  }
+
+  /** All that another instance of this program needs to go on. */
+  #save(): ProgramState {
+    if (this.#end) throw new VmmError("the VM has ended, and its process is about to");
+    this.#console.flush();
+    const machine = saveMachine({
+      memory: this.#memory,
+      rom: this.#memory.rom,
+      systemFd: this.#systemFd,
+      vmFd: this.#vmFd,
+      vcpus: this.#vcpus,
+    });
+    const sections = [machine, this.#serial.save(), this.#clock.save(), this.#power.save()];
+    return { sections, memory: this.#memory.blocks() };
+  }
+
   private constructor(sys: SystemCalls, kvm: KvmCalls, systemFd: number, vmFd: number, memory: GuestMemory) {
     this.#sys = sys;
     this.#kvm = kvm;
@@ -104,10 +141,12 @@ export class VirtualMachine {
     const keyboard = new KeyboardController(() => end(ExitStatus.reset, "the guest asked for a reset"));
     this.#ports.attach(keyboard, KEYBOARD_DATA_PORT, 1);
     this.#ports.attach(keyboard, KEYBOARD_COMMAND_PORT, 1);
-    this.#ports.attach(new RealTimeClock(() => sys.clockRealtimeNs(), memory), RTC_INDEX_PORT, 2);
+    this.#clock = new RealTimeClock(() => sys.clockRealtimeNs(), memory);
+    this.#ports.attach(this.#clock, RTC_INDEX_PORT, 2);
     this.#ports.attach(new FirmwareLog((byte) => this.#console.put(byte)), FIRMWARE_LOG_PORT, 1);
     this.#ports.attach(new DebugExit((status) => end(status)), DEBUG_EXIT_PORT, 4);
-    this.#ports.attach(new AcpiPower(() => end(ExitStatus.powerOff)), PM1_EVENT_PORT, 8);
+    this.#power = new AcpiPower(() => end(ExitStatus.powerOff));
+    this.#ports.attach(this.#power, PM1_EVENT_PORT, 8);
   }
 
   async #build(cpus: number, entry: EntryPoint): Promise<void> {
@@ -124,12 +163,17 @@ export class VirtualMachine {
     const runBytes = await kvm.number(this.#systemFd, Ioctl.KVM_GET_VCPU_MMAP_SIZE);
     for (let id = 0; id < cpus; id++) {
       const fd = await kvm.number(this.#vmFd, Ioctl.KVM_CREATE_VCPU, id);
-      const run = this.#sys.mmap(runBytes, fd, 0);
-      if (run < 0) throw new VmmError(`cannot map kvm_run of vCPU ${id}: ${errnoName(-run)}`);
+      const run = this.#mapRun(id, fd, runBytes);
       await setCpuid(kvm, this.#systemFd, fd, id, cpus);
       this.#vcpus.push({ id, fd, run });
     }
     await setBootRegisters(kvm, this.#vcpus[0].fd, this.#memory, entry);
+  }
+
+  #mapRun(id: number, fd: number, bytes: number): number {
+    const run = this.#sys.mmap(bytes, fd, 0);
+    if (run < 0) throw new VmmError(`cannot map kvm_run of vCPU ${id}: ${errnoName(-run)}`);
+    return run;
   }
 
   #addRegion(slot: number, start: number, bytes: number, address: number, flags = 0): Promise<number> {
@@ -154,6 +198,7 @@ export class VirtualMachine {
 
   /** Runs to the end of the VM: every vCPU on a thread of its own, and one that feeds the serial line. */
   async run(): Promise<VcpuEnd> {
+    this.#sys.onSave(() => this.#save());
     const threads = this.#vcpus.map((vcpu) =>
       this.#sys.spawnThread(`vcpu${vcpu.id}`, async (sys) => {
         const end = await runVcpu({

@@ -35,5 +35,7 @@ export function fakeSystem(files: Record<string, Uint8Array>, memoryBytes = 64 <
     signalThread: absent("signalThread"),
     sleepNs: absent("sleepNs"),
     closeInput: absent("closeInput"),
+    onSave: absent("onSave"),
+    restored: () => undefined,
   };
 }

@@ -65,6 +65,10 @@ export async function serveDaemon(host: Host, endpoint: Endpoint): Promise<{ sto
         const { pid, name, cpu } = await host.run(options);
         return { pid, name, cpu };
       },
+      restoreVm: async (options) => {
+        const { pid, name, cpu } = await host.restore(options);
+        return { pid, name, cpu };
+      },
       console: async (pid) => Buffer.from(await host.console(pid)).toString("base64"),
       attach: async (pid) => {
         const handle = host.process(pid);

@@ -7,6 +7,7 @@ import { addDeviceCommands, addModuleCommands } from "./module-commands.ts";
 import { addProcessCommands } from "./process-commands.ts";
 import { addRolloutCommand } from "./rollout-command.ts";
 import { linuxCommandLine, type RunFlags, runVm } from "./run.ts";
+import { addSavedCommands } from "./saved-commands.ts";
 import { addStatCommand } from "./stat-command.ts";
 import { hostVersion } from "./version.ts";
 
@@ -37,6 +38,7 @@ Examples:
   addModuleCommands(program);
   addDeviceCommands(program);
   addProcessCommands(program, done);
+  addSavedCommands(program, done);
   addStatCommand(program);
   addRolloutCommand(program, done);
   addRunCommand(program, done);

@@ -4,7 +4,7 @@
  */
 import type { Socket } from "node:net";
 import type { Host } from "../control/host.ts";
-import type { ExitStatus, LogEntry, RunOptions } from "../control/types.ts";
+import type { ExitStatus, LogEntry, RestoreOptions, RunOptions } from "../control/types.ts";
 import type { RolloutPlanInput } from "../rollout/plan.ts";
 import type { RolloutPreview } from "../rollout/rollouts.ts";
 import type { RolloutState } from "../rollout/state.ts";
@@ -30,6 +30,7 @@ export const hostMethods = [
   "resources",
   "rollback",
   "finalize",
+  "save",
   "dmesg",
 ] as const;
 export type HostMethod = (typeof hostMethods)[number];
@@ -39,6 +40,8 @@ export interface DaemonMethods {
   hello(): Promise<{ pid: number; version: string; cpus: number; clock: string }>;
   stop(): Promise<void>;
   run(options: RunOptions): Promise<{ pid: number; name: string; cpu: number }>;
+  /** A process from a saved file. */
+  restoreVm(options: RestoreOptions): Promise<{ pid: number; name: string; cpu: number }>;
   /** The kept console output, base64. */
   console(pid: number): Promise<string>;
   /** Streams output until the process ends. */

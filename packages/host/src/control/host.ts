@@ -1,4 +1,5 @@
 /** The control plane, on the main thread: modules, /dev, processes over all CPUs. */
+import { resolve } from "node:path";
 import { Worker } from "node:worker_threads";
 import { createMachine, type MachineDescription } from "@mkvm/hw-x86";
 import { createVacMemory, VAC_LAYOUT } from "@mkvm/vac";
@@ -16,8 +17,9 @@ import { findPackage, hostDirectory } from "../loader/package-files.ts";
 import { checkParameters } from "../loader/parameters.ts";
 import { KernelLog, nowMs } from "../log/kernel-log.ts";
 import { bankBytesFor, largestBankBytes } from "../memory/user-memory.ts";
+import { SavedFile } from "../saved/file-reader.ts";
 import { HostedProcess, type ProcessHandle } from "./process-handle.ts";
-import type { CpuBoot, CpuEvent } from "./protocol.ts";
+import type { CpuBoot, CpuEvent, ProcessSave } from "./protocol.ts";
 import { CpuClient } from "./requests.ts";
 import { parseSize } from "./sizes.ts";
 import type {
@@ -33,7 +35,10 @@ import type {
   MoveReport,
   ProcessInfo,
   ResourceUsage,
+  RestoreOptions,
   RunOptions,
+  SavedProcess,
+  SaveOptions,
   UpgradeOptions,
   VmStatistics,
 } from "./types.ts";
@@ -297,15 +302,11 @@ class ControlPlane {
       );
     }
     const cpu = this.#chooseCpu(options.cpu);
-    const pid = ++this.#lastPid;
     const name = options.name ?? found.name.replace(/^.*\//, "");
-    const handle = new HostedProcess(pid, name, cpu.id, (bytes) => {
-      cpu.client.request("process.input", { pid, bytes }).catch(() => {});
-    });
-    this.#processes.set(pid, handle);
-    cpu.processes.add(pid);
-    try {
-      await cpu.client.request("process.start", {
+    const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version });
+    const { pid } = handle;
+    await this.#starting(cpu, pid, () =>
+      cpu.client.request("process.start", {
         pid,
         bank: firstProcessBank + pid,
         name,
@@ -315,12 +316,9 @@ class ControlPlane {
         mounts: (options.mounts ?? []).map(({ source, target }) => ({ source, target })),
         profile: options.profile ?? false,
         moves: (options.moves ?? []).map(({ at, to }) => ({ at, to })),
-      });
-    } catch (thrown) {
-      this.#processes.delete(pid);
-      cpu.processes.delete(pid);
-      throw thrown;
-    }
+        save: options.save && this.#saving(handle, options.save.path, true, options.save.at),
+      }),
+    );
     this.#log.write("info", `started process ${pid} (${name}) on cpu${cpu.id}`);
     return handle;
   }
@@ -380,6 +378,65 @@ class ControlPlane {
   async kill(pid: number): Promise<void> {
     await this.#cpuOf(pid).client.request("process.kill", { pid });
     await this.process(pid).exited;
+  }
+
+  /** Writes a process to a file, from which it can go on: here or in another host, on the same module or another. It runs on. */
+  async save(options: SaveOptions): Promise<SavedProcess> {
+    const { pid, path, stop = false } = options;
+    const { client } = this.#cpuOf(pid);
+    return client.request("process.save", this.#saving(this.#hosted(pid), path, stop));
+  }
+
+  #saving({ pid, program }: HostedProcess, path: string, stop: boolean, at?: number): ProcessSave {
+    const modules = Object.fromEntries(
+      [...this.#modules.values()].map(({ name, package: of, version }) => [name, { package: of, version }]),
+    );
+    return { pid, path: resolve(path), packages: { program, modules }, at, stop };
+  }
+
+  /** A process that goes on from a file. What is wrong with the file is named, and nothing has changed then. */
+  async restore(options: RestoreOptions): Promise<ProcessHandle> {
+    const path = resolve(options.path);
+    const file = await SavedFile.open(path);
+    const { name, program, bankBytes } = await file.manifest().finally(() => file.close());
+    if (bankBytes > largestBankBytes) throw new HostError("EINVAL", `${path}: section manifest[0]: bankBytes is too large`);
+    const found = findPackage(program.package, [options.directory ?? this.#directory, hostDirectory]);
+    if (options.module !== undefined) this.#module(options.module);
+    const cpu = this.#chooseCpu(options.cpu);
+    const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version });
+    const { pid } = handle;
+    await this.#starting(cpu, pid, () =>
+      cpu.client.request("process.restore", {
+        pid,
+        bank: firstProcessBank + pid,
+        path,
+        program: found.entryUrl,
+        module: options.module,
+        save: options.save && this.#saving(handle, options.save.path, true, options.save.at),
+      }),
+    );
+    return handle;
+  }
+
+  #newProcess(name: string, cpu: Cpu, program: { package: string; version: string }): HostedProcess {
+    const pid = ++this.#lastPid;
+    const handle = new HostedProcess(pid, name, cpu.id, program, (bytes) => {
+      cpu.client.request("process.input", { pid, bytes }).catch(() => {});
+    });
+    this.#processes.set(pid, handle);
+    cpu.processes.add(pid);
+    return handle;
+  }
+
+  /** Forgets a process that could not be started. */
+  async #starting(cpu: Cpu, pid: number, start: () => Promise<unknown>): Promise<void> {
+    try {
+      await start();
+    } catch (thrown) {
+      this.#processes.delete(pid);
+      cpu.processes.delete(pid);
+      throw thrown;
+    }
   }
 
   // Moves

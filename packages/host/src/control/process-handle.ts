@@ -28,6 +28,8 @@ export class HostedProcess implements ProcessHandle {
   readonly pid: number;
   readonly name: string;
   readonly cpu: number;
+  /** Package of the program. */
+  readonly program: { readonly package: string; readonly version: string };
   readonly exited: Promise<ExitStatus>;
   readonly moves: MoveReport[] = [];
   /** Of its VMs when it ended. */
@@ -41,10 +43,17 @@ export class HostedProcess implements ProcessHandle {
   #ended = false;
   #resolveExited: (exit: ExitStatus) => void = () => {};
 
-  constructor(pid: number, name: string, cpu: number, sendInput: (bytes: Uint8Array | null) => void) {
+  constructor(
+    pid: number,
+    name: string,
+    cpu: number,
+    program: HostedProcess["program"],
+    sendInput: (bytes: Uint8Array | null) => void,
+  ) {
     this.pid = pid;
     this.name = name;
     this.cpu = cpu;
+    this.program = program;
     this.#sendInput = sendInput;
     this.exited = new Promise((resolve) => {
       this.#resolveExited = resolve;

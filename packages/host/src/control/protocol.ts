@@ -4,6 +4,7 @@
  */
 import type { MachineDescription } from "@mkvm/hw-x86";
 import type { ParameterSpec, ParameterValues } from "@mkvm/kvm-abi";
+import type { SavedPackages } from "../saved/manifest.ts";
 import type {
   DeviceEntry,
   EngineReport,
@@ -14,6 +15,7 @@ import type {
   MoveReport,
   ProcessInfo,
   ResourceUsage,
+  SavedProcess,
   VmStatistics,
 } from "./types.ts";
 
@@ -49,7 +51,30 @@ export interface ProcessStart {
   memoryBytes: number;
   mounts: Mount[];
   moves: { at: number; to: string }[];
+  save: ProcessSave | undefined;
   profile: boolean;
+}
+
+export interface ProcessSave {
+  pid: number;
+  path: string;
+  /** Of the program, and of every module by name, since only the CPU knows which one it is by then. */
+  packages: { program: SavedPackages["program"]; modules: Record<string, { package: string; version: string }> };
+  /** Instructions of its CPU since its start at which it is saved; undefined: now. */
+  at: number | undefined;
+  /** It ends when it is saved. */
+  stop: boolean;
+}
+
+export interface ProcessRestore {
+  pid: number;
+  bank: number;
+  path: string;
+  /** Entry of the program's package. */
+  program: string;
+  /** Module to restore the VMs on; undefined: the one behind the device that the program had opened. */
+  module: string | undefined;
+  save: ProcessSave | undefined;
 }
 
 interface Call<Params, Result> {
@@ -76,6 +101,10 @@ export interface CpuRequests {
   "process.engine": Call<{ pid: number }, EngineReport | null>;
   "process.list": Call<null, ProcessInfo[]>;
   "process.statistics": Call<{ pid: number }, VmStatistics[]>;
+  /** Writes the process to a file; it stands still meanwhile. */
+  "process.save": Call<ProcessSave, SavedProcess>;
+  /** A process from such a file, in a bank of its own. */
+  "process.restore": Call<ProcessRestore, { module: string }>;
   "move.to": Call<{ pid: number; to: string; at: number | undefined; finalise: boolean }, MoveReport>;
   /** Why not; null when the move could begin. */
   "move.check": Call<{ pid: number; to: string }, string | null>;

@@ -248,9 +248,45 @@ export interface RunOptions {
   mounts?: readonly { source: string; target: string }[];
   /** Moves when its CPU has retired that many instructions since the start; exact under icount. */
   moves?: readonly { at: number; to: string }[];
+  /** Saves it, and ends it, when its CPU has retired that many instructions since the start; exact under icount. */
+  save?: { at: number; path: string };
   /** Samples what its CPU's thread does, for `Host.engineReport`; costs a few percent. */
   profile?: boolean;
   name?: string;
+  directory?: string;
+}
+
+export interface SaveOptions {
+  pid: number;
+  /** Relative to the working directory of the host. A file that is there is replaced, when the new one is whole. */
+  path: string;
+  /** Ends the process when it is saved; it runs on otherwise. */
+  stop?: boolean;
+}
+
+/** What was saved. */
+export interface SavedProcess {
+  pid: number;
+  path: string;
+  /** Size of the file. */
+  bytes: number;
+  /** Bytes of memory that were not zero. */
+  memoryBytes: number;
+  /** How long the process stood still, microseconds of real time. */
+  stillUs: number;
+  /** Guest instructions its CPU had retired since the process started. */
+  retiredInstructions: number;
+}
+
+export interface RestoreOptions {
+  path: string;
+  /** Loaded module; default the one that the device leads to which the program had opened. */
+  module?: string;
+  /** Logical CPU; default the one with the fewest processes. */
+  cpu?: number;
+  /** Saves it again, and ends it, when its CPU has retired that many instructions since the process first started. */
+  save?: { at: number; path: string };
+  /** Where the program's package is looked for; default the host's. */
   directory?: string;
 }
 

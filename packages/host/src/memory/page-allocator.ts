@@ -50,6 +50,16 @@ export class PageAllocator {
     return first === undefined ? undefined : this.#take(first, count, userBit);
   }
 
+  /** Takes these very pages for user space, as zeros. False when one of them is not free. */
+  allocateUserAt(offset: number, count: number): boolean {
+    const first = offset / pageBytes;
+    if (!Number.isSafeInteger(first) || first < this.#firstPage || count < 1 || first + count > this.#state.length)
+      return false;
+    for (let page = first; page < first + count; page++) if ((this.#state[page]! & holders) !== 0) return false;
+    this.#take(first, count, userBit);
+    return true;
+  }
+
   /** Offset of `count` zeroed pages for the kernel, from the top; undefined when there is no such run. */
   allocateKernel(count: number, alignPages: number): number | undefined {
     const first = this.#highestRun(count, alignPages);

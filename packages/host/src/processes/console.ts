@@ -63,6 +63,11 @@ export class ConsoleInput {
     this.#wake();
   }
 
+  /** What has come and was not read yet, and whether more can come. */
+  waiting(): { bytes: Uint8Array; ended: boolean } {
+    return { bytes: Uint8Array.from(this.#chunks.flatMap((chunk) => [...chunk])), ended: this.#ended };
+  }
+
   /** Nothing more is read, whatever has come. */
   close(): void {
     this.#chunks = [];

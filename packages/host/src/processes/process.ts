@@ -1,8 +1,8 @@
 /** A process on one CPU: its bank, descriptors, threads, console; standing still for a move, and its end. */
 
-import type { WaitQueue } from "@mkvm/kvm-abi";
+import type { ProgramState, Section, WaitQueue } from "@mkvm/kvm-abi";
 import { Errno, type File, type NewFile, type Process } from "@mkvm/kvm-abi";
-import type { ExitStatus, MoveReport, TimePart, VmStatistics } from "../control/types.ts";
+import type { ExitStatus, TimePart, VmStatistics } from "../control/types.ts";
 import type { MountNamespace } from "../devices/device-tree.ts";
 import { ConsoleFile, ModuleFile, type OpenFile, RegularFile } from "../devices/open-file.ts";
 import { HostError, messageOf, stackOf } from "../errors.ts";
@@ -11,7 +11,7 @@ import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import type { CpuKernel } from "../worker/cpu-kernel.ts";
 import type { ConsoleInput, ConsoleOutput } from "./console.ts";
 import { Freeze } from "./freeze.ts";
-import { KernelTask } from "./task.ts";
+import { KernelTask, type UndeliveredResult } from "./task.ts";
 
 const mostDescriptors = 4096;
 export const killedStatus = 137;
@@ -20,6 +20,7 @@ export const crashedStatus = 134;
 export class KernelProcess implements Process {
   readonly pid: number;
   readonly name: string;
+  readonly args: readonly string[];
   readonly bank: number;
   readonly memory: BankUserMemory;
   readonly mounts: MountNamespace;
@@ -28,15 +29,23 @@ export class KernelProcess implements Process {
   readonly inputArrived: WaitQueue;
   readonly kernel: CpuKernel;
   readonly startedMs = Date.now();
+  /** What its CPU had retired when it started, less what it retired before it was saved. */
   readonly startRetired: number;
+  /** How the program takes part in being saved; undefined until it says so. */
+  #programState: (() => ProgramState) | undefined;
+  #onProgramState: () => void = () => {};
+  /** Of the program that this one takes up. */
+  readonly restoredSections: readonly Section[] | undefined;
+  /** Results of calls that threads had made when the process was saved. */
+  readonly #undelivered: UndeliveredResult[];
   readonly tasks = new Set<KernelTask>();
   readonly files = new Map<number, OpenFile>();
   /** Modules that the VM can go back to, the latest last; empty once finalised. */
   previous: string[] = [];
   /** Where the last finalise left the VM. */
   finalisedOn: string | undefined;
-  /** The move that is going on. */
-  moving: { to: string; done: Promise<MoveReport> } | undefined;
+  /** The move that is going on; being saved counts as one. */
+  moving: { to: string; done: Promise<unknown> } | undefined;
   moves = 0;
   /** Times of its CPU's thread at its start, when the process is profiled. */
   profiled: ReadonlyMap<TimePart, number> | undefined;
@@ -52,21 +61,27 @@ export class KernelProcess implements Process {
   constructor(parts: {
     pid: number;
     name: string;
+    args: readonly string[];
     memory: BankUserMemory;
     mounts: MountNamespace;
     input: ConsoleInput;
     output: ConsoleOutput;
     kernel: CpuKernel;
+    /** It goes on from one that was saved. */
+    saved?: { sections: readonly Section[]; undelivered: readonly UndeliveredResult[]; retired: number };
   }) {
     this.pid = parts.pid;
     this.name = parts.name;
+    this.args = parts.args;
     this.memory = parts.memory;
     this.bank = parts.memory.bank.id;
     this.mounts = parts.mounts;
     this.input = parts.input;
     this.output = parts.output;
     this.kernel = parts.kernel;
-    this.startRetired = parts.kernel.cpu.retiredInstructions();
+    this.startRetired = parts.kernel.cpu.retiredInstructions() - (parts.saved?.retired ?? 0);
+    this.restoredSections = parts.saved?.sections;
+    this.#undelivered = [...(parts.saved?.undelivered ?? [])];
     this.inputArrived = parts.kernel.scheduler.createWaitQueue();
     this.input.onArrival(() => this.inputArrived.wake());
     this.#lastTid = this.pid * 1000 - 1;
@@ -113,6 +128,36 @@ export class KernelProcess implements Process {
   /** Open files of modules, by descriptor. */
   *moduleFiles(): Generator<[number, ModuleFile]> {
     for (const [fd, file] of this.files) if (file instanceof ModuleFile) yield [fd, file];
+  }
+
+  get programState(): (() => ProgramState) | undefined {
+    return this.#programState;
+  }
+  set programState(state: (() => ProgramState) | undefined) {
+    this.#programState = state;
+    this.#onProgramState();
+  }
+  /** Resolves when the program takes part in being saved, or after so long: one that has just started loads its guest. */
+  takesPart(limitMs: number): Promise<void> {
+    if (this.#programState) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, limitMs);
+      this.#onProgramState = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** The result of a call that the process had made when it was saved, once; undefined where there is none. */
+  takeUndelivered(fd: number, request: number): number | undefined {
+    if (this.#undelivered.length === 0) return undefined;
+    const at = this.#undelivered.findIndex((each) => each.fd === fd && each.request === request);
+    return at < 0 ? undefined : this.#undelivered.splice(at, 1)[0]!.result;
+  }
+  /** Results that no thread has got yet. */
+  undelivered(): UndeliveredResult[] {
+    return [...this.#undelivered, ...[...this.tasks].flatMap((task) => task.undelivered ?? [])];
   }
 
   // Threads

@@ -80,6 +80,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       }
       const restart = result === -Errno.ERESTARTSYS;
       const wanted = task.workPending();
+      if (!restart) task.undelivered = { fd, request, result };
       leave();
       if (process.ending) return never();
       if (process.frozen) await process.thawed(task);
@@ -90,6 +91,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       }
       if (process.ending) return never();
       kernel.current = process;
+      task.undelivered = undefined;
       if (!restart) return backToUser(result);
       if (process.frozen) {
         outcome = -Errno.ERESTARTSYS;
@@ -163,6 +165,8 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       const file = process.files.get(fd);
       if (!file) return -Errno.EBADF;
       if (!(file instanceof ModuleFile) || !file.operations.ioctl) return -Errno.ENOTTY;
+      const undelivered = process.takeUndelivered(fd, request);
+      if (undelivered !== undefined) return backToUser(undelivered);
       // While the VM moves nobody enters a module: the call is made after the thaw, as a restarted one.
       if (process.frozen) return finish(fd, file, request, argument, -Errno.ERESTARTSYS);
       const result = enter(file, request, argument);
@@ -278,6 +282,11 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
     closeInput() {
       process.input.close();
     },
+
+    onSave(state) {
+      process.programState = state;
+    },
+    restored: () => process.restoredSections,
   };
   return calls;
 }

@@ -1,6 +1,12 @@
 import type { Process } from "@mkvm/kvm-abi";
 import type { Waiter } from "../scheduler/scheduler.ts";
 
+export interface UndeliveredResult {
+  readonly fd: number;
+  readonly request: number;
+  readonly result: number;
+}
+
 /** A thread of a process. */
 export class KernelTask implements Waiter {
   readonly tid: number;
@@ -9,6 +15,8 @@ export class KernelTask implements Waiter {
   interruptWait: (() => void) | undefined;
   /** The file whose module the task is inside of, between the call and its result. */
   insideOf: { readonly owner: string } | undefined;
+  /** A call that has its result, which the task has not got yet: it waits for its turn, or for a thaw. */
+  undelivered: UndeliveredResult | undefined;
   finished = false;
   #signal = false;
   #work = false;

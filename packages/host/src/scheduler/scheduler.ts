@@ -178,6 +178,14 @@ export class CpuScheduler {
     };
   }
 
+  /** Under icount, lets the time up to `tsc` pass at once; the CPU has nothing to do. */
+  windTo(tsc: number): void {
+    if (!this.clock.isIcount || this.#cpu.rdtsc() >= tsc) return;
+    this.#cpu.setTimerDeadline(tsc);
+    this.#cpu.idle();
+    this.#programTimer();
+  }
+
   stop(): void {
     this.#stopped = true;
     clearTimeout(this.#sleep);

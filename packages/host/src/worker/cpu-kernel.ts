@@ -1,8 +1,8 @@
 /** The kernel on one logical CPU: what its parts share, and what the control plane asks of it. */
-import type { LogicalCpu } from "@mkvm/hw-x86";
+import type { LogicalCpu, MachineDescription } from "@mkvm/hw-x86";
 import type { Main, SystemCalls } from "@mkvm/kvm-abi";
 import type { Vac } from "@mkvm/vac";
-import type { CpuBoot, CpuEvent, ProcessStart } from "../control/protocol.ts";
+import type { CpuBoot, CpuEvent, ProcessRestore, ProcessSave, ProcessStart } from "../control/protocol.ts";
 import type { RequestHandlers } from "../control/requests.ts";
 import {
   type EngineReport,
@@ -26,6 +26,8 @@ import { ConsoleInput, ConsoleOutput } from "../processes/console.ts";
 import { KernelProcess, killedStatus } from "../processes/process.ts";
 import { createSystemCalls, processEnds } from "../processes/system-calls.ts";
 import type { KernelTask } from "../processes/task.ts";
+import { restoreProcess } from "../saved/restore-process.ts";
+import { saveProcess } from "../saved/save-process.ts";
 import { CpuScheduler } from "../scheduler/scheduler.ts";
 import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import { blockerOfMove } from "../upgrade/check-move.ts";
@@ -51,6 +53,7 @@ export class CpuKernel {
   readonly #send: (event: CpuEvent, transfer?: ArrayBuffer[]) => void;
   readonly #startedMs: number;
   readonly moveLimits: MoveLimits;
+  readonly machine: Pick<MachineDescription, "vendor">;
   #turns: Promise<void> = Promise.resolve();
   /** Runs while a process wants it: how many do. */
   #profile: ThreadProfile | undefined;
@@ -62,6 +65,7 @@ export class CpuKernel {
     this.#send = send;
     this.#startedMs = boot.startedMs;
     this.moveLimits = boot.moveLimits;
+    this.machine = boot.machine;
     this.cpu = hardware.createCpu(boot, (line) => this.log("info", `cpu${boot.cpu}`, line));
     this.scheduler = new CpuScheduler(this.cpu, boot.machine);
     // Banks 1 to 64 are the CPUs' own; processes' come after them.
@@ -184,6 +188,12 @@ export class CpuKernel {
     "process.engine": ({ pid }) => this.#engineReport(this.#process(pid)),
     "process.list": () => [...this.#processes.values()].map((process) => this.#infoOf(process)),
     "process.statistics": ({ pid }) => statisticsOfProcess(this.#process(pid)),
+    "process.save": async (save) => {
+      const process = this.#process(save.pid);
+      await process.takesPart(this.moveLimits.freezeMs);
+      return saveProcess(process, this.machine.vendor, save);
+    },
+    "process.restore": (restore) => this.#restore(restore),
     "move.to": ({ pid, to, at, finalise }) => {
       const process = this.#process(pid);
       return at === undefined ? this.#move(process, to, false, finalise) : this.#moveAt(process, to, at, finalise);
@@ -229,12 +239,54 @@ export class CpuKernel {
     return process;
   }
 
-  async #start(start: ProcessStart): Promise<null> {
-    const namespace: { main?: unknown } = await import(start.program).catch((thrown) => {
-      throw new HostError("EIO", `program ${start.name} cannot be imported: ${messageOf(thrown)}`);
+  /** The program's entry. */
+  async #import(program: string, name: string): Promise<Main> {
+    const namespace: { main?: unknown } = await import(program).catch((thrown) => {
+      throw new HostError("EIO", `program ${name} cannot be imported: ${messageOf(thrown)}`);
     });
-    const main = namespace.main;
-    if (typeof main !== "function") throw new HostError("EINVAL", `program ${start.name} exports no main function`);
+    if (typeof namespace.main !== "function") throw new HostError("EINVAL", `program ${name} exports no main function`);
+    return namespace.main as Main;
+  }
+
+  #run(process: KernelProcess, main: Main, save: ProcessSave | undefined): void {
+    this.#processes.set(process.pid, process);
+    if (save?.at !== undefined) {
+      this.#atInstruction(process, save.at, () => saveProcess(process, this.machine.vendor, save)).catch((thrown) =>
+        this.log("err", "host", `process ${process.pid} was to be saved at instruction ${save.at}: ${messageOf(thrown)}`),
+      );
+    }
+    this.runTask(process, process.createTask(process.name), (sys) => main(sys, process.args)).then((status) => {
+      process.end({ status: status & 0xff, reason: "exited" });
+    });
+  }
+
+  outputOf(pid: number): ConsoleOutput {
+    return new ConsoleOutput((fd, bytes) => this.#send({ event: "output", pid, fd, bytes }));
+  }
+
+  get hasProcesses(): boolean {
+    return this.#processes.size > 0;
+  }
+
+  async #restore(restore: ProcessRestore): Promise<{ module: string }> {
+    const main = await this.#import(restore.program, "of the saved process");
+    // The guest's timers are armed before it has a thread to run on: no time may pass in between
+    const releaseIdle = this.scheduler.holdIdle();
+    let restored: Awaited<ReturnType<typeof restoreProcess>>;
+    try {
+      restored = await restoreProcess(this, restore);
+      this.#run(restored.process, main, restore.save);
+    } finally {
+      releaseIdle();
+    }
+    const { process, module } = restored;
+    this.#programs.add(restore.program);
+    this.log("info", "host", `process ${process.pid} (${process.name}) goes on from ${restore.path} on ${module}`);
+    return { module };
+  }
+
+  async #start(start: ProcessStart): Promise<null> {
+    const main = await this.#import(start.program, start.name);
     let memory: BankUserMemory;
     try {
       memory = new BankUserMemory(this.cpu.memory.createBank(start.bank, bankBytesFor(start.memoryBytes)));
@@ -247,10 +299,11 @@ export class CpuKernel {
     const process = new KernelProcess({
       pid: start.pid,
       name: start.name,
+      args: start.args,
       memory,
       mounts: this.tree.createNamespace(),
       input: new ConsoleInput(),
-      output: new ConsoleOutput((fd, bytes) => this.#send({ event: "output", pid: start.pid, fd, bytes })),
+      output: this.outputOf(start.pid),
       kernel: this,
     });
     try {
@@ -266,11 +319,8 @@ export class CpuKernel {
       process.profiled = this.#profile.times();
       this.#profiled++;
     }
-    this.#processes.set(process.pid, process);
     for (const { at, to } of start.moves) this.#moveAt(process, to, at, false).catch(() => {});
-    this.runTask(process, process.createTask(start.name), (sys) => (main as Main)(sys, start.args)).then((status) => {
-      process.end({ status: status & 0xff, reason: "exited" });
-    });
+    this.#run(process, main, start.save);
     return null;
   }
 
@@ -292,8 +342,16 @@ export class CpuKernel {
     return report;
   }
 
-  /** A move when the CPU has retired exactly `at` instructions since the process started. */
   #moveAt(process: KernelProcess, to: string, at: number, finalise: boolean): Promise<MoveReport> {
+    return this.#atInstruction(process, at, () => this.#move(process, to, true, finalise)).catch((thrown) => {
+      if (!(thrown instanceof HostError && thrown.code === "ESRCH"))
+        this.log("err", "host", `process ${process.pid} was to move at instruction ${at}: ${messageOf(thrown)}`);
+      throw thrown;
+    });
+  }
+
+  /** Begins something when the CPU has retired exactly `at` instructions since the process started. */
+  #atInstruction<Result>(process: KernelProcess, at: number, work: () => Promise<Result>): Promise<Result> {
     return new Promise((resolve, reject) => {
       const tooLate = () => {
         this.scheduler.removeStop(stop);
@@ -310,10 +368,7 @@ export class CpuKernel {
           return;
         }
         process.atEnd.delete(tooLate);
-        this.#move(process, to, true, finalise).then(resolve, (thrown) => {
-          this.log("err", "host", `process ${process.pid} was to move at instruction ${at}: ${messageOf(thrown)}`);
-          reject(thrown);
-        });
+        work().then(resolve, reject);
       };
       const stop = { at: process.startRetired + at, reached: begin };
       process.atEnd.add(tooLate);

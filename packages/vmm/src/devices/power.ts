@@ -1,3 +1,4 @@
+import { type Section, section, struct, u32 } from "@mkvm/kvm-abi";
 import type { PortDevice } from "./port-bus.ts";
 
 /** ACPI power management registers: PM1a event block, then PM1a control. The tables in boot/acpi-tables.ts point here. */
@@ -9,6 +10,12 @@ export const SLEEP_TYPE_S5 = 5;
 const SLEEP_ENABLE = 1 << 13;
 const SCI_ENABLE = 1;
 
+const PowerState = section("vmm.power", {
+  version: 1,
+  required: true,
+  fixed: struct("vmm_power", 8, { enable: u32(0), reserved: u32(4) }),
+});
+
 /** Fixed-hardware ACPI, as far as soft-off needs it. Source: ACPI specification, PM1 Control Registers. */
 export class AcpiPower implements PortDevice {
   readonly #powerOff: () => void;
@@ -16,6 +23,18 @@ export class AcpiPower implements PortDevice {
 
   constructor(powerOff: () => void) {
     this.#powerOff = powerOff;
+  }
+
+  /** Section vmm.power. */
+  save(): Section {
+    return PowerState.encode(0, { enable: this.#enable });
+  }
+  /** A sentence: why not. */
+  restore(sections: readonly Section[]): string | undefined {
+    const state = PowerState.find(sections);
+    if (typeof state === "string") return state;
+    this.#enable = state.fixed.enable;
+    return undefined;
   }
 
   read(port: number): number {

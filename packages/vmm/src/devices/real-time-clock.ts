@@ -1,3 +1,4 @@
+import { bytes, type Section, section, struct, u32 } from "@mkvm/kvm-abi";
 import type { PortDevice } from "./port-bus.ts";
 
 export const RTC_INDEX_PORT = 0x70;
@@ -26,6 +27,13 @@ const BASE_KIB = 0x15,
   ABOVE_4_GIB = 0x5b;
 const MIB = 1 << 20;
 
+const ClockState = section("vmm.real-time-clock", {
+  version: 1,
+  required: true,
+  // The time of day is the host's
+  fixed: struct("vmm_real_time_clock", 136, { memory: bytes(0, 128), index: u32(128), reserved: u32(132) }),
+});
+
 /**
  * The time of day of an MC146818 with its battery-backed memory, which tells firmware how much RAM there is: 24 hours, BCD, never
  * updating while read.
@@ -49,6 +57,19 @@ export class RealTimeClock implements PortDevice {
   #setWord(at: number, value: number): void {
     this.#memory[at] = value & 0xff;
     this.#memory[at + 1] = value >>> 8;
+  }
+
+  /** Section vmm.real-time-clock. */
+  save(): Section {
+    return ClockState.encode(0, { memory: this.#memory, index: this.#index });
+  }
+  /** A sentence: why not. */
+  restore(sections: readonly Section[]): string | undefined {
+    const state = ClockState.find(sections);
+    if (typeof state === "string") return state;
+    this.#memory.set(state.fixed.memory);
+    this.#index = state.fixed.index & 0x7f;
+    return undefined;
   }
 
   read(port: number): number {

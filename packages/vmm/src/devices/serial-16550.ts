@@ -1,3 +1,4 @@
+import { type Section, sectionList, struct, u8, u32 } from "@mkvm/kvm-abi";
 import type { PortDevice } from "./port-bus.ts";
 
 /** Registers by offset from the base port, with the divisor latch closed. */
@@ -26,6 +27,25 @@ const LSR_DATA_READY = 1,
 /** Data carrier detect, data set ready, clear to send: a terminal is there. */
 const MSR_CONNECTED = 0xb0;
 const FIFO_BYTES = 16;
+
+/** Entries: bytes that were received, first those in the FIFO, then those that wait for room in it. */
+const SerialState = sectionList("vmm.serial", {
+  version: 1,
+  required: true,
+  fixed: struct("vmm_serial", 40, {
+    interrupt_enable: u32(0),
+    line_control: u32(4),
+    modem_control: u32(8),
+    scratch: u32(12),
+    divisor: u32(16),
+    fifos_on: u32(20),
+    overrun: u32(24),
+    transmit_empty_pending: u32(28),
+    level: u32(32), // of the interrupt line, which KVM has been told
+    fifo_count: u32(36),
+  }),
+  entry: struct("vmm_serial_byte", 1, { value: u8(0) }),
+});
 
 export interface SerialLines {
   /** A byte left the transmitter. */
@@ -57,6 +77,45 @@ export class Serial16550 implements PortDevice {
   constructor(basePort: number, lines: SerialLines) {
     this.#basePort = basePort;
     this.#lines = lines;
+  }
+
+  /** Section vmm.serial. */
+  save(): Section {
+    return SerialState.encode(
+      0,
+      {
+        interrupt_enable: this.#enabled,
+        line_control: this.#lineControl,
+        modem_control: this.#modemControl,
+        scratch: this.#scratch,
+        divisor: this.#divisor,
+        fifos_on: Number(this.#fifosOn),
+        overrun: Number(this.#overrun),
+        transmit_empty_pending: Number(this.#transmitEmptyPending),
+        level: Number(this.#level),
+        fifo_count: this.#received.length,
+      },
+      [...this.#received, ...this.#waiting].map((value) => ({ value })),
+    );
+  }
+  /** A sentence: why not. The interrupt line is as it was, and not driven anew. */
+  restore(sections: readonly Section[]): string | undefined {
+    const state = SerialState.find(sections);
+    if (typeof state === "string") return state;
+    const { fixed, entries } = state;
+    this.#enabled = fixed.interrupt_enable;
+    this.#lineControl = fixed.line_control;
+    this.#modemControl = fixed.modem_control;
+    this.#scratch = fixed.scratch;
+    this.#divisor = fixed.divisor;
+    this.#fifosOn = fixed.fifos_on !== 0;
+    this.#overrun = fixed.overrun !== 0;
+    this.#transmitEmptyPending = fixed.transmit_empty_pending !== 0;
+    this.#level = fixed.level !== 0;
+    const bytes = entries.map(({ value }) => value);
+    this.#received.splice(0, this.#received.length, ...bytes.slice(0, fixed.fifo_count));
+    this.#waiting.splice(0, this.#waiting.length, ...bytes.slice(fixed.fifo_count));
+    return undefined;
   }
 
   /** Bytes from the other end of the line; they enter the receiver as it has room. */

@@ -1,0 +1,73 @@
+/** `mkvm save`: a process stands still while its image and its memory go to a file, and runs on. */
+import type { ProcessSave } from "../control/protocol.ts";
+import type { SavedProcess } from "../control/types.ts";
+import { HostError, messageOf } from "../errors.ts";
+import { type KernelProcess, killedStatus } from "../processes/process.ts";
+import { writeSavedFile } from "./file-writer.ts";
+import { manifestOf } from "./manifest.ts";
+import { blockerOfSave, takeImage } from "./take-image.ts";
+
+/** @throws HostError when it cannot be saved: it runs on as if nothing had been */
+export async function saveProcess(process: KernelProcess, vendor: "intel" | "amd", save: ProcessSave): Promise<SavedProcess> {
+  if (process.moving)
+    throw new HostError("EBUSY", `process ${process.pid} is moving to ${process.moving.to}: wait for that to end`);
+  const blocker = blockerOfSave(process);
+  if (blocker !== null) throw new HostError("EBUSY", `process ${process.pid} (${process.name}) cannot be saved: ${blocker}`);
+  const done = writeStill(process, vendor, save);
+  process.moving = { to: save.path, done };
+  return done.finally(() => {
+    process.moving = undefined;
+    process.settle();
+  });
+}
+
+async function writeStill(process: KernelProcess, vendor: "intel" | "amd", save: ProcessSave): Promise<SavedProcess> {
+  const { kernel } = process;
+  const { program, modules } = save.packages;
+  const releaseIdle = kernel.scheduler.holdIdle();
+  const startedMs = performance.now();
+  try {
+    const report = await standingStill(process, async () => {
+      const image = takeImage(process, process.args, vendor);
+      const written = await writeSavedFile(
+        save.path,
+        manifestOf(image, { program, savedBy: { module: image.module, ...modules[image.module]! } }),
+        image,
+        process.memory.bank.u8,
+      ).catch((thrown) => {
+        throw new HostError("EIO", `${save.path} cannot be written: ${messageOf(thrown)}`);
+      });
+      if (save.stop) process.end({ status: killedStatus, reason: "killed" });
+      return { ...written, retiredInstructions: image.retired };
+    });
+    kernel.log("info", "host", `process ${process.pid} was saved to ${save.path}, ${report.bytes} bytes`);
+    return { pid: process.pid, path: save.path, stillUs: Math.round((performance.now() - startedMs) * 1000), ...report };
+  } finally {
+    releaseIdle();
+  }
+}
+
+/** Runs `work` while every thread of the process is outside of modules, and waits. @throws what it throws */
+export async function standingStill<Result>(process: KernelProcess, work: () => Promise<Result>): Promise<Result> {
+  const { freezeMs } = process.kernel.moveLimits;
+  let outcome: { result: Result } | { thrown: unknown } | undefined;
+  const timeout = setTimeout(() => {
+    const stuck = process.tasksInside().map(({ tid, name }) => `${tid} (${name})`);
+    if (process.cancelFreeze())
+      outcome = {
+        thrown: new HostError("EBUSY", `thread ${stuck.join(", ")} did not come out of its module within ${freezeMs} ms`),
+      };
+  }, freezeMs);
+  await process.freeze(async () => {
+    clearTimeout(timeout);
+    try {
+      outcome = { result: await work() };
+    } catch (thrown) {
+      outcome = { thrown };
+    }
+  });
+  clearTimeout(timeout);
+  if (outcome === undefined) throw new HostError("ESRCH", `process ${process.pid} ended`);
+  if ("thrown" in outcome) throw outcome.thrown;
+  return outcome.result;
+}
