@@ -237,6 +237,8 @@ export const kvmCore: Declarations = {
     "#eventRequested": rebuilt("restoring events asks for them again"),
     "#retiredBefore": rebuilt("the CPU's count when the vCPU was loaded: it is off the CPU while it moves"),
   },
+  "guest/task-switch.ts TaskFault": { vector: transient, errorCode: transient, cr2: transient },
+  "guest/task-switch.ts TaskChange": { "#vcpu": wiring, "#exit": transient, "#external": transient, isIn: transient },
   "svm/nmi-blocking.ts NmiBlocking": {
     "#vmcb": wiring,
     "#masked": carried("vcpu.events.events.nmi.masked"),

@@ -63,6 +63,7 @@ interface VectoringEvent {
   vector: number;
   type: number;
   errorCode: number | undefined;
+  instructionLength: number;
 }
 
 export class SvmGuest implements GuestMode {
@@ -79,7 +80,7 @@ export class SvmGuest implements GuestMode {
   readonly #pauseFilter: PauseFilter;
   #engine: GuestEngine | undefined;
   /** The event whose delivery is under way; `#isVectoring` says whether there is one. */
-  readonly #event: VectoringEvent = { vector: 0, type: 0, errorCode: undefined };
+  readonly #event: VectoringEvent = { vector: 0, type: 0, errorCode: undefined, instructionLength: 0 };
   #isVectoring = false;
   readonly #iopm = new PermissionMap();
   readonly #msrpm = new PermissionMap();
@@ -272,6 +273,7 @@ export class SvmGuest implements GuestMode {
     this.#event.vector = event.vector;
     this.#event.type = event.type;
     this.#event.errorCode = event.errorCode;
+    this.#event.instructionLength = event.instructionLength;
   }
 
   windowOpened(): boolean {
@@ -407,6 +409,7 @@ export class SvmGuest implements GuestMode {
     if ((engine.readFlags() & 0x1_0000) !== 0) kind |= TaskSwitch.rf;
     exit.info2High = kind;
     if (source !== "interrupt") exit.nextRip = engine.nextRip();
+    else if (this.#event.type >= 4) exit.nextRip = this.#ripAfter(this.#event.instructionLength);
     this.#leave();
   }
 

@@ -10,11 +10,11 @@ const CR0_DEFINED = Object.values(Cr0).reduce((all, bit) => all | bit, 0n);
 export function reservedCr4(vcpu: VcpuParts): bigint {
   const leaf1 = findCpuid(vcpu.cpuid, 1, 0);
   const leaf7 = findCpuid(vcpu.cpuid, 7, 0);
-  let allowed =
-    Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT;
+  let allowed = Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT;
   const allow = (word: number | undefined, bit: number, flag: bigint): void => {
     if (word !== undefined && (word & (1 << bit)) !== 0) allowed |= flag;
   };
+  allow(leaf1?.edx, 1, Cr4.VME | Cr4.PVI);
   allow(leaf1?.ecx, 26, Cr4.OSXSAVE);
   allow(leaf1?.ecx, 17, Cr4.PCIDE);
   allow(leaf7?.ebx, 0, Cr4.FSGSBASE);

@@ -22,6 +22,7 @@ import { settleMemoryFault } from "../guest/memory-fault.ts";
 import { handleMmio } from "../guest/mmio.ts";
 import { handlePortExit } from "../guest/port-io.ts";
 import { exitPause } from "../guest/spinning.ts";
+import { exitTaskSwitch } from "../guest/task-switch.ts";
 import type { ExitOutcome, FaultOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
 import { VcpuStat } from "../statistics/vcpu-statistics.ts";
 
@@ -134,6 +135,35 @@ const moveDr =
   (vcpu, exit) =>
     vcpu.debug.move(vcpu, number, exit.info1 & 15, isRead, exit.instructionLength);
 
+/** High word of EXITINFO2 of a task switch. */
+const TaskSwitch = { iret: 1 << 4, jump: 1 << 6, hasErrorCode: 1 << 12 } as const;
+const handleTaskSwitch: Handler = (vcpu, { info1, info2, interruptInfo, instructionLength }) => {
+  const kind = Math.floor(info2 / 0x1_0000_0000);
+  const isEvent = (interruptInfo & SvmEvent.valid) !== 0;
+  const source = (kind & TaskSwitch.iret) !== 0 ? "iret" : (kind & TaskSwitch.jump) !== 0 ? "jmp" : isEvent ? "gate" : "call";
+  const event = source === "gate" ? eventOf(interruptInfo) : undefined;
+  return exitTaskSwitch(vcpu, {
+    selector: info1 & 0xffff,
+    source,
+    event,
+    errorCode: event === "exception" && (kind & TaskSwitch.hasErrorCode) !== 0 ? info2 % 0x1_0000_0000 : undefined,
+    instructionLength: event === undefined || event === "software" ? instructionLength : 0,
+  });
+};
+function eventOf(interruptInfo: number): "software" | "exception" | "interrupt" | "nmi" {
+  const vector = interruptInfo & SvmEvent.vectorMask;
+  switch ((interruptInfo & SvmEvent.typeMask) >>> SvmEvent.typeShift) {
+    case SvmEvent.interrupt:
+      return "interrupt";
+    case SvmEvent.nmi:
+      return "nmi";
+    case SvmEvent.exception:
+      return vector === Vector.BP || vector === Vector.OF ? "software" : "exception";
+    default:
+      return "software";
+  }
+}
+
 const register = (exit: SvmExit): number => exit.info1 & 15;
 
 /** Handlers, with the VMX exit reason that statistics count them under. */
@@ -202,18 +232,7 @@ const ROWS: readonly (readonly [number, number, Handler])[] = [
     VmxExitReason.RDMSR,
     (vcpu, exit) => (exit.info1 & 1 ? exitWrmsr : exitRdmsr)(vcpu, exit.instructionLength),
   ],
-  [
-    SvmExitCode.TASK_SWITCH,
-    VmxExitReason.TASK_SWITCH,
-    (vcpu, _exit, host) =>
-      internalError(
-        vcpu,
-        host,
-        InternalError.KVM_INTERNAL_ERROR_EMULATION,
-        "hardware task switches (AMD64 APM Vol. 2, Task Management) are not emulated",
-        [],
-      ),
-  ],
+  [SvmExitCode.TASK_SWITCH, VmxExitReason.TASK_SWITCH, handleTaskSwitch],
   [SvmExitCode.SHUTDOWN, VmxExitReason.TRIPLE_FAULT, exitShutdown],
   [SvmExitCode.VMMCALL, VmxExitReason.VMCALL, (vcpu, exit) => exitHypercall(vcpu, exit.instructionLength)],
   [SvmExitCode.WBINVD, VmxExitReason.WBINVD, skip],

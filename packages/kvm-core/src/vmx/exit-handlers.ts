@@ -17,6 +17,7 @@ import {
 } from "../guest/instruction-exits.ts";
 import { handlePortExit } from "../guest/port-io.ts";
 import { exitPause } from "../guest/spinning.ts";
+import { exitTaskSwitch } from "../guest/task-switch.ts";
 import type { ExitOutcome, VcpuParts } from "../guest/vcpu-parts.ts";
 import { VcpuStat } from "../statistics/vcpu-statistics.ts";
 import { handleCrAccess } from "./cr-access.ts";
@@ -130,14 +131,26 @@ const handleExceptionOrNmi: Handler = (vcpu, exit, host) => {
 const handleDrAccess: Handler = (vcpu, { qualification, instructionLength }) =>
   vcpu.debug.move(vcpu, qualification & 7, (qualification >>> 8) & 15, (qualification & 0x10) !== 0, instructionLength);
 
-const handleTaskSwitch: Handler = (vcpu, _exit, host) =>
-  internalError(
-    vcpu,
-    host,
-    InternalError.KVM_INTERNAL_ERROR_EMULATION,
-    "hardware task switches (SDM 3A, Task Management) are not emulated",
-    [],
-  );
+const TASK_SWITCH_SOURCES = ["call", "iret", "jmp", "gate"] as const;
+const handleTaskSwitch: Handler = (vcpu, { qualification, instructionLength, vectoringInformation }) => {
+  const source = TASK_SWITCH_SOURCES[qualification >>> 30]!;
+  const isEvent = source === "gate" && (vectoringInformation & InterruptionInfo.valid) !== 0;
+  const event = isEvent
+    ? eventOf((vectoringInformation & InterruptionInfo.typeMask) >>> InterruptionInfo.typeShift)
+    : undefined;
+  return exitTaskSwitch(vcpu, {
+    selector: qualification & 0xffff,
+    source,
+    event,
+    errorCode: event === "exception" ? vcpu.events().exception?.errorCode : undefined,
+    instructionLength: event === undefined || event === "software" ? instructionLength : 0,
+  });
+};
+function eventOf(type: number): "software" | "exception" | "interrupt" | "nmi" {
+  if (type === InterruptionType.nmi) return "nmi";
+  if (type === InterruptionType.externalInterrupt) return "interrupt";
+  return type === InterruptionType.hardwareException ? "exception" : "software";
+}
 
 /** By basic exit reason. */
 const HANDLERS: (Handler | undefined)[] = [];

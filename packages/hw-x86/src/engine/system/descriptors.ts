@@ -40,6 +40,9 @@ export const SystemType = {
   trapGate: 15,
 } as const;
 
+/** Access rights that virtual-8086 mode gives every segment. */
+export const VIRTUAL_8086_ACCESS = Access.present | (3 << Access.dplShift) | Access.application | 3;
+
 /** Rights in the VMX format, as a segment slot holds them. */
 export const rightsOf = (descriptor: Descriptor): number => (descriptor.high >>> 8) & 0xf0ff;
 export const typeOf = (descriptor: Descriptor): number => (descriptor.high >>> 8) & 15;

@@ -3,7 +3,7 @@ import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { CS, DS, ES, FS, GS, RSP, SS, state } from "../cpu-state.ts";
 import type { GuestEvent } from "../system-interface.ts";
-import { Access, Flag, Vector } from "./bits.ts";
+import { Flag, Vector } from "./bits.ts";
 import { Dr6 } from "./breakpoints.ts";
 import { checkCode, checkTarget, loadCode } from "./code-segment.ts";
 import {
@@ -29,10 +29,11 @@ import { cplOf, is64Bit, isCanonical, isVirtual8086 } from "./processor-mode.ts"
 import { loadDescriptor, loadNull, updateSegments } from "./segmentation.ts";
 import { currentStack, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
 import { innerRsp, innerStack, interruptRsp } from "./task-state.ts";
+import { switchTask } from "./task-switch.ts";
 import { switchTags } from "./translation-caches.ts";
 
 /** EXT bit of error codes of faults met in delivery: the event did not come from INT n, INT3 or INTO. */
-const externalBit = (event: GuestEvent): number => (event.type === 4 || event.type === 6 ? 0 : 1);
+const externalBit = (event: GuestEvent): 0 | 1 => (event.type === 4 || event.type === 6 ? 0 : 1);
 
 /** Where execution goes on after the handler: behind the instruction for software events. */
 function returnRip(cpu: Cpu, event: GuestEvent): bigint {
@@ -141,8 +142,10 @@ export function deliverProtected(cpu: Cpu, event: GuestEvent): void {
   const selector = gateSelector(gate);
   const type = typeOf(gate);
   if (type === SystemType.taskGate) {
-    cpu.guest.taskSwitch(selector, "interrupt");
-    throw new Error("hardware task switch through a task gate: only a hypervisor carries it out");
+    const { errorCode } = event;
+    const old = { returnRip: returnRip(cpu, event), flags: savedFlags(cpu, event) };
+    switchTask(cpu, selector, { source: "interrupt", external, errorCode, ...old });
+    return;
   }
   const bytes = type >= SystemType.interruptGate ? 4 : 2;
   const code = readHandler(cpu, selector, external);
@@ -176,6 +179,3 @@ export function deliverProtected(cpu: Cpu, event: GuestEvent): void {
   updateSegments(cpu);
   cpu.setFlags(flags & ~(CLEARED | ((type & 1) === 0 ? Flag.IF : 0)));
 }
-
-/** Access rights that virtual-8086 mode gives every segment. */
-export const VIRTUAL_8086_ACCESS = Access.present | (3 << Access.dplShift) | Access.application | 3;

@@ -1,6 +1,6 @@
 /** Far JMP, CALL and RET, call gates included (Intel SDM Vol. 2A, JMP and CALL; Vol. 2B, RET). */
 import type { Cpu } from "../cpu.ts";
-import { CS, DS, ES, FS, GS, RSP, SS } from "../cpu-state.ts";
+import { CS, DS, ES, FS, GS, RSP, SS, state } from "../cpu-state.ts";
 import { Access, Vector } from "./bits.ts";
 import { checkCode, checkDirectCode, checkTarget, loadCode } from "./code-segment.ts";
 import {
@@ -30,6 +30,7 @@ import { cplOf, hasParagraphSegments, isCanonical, isLongMode, isVirtual8086 } f
 import { loadDescriptor, loadNull, updateSegments } from "./segmentation.ts";
 import { movedStackPointer, peek, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
 import { innerRsp, innerStack } from "./task-state.ts";
+import { switchTask } from "./task-switch.ts";
 
 export type TransferBytes = 2 | 4 | 8;
 
@@ -115,7 +116,7 @@ function throughGate(cpu: Cpu, gate: Descriptor, isCall: boolean): void {
   enterThroughGate(cpu, code, gateSelector(gate), cplOf(cpu), rip);
 }
 
-/** System descriptors as targets: call gates here, task gates and TSSs to the hypervisor. */
+/** System descriptors as targets: call gates, task gates and TSSs. */
 function throughSystem(cpu: Cpu, selector: number, isCall: boolean): void {
   const error = selector & 0xfffc;
   const gate = readSystemDescriptor(cpu, selector);
@@ -134,8 +135,9 @@ function throughSystem(cpu: Cpu, selector: number, isCall: boolean): void {
     return;
   }
   const target = type === SystemType.taskGate ? gateSelector(gate) : selector;
-  cpu.guest.taskSwitch(target, isCall ? "call" : "jmp");
-  throw new Error("hardware task switch: only a hypervisor carries it out");
+  const old = { returnRip: cpu.nextRip(), flags: cpu.readFlags() };
+  switchTask(cpu, target, { source: isCall ? "call" : "jmp", external: 0, errorCode: undefined, ...old });
+  cpu.setNextRip(cpu.get64(state.rip));
 }
 
 /** Far JMP or CALL to selector:rip with an operand size of `bytes`. */

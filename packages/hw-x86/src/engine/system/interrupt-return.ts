@@ -4,8 +4,7 @@ import type { Cpu } from "../cpu.ts";
 import { CS, DS, ES, FS, GS, RSP, SS, state, TR } from "../cpu-state.ts";
 import { FLAGS_DEFINED, FLAGS_FIXED, Flag, Vector } from "./bits.ts";
 import { checkTarget, loadCode } from "./code-segment.ts";
-import { isLongCode, segmentBase64, segmentLimit, writeSegment } from "./descriptors.ts";
-import { VIRTUAL_8086_ACCESS } from "./event-gates.ts";
+import { isLongCode, segmentBase64, segmentLimit, VIRTUAL_8086_ACCESS, writeSegment } from "./descriptors.ts";
 import {
   dropInnerSegments,
   loadParagraphCode,
@@ -27,6 +26,7 @@ import {
 } from "./processor-mode.ts";
 import { updateSegments } from "./segmentation.ts";
 import { movedStackPointer, peek } from "./stack-frame.ts";
+import { switchTask } from "./task-switch.ts";
 
 /**
  * RFLAGS after POPF or IRET of `popped` at privilege `cpl`: IOPL changes at CPL 0 only, IF where CPL <= IOPL; 16-bit forms
@@ -73,16 +73,21 @@ function returnFromParagraph(cpu: Cpu, bytes: TransferBytes, rip: bigint, select
 }
 
 /** With NT set IRET returns to the task in the back link. */
-function returnToTask(cpu: Cpu): never {
+function returnToTask(cpu: Cpu): void {
   if (isLongMode(cpu)) cpu.raise(Vector.GP, 0);
   const link = Number(cpu.readLinear(segmentBase64(cpu, TR) as Gva, 2, true));
-  cpu.guest.taskSwitch(link, "iret");
-  throw new Error("hardware task switch by IRET: only a hypervisor carries it out");
+  const old = { returnRip: cpu.nextRip(), flags: cpu.readFlags() };
+  switchTask(cpu, link, { source: "iret", external: 0, errorCode: undefined, ...old });
+  cpu.setNextRip(cpu.get64(state.rip));
+  unblockNmis(cpu);
 }
 
 export function interruptReturn(cpu: Cpu, bytes: TransferBytes): void {
   const inParagraphs = hasParagraphSegments(cpu);
-  if (isProtected(cpu) && !isVirtual8086(cpu) && (cpu.readFlags() & Flag.NT) !== 0) returnToTask(cpu);
+  if (isProtected(cpu) && !isVirtual8086(cpu) && (cpu.readFlags() & Flag.NT) !== 0) {
+    returnToTask(cpu);
+    return;
+  }
   const rip = peek(cpu, 0, bytes);
   const selector = Number(peek(cpu, 1, bytes)) & 0xffff;
   const popped = Number(peek(cpu, 2, bytes) & 0xffff_ffffn);
