@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { createHost } from "@mkvm/host";
 import { expect, test } from "vitest";
 import { movesOf, randomSchedule } from "./move-schedule.ts";
-import { linuxGuest, tinyGuest } from "./running-guest.ts";
+import { linuxGuest, smpTestGuest, tinyGuest } from "./running-guest.ts";
 
 const SEED = Number(process.env.MKVM_SEED ?? Math.floor(Math.random() * 2 ** 31));
 
@@ -46,9 +46,21 @@ test.each(vendors)(
     expect(still).toMatchObject({ status: 0, console: expect.stringMatching(/mkvm-check-end.*\n.*mkvm-digest/s) });
     const again = await run(tinyGuest(50), [], vendor);
     expect(again.console).toBe(still.console);
-    const moved = await run(tinyGuest(50), movesOf(randomSchedule(SEED, 20, 20_000)), vendor);
+    const moved = await run(tinyGuest(50), movesOf(randomSchedule(SEED, 35, 20_000)), vendor);
     expect(moved.moves).toBeGreaterThan(10);
     expect(moved.console).toBe(still.console);
+  },
+);
+
+test.each(vendors)(
+  `four CPUs end the same with moves at random instructions and without (seed ${SEED}, %s)`,
+  async (vendor) => {
+    const { args, instructions, passed } = smpTestGuest();
+    const still = await run(args, [], vendor);
+    expect(still).toMatchObject({ status: passed, console: expect.stringContaining("mkvm-digest") });
+    const moved = await run(args, movesOf(randomSchedule(SEED, 100, instructions)), vendor);
+    expect(moved.moves).toBeGreaterThan(60);
+    expect(moved).toMatchObject({ status: passed, console: still.console });
   },
 );
 

@@ -2,7 +2,7 @@ import { existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Host, ProcessHandle } from "@mkvm/host";
-import { type CheckReport, CheckWorkload, checkGuest, findLinuxGuest } from "@mkvm/testkit";
+import { type CheckReport, CheckWorkload, checkGuest, findLinuxGuest, smpGuest } from "@mkvm/testkit";
 
 const folder = mkdtempSync(join(tmpdir(), "mkvm-guest-"));
 
@@ -14,8 +14,21 @@ export function tinyGuest(rounds?: number): string[] {
   return ["--kernel", image, "--format", "flat64", "--memory", "16M"];
 }
 
+/**
+ * The guest of testkit that checks how four CPUs work together: arguments of the VMM, within how many instructions it ends, and its
+ * status when all checks have passed. It ends by itself.
+ */
+export function smpTestGuest(): { args: string[]; instructions: number; passed: number } {
+  const image = join(folder, "smp-guest.bin");
+  const guest = smpGuest({ cpus: 4, interrupts: true });
+  if (!existsSync(image)) writeFileSync(image, guest.image);
+  const args = ["--kernel", image, "--format", "flat64", "--memory", "4M", "--cpus", String(guest.cpus)];
+  // The VMM's status for a byte v at that port is (v << 1) | 1
+  return { args, instructions: 51_000, passed: 3 };
+}
+
 /** Arguments of the VMM for Linux with `workload` as mkvm.run; undefined where no Linux can be had, which the test then says. */
-export async function linuxGuest(workload: "check" | "poweroff", memory = "256M"): Promise<string[] | undefined> {
+export async function linuxGuest(workload: "check" | "poweroff" | "shell", memory = "256M"): Promise<string[] | undefined> {
   const linux = await findLinuxGuest({ log: console.log });
   if (!linux) {
     if (process.env.CI) throw new Error("CI must run Linux: no kernel could be had from the cache or the package manager");
