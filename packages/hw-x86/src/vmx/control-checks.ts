@@ -77,6 +77,10 @@ export function checkControls(vmcs: Vmcs, model: CpuModel): string | undefined {
   if ((secondary & Secondary.enableEpt) !== 0) {
     if (!isEptPointer(vmcs.low(slot.EPT_POINTER), vmcs.high(slot.EPT_POINTER), width)) return "EPT pointer";
   } else if ((secondary & Secondary.unrestrictedGuest) !== 0) return "unrestricted guest without EPT";
+  if ((secondary & Secondary.enablePml) !== 0) {
+    if ((secondary & Secondary.enableEpt) === 0) return "page-modification logging without EPT";
+    if (!isPageAddress(vmcs, slot.PML_ADDRESS, width)) return "PML address";
+  }
   if ((pin & Pin.preemptionTimer) === 0 && (exit & ExitControl.savePreemptionTimer) !== 0)
     return "saving a preemption timer that is off";
   if (!isMsrList(vmcs, slot.EXIT_MSR_STORE_ADDRESS, slot.EXIT_MSR_STORE_COUNT, width)) return "VM-exit MSR-store list";

@@ -36,8 +36,10 @@ export const Secondary = {
   enableVpid: 1 << 5,
   wbinvdExiting: 1 << 6,
   unrestrictedGuest: 1 << 7,
+  pauseLoopExiting: 1 << 10,
   rdrandExiting: 1 << 11,
   enableInvpcid: 1 << 12,
+  enablePml: 1 << 17,
   enableXsaves: 1 << 20,
   tscScaling: 1 << 25,
 } as const;
@@ -119,6 +121,7 @@ export const ExitReason = {
   rdseed: 61,
   xsaves: 63,
   xrstors: 64,
+  pageModificationLogFull: 62,
 } as const;
 
 const exitReasonNames = new Map<number, string>(Object.entries(ExitReason).map(([name, reason]) => [reason, name]));

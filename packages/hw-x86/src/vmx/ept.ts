@@ -1,8 +1,10 @@
 /** Extended page tables, with accessed and dirty flags. Source: Intel SDM Vol. 3C, The Extended Page Table Mechanism (EPT). */
 import type { MemoryBank } from "../physical-memory.ts";
 import { FETCH, LARGE, MAPPED, READ, SecondLevelTables, WRITE } from "../second-level-tables.ts";
+import type { ModificationLog } from "./modification-log.ts";
 
-export const EptResult = { mapped: MAPPED, violation: 1, misconfiguration: 2 } as const;
+/** `logFull`: a dirty flag was to be set, and the page-modification log has no room. */
+export const EptResult = { mapped: MAPPED, violation: 1, misconfiguration: 2, logFull: 3 } as const;
 export type EptResult = (typeof EptResult)[keyof typeof EptResult];
 
 const ACCESSED = 1 << 8;
@@ -13,6 +15,8 @@ export class Ept extends SecondLevelTables {
   /** After a violation: AND of the rights of the entries that were used, bits 2:0. */
   violationRights = 0;
   #accessedDirty = false;
+  /** Where pages whose dirty flag is set are logged, if they are. */
+  log: ModificationLog | undefined;
 
   constructor(physicalAddressBits: number, log: (line: string) => void) {
     super("EPT", physicalAddressBits, log);
@@ -68,6 +72,7 @@ export class Ept extends SecondLevelTables {
       if ((rights & access) !== access) return this.#violation(rights);
       if (this.#accessedDirty) {
         const flags = low | ACCESSED | ((access & WRITE) !== 0 ? DIRTY : 0);
+        if ((flags & ~low & DIRTY) !== 0 && this.log?.add(gpaLow, gpaHigh) === false) return EptResult.logFull;
         if (flags !== low) words[at] = flags;
         // A clean page is handed out read-only, so that its first write comes here
         if ((flags & DIRTY) === 0) rights &= ~WRITE;

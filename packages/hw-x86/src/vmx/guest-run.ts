@@ -42,6 +42,7 @@ export class GuestRun extends GuestSlices {
   run(engine: GuestEngine): void {
     this.#startPreemptionTimer();
     this.#engine = engine;
+    this.#guest.pauseLoop.enter();
     engine.pendingTrap = 0;
     // A monitor-trap-flag exit comes before the traps of the instruction
     engine.holdsTraps = this.isTrapping();

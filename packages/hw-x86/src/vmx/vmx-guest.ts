@@ -14,6 +14,8 @@ import { Blocking, ExitReason, Interruption, Pin, Primary, Secondary } from "./c
 import { Ept, EptResult } from "./ept.ts";
 import { ExitInformation } from "./exit-information.ts";
 import { slot } from "./fields.ts";
+import { ModificationLog } from "./modification-log.ts";
+import { PauseLoop } from "./pause-loop.ts";
 import type { Vmcs } from "./vmcs.ts";
 
 const GP = 13;
@@ -63,6 +65,8 @@ export class VmxGuest implements GuestMode {
   translationTag = 0;
   readonly exit = new ExitInformation();
   readonly ept: Ept;
+  readonly pauseLoop: PauseLoop;
+  readonly #log: ModificationLog;
   usesEpt = false;
   #engine: GuestEngine | undefined;
   readonly #cpu: RootCpu;
@@ -87,6 +91,8 @@ export class VmxGuest implements GuestMode {
   constructor(cpu: RootCpu, vmcs: Vmcs) {
     this.#cpu = cpu;
     this.#vmcs = vmcs;
+    this.pauseLoop = new PauseLoop(cpu, vmcs);
+    this.#log = new ModificationLog(vmcs);
     this.ept = new Ept(cpu.model.physicalAddressBits, (line) => cpu.log(line));
   }
 
@@ -118,6 +124,9 @@ export class VmxGuest implements GuestMode {
       this.#ioA.point(vmcs.number(slot.IO_BITMAP_A), memory);
       this.#ioB.point(vmcs.number(slot.IO_BITMAP_B), memory);
     }
+    const logs = (this.secondary & Secondary.enablePml) !== 0;
+    if (logs) this.#log.point(vmcs.number(slot.PML_ADDRESS), memory);
+    this.ept.log = logs ? this.#log : undefined;
     if ((this.primary & Primary.useMsrBitmaps) !== 0) this.#msrBitmap.point(vmcs.number(slot.MSR_BITMAP), memory);
   }
 
@@ -195,6 +204,10 @@ export class VmxGuest implements GuestMode {
 
   #eptExit(result: number, gpa: number, access: number, linear: Gva | undefined, walk: boolean): never {
     const { exit } = this;
+    if (result === EptResult.logFull) {
+      exit.reset(ExitReason.pageModificationLogFull);
+      return this.#leave();
+    }
     const isViolation = result === EptResult.violation;
     exit.reset(isViolation ? ExitReason.eptViolation : ExitReason.eptMisconfiguration);
     exit.setPhysical(gpa);
@@ -273,7 +286,9 @@ export class VmxGuest implements GuestMode {
     return this.#exitIfPrimary(Primary.hltExiting, ExitReason.hlt);
   }
   pause(): boolean {
-    return this.#exitIfPrimary(Primary.pauseExiting, ExitReason.pause);
+    if ((this.primary & Primary.pauseExiting) !== 0) return this.#exitAfter(ExitReason.pause);
+    if ((this.secondary & Secondary.pauseLoopExiting) === 0 || this.engine.u32[state.cpl >>> 2] !== 0) return false;
+    return this.pauseLoop.isTooLong() && this.#exitAfter(ExitReason.pause);
   }
   rdtsc(): boolean {
     return this.#exitIfPrimary(Primary.rdtscExiting, ExitReason.rdtsc);
