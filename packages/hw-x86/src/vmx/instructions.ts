@@ -81,6 +81,8 @@ export class VmxInstructionSet implements VmxInstructions {
   #controlled = NONE;
   #engine: BankEngine | undefined;
   #eptContexts: EptContext[] = [];
+  /** VMCSs that are active here: loaded and not cleared since. For the sanitizer: silicon keeps count of none. */
+  readonly #active = new Set<number>();
   #lastEptTag = 0;
 
   constructor(cpu: RootCpu) {
@@ -133,6 +135,7 @@ export class VmxInstructionSet implements VmxInstructions {
       this.#vmcs.invalidate();
     }
     this.#eptContexts = this.#eptContexts.filter((context) => context.bank !== id);
+    for (const address of this.#active) if (bankOf(address as Hpa) === id) this.#active.delete(address);
     this.#controlled = NONE;
   }
 
@@ -183,12 +186,21 @@ export class VmxInstructionSet implements VmxInstructions {
   vmxoff(): VmxStatus {
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
     this.#settle();
+    this.#reportActive();
     this.#vmxonRegion = NONE;
     this.#vmcs.invalidate();
     this.#resident = NONE;
     for (const { tags } of this.#cpu.engines()) tags.retireAll();
     this.#eptContexts = [];
     return this.#succeed();
+  }
+
+  /** VMXOFF leaves what the CPU holds of active VMCSs nowhere: whoever they belong to had to clear them before. */
+  #reportActive(): void {
+    if (this.#active.size === 0) return;
+    const which = [...this.#active].map((address) => address.toString(16)).join(", ");
+    this.#cpu.log(`sanitizer: VMXOFF on CPU ${this.#cpu.id} under the feet of VMCS ${which}, active there and not cleared`);
+    this.#active.clear();
   }
 
   vmclear(address: Hpa): VmxStatus {
@@ -199,6 +211,7 @@ export class VmxInstructionSet implements VmxInstructions {
     const bank = this.#regionBank(address);
     if (bank === undefined) this.#cpu.log(`VMCLEAR of ${address.toString(16)}, where no memory is`);
     else clearRegion(bank, offsetOf(address));
+    this.#active.delete(address);
     if (this.#resident === address) this.#resident = NONE;
     if (this.#controlled === address) this.#controlled = NONE;
     if (this.#vmcs.address === address) this.#vmcs.invalidate();
@@ -216,6 +229,7 @@ export class VmxInstructionSet implements VmxInstructions {
       this.#cpu.log(
         `sanitizer: VMCS ${address.toString(16)} made current on CPU ${this.#cpu.id} while active on CPU ${elsewhere}`,
       );
+    this.#active.add(address);
     if (this.#vmcs.address !== address) this.#settle();
     this.#vmcs.point(address, bank, offsetOf(address));
     return this.#succeed();
