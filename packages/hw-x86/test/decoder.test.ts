@@ -1,46 +1,15 @@
 import { describe, expect, test } from "vitest";
 import { createDecodedOperation, createDecoder, decode, variants } from "../src/engine/decoder/decoder.ts";
 import { expandTable } from "../src/engine/decoder/expand.ts";
-import type { Variant } from "../src/engine/decoder/variant.ts";
 import { form, type Instruction, instruction } from "../src/engine/instruction.ts";
-import { CASE_BYTES, type CodeSize, compareDecoders } from "./decoder-comparison.ts";
-import { chooseSeed, type Random, seededRandom } from "./random.ts";
+import { isJudgedLater, randomCode } from "./decoder-cases.ts";
+import { type CodeSize, compareDecoders } from "./decoder-comparison.ts";
+import { chooseSeed, seededRandom } from "./random.ts";
 
 const CASES = 70_000;
-const PREFIXES = [0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
 const MODES: readonly CodeSize[] = [16, 32, 64];
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
-
-/** Random bytes; most cases with likely prefixes and opcode maps in front. */
-function randomCode(random: Random, codeSize: CodeSize): Uint8Array {
-  const code = new Uint8Array(CASES * CASE_BYTES);
-  for (let at = 0; at < code.length; at += CASE_BYTES) {
-    for (let i = 0; i < CASE_BYTES; i++) code[at + i] = random.next();
-    if (random.oneIn(4)) continue;
-    let to = at;
-    while (random.oneIn(3) && to < at + 6) code[to++] = random.pick(PREFIXES);
-    if (codeSize === 64 && random.oneIn(2)) code[to++] = 0x40 + random.below(16);
-    if (random.oneIn(2)) code[to++] = 0x0f;
-    else if (random.oneIn(4)) {
-      // VEX: any but the second byte of three; vvvv unused in many
-      const isShort = random.oneIn(3);
-      code[to++] = isShort ? 0xc5 : 0xc4;
-      if (codeSize !== 64) code[to] |= 0xc0;
-      if (!isShort) {
-        code[to] = (code[to] & 0xe0) | (1 + random.below(3));
-        to++;
-      }
-      if (random.oneIn(2)) code[to] |= 0x78;
-    }
-  }
-  return code;
-}
-
-/** Forms that the decoder takes and whose semantics raise #UD, for registers that do not exist, or that ignore prefixes iced-x86 minds. */
-function isJudgedLater(variant: Variant | undefined): boolean {
-  return variant !== undefined && (/\b(sreg|cr|dr)\b/.test(variant.form.operands) || variant.form.opcode.startsWith("0F 01"));
-}
 
 function bytesOf(text: string): Uint8Array {
   return Uint8Array.from(Buffer.from(text.replaceAll(" ", ""), "hex"));
@@ -51,12 +20,16 @@ describe("decoder", () => {
   test.each(MODES)(`agrees with iced-x86 on random bytes in %i-bit mode (seed ${seed})`, (codeSize) => {
     const differences = new Set<string>();
     let decoded = 0;
-    compareDecoders(randomCode(seededRandom(seed), codeSize), codeSize, ({ bytes, ours, variant, mnemonic, difference }) => {
-      if (ours === "ok") decoded++;
-      if (difference !== undefined) differences.add(`${hex(bytes)} ${variant?.name}: ${difference}`);
-      if (ours === "ok" && mnemonic === "INVALID" && !isJudgedLater(variant))
-        differences.add(`${hex(bytes)} ${variant?.name}: invalid for iced-x86`);
-    });
+    compareDecoders(
+      randomCode(seededRandom(seed), codeSize, CASES),
+      codeSize,
+      ({ bytes, ours, variant, mnemonic, difference }) => {
+        if (ours === "ok") decoded++;
+        if (difference !== undefined) differences.add(`${hex(bytes)} ${variant?.name}: ${difference}`);
+        if (ours === "ok" && mnemonic === "INVALID" && !isJudgedLater(variant))
+          differences.add(`${hex(bytes)} ${variant?.name}: invalid for iced-x86`);
+      },
+    );
     expect([...differences].slice(0, 20)).toEqual([]);
     expect(decoded).toBeGreaterThan(CASES / 4);
   });
