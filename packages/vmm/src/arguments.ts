@@ -1,4 +1,5 @@
 import { parseArgs } from "node:util";
+import { type CpuModelName, cpuModelNamed } from "./cpu-models.ts";
 import { type NamedFormat, namedFormats } from "./loaders/load-image.ts";
 import { HIGH_MEMORY } from "./memory-layout.ts";
 import { VmmError } from "./vmm-error.ts";
@@ -10,6 +11,8 @@ export interface VmmArguments {
   memoryBytes: number;
   device: string;
   cpus: number;
+  /** What its CPUs can do. */
+  cpuModel: CpuModelName;
   format: NamedFormat | undefined;
   /** Print digests of memory and registers at the end, to compare runs. */
   digest: boolean;
@@ -34,6 +37,7 @@ export function parseArguments(args: readonly string[]): VmmArguments {
     memoryBytes: values.memory === undefined ? DEFAULT_MEMORY : memoryBytes(values.memory),
     device: values.device ?? "/dev/kvm",
     cpus: values.cpus === undefined ? 1 : wholeNumber(values.cpus, "--cpus", 1, MOST_CPUS),
+    cpuModel: cpuModelNamed(values.cpu ?? "max"),
     format,
     digest: values.digest,
   };
@@ -48,6 +52,7 @@ function optionsOf(args: readonly string[]) {
     memory: text,
     device: text,
     cpus: text,
+    cpu: text,
     format: text,
     digest: { type: "boolean", default: false },
   } as const;

@@ -1,4 +1,5 @@
 import { Ioctl, KvmCpuid2, KvmCpuidEntry2, type StructValue } from "@mkvm/kvm-abi";
+import { type CpuModelName, limitedTo } from "./cpu-models.ts";
 import { withTopology } from "./cpu-topology.ts";
 import type { KvmCalls } from "./kvm-calls.ts";
 
@@ -8,8 +9,20 @@ const MOST_ENTRIES = 256;
 const LEAF_FEATURES = 1;
 const HYPERVISOR_PRESENT = 1 << 31;
 
-/** Gives a vCPU all that KVM supports, with its own APIC id and its place among the vCPUs. */
-export async function setCpuid(kvm: KvmCalls, systemFd: number, vcpuFd: number, apicId: number, cpus: number): Promise<void> {
+/** A vCPU's place among those of its VM. */
+export interface VcpuPlace {
+  readonly apicId: number;
+  readonly cpus: number;
+}
+
+/** Gives a vCPU what KVM supports of the model, with its own APIC id and its place among the vCPUs. */
+export async function setCpuid(
+  kvm: KvmCalls,
+  systemFd: number,
+  vcpuFd: number,
+  { apicId, cpus }: VcpuPlace,
+  model: CpuModelName,
+): Promise<void> {
   const request = new Uint8Array(KvmCpuid2.tailOffset(MOST_ENTRIES));
   KvmCpuid2.set(request, "nent", MOST_ENTRIES);
   const supported = await kvm.exchange(systemFd, Ioctl.KVM_GET_SUPPORTED_CPUID, request);
@@ -17,7 +30,7 @@ export async function setCpuid(kvm: KvmCalls, systemFd: number, vcpuFd: number, 
     const entry = KvmCpuidEntry2.read(supported, KvmCpuid2.tailOffset(index));
     return entry.function === LEAF_FEATURES ? { ...entry, ecx: (entry.ecx | HYPERVISOR_PRESENT) >>> 0 } : entry;
   });
-  const table = withTopology(entries, apicId, cpus);
+  const table = withTopology(limitedTo(model, entries), apicId, cpus);
   const bytes = new Uint8Array(KvmCpuid2.tailOffset(table.length));
   KvmCpuid2.set(bytes, "nent", table.length);
   for (const [index, entry] of table.entries()) KvmCpuidEntry2.write(bytes, entry, KvmCpuid2.tailOffset(index));

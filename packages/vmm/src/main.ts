@@ -7,7 +7,8 @@ import { ExitStatus, VmmError } from "./vmm-error.ts";
 
 /**
  * The program: makes one VM as the arguments say, or takes up one that was saved, runs it to its end, and returns the exit status (see ExitStatus). Arguments:
- * --kernel IMAGE [--initrd FILE] [--append TEXT] [--memory SIZE] [--cpus N] [--format flat16|flat32|flat64|firmware] [--device PATH] [--digest]
+ * --kernel IMAGE [--initrd FILE] [--append TEXT] [--memory SIZE] [--cpus N] [--cpu MODEL]
+ * [--format flat16|flat32|flat64|firmware] [--device PATH] [--digest]
  */
 export const main: Main = async (sys, args) => {
   try {

@@ -88,7 +88,7 @@ export class VirtualMachine {
     const entry = loadGuest(sys, memory, args);
     const vmFd = await kvm.number(systemFd, Ioctl.KVM_CREATE_VM);
     const vm = new VirtualMachine(sys, kvm, systemFd, vmFd, memory);
-    await vm.#build(args.cpus, entry);
+    await vm.#build(args, entry);
     return vm;
   }
 
@@ -149,7 +149,7 @@ export class VirtualMachine {
     this.#ports.attach(this.#power, PM1_EVENT_PORT, 8);
   }
 
-  async #build(cpus: number, entry: EntryPoint): Promise<void> {
+  async #build({ cpus, cpuModel }: VmmArguments, entry: EntryPoint): Promise<void> {
     const kvm = this.#kvm;
     await kvm.number(this.#vmFd, Ioctl.KVM_SET_TSS_ADDR, TSS_ADDRESS);
     await kvm.number(this.#vmFd, Ioctl.KVM_CREATE_IRQCHIP);
@@ -164,7 +164,7 @@ export class VirtualMachine {
     for (let id = 0; id < cpus; id++) {
       const fd = await kvm.number(this.#vmFd, Ioctl.KVM_CREATE_VCPU, id);
       const run = this.#mapRun(id, fd, runBytes);
-      await setCpuid(kvm, this.#systemFd, fd, id, cpus);
+      await setCpuid(kvm, this.#systemFd, fd, { apicId: id, cpus }, cpuModel);
       this.#vcpus.push({ id, fd, run });
     }
     await setBootRegisters(kvm, this.#vcpus[0].fd, this.#memory, entry);

@@ -64,6 +64,7 @@ function addRunCommand(program: Command, done: (status: number) => void): void {
     .option("--initrd <file>", "initial RAM file system")
     .option("--append <text>", `kernel command line (default for a bzImage: "${linuxCommandLine}")`)
     .option("--cpus <number>", "number of vCPUs (default: 1)")
+    .option("--cpu <model>", "what they can do: x86-64-v1, x86-64-v2, x86-64-v3, or max, all that KVM has (default: max)")
     .addOption(
       new Option("--format <kind>", "raw code or firmware, which no header tells: what to load it as").choices([
         "flat16",
@@ -93,7 +94,7 @@ function addRunCommand(program: Command, done: (status: number) => void): void {
     .option("--engine-stats", "at the end, print what was translated, VM exits, and where time went; samples meanwhile")
     .option("--one-shot", "without the daemon, even when one runs")
     .option("--program <package>", "VMM to run", "@mkvm/vmm")
-    .option("--cpu <number>", "in the daemon: logical CPU")
+    .option("--logical-cpu <number>", "in the daemon: logical CPU")
     .option("--mount <source:target...>", "bind mount in the VMM's namespace")
     .option("--name <name>", "name of the process")
     .option("-d, --detach", "in the daemon: print the pid and return")

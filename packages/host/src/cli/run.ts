@@ -24,6 +24,7 @@ export interface RunFlags {
   vendor?: "intel" | "amd";
   program: string;
   cpu?: string;
+  logicalCpu?: string;
   mount?: string[];
   name?: string;
   detach?: boolean;
@@ -68,6 +69,7 @@ function runOptions(flags: RunFlags, words: readonly string[]): RunOptions {
   const append = flags.append ?? (isBzImage(args[1]!) ? linuxCommandLine : undefined);
   if (append !== undefined) args.push("--append", append);
   if (flags.cpus) args.push("--cpus", flags.cpus);
+  if (flags.cpu) args.push("--cpu", flags.cpu);
   if (flags.format) args.push("--format", flags.format);
   if (flags.digest) args.push("--digest");
   args.push("--memory", String(memoryBytes), "--device", flags.device, ...words);
@@ -85,9 +87,10 @@ function runOptions(flags: RunFlags, words: readonly string[]): RunOptions {
   };
   if (flags.engineStats) options.profile = true;
   if (flags.name) options.name = flags.name;
-  if (flags.cpu !== undefined) {
-    if (!/^\d+$/.test(flags.cpu)) throw new HostError("EINVAL", `--cpu ${flags.cpu}: give the number of a logical CPU`);
-    options.cpu = Number(flags.cpu);
+  if (flags.logicalCpu !== undefined) {
+    if (!/^\d+$/.test(flags.logicalCpu))
+      throw new HostError("EINVAL", `--logical-cpu ${flags.logicalCpu}: give the number of a logical CPU`);
+    options.cpu = Number(flags.logicalCpu);
   }
   return options;
 }

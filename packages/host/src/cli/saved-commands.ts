@@ -10,7 +10,7 @@ import { attachTo } from "./run.ts";
 
 interface RestoreFlags {
   module?: string;
-  cpu?: string;
+  logicalCpu?: string;
   detach?: boolean;
   json?: boolean;
 }
@@ -37,7 +37,7 @@ export function addSavedCommands(program: Command, done: (status: number) => voi
       "Starts a process that goes on where 'mkvm save' found it, on any loaded module that knows its state. A damaged file is refused.",
     )
     .option("--module <name>", "loaded module; default the one behind the device that the VMM had opened")
-    .option("--cpu <n>", "logical CPU; default the one with the fewest processes")
+    .option("--logical-cpu <n>", "logical CPU; default the one with the fewest processes")
     .option("-d, --detach", "print the pid and return")
     .option("--json", "with --detach, print JSON")
     .addHelpText("after", "\nExamples:\n  mkvm restore vm.saved\n  mkvm restore vm.saved --module kvm2 --detach")
@@ -56,9 +56,9 @@ export function addSavedCommands(program: Command, done: (status: number) => voi
 function restoreOptions(file: string, flags: RestoreFlags): RestoreOptions {
   const options: RestoreOptions = { path: resolve(file), directory: process.cwd() };
   if (flags.module !== undefined) options.module = flags.module;
-  if (flags.cpu === undefined) return options;
-  if (!/^\d+$/.test(flags.cpu)) throw new HostError("EINVAL", `--cpu ${flags.cpu}: give the number of a logical CPU`);
-  return { ...options, cpu: Number(flags.cpu) };
+  if (flags.logicalCpu === undefined) return options;
+  if (!/^\d+$/.test(flags.logicalCpu)) throw new HostError("EINVAL", `--logical-cpu ${flags.logicalCpu}: give the number of a logical CPU`);
+  return { ...options, cpu: Number(flags.logicalCpu) };
 }
 
 function savedText({ pid, path, bytes, memoryBytes, stillUs }: SavedProcess): string {

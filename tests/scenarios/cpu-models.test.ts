@@ -1,0 +1,38 @@
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createHost } from "@mkvm/host";
+import { expect, test } from "vitest";
+
+/** Writes to the debug-exit port what CPUID says of POPCNT and of AVX2, in bits 0 and 1. */
+// biome-ignore format: an instruction a line
+const GUEST = [
+  0xb8, 1, 0, 0, 0, 0x0f, 0xa2,                   // mov eax, 1; cpuid
+  0xc1, 0xe9, 23, 0x83, 0xe1, 1, 0x89, 0xce,      // shr ecx, 23; and ecx, 1; mov esi, ecx
+  0xb8, 7, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2,       // mov eax, 7; xor ecx, ecx; cpuid
+  0xc1, 0xeb, 5, 0x83, 0xe3, 1,                   // shr ebx, 5; and ebx, 1
+  0x8d, 0x04, 0x5e,                               // lea eax, [rsi + rbx * 2]
+  0xe6, 0xf4, 0xf4,                               // out 0xf4, al; hlt
+];
+
+test.each(["intel", "amd"] as const)("guests of %s machines have what their CPU model says", async (vendor) => {
+  const folder = mkdtempSync(join(tmpdir(), "mkvm-cpu-models-"));
+  const kernel = join(folder, "guest.bin");
+  writeFileSync(kernel, Uint8Array.from(GUEST));
+  const host = await createHost({ directory: import.meta.dirname, vendor });
+  try {
+    await host.insmod("@mkvm/kvm-v1");
+    await host.ln("/dev/kvm1", "/dev/kvm");
+    const run = async (model: string): Promise<number> => {
+      const args = ["--kernel", kernel, "--format", "flat64", "--memory", "16M", "--cpu", model];
+      const process = await host.run({ program: "@mkvm/vmm", args });
+      return (await process.exited).status;
+    };
+    const statuses: number[] = [];
+    for (const model of ["x86-64-v1", "x86-64-v2", "x86-64-v3", "max"]) statuses.push(await run(model));
+    // (value << 1) | 1
+    expect(statuses).toEqual([1, 3, 7, 7]);
+  } finally {
+    await host.close();
+  }
+});
