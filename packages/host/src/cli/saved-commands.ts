@@ -57,7 +57,8 @@ function restoreOptions(file: string, flags: RestoreFlags): RestoreOptions {
   const options: RestoreOptions = { path: resolve(file), directory: process.cwd() };
   if (flags.module !== undefined) options.module = flags.module;
   if (flags.logicalCpu === undefined) return options;
-  if (!/^\d+$/.test(flags.logicalCpu)) throw new HostError("EINVAL", `--logical-cpu ${flags.logicalCpu}: give the number of a logical CPU`);
+  if (!/^\d+$/.test(flags.logicalCpu))
+    throw new HostError("EINVAL", `--logical-cpu ${flags.logicalCpu}: give the number of a logical CPU`);
   return { ...options, cpu: Number(flags.logicalCpu) };
 }
 
