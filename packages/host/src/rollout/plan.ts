@@ -1,6 +1,7 @@
 /** A rollout as a file that people review: YAML or JSON, checked before anything moves. */
 import { readFileSync } from "node:fs";
 import { LineCounter, parseDocument } from "yaml";
+import { z } from "zod";
 import { HostError, messageOf } from "../errors.ts";
 import { isRecord } from "../loader/package-files.ts";
 
@@ -50,44 +51,43 @@ export interface RolloutPlan {
 }
 export type RolloutHealth = RolloutPlan["health"];
 
-interface Key {
-  required?: boolean;
-  /** What can be there instead of `value`; undefined when it is right. */
-  problem(value: unknown): string | undefined;
-}
+const text = z.string("give a text").min(1, "give a text");
+const duration = z
+  .string("write a duration as 500ms, 10s, 5m or 1h")
+  .regex(/^\d+(\.\d+)?(ms|s|m|h)$/, "write a duration as 500ms, 10s, 5m or 1h");
+const multiple = z.number("give a multiple, as 1.5").min(0, "give a multiple, as 1.5").lt(1e6, "give a multiple, as 1.5");
+const wavesProblem = "give a list of waves, each a number of VMs, 3, or a share of all, 10%";
+const wave = z.custom<number | string>(isWave, wavesProblem);
 
-const text: Key = { problem: (value) => (typeof value === "string" && value !== "" ? undefined : "give a text") };
-const duration: Key = {
-  problem: (value) =>
-    typeof value === "string" && /^\d+(\.\d+)?(ms|s|m|h)$/.test(value) ? undefined : "write a duration as 500ms, 10s, 5m or 1h",
-};
-const multiple: Key = {
-  problem: (value) => (typeof value === "number" && value >= 0 && value < 1e6 ? undefined : "give a multiple, as 1.5"),
-};
-
-const planKeys: Record<keyof RolloutPlanInput, Key> = {
-  $schema: text,
-  from: { ...text, required: true },
-  to: { ...text, required: true },
-  name: text,
-  waves: {
-    problem: (value) =>
-      Array.isArray(value) && value.length > 0 && value.every(isWave)
-        ? undefined
-        : "give a list of waves, each a number of VMs, 3, or a share of all, 10%",
+const healthSchema = z.strictObject(
+  {
+    exits: multiple.exactOptional(),
+    progress: multiple.exactOptional(),
+    interruptLatency: multiple.exactOptional(),
+    blackout: duration.exactOptional(),
+    heartbeat: z.string("give a regular expression").refine(isPattern, "give a regular expression").exactOptional(),
   },
-  soak: duration,
-  baseline: duration,
-  health: { problem: (value) => (isRecord(value) ? undefined : "give limits, as exits: 2") },
-  finalize: { problem: (value) => (typeof value === "boolean" ? undefined : "give true or false") },
-};
-const healthKeys: Record<keyof RolloutHealthInput, Key> = {
-  exits: multiple,
-  progress: multiple,
-  interruptLatency: multiple,
-  blackout: duration,
-  heartbeat: { problem: (value) => (isPattern(value) ? undefined : "give a regular expression") },
-};
+  { error: notThere("give limits, as exits: 2") },
+);
+const planSchema: z.ZodType<RolloutPlanInput> = z.strictObject(
+  {
+    $schema: text.exactOptional(),
+    from: text,
+    to: text,
+    name: text.exactOptional(),
+    waves: z.array(wave, wavesProblem).min(1, wavesProblem).exactOptional(),
+    soak: duration.exactOptional(),
+    baseline: duration.exactOptional(),
+    health: healthSchema.exactOptional(),
+    finalize: z.boolean("give true or false").exactOptional(),
+  },
+  { error: notThere("it is no rollout: it has no keys") },
+);
+
+/** What to say where an object is expected; what is wrong with its keys says so itself. */
+function notThere(message: string): (issue: { code?: string }) => string | undefined {
+  return ({ code }) => (code === "invalid_type" ? message : undefined);
+}
 
 /**
  * What a file says. `whole`: it must be a plan by itself, without flags that add to it.
@@ -152,31 +152,30 @@ function millisecondsOf(written: string): number {
 }
 
 interface Problem {
-  path: string[];
+  path: PropertyKey[];
   message: string;
 }
 
+/** `whole`: keys that a plan must have are there. */
 function problemOf(plan: unknown, whole: boolean): Problem | undefined {
-  if (!isRecord(plan)) return { path: [], message: "it is no rollout: it has no keys" };
-  return problemWith(plan, planKeys, [], whole) ?? problemWith((plan.health ?? {}) as object, healthKeys, ["health"], true);
+  const parsed = planSchema.safeParse(plan);
+  if (parsed.success) return undefined;
+  const issues = parsed.error.issues.filter((issue) => whole || !isMissing(plan, issue));
+  // A key that is misspelt is missing too: the misspelling says more
+  const issue = issues.find(({ code }) => code === "unrecognized_keys") ?? issues[0];
+  if (issue === undefined) return undefined;
+  if (issue.code === "unrecognized_keys") {
+    const path = [...issue.path, issue.keys[0]!];
+    return { path, message: `${path.join(".")}: no such key here` };
+  }
+  if (isMissing(plan, issue)) return { path: issue.path.slice(0, -1), message: `${issue.path.join(".")}: missing` };
+  // Of a list the whole is named: what one element may be depends on none of the others
+  const path = issue.path.filter((part) => typeof part !== "number");
+  return { path, message: path.length > 0 ? `${path.join(".")}: ${issue.message}` : issue.message };
 }
 
-function problemWith(value: object, keys: Record<string, Key>, place: string[], whole: boolean): Problem | undefined {
-  const say = (key: string, what: string): Problem => {
-    const path = [...place, key];
-    return { path, message: `${path.join(".")}: ${what}` };
-  };
-  for (const key of Object.keys(value)) if (!Object.hasOwn(keys, key)) return say(key, "no such key here");
-  for (const [key, { required, problem }] of Object.entries(keys)) {
-    const found = (value as Record<string, unknown>)[key];
-    if (found === undefined) {
-      if (required && whole) return { path: place, message: `${[...place, key].join(".")}: missing` };
-      continue;
-    }
-    const what = problem(found);
-    if (what) return say(key, what);
-  }
-  return undefined;
+function isMissing(plan: unknown, { code, path }: z.core.$ZodIssue): boolean {
+  return code === "invalid_type" && path.length === 1 && isRecord(plan) && plan[path[0] as string] === undefined;
 }
 
 function isWave(wave: unknown): boolean {
@@ -184,8 +183,8 @@ function isWave(wave: unknown): boolean {
   return typeof wave === "string" && /^([1-9]\d*|([1-9]\d?|100)%)$/.test(wave);
 }
 
-function isPattern(value: unknown): boolean {
-  if (typeof value !== "string" || value === "") return false;
+function isPattern(value: string): boolean {
+  if (value === "") return false;
   try {
     return new RegExp(value, "m") !== undefined;
   } catch {
