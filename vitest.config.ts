@@ -13,7 +13,7 @@ const interpretedAnyway = ["packages/hw-x86/test/silicon.test.ts"];
 
 export default defineConfig({
   test: {
-    testTimeout: 120_000,
+    testTimeout: 400_000,
     projects: [
       { extends: true, test: { name: "hot", include: suites, env: { MKVM_ENGINE: process.env.MKVM_ENGINE ?? "hot" } } },
       {

@@ -16,7 +16,7 @@ const kept = new Map<string, string | undefined>();
 beforeAll(async () => {
   release = await WorkspaceRelease.create(process.env);
   folder = release.folder;
-}, 120_000);
+}, 400_000);
 afterAll(() => release?.remove());
 afterEach(() => {
   for (const [path, text] of kept) text === undefined ? rmSync(path) : writeFileSync(path, text);
@@ -210,7 +210,7 @@ describe("against a registry", () => {
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
-  }, 60_000);
+  }, 300_000);
   afterAll(async () => {
     server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));

@@ -23,11 +23,11 @@ beforeAll(async () => {
   const names = [...release.packages().keys()];
   await release.version(Object.fromEntries(names.map((name) => [name, "major" as Bump])), "First release.");
   expect((await release.publish()).status).toBe(0);
-}, 120_000);
+}, 400_000);
 afterAll(async () => {
   release?.remove();
   await registry?.close();
-}, 120_000);
+}, 400_000);
 
 test("the quick start and each how-to are among them", () => {
   expect(withCommands).toEqual(

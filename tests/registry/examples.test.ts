@@ -45,12 +45,12 @@ beforeAll(async () => {
   expect((await release.publish()).status).toBe(0);
   project = new UserProject(registry, { empty: true });
   await project.copyFrom("examples/fleet");
-}, 120_000);
+}, 400_000);
 afterAll(async () => {
   await project?.remove();
   release?.remove();
   await registry?.close();
-}, 120_000);
+}, 400_000);
 
 /** Runs a step as the job does: its inputs are the caller's. */
 function runStep({ run, env = {} }: { run: string; env?: Record<string, string> }): Promise<CommandResult> {
@@ -92,7 +92,7 @@ test("every step of the job passes", { timeout: 900_000 }, async () => {
   expect(await project.git("status", "--porcelain", "--untracked-files=no", "--", "packages")).toBe("");
 });
 
-test("the committed report is the one that is written", { timeout: 120_000 }, async () => {
+test("the committed report is the one that is written", { timeout: 400_000 }, async () => {
   const { status, stdout, stderr } = await runStep({ run: "npx -y pnpm@12 abi-report" });
   expect(status, stdout + stderr).toBe(0);
   expect(await project.git("status", "--porcelain", "--untracked-files=no", "--", "packages")).toBe("");

@@ -34,12 +34,12 @@ beforeAll(async () => {
   registry = await startLoopbackRegistry();
   release = await WorkspaceRelease.create(registry.env);
   project = new UserProject(registry);
-}, 120_000);
+}, 400_000);
 afterAll(async () => {
   await project?.remove();
   release?.remove();
   await registry?.close();
-}, 120_000);
+}, 400_000);
 
 test("a first release of everything but kvm-v2 is published, each package on its own version", minutes(3), async () => {
   release.change("@mkvm/kvm-v2", (manifest) => {

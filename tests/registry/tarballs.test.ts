@@ -25,7 +25,7 @@ beforeAll(async () => {
     const said = await succeed(join(workspace, "node_modules", ".bin", "pnpm"), pack, { cwd: join(packages, name) });
     tarballs.set(name, JSON.parse(said).filename);
   }
-}, 120_000);
+}, 400_000);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 const tarballOf = (name: string): Buffer => readFileSync(tarballs.get(name) as string);

@@ -230,7 +230,7 @@ describe("with a daemon", () => {
     expect((await mkvm("ps")).status).toBe(1);
   });
 
-  it("rolls out, takes back, and draws a move", { timeout: 240_000 }, async () => {
+  it("rolls out, takes back, and draws a move", { timeout: 600_000 }, async () => {
     await mkvm("up");
     await mkvm("insmod", "@mkvm/kvm-v1");
     await mkvm("insmod", "@mkvm/kvm-v1", "--id", "9");
