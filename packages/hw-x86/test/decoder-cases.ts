@@ -30,7 +30,10 @@ export function randomCode(random: Random, codeSize: CodeSize, cases: number): U
   return code;
 }
 
-/** Forms that the decoder takes and whose semantics raise #UD, for registers that do not exist, or that ignore prefixes iced-x86 minds. */
+/** Forms that the decoder takes and whose semantics raise #UD, for registers that do not exist or are named twice by a gather, or that ignore prefixes iced-x86 minds. */
 export function isJudgedLater(variant: Variant | undefined): boolean {
-  return variant !== undefined && (/\b(sreg|cr|dr)\b/.test(variant.form.operands) || variant.form.opcode.startsWith("0F 01"));
+  return (
+    variant !== undefined &&
+    (/\b(sreg|cr|dr|vm(32|64)[xy])\b/.test(variant.form.operands) || variant.form.opcode.startsWith("0F 01"))
+  );
 }
