@@ -31,7 +31,10 @@ export interface SectionSupport {
 /** What a VM will send, without its bytes: what `prepare` checks. */
 export interface VmDescription {
   readonly sections: readonly { name: string; instance: number; version: number; required: boolean }[];
-  /** Current bytes of "vm.memory-slots" and "vm.shape": enough to allocate and build second-level tables ahead. */
+  /**
+   * Current bytes of "vm.memory-slots" and "vm.shape": enough to allocate and build second-level tables ahead. Those of
+   * "vcpu.run-page" as well, where they are known: enough to make the vCPUs ahead.
+   */
   readonly early: readonly Section[];
 }
 

@@ -34,6 +34,8 @@ import {
   saveVm,
 } from "./vm-sections.ts";
 
+/** Sections from which a receiver allocates while the VM still runs. */
+const EARLY: ReadonlySet<string> = new Set([VmShape.name, VmMemorySlots.name, VcpuRunPage.name]);
 /** Descriptors of a process are below this. */
 const MOST_DESCRIPTORS = 4096;
 
@@ -111,7 +113,7 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
     const sections = save(vm.privateData as Vm, takenBy(receiver));
     return {
       sections: sections.map(({ name, instance, version, required }) => ({ name, instance, version, required })),
-      early: sections.filter(({ name }) => name === VmShape.name || name === VmMemorySlots.name),
+      early: sections.filter(({ name }) => EARLY.has(name)),
     };
   }
 
@@ -137,6 +139,11 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
     try {
       applyShape(vm, shape);
       vm.adoptSlots(slots);
+      const problem = createVcpus(vm, description.early);
+      if (problem !== undefined) {
+        vm.destroy(true);
+        return problem;
+      }
       await this.#host.buildAhead(vm);
     } catch (thrown) {
       vm.destroy(true);
@@ -144,6 +151,22 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
     }
     return new Incoming(vm, this.#host.files);
   }
+}
+
+/** Makes the vCPUs of the sections that are not there yet; a sentence when that fails. */
+function createVcpus(vm: TransferableVm, sections: readonly Section[]): string | undefined {
+  for (const section of sections) {
+    if (section.name !== VcpuRunPage.name) continue;
+    const page = VcpuRunPage.decode(section);
+    if (typeof page === "string") return page;
+    const address = Number(page.fixed.address);
+    const known = vm.vcpus().find(({ id }) => id === section.instance);
+    if (known !== undefined && known.runAddress === address) continue;
+    if (known !== undefined) return `vcpu ${section.instance} has other run pages than when the move was prepared`;
+    const vcpu = vm.createVcpu(section.instance, address);
+    if (typeof vcpu === "number") return `vcpu ${section.instance} could not be created: errno ${-vcpu}`;
+  }
+  return undefined;
 }
 
 class Incoming implements IncomingVm {
@@ -171,13 +194,9 @@ class Incoming implements IncomingVm {
       if (typeof log === "string") return log;
       if (log !== undefined) vm.setDirtyLog(id, log);
     }
-    for (const section of sections) {
-      if (section.name !== VcpuRunPage.name) continue;
-      const page = VcpuRunPage.decode(section);
-      if (typeof page === "string") return page;
-      const vcpu = vm.createVcpu(section.instance, Number(page.fixed.address));
-      if (typeof vcpu === "number") return `vcpu ${section.instance} could not be created: errno ${-vcpu}`;
-    }
+    // vCPUs may have been added too
+    const problem = createVcpus(vm, sections);
+    if (problem !== undefined) return problem;
     const devices = restoreVmDevices(vm, sections);
     if (devices !== undefined) return devices;
     for (const vcpu of vm.vcpus()) {
