@@ -45,6 +45,11 @@ export class Clock {
     if (ahead > 0 && ahead !== Number.POSITIVE_INFINITY) this.#skipped += ahead;
   }
 
+  /** `icount`: the instruction at hand, though it retires, is not to move the TSC. */
+  holdBack(): void {
+    if (!this.isWall) this.#skipped -= this.#ticksPerInstruction;
+  }
+
   /** `icount`: the least number of instructions after which `ticks` more have passed. */
   instructionsFor(ticks: number): number {
     return Math.ceil(ticks / this.#ticksPerInstruction);

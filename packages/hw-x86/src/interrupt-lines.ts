@@ -1,8 +1,13 @@
-/** The interrupt lines of a machine's CPUs, one cache line each in shared memory: any thread may raise one. */
+/**
+ * The external interrupts that wait at a machine's CPUs, one cache line each in shared memory, where any thread may put one: a flag
+ * that a CPU can sleep on, and a bit for each vector.
+ */
 
 const LINE_WORDS = 16;
 export const LINE_BYTES = LINE_WORDS * 4;
-const IPI = 0;
+const FLAG = 0;
+const VECTORS = 1;
+const VECTOR_WORDS = 8;
 
 export class InterruptLines {
   readonly #words: Int32Array;
@@ -10,25 +15,45 @@ export class InterruptLines {
 
   constructor(shared: SharedArrayBuffer, cpu: number) {
     this.#words = new Int32Array(shared);
-    this.#own = cpu * LINE_WORDS + IPI;
+    this.#own = cpu * LINE_WORDS;
   }
 
-  raise(cpu: number): void {
-    const index = cpu * LINE_WORDS + IPI;
-    Atomics.store(this.#words, index, 1);
-    Atomics.notify(this.#words, index);
+  raise(cpu: number, vector: number): void {
+    const line = cpu * LINE_WORDS;
+    Atomics.or(this.#words, line + VECTORS + (vector >>> 5), 1 << (vector & 31));
+    Atomics.store(this.#words, line + FLAG, 1);
+    Atomics.notify(this.#words, line + FLAG);
   }
 
   isRaised(): boolean {
-    return Atomics.load(this.#words, this.#own) !== 0;
+    return Atomics.load(this.#words, this.#own + FLAG) !== 0;
   }
 
+  /** Highest vector that waits, -1 when there is none. */
+  highest(): number {
+    for (let i = VECTOR_WORDS - 1; i >= 0; i--) {
+      const word = Atomics.load(this.#words, this.#own + VECTORS + i);
+      if (word !== 0) return i * 32 + 31 - Math.clz32(word);
+    }
+    return -1;
+  }
+
+  /** Takes one that waits. */
+  take(vector: number): void {
+    // The flag goes down first: whoever raises another meanwhile puts it up again, and so does what is left
+    Atomics.store(this.#words, this.#own + FLAG, 0);
+    Atomics.and(this.#words, this.#own + VECTORS + (vector >>> 5), ~(1 << (vector & 31)));
+    if (this.highest() >= 0) Atomics.store(this.#words, this.#own + FLAG, 1);
+  }
+
+  /** Takes all. */
   lower(): void {
-    Atomics.store(this.#words, this.#own, 0);
+    Atomics.store(this.#words, this.#own + FLAG, 0);
+    for (let i = 0; i < VECTOR_WORDS; i++) Atomics.store(this.#words, this.#own + VECTORS + i, 0);
   }
 
-  /** Blocks the thread until this CPU's line is raised or the time is over. */
+  /** Blocks the thread until something is raised at this CPU or the time is over. */
   wait(milliseconds: number): void {
-    Atomics.wait(this.#words, this.#own, 0, milliseconds);
+    Atomics.wait(this.#words, this.#own + FLAG, 0, milliseconds);
   }
 }

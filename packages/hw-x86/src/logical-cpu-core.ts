@@ -220,16 +220,20 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   acknowledgeInterrupt(): void {
     this.lines.lower();
   }
-  takeInterrupt(): number {
-    if (this.rdtsc() < this.timerDeadline) {
-      this.lines.lower();
-      return IPI_VECTOR;
-    }
-    this.timerDeadline = Number.POSITIVE_INFINITY;
-    return TIMER_VECTOR;
+  waitingInterrupt(now: number): number {
+    const timer = now >= this.timerDeadline ? TIMER_VECTOR : -1;
+    return this.lines.isRaised() ? Math.max(this.lines.highest(), timer) : timer;
   }
-  sendIpi(cpu: number): void {
-    this.lines.raise(cpu);
+  takeInterrupt(): number {
+    const vector = this.waitingInterrupt(this.rdtsc());
+    if (vector === TIMER_VECTOR) this.timerDeadline = Number.POSITIVE_INFINITY;
+    if (vector >= 0) this.lines.take(vector);
+    return vector;
+  }
+  sendIpi(cpu: number, vector: number = IPI_VECTOR): void {
+    if (!Number.isInteger(vector) || vector < 16 || vector > 255)
+      throw new RangeError(`IPI with vector ${vector}: a vector is 16 to 255`);
+    this.lines.raise(cpu, vector);
   }
   idle(): void {
     if (!this.lines.isRaised()) this.clock.skipTo(this.timerDeadline, this.retiredInstructions());

@@ -107,8 +107,11 @@ export interface LogicalCpu {
   interruptPending(): boolean;
   /** Ends the IPI part of `interruptPending`; the timer's ends by a new deadline. */
   acknowledgeInterrupt(): void;
-  /** Sends an IPI; may be called on the thread of any CPU. */
-  sendIpi(cpu: number): void;
+  /**
+   * Sends an IPI; may be called on the thread of any CPU. `vector`: that of this machine's own IPIs unless given; another one is told
+   * from it by a guest's posted interrupts.
+   */
+  sendIpi(cpu: number, vector?: number): void;
   /** HLT in root mode, for `icount` only: the TSC jumps to the timer deadline, if there is one. In `wall` time does nothing. */
   idle(): void;
   /** Guest instructions retired on this CPU since power-on. */

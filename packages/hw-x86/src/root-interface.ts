@@ -27,6 +27,8 @@ export interface RootCpu {
   readonly msrs: RootMsrs;
   readonly timerDeadline: number;
   interruptPending(): boolean;
+  /** Vector of the most urgent interrupt that waits at TSC `now`, -1 when there is none. */
+  waitingInterrupt(now: number): number;
   /** Acknowledges the most urgent pending interrupt; its vector. */
   takeInterrupt(): number;
   log(line: string): void;

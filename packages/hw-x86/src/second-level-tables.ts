@@ -32,7 +32,7 @@ function reservedBits(physicalAddressBits: number): number {
 
 export abstract class SecondLevelTables {
   /** Result of the last successful translation; reused. */
-  readonly page: SecondLevelPage = { hpa: 0 as Hpa, rights: 0, pageBytes: 4096 };
+  readonly page: SecondLevelPage = { hpa: 0 as Hpa, rights: 0, pageBytes: 4096, isApic: false };
 
   /** The bank's words, and the bank offset of the top table. */
   protected words: Uint32Array = ALL_ONES;

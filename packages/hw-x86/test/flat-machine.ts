@@ -3,6 +3,7 @@
  * and model-specific registers are the test's to answer.
  */
 import { type Gpa, type Gva, hpa } from "../src/addresses.ts";
+import { absentApic } from "../src/engine/apic-access.ts";
 import type { CpuModel } from "../src/engine/cpu.ts";
 import {
   BANK_FIRST_FREE,
@@ -37,13 +38,14 @@ export const FLAT_MODEL: CpuModel = {
 
 /** Guest mode that intercepts nothing. What it cannot answer throws, with its name. */
 export class FlatGuest implements GuestMode {
+  readonly apic = absentApic;
   translationTag = 1;
   onOut: (port: number, bytes: number, value: number) => void = () => undefined;
   exceptions: { vector: number; type: number; errorCode: number | undefined; payload: bigint }[] = [];
   tripleFaults = 0;
   tsc = 0n;
   engine!: Engine;
-  readonly #page: SecondLevelPage = { hpa: hpa(0, 0), rights: 7, pageBytes: 4096 };
+  readonly #page: SecondLevelPage = { hpa: hpa(0, 0), rights: 7, pageBytes: 4096, isApic: false };
   readonly #bytes: number;
 
   constructor(bytes: number) {

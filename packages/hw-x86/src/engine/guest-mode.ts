@@ -6,6 +6,7 @@
  * true instead, after which the caller changes nothing and returns, and the engine takes the rest from there.
  */
 import type { Gpa, Gva, Hpa } from "../addresses.ts";
+import type { ApicAccess } from "./apic-access.ts";
 
 /** Thrown through generated code to leave guest mode. RIP is that of the current instruction. */
 export const VM_EXIT = Symbol("VM exit");
@@ -19,11 +20,14 @@ export interface SecondLevelPage {
   rights: number;
   /** Bytes of the page that maps it: 4096, 2 MiB or 1 GiB. */
   pageBytes: number;
+  /** Accesses to the page go to `GuestMode.apic`, every one of them: the translation is not to be cached. */
+  isApic: boolean;
 }
 
 export interface GuestMode {
   /** Tag of this guest's translations: changes when VPID, EPTP or an invalidation make old ones unusable. Small integer. */
   readonly translationTag: number;
+  readonly apic: ApicAccess;
   /** Host offset in the bank of guest physical `gpa`, for `access` (1 read, 2 write, 4 fetch); exits on violation or
    *  misconfiguration. `linear` is the guest linear address when there is one, and `walk` says the access is to a paging
    *  structure. Sets accessed and dirty bits of the second level when on. The result object is reused: copy what you keep. */
@@ -50,7 +54,8 @@ export interface GuestMode {
   invpcid(): void;
   monitor(): boolean;
   mwait(): boolean;
-  rdrand(): void;
+  /** RDRAND, or RDSEED. */
+  rdrand(isSeed: boolean): void;
   xsetbv(): boolean;
   /** XSAVES or XRSTORS of these components; #UD where the guest is not to have them. */
   xsaves(restores: boolean, components: bigint): void;

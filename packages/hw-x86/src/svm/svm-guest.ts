@@ -4,6 +4,7 @@
  * `useControls`, since some of these methods run for every translation.
  */
 import type { Gpa, Gva } from "../addresses.ts";
+import { absentApic } from "../engine/apic-access.ts";
 import { CS, state } from "../engine/cpu-state.ts";
 import { GUEST_FAULT, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
@@ -67,6 +68,7 @@ interface VectoringEvent {
 }
 
 export class SvmGuest implements GuestMode {
+  readonly apic = absentApic;
   translationTag = 0;
   readonly exit = new ExitInformation();
   readonly npt: Npt;
@@ -321,7 +323,7 @@ export class SvmGuest implements GuestMode {
   mwait(): boolean {
     return this.#exitIf4(Intercept4.mwaitArmed, ExitCode.mwaitArmed) || this.#exitIf4(Intercept4.mwait, ExitCode.mwait);
   }
-  rdrand(): void {}
+  rdrand(_isSeed: boolean): void {}
   xsetbv(): boolean {
     return this.#exitIf4(Intercept4.xsetbv, ExitCode.xsetbv);
   }

@@ -73,6 +73,8 @@ export function checkControls(vmcs: Vmcs, model: CpuModel): string | undefined {
   if ((pin & Pin.nmiExiting) === 0 && (pin & Pin.virtualNmis) !== 0) return "virtual NMIs without NMI exiting";
   if ((pin & Pin.virtualNmis) === 0 && (primary & Primary.nmiWindowExiting) !== 0)
     return "NMI-window exiting without virtual NMIs";
+  const apic = checkApicControls(vmcs, pin, primary, secondary, width);
+  if (apic !== undefined) return apic;
   if ((secondary & Secondary.enableVpid) !== 0 && (vmcs.low(slot.VPID) & 0xffff) === 0) return "VPID 0";
   if ((secondary & Secondary.enableEpt) !== 0) {
     if (!isEptPointer(vmcs.low(slot.EPT_POINTER), vmcs.high(slot.EPT_POINTER), width)) return "EPT pointer";
@@ -86,6 +88,36 @@ export function checkControls(vmcs: Vmcs, model: CpuModel): string | undefined {
   if (!isMsrList(vmcs, slot.EXIT_MSR_STORE_ADDRESS, slot.EXIT_MSR_STORE_COUNT, width)) return "VM-exit MSR-store list";
   if (!isMsrList(vmcs, slot.EXIT_MSR_LOAD_ADDRESS, slot.EXIT_MSR_LOAD_COUNT, width)) return "VM-exit MSR-load list";
   if (!isMsrList(vmcs, slot.ENTRY_MSR_LOAD_ADDRESS, slot.ENTRY_MSR_LOAD_COUNT, width)) return "VM-entry MSR-load list";
+  return undefined;
+}
+
+/** What virtualizes the local APIC, but what depends on the virtual-APIC page: see `checkTprThreshold`. */
+function checkApicControls(vmcs: Vmcs, pin: number, primary: number, secondary: number, width: number): string | undefined {
+  const delivers = (secondary & Secondary.virtualInterruptDelivery) !== 0;
+  const accesses = (secondary & Secondary.virtualizeApicAccesses) !== 0;
+  if ((primary & Primary.useTprShadow) !== 0) {
+    if (!isPageAddress(vmcs, slot.VIRTUAL_APIC_ADDRESS, width)) return "virtual-APIC address";
+    if (!delivers && vmcs.low(slot.TPR_THRESHOLD) > 15) return "TPR threshold above 15";
+  } else {
+    if ((secondary & Secondary.virtualizeX2apicMode) !== 0) return "virtualized x2APIC mode without TPR shadow";
+    if ((secondary & Secondary.apicRegisterVirtualization) !== 0) return "APIC-register virtualization without TPR shadow";
+    if (delivers) return "virtual-interrupt delivery without TPR shadow";
+  }
+  if (accesses && !isPageAddress(vmcs, slot.APIC_ACCESS_ADDRESS, width)) return "APIC-access address";
+  if (accesses && (secondary & Secondary.virtualizeX2apicMode) !== 0) return "virtualized APIC accesses in x2APIC mode";
+  if (delivers && (pin & Pin.externalInterruptExiting) === 0)
+    return "virtual-interrupt delivery without external-interrupt exiting";
+  return (pin & Pin.processPostedInterrupts) !== 0 ? checkPosting(vmcs, delivers, width) : undefined;
+}
+
+function checkPosting(vmcs: Vmcs, delivers: boolean, width: number): string | undefined {
+  if (!delivers) return "posted interrupts without virtual-interrupt delivery";
+  if ((vmcs.low(slot.EXIT_CONTROLS) & ExitControl.acknowledgeInterrupt) === 0)
+    return "posted interrupts without acknowledgement on exit";
+  if ((vmcs.low(slot.POSTED_INTERRUPT_VECTOR) & 0xff00) !== 0) return "posted-interrupt notification vector above 255";
+  const descriptor = slot.POSTED_INTERRUPT_DESCRIPTOR;
+  if ((vmcs.low(descriptor) & 0x3f) !== 0 || vmcs.high(descriptor) >= 2 ** (width - 32))
+    return "posted-interrupt descriptor address";
   return undefined;
 }
 

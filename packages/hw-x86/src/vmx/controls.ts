@@ -5,6 +5,7 @@ export const Pin = {
   nmiExiting: 1 << 3,
   virtualNmis: 1 << 5,
   preemptionTimer: 1 << 6,
+  processPostedInterrupts: 1 << 7,
 } as const;
 
 export const Primary = {
@@ -19,6 +20,7 @@ export const Primary = {
   cr3StoreExiting: 1 << 16,
   cr8LoadExiting: 1 << 19,
   cr8StoreExiting: 1 << 20,
+  useTprShadow: 1 << 21,
   nmiWindowExiting: 1 << 22,
   movDrExiting: 1 << 23,
   unconditionalIoExiting: 1 << 24,
@@ -31,14 +33,20 @@ export const Primary = {
 } as const;
 
 export const Secondary = {
+  virtualizeApicAccesses: 1 << 0,
   enableEpt: 1 << 1,
+  descriptorTableExiting: 1 << 2,
   enableRdtscp: 1 << 3,
+  virtualizeX2apicMode: 1 << 4,
   enableVpid: 1 << 5,
   wbinvdExiting: 1 << 6,
   unrestrictedGuest: 1 << 7,
+  apicRegisterVirtualization: 1 << 8,
+  virtualInterruptDelivery: 1 << 9,
   pauseLoopExiting: 1 << 10,
   rdrandExiting: 1 << 11,
   enableInvpcid: 1 << 12,
+  rdseedExiting: 1 << 16,
   enablePml: 1 << 17,
   enableXsaves: 1 << 20,
   tscScaling: 1 << 25,
@@ -105,6 +113,9 @@ export const ExitReason = {
   monitorTrapFlag: 37,
   monitor: 39,
   pause: 40,
+  tprBelowThreshold: 43,
+  apicAccess: 44,
+  virtualizedEoi: 45,
   gdtrIdtr: 46,
   ldtrTr: 47,
   eptViolation: 48,
@@ -115,6 +126,7 @@ export const ExitReason = {
   invvpid: 53,
   wbinvd: 54,
   xsetbv: 55,
+  apicWrite: 56,
   rdrand: 57,
   invpcid: 58,
   vmfunc: 59,

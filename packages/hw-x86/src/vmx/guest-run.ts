@@ -5,7 +5,7 @@
  */
 import { state } from "../engine/cpu-state.ts";
 import type { GuestEvent } from "../engine/system-interface.ts";
-import { GuestSlices, IPI_VECTOR, TIMER_VECTOR } from "../guest-slices.ts";
+import { GuestSlices } from "../guest-slices.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { PREEMPTION_TIMER_SHIFT } from "./capabilities.ts";
 import { Activity, Blocking, ExitControl, ExitReason, Interruption, PendingDebug, Pin, Primary } from "./controls.ts";
@@ -43,6 +43,7 @@ export class GuestRun extends GuestSlices {
     this.#startPreemptionTimer();
     this.#engine = engine;
     this.#guest.pauseLoop.enter();
+    this.#guest.apic.enter();
     engine.pendingTrap = 0;
     // A monitor-trap-flag exit comes before the traps of the instruction
     engine.holdsTraps = this.isTrapping();
@@ -128,29 +129,68 @@ export class GuestRun extends GuestSlices {
     throw new Error("the guest's triple fault did not exit");
   }
 
-  protected look(_engine: GuestEngine, blocking: number, now: number): boolean {
-    if (!this.#trapDue && !this.#isPending(blocking, now)) return false;
+  protected look(engine: GuestEngine, blocking: number, now: number): boolean {
+    const { apic, exit } = this.#guest;
+    // What a write of an APIC register leaves to software comes before everything else
+    if (apic.due !== 0) {
+      exit.reset(apic.due);
+      exit.qualificationLow = apic.dueQualification;
+      return true;
+    }
+    if (!this.#trapDue && !this.#isPending(engine, blocking, now)) return false;
     if (this.#trapDue) this.#guest.exit.reset(ExitReason.monitorTrapFlag);
     return true;
   }
 
   /** Decides for an exit by what is pending between two instructions, the most urgent first. */
-  #isPending(blocking: number, now: number): boolean {
+  #isPending(engine: GuestEngine, blocking: number, now: number): boolean {
     const guest = this.#guest;
     const cpu = this.cpu;
     if (now >= this.#preemption) guest.exit.reset(ExitReason.preemptionTimer);
     else if (guest.nmiWindowOpen()) guest.exit.reset(ExitReason.nmiWindow);
     else if (guest.interruptWindowOpen()) guest.exit.reset(ExitReason.interruptWindow);
-    else if ((blocking & STI_OR_MOV_SS) === 0 && (now >= cpu.timerDeadline || cpu.lines.isRaised()))
-      this.#externalInterrupt(now);
-    else return false;
+    else {
+      const isBlocked = (blocking & STI_OR_MOV_SS) !== 0;
+      const isVirtual = this.#deliverVirtual(engine);
+      if (!isBlocked && (now >= cpu.timerDeadline || cpu.lines.isRaised()) && this.#externalInterrupt(engine, now)) return true;
+      return isVirtual && this.#trapDue;
+    }
     return true;
   }
 
-  #externalInterrupt(now: number): void {
-    const { exit } = this.#guest;
+  /** A pending virtual interrupt that can be delivered is. */
+  #deliverVirtual(engine: GuestEngine): boolean {
+    const { apic, primary } = this.#guest;
+    if (!apic.delivers || (engine.u32[ACTIVITY] as number) > Activity.hlt || !apic.isDeliverable()) return false;
+    const event = this.#event;
+    event.vector = apic.acknowledge();
+    event.type = 0;
+    event.errorCode = undefined;
+    event.instructionLength = 0;
+    event.payload = 0n;
+    event.injected = true;
+    engine.u32[ACTIVITY] = Activity.active;
+    engine.deliverEvent(event);
+    this.#trapDue = (primary & Primary.monitorTrapFlag) !== 0;
+    return true;
+  }
+
+  /** True: exits. False: all that came were notifications of posted interrupts. */
+  #externalInterrupt(engine: GuestEngine, now: number): boolean {
+    const { exit, apic } = this.#guest;
+    const { cpu } = this;
+    while (apic.posts && cpu.waitingInterrupt(now) === apic.notificationVector) {
+      cpu.lines.take(apic.notificationVector);
+      apic.processPosted();
+    }
+    const vector = cpu.waitingInterrupt(now);
+    if (vector < 0) {
+      this.#deliverVirtual(engine);
+      return false;
+    }
     exit.reset(ExitReason.externalInterrupt);
     if ((this.#vmcs.low(slot.EXIT_CONTROLS) & ExitControl.acknowledgeInterrupt) !== 0)
-      exit.interruptionInfo = (Interruption.valid | (now >= this.cpu.timerDeadline ? TIMER_VECTOR : IPI_VECTOR)) >>> 0;
+      exit.interruptionInfo = (Interruption.valid | vector) >>> 0;
+    return true;
   }
 }

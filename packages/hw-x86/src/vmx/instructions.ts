@@ -387,9 +387,26 @@ export class VmxInstructionSet implements VmxInstructions {
       const rule = checkHostState(vmcs, model);
       if (rule !== undefined) return this.#fail(VmxError.entryInvalidHostState, rule);
     }
+    const threshold = this.#thresholdRule();
+    if (threshold !== undefined) return this.#fail(VmxError.entryInvalidControls, threshold);
     const error = ((checked & CHECKED_GUEST) === 0 ? checkGuestState(vmcs, model) : undefined) ?? checkGuestNow(vmcs);
     if (error !== undefined) return this.#entryFailed(error);
-    return this.#enterChecked(isLaunch, checked);
+    return this.#enterChecked(isLaunch);
+  }
+
+  /** The one check of controls that looks at memory, which changes as it likes. */
+  #thresholdRule(): string | undefined {
+    const vmcs = this.#vmcs;
+    if ((vmcs.low(slot.PRIMARY_CONTROLS) & Primary.useTprShadow) === 0) return undefined;
+    this.#useControls();
+    return this.#guest.apic.checkTprThreshold();
+  }
+  #useControls(): void {
+    const vmcs = this.#vmcs;
+    if ((vmcs.checked & CHECKED_CONTROLS) !== 0 && this.#controlled === vmcs.address) return;
+    this.#guest.useControls();
+    this.#controlled = vmcs.address;
+    vmcs.checked |= CHECKED_CONTROLS;
   }
 
   /** VM entry where nothing has changed since the last exit but what changes every time. */
@@ -398,6 +415,11 @@ export class VmxInstructionSet implements VmxInstructions {
     if ((vmcs.low(slot.ENTRY_INTERRUPTION_INFO) & Interruption.valid) !== 0) {
       const rule = checkInjection(vmcs);
       if (rule !== undefined) return this.#fail(VmxError.entryInvalidControls, rule);
+    }
+    const threshold = this.#guest.apic.usesShadow ? this.#guest.apic.checkTprThreshold() : undefined;
+    if (threshold !== undefined) {
+      this.#settle();
+      return this.#fail(VmxError.entryInvalidControls, threshold);
     }
     const error = checkGuestNow(vmcs);
     if (error !== undefined) return this.#entryFailed(error);
@@ -417,14 +439,10 @@ export class VmxInstructionSet implements VmxInstructions {
     return this.#succeed();
   }
 
-  #enterChecked(isLaunch: boolean, checked: number): VmxStatus {
+  #enterChecked(isLaunch: boolean): VmxStatus {
     const vmcs = this.#vmcs;
-    const guest = this.#guest;
     const cpu = this.#cpu;
-    if ((checked & CHECKED_CONTROLS) === 0 || this.#controlled !== vmcs.address) {
-      guest.useControls();
-      this.#controlled = vmcs.address;
-    }
+    this.#useControls();
     vmcs.checked = CHECKED_ALL;
     const current = this.#selectEngine();
     const { engine } = current;

@@ -14,8 +14,10 @@ import { Blocking, ExitReason, Interruption, Pin, Primary, Secondary } from "./c
 import { Ept, EptResult } from "./ept.ts";
 import { ExitInformation } from "./exit-information.ts";
 import { slot } from "./fields.ts";
+import { instructionInformation } from "./instruction-information.ts";
 import { ModificationLog } from "./modification-log.ts";
 import { PauseLoop } from "./pause-loop.ts";
+import { type ApicGuest, VirtualApic } from "./virtual-apic.ts";
 import type { Vmcs } from "./vmcs.ts";
 
 const GP = 13;
@@ -23,6 +25,9 @@ const UD = 6;
 const FETCH = 4;
 const RFLAGS_IF = 0x200;
 const RFLAGS_RF = 0x1_0000;
+
+/** Access types in the qualification of APIC-access exits. */
+const ApicAccessType = { read: 0, write: 1, fetch: 2, delivery: 3, physicalInDelivery: 10, physical: 15 } as const;
 
 const VMX_INSTRUCTIONS: Readonly<Record<string, number>> = {
   VMCALL: ExitReason.vmcall,
@@ -61,11 +66,12 @@ interface VectoringEvent {
   instructionLength: number;
 }
 
-export class VmxGuest implements GuestMode {
+export class VmxGuest implements GuestMode, ApicGuest {
   translationTag = 0;
   readonly exit = new ExitInformation();
   readonly ept: Ept;
   readonly pauseLoop: PauseLoop;
+  readonly apic: VirtualApic;
   readonly #log: ModificationLog;
   usesEpt = false;
   #engine: GuestEngine | undefined;
@@ -93,6 +99,7 @@ export class VmxGuest implements GuestMode {
     this.#vmcs = vmcs;
     this.pauseLoop = new PauseLoop(cpu, vmcs);
     this.#log = new ModificationLog(vmcs);
+    this.apic = new VirtualApic(cpu, vmcs, this);
     this.ept = new Ept(cpu.model.physicalAddressBits, (line) => cpu.log(line));
   }
 
@@ -128,6 +135,7 @@ export class VmxGuest implements GuestMode {
     if (logs) this.#log.point(vmcs.number(slot.PML_ADDRESS), memory);
     this.ept.log = logs ? this.#log : undefined;
     if ((this.primary & Primary.useMsrBitmaps) !== 0) this.#msrBitmap.point(vmcs.number(slot.MSR_BITMAP), memory);
+    this.apic.useControls(this.pin, this.primary, this.secondary);
   }
 
   // Exits
@@ -175,6 +183,22 @@ export class VmxGuest implements GuestMode {
     return this.#leave();
   }
 
+  /** The same where the exit tells of the instruction's operands. */
+  #exitByOperands(reason: number, mnemonic: string): never {
+    this.#prepareOperands(reason, mnemonic);
+    return this.#leave();
+  }
+  #prepareOperands(reason: number, mnemonic: string): void {
+    const { exit, engine } = this;
+    const information = instructionInformation(engine, mnemonic);
+    exit.reset(reason);
+    exit.resume = -1;
+    exit.instructionLength = engine.instructionLength();
+    if (information === undefined) return;
+    exit.instructionInfo = information.field;
+    exit.setQualification(information.displacement);
+  }
+
   /** The same for an instruction that ends its block: the caller returns true to its helper, and generated code ends by itself. */
   #exitAfter(reason: number, qualification = 0): true {
     const { exit, engine } = this;
@@ -193,13 +217,43 @@ export class VmxGuest implements GuestMode {
   // Memory
 
   translate(gpa: Gpa, access: number, linear: Gva | undefined, walk: boolean): SecondLevelPage {
-    if (!this.usesEpt) return this.ept.physical(this.#cpu.memory.bank(this.#vmcs.bank), gpa, access);
     const { ept } = this;
+    if (!this.usesEpt) return this.#reached(ept.physical(this.#cpu.memory.bank(this.#vmcs.bank), gpa, access), access, walk);
     // With accessed and dirty flags on, the walk of guest paging structures counts as writing them
     const wanted = walk && ept.hasAccessedDirty ? access | 2 : access;
     const result = ept.translate(gpa, wanted);
-    if (result === EptResult.mapped) return ept.page;
+    if (result === EptResult.mapped) return this.#reached(ept.page, access, walk);
     return this.#eptExit(result, gpa, walk && ept.hasAccessedDirty ? access | 3 : access, linear, walk);
+  }
+
+  /** The APIC-access page is told from memory. What is no read or write by linear address exits there. */
+  #reached(page: SecondLevelPage, access: number, walk: boolean): SecondLevelPage {
+    const { accessPage } = this.apic;
+    page.isApic = accessPage >= 0 && page.hpa - (page.hpa % 4096) === accessPage;
+    if (!page.isApic) return page;
+    if (walk) this.#apicExit(0, this.#isVectoring ? ApicAccessType.physicalInDelivery : ApicAccessType.physical);
+    if ((access & FETCH) !== 0) this.#apicExit(page.hpa % 4096, ApicAccessType.fetch);
+    return page;
+  }
+  leaveForApicAccess(offset: number, isWrite: boolean): never {
+    if (this.#isVectoring) return this.#apicExit(offset, ApicAccessType.delivery);
+    return this.#apicExit(offset, isWrite ? ApicAccessType.write : ApicAccessType.read);
+  }
+  #apicExit(offset: number, type: number): never {
+    this.exit.reset(ExitReason.apicAccess);
+    this.exit.qualificationLow = offset | (type << 12);
+    if (type !== ApicAccessType.fetch) this.exit.instructionLength = this.engine.instructionLength();
+    return this.#leave();
+  }
+  stopAfterInstruction(): void {
+    this.engine.requestStop();
+  }
+  acceptsInterrupts(): boolean {
+    const { u32 } = this.engine;
+    const blocking = u32[state.interruptibility >>> 2] as number;
+    return (
+      ((u32[state.systemFlags >>> 2] as number) & RFLAGS_IF) !== 0 && (blocking & (Blocking.bySti | Blocking.byMovSs)) === 0
+    );
   }
 
   #eptExit(result: number, gpa: number, access: number, linear: Gva | undefined, walk: boolean): never {
@@ -258,17 +312,13 @@ export class VmxGuest implements GuestMode {
 
   windowOpened(): boolean {
     const { primary } = this;
+    if (this.apic.delivers && this.apic.isDeliverable()) return true;
     if ((primary & (Primary.interruptWindowExiting | Primary.nmiWindowExiting)) === 0) return false;
     return this.interruptWindowOpen() || this.nmiWindowOpen();
   }
 
   interruptWindowOpen(): boolean {
-    if ((this.primary & Primary.interruptWindowExiting) === 0) return false;
-    const { u32 } = this.engine;
-    const blocking = u32[state.interruptibility >>> 2] as number;
-    return (
-      ((u32[state.systemFlags >>> 2] as number) & RFLAGS_IF) !== 0 && (blocking & (Blocking.bySti | Blocking.byMovSs)) === 0
-    );
+    return (this.primary & Primary.interruptWindowExiting) !== 0 && this.acceptsInterrupts();
   }
 
   nmiWindowOpen(): boolean {
@@ -315,7 +365,7 @@ export class VmxGuest implements GuestMode {
   }
   invpcid(): void {
     if ((this.secondary & Secondary.enableInvpcid) === 0) this.engine.raise(UD);
-    if ((this.primary & Primary.invlpgExiting) !== 0) this.#exitByInstruction(ExitReason.invpcid);
+    if ((this.primary & Primary.invlpgExiting) !== 0) this.#exitByOperands(ExitReason.invpcid, "INVPCID");
   }
   monitor(): boolean {
     return this.#exitIfPrimary(Primary.monitorExiting, ExitReason.monitor);
@@ -323,8 +373,9 @@ export class VmxGuest implements GuestMode {
   mwait(): boolean {
     return this.#exitIfPrimary(Primary.mwaitExiting, ExitReason.mwait);
   }
-  rdrand(): void {
-    if ((this.secondary & Secondary.rdrandExiting) !== 0) this.#exitByInstruction(ExitReason.rdrand);
+  rdrand(isSeed: boolean): void {
+    if ((this.secondary & (isSeed ? Secondary.rdseedExiting : Secondary.rdrandExiting)) === 0) return;
+    this.#exitByOperands(isSeed ? ExitReason.rdseed : ExitReason.rdrand, isSeed ? "RDSEED" : "RDRAND");
   }
   xsetbv(): boolean {
     return this.#exitAfter(ExitReason.xsetbv);
@@ -332,12 +383,15 @@ export class VmxGuest implements GuestMode {
   xsaves(restores: boolean, components: bigint): void {
     if ((this.secondary & Secondary.enableXsaves) === 0) this.engine.raise(UD);
     if ((components & this.#vmcs.big(slot.XSS_EXITING_BITMAP)) !== 0n)
-      this.#exitByInstruction(restores ? ExitReason.xrstors : ExitReason.xsaves);
+      this.#exitByOperands(restores ? ExitReason.xrstors : ExitReason.xsaves, restores ? "XRSTORS" : "XSAVES");
   }
   vmxInstruction(mnemonic: string): boolean {
     const reason = VMX_INSTRUCTIONS[mnemonic];
     // VMFUNC and what else is not offered
-    return reason === undefined ? this.engine.raise(UD) : this.#exitAfter(reason);
+    if (reason === undefined) return this.engine.raise(UD);
+    this.#prepareOperands(reason, mnemonic);
+    this.engine.leave();
+    return true;
   }
   /** Of the other vendor: undefined opcodes. */
   svmInstruction(_mnemonic: string): "undefined" {
@@ -356,8 +410,13 @@ export class VmxGuest implements GuestMode {
   pushf(): void {}
   popf(): void {}
   registerWritten(_register: "efer" | number, _value: bigint): void {}
-  /** "Descriptor-table exiting" is not offered by the capability MSRs. */
-  descriptorTable(_mnemonic: string): void {}
+  descriptorTable(mnemonic: string): void {
+    if ((this.secondary & Secondary.descriptorTableExiting) === 0) return;
+    this.#exitByOperands(
+      mnemonic.endsWith("GDT") || mnemonic.endsWith("IDT") ? ExitReason.gdtrIdtr : ExitReason.ldtrTr,
+      mnemonic,
+    );
+  }
 
   // Control and debug registers
 
@@ -376,7 +435,7 @@ export class VmxGuest implements GuestMode {
       default:
         if ((this.primary & Primary.cr8StoreExiting) !== 0)
           this.#exitByInstruction(ExitReason.controlRegister, 8 | (1 << 4) | (gpr << 8));
-        return value;
+        return this.apic.usesShadow ? this.apic.readCr8() : value;
     }
   }
 
@@ -394,6 +453,10 @@ export class VmxGuest implements GuestMode {
         return value;
       default:
         if ((this.primary & Primary.cr8LoadExiting) !== 0) this.#exitByInstruction(ExitReason.controlRegister, 8 | (gpr << 8));
+        if (this.apic.usesShadow) {
+          if (value >> 4n !== 0n) this.engine.raise(GP, 0);
+          this.apic.writeCr8(Number(value));
+        }
         return value;
     }
   }

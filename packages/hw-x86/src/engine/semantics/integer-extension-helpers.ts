@@ -47,8 +47,9 @@ export const integerExtensionHelpers: HelperTable = {
     }
     return crc | 0;
   },
-  /** Result 0: 64 random bits. */
-  randomNumber(cpu) {
+  /** RDRAND (0), RDSEED (1). Result 0: 64 random bits. */
+  randomNumber(cpu, isSeed) {
+    cpu.guest.rdrand(isSeed !== 0);
     cpu.set64(state.helper, randomNumber(cpu));
   },
 };

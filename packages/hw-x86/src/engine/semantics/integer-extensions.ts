@@ -54,7 +54,7 @@ function random(mnemonic: string, title: string, digit: number): Instruction {
     source: sdm("2B", title),
     forms: [form(`NFx 0F C7 /${digit}`, "rv=rm")],
     semantics(e, [target]) {
-      e.helper("randomNumber");
+      e.helper("randomNumber", mnemonic === "RDSEED" ? 1 : 0);
       e.write(target, e.truncate(e.state(state.helper, 64), e.size));
       e.recordComparison(e.int(1));
     },

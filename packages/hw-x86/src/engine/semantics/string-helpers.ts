@@ -20,7 +20,7 @@ import {
 } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
 import { op } from "../operation.ts";
-import { READ, translate, WRITE } from "../system/paging.ts";
+import { isApicPage, READ, translate, WRITE } from "../system/paging.ts";
 import { isCanonicalHigh } from "../system/processor-mode.ts";
 import { checksAlignment } from "../system/translation-caches.ts";
 
@@ -111,7 +111,9 @@ function moveRun(cpu: Cpu, bytes: number): number {
   const toLow = linearLow;
   const toHigh = linearHigh;
   const from = translate(cpu, fromLow, fromHigh, READ, isUser);
+  if (isApicPage) return 0;
   const to = translate(cpu, toLow, toHigh, WRITE, isUser);
+  if (isApicPage) return 0;
   const length = count * bytes;
   const distance = to - from;
   const { u8 } = cpu;
@@ -133,6 +135,7 @@ function storeRun(cpu: Cpu, bytes: number): number {
   const count = Math.min(countOf(cpu), locate(cpu, segmentOffset(ES), SEG_WRITE_TOP, RDI, bytes));
   if (count === 0) return 0;
   const to = translate(cpu, linearLow, linearHigh, WRITE, cpu.u32[state.cpl >>> 2] === 3);
+  if (isApicPage) return 0;
   const length = count * bytes;
   const { u8 } = cpu;
   const value = gprOffset(RAX);

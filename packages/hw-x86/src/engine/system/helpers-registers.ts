@@ -15,6 +15,9 @@ import { linear } from "./segmentation.ts";
 const low32 = (value: bigint): number => Number(value & 0xffff_ffffn);
 const cr4Has = (cpu: Cpu, bit: number): boolean => (cpu.u32[state.cr4 >>> 2] & bit) !== 0;
 
+/** Registers of the local APIC in x2APIC mode, which the processor has for guests only. */
+const isX2apic = (index: number): boolean => index >>> 8 === 8;
+
 function requireSupervisor(cpu: Cpu): void {
   if (cplOf(cpu) !== 0) cpu.raise(Vector.GP, 0);
 }
@@ -159,7 +162,7 @@ export const registerHelpers: HelperTable = {
     requireSupervisor(cpu);
     const index = cpu.u32[(state.gpr >>> 2) + 2 * RCX];
     if (cpu.guest.rdmsr(index)) return;
-    const value = readMsr(cpu, index);
+    const value = (isX2apic(index) ? cpu.guest.apic.readMsr(index) : undefined) ?? readMsr(cpu, index);
     if (value === undefined) return cpu.raise(Vector.GP, 0);
     setPair(cpu, value);
   },
@@ -168,7 +171,8 @@ export const registerHelpers: HelperTable = {
     const index = cpu.u32[(state.gpr >>> 2) + 2 * RCX];
     if (cpu.guest.wrmsr(index)) return;
     const value = (BigInt(low32(cpu.reg(RDX))) << 32n) | BigInt(low32(cpu.reg(RAX)));
-    if (!writeMsr(cpu, index, value)) cpu.raise(Vector.GP, 0);
+    const isAccepted = (isX2apic(index) ? cpu.guest.apic.writeMsr(index, value) : undefined) ?? writeMsr(cpu, index, value);
+    if (!isAccepted) cpu.raise(Vector.GP, 0);
     if (index === Msr.EFER) cpu.guest.registerWritten("efer", cpu.get64(state.efer));
   },
   cpuid(cpu) {

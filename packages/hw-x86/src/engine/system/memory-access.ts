@@ -7,7 +7,7 @@ import type { Cpu } from "../cpu.ts";
 import { RSP, SCRATCH, SEG_EFFECTIVE_BASE, SS, segmentOffset, state } from "../cpu-state.ts";
 import { op } from "../operation.ts";
 import { Vector } from "./bits.ts";
-import { READ, setImplicit, translate, WRITE } from "./paging.ts";
+import { isApicPage, READ, setImplicit, translate, WRITE } from "./paging.ts";
 import { isCanonicalHigh } from "./processor-mode.ts";
 import { checksAlignment } from "./translation-caches.ts";
 
@@ -98,15 +98,33 @@ export function mayMeetBreakpoint(cpu: Cpu, lo: number, hi: number, bytes: numbe
   return breakpoints.isDataPage(lo, high) || breakpoints.isDataPage(last, (high + carry) | 0);
 }
 
-/** Whether a store of `bytes` (1 to 32) would change a page that code was decoded from. Faults or exits as the store would. */
+// The page of the local APIC, which is no memory. An access that is partly there, or longer than a register, makes `apic` exit.
+
+function readApic(cpu: Cpu, lo: number, bytes: number): number {
+  cpu.view.setUint32(SCRATCH, cpu.guest.apic.read(lo & 0xfff, bytes), true);
+  return SCRATCH;
+}
+function writeApic(cpu: Cpu, lo: number, bytes: number): void {
+  cpu.guest.apic.write(lo & 0xfff, bytes, valueAt(cpu, state.storeValue, bytes));
+}
+function valueAt(cpu: Cpu, at: number, bytes: number): number {
+  const word = cpu.view.getUint32(at, true);
+  return bytes >= 4 ? word : word & (2 ** (8 * bytes) - 1);
+}
+
+/**
+ * Whether a store of `bytes` (1 to 32) would change a page that code was decoded from, or no memory at all. Faults or exits as the
+ * store would.
+ */
 export function writeReachesCode(cpu: Cpu, lo: number, hi: number, bytes: number): boolean {
   hi = checkedHigh(cpu, lo, hi);
   const user = isUser(cpu);
   const first = translate(cpu, lo, hi, WRITE, user);
-  if (cpu.holdsCode((first & ~0xfff) >>> 0)) return true;
+  if (isApicPage || cpu.holdsCode((first & ~0xfff) >>> 0)) return true;
   if (bytes <= 4096 - (lo & 0xfff)) return false;
   nextPage(cpu, lo, hi);
-  return cpu.holdsCode((translate(cpu, nextLow, nextHigh, WRITE, user) & ~0xfff) >>> 0);
+  const second = translate(cpu, nextLow, nextHigh, WRITE, user);
+  return isApicPage || cpu.holdsCode((second & ~0xfff) >>> 0);
 }
 
 /** Bank offset from which a value of `bytes` (1 to 32) can be read. Faults or exits by throwing. */
@@ -115,12 +133,14 @@ export function readSlow(cpu: Cpu, lo: number, hi: number, bytes: number): numbe
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
   const first = translate(cpu, lo, hi, READ, user);
+  if (isApicPage) return readApic(cpu, lo, bytes);
   if (bytes <= inPage) {
     noteAccess(cpu, lo, hi, bytes, false);
     return first;
   }
   nextPage(cpu, lo, hi);
   const second = translate(cpu, nextLow, nextHigh, READ, user);
+  if (isApicPage) return readApic(cpu, nextLow, bytes);
   noteAccess(cpu, lo, hi, bytes, false);
   copy(cpu, first, SCRATCH, inPage);
   copy(cpu, second, SCRATCH + inPage, bytes - inPage);
@@ -133,6 +153,10 @@ export function writeSlow(cpu: Cpu, lo: number, hi: number, bytes: number): void
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
   const first = translate(cpu, lo, hi, WRITE, user);
+  if (isApicPage) {
+    writeApic(cpu, lo, bytes);
+    return;
+  }
   if (bytes <= inPage) {
     noteAccess(cpu, lo, hi, bytes, true);
     store(cpu, state.storeValue, first, bytes);
@@ -140,6 +164,10 @@ export function writeSlow(cpu: Cpu, lo: number, hi: number, bytes: number): void
   }
   nextPage(cpu, lo, hi);
   const second = translate(cpu, nextLow, nextHigh, WRITE, user);
+  if (isApicPage) {
+    writeApic(cpu, nextLow, bytes);
+    return;
+  }
   noteAccess(cpu, lo, hi, bytes, true);
   store(cpu, state.storeValue, first, inPage);
   store(cpu, state.storeValue + inPage, second, bytes - inPage);
@@ -150,6 +178,15 @@ let pendingFirst = 0;
 let pendingFirstBytes = 0;
 let pendingSecond = 0;
 let pendingSecondBytes = 0;
+/** Offset in the page of the local APIC to which the value goes, or -1. */
+let pendingApic = -1;
+
+function updateApic(cpu: Cpu, lo: number, bytes: number): number {
+  cpu.guest.apic.checkWrite(lo & 0xfff, bytes);
+  pendingApic = lo & 0xfff;
+  pendingFirstBytes = bytes;
+  return readApic(cpu, lo, bytes);
+}
 
 /** Checks read and write of `bytes` (1 to 32); bank offset to read from and store to, in SCRATCH where `rmwFinish` must follow. */
 export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number {
@@ -157,6 +194,7 @@ export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
   const first = translate(cpu, lo, hi, WRITE, user);
+  if (isApicPage) return updateApic(cpu, lo, bytes);
   if (bytes <= inPage) {
     noteAccess(cpu, lo, hi, bytes, true);
     if (!cpu.holdsCode((first & ~0xfff) >>> 0)) return first;
@@ -165,6 +203,7 @@ export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number
   } else {
     nextPage(cpu, lo, hi);
     pendingSecond = translate(cpu, nextLow, nextHigh, WRITE, user);
+    if (isApicPage) return updateApic(cpu, nextLow, bytes);
     noteAccess(cpu, lo, hi, bytes, true);
     pendingFirstBytes = inPage;
     pendingSecondBytes = bytes - inPage;
@@ -177,6 +216,12 @@ export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number
 
 /** The value in SCRATCH was stored: writes it to its place. */
 export function rmwFinish(cpu: Cpu): void {
+  if (pendingApic >= 0) {
+    const offset = pendingApic;
+    pendingApic = -1;
+    cpu.guest.apic.write(offset, pendingFirstBytes, valueAt(cpu, SCRATCH, pendingFirstBytes));
+    return;
+  }
   store(cpu, SCRATCH, pendingFirst, pendingFirstBytes);
   if (pendingSecondBytes > 0) store(cpu, SCRATCH + pendingFirstBytes, pendingSecond, pendingSecondBytes);
 }
@@ -218,6 +263,12 @@ function noteRange(cpu: Cpu, address: bigint, bytes: number, isWrite: boolean, s
   if (breakpoints.hits !== 0) cpu.trapAfterInstruction();
 }
 
+/** A range that reaches into the page of the local APIC and is no access to a single register: exits, unless it only probes one. */
+function offersApic(cpu: Cpu, low: number, bytes: number, access: number): void {
+  if (access === WRITE) cpu.guest.apic.checkWrite(low & 0xfff, bytes);
+  else cpu.guest.apic.read(low & 0xfff, bytes);
+}
+
 /** Calls `piece` with bank offset, position and length of each part of the range that lies in one page. */
 function forEachPage(
   cpu: Cpu,
@@ -231,7 +282,9 @@ function forEachPage(
     const here = advance(address, position);
     const low = lowOf(here);
     const length = Math.min(bytes - position, 4096 - (low & 0xfff));
-    piece(translateAs(cpu, low, highOf(cpu, here), access, supervisor), position, length);
+    const offset = translateAs(cpu, low, highOf(cpu, here), access, supervisor);
+    if (isApicPage) offersApic(cpu, low, bytes, access);
+    piece(offset, position, length);
     position += length;
   }
 }
@@ -240,8 +293,10 @@ export function readLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, supervi
   const low = lowOf(address);
   const high = highOf(cpu, address);
   let at = SCRATCH;
-  if ((low & 0xfff) + bytes <= 4096) at = translateAs(cpu, low, high, READ, supervisor);
-  else {
+  if ((low & 0xfff) + bytes <= 4096) {
+    at = translateAs(cpu, low, high, READ, supervisor);
+    if (isApicPage) at = readApic(cpu, low, bytes);
+  } else {
     forEachPage(cpu, address, bytes, READ, supervisor, (offset, position, length) => {
       copy(cpu, offset, SCRATCH + position, length);
     });
@@ -277,6 +332,10 @@ export function writeLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, value:
     return;
   }
   const at = translateAs(cpu, low, high, WRITE, supervisor);
+  if (isApicPage) {
+    cpu.guest.apic.write(low & 0xfff, bytes, Number(BigInt.asUintN(Math.min(bytes, 4) * 8, value)));
+    return;
+  }
   noteRange(cpu, address, bytes, true, supervisor);
   switch (bytes) {
     case 1:

@@ -39,6 +39,9 @@ const NO_EXECUTE = 0x8000_0000 | 0;
 
 const linearOf = (lo: number, hi: number): Gva => ((BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0)) as Gva;
 
+/** The last `translate` led to the page of the local APIC: the access is for `GuestMode.apic`. */
+export let isApicPage = false;
+
 /** Bank offset of the page at guest physical frame `frame`, through the second level; exits where that forbids `access`. */
 function frameToOffset(
   cpu: Cpu,
@@ -55,6 +58,10 @@ function frameToOffset(
   const page = cpu.guest.translate(gpa as Gpa, access, linearOf(lo, hi), walk);
   const offset = (offsetOf(page.hpa) & ~0xfff) >>> 0;
   if (offset + 4096 > cpu.bankBytes) throw new RangeError(`second level maps ${gpa.toString(16)} past the end of the bank`);
+  if (page.isApic) {
+    isApicPage = true;
+    return offset;
+  }
   caches.frame[index] = frame;
   caches.frameOffset[index] = offset;
   // Without a write the second level's dirty bit is still clear, so that the first write must ask again.
@@ -262,6 +269,7 @@ function fillTlb(
  */
 export function translate(cpu: Cpu, lo: number, hi: number, access: number, user: boolean): number {
   const caches = cachesOf(cpu);
+  isApicPage = false;
   const index = (lo >>> 12) & (PAGE_ENTRIES - 1);
   const page = lo & ~0xfff;
   if (caches.pageLow[index] === page && caches.pageHigh[index] === hi) {
@@ -283,6 +291,7 @@ export function translate(cpu: Cpu, lo: number, hi: number, access: number, user
   else frame = walkNarrow(cpu, caches, lo, hi, access, user);
   let flags = walkFlags;
   const offset = frameToOffset(cpu, caches, frame, access, lo, hi, false);
+  if (isApicPage) return offset + (lo & 0xfff);
   flags |= caches.frameRights[frame & (FRAME_ENTRIES - 1)] & 7;
   caches.pageLow[index] = page;
   caches.pageHigh[index] = hi;

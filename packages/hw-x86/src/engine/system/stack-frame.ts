@@ -7,7 +7,7 @@ import type { Cpu } from "../cpu.ts";
 import { RSP, SS, state } from "../cpu-state.ts";
 import { Access, Vector } from "./bits.ts";
 import { accessOf, baseOf, type Descriptor, limitOf, rightsOf, segmentBase, segmentLimit } from "./descriptors.ts";
-import { translate, WRITE } from "./paging.ts";
+import { isApicPage, translate, WRITE } from "./paging.ts";
 import { is64Bit, isCanonical } from "./processor-mode.ts";
 import { linear } from "./segmentation.ts";
 
@@ -77,6 +77,7 @@ export function pushLong(cpu: Cpu, pointer: bigint, values: readonly bigint[], s
   const low = Number(BigInt.asIntN(32, bottom));
   if ((low & 0xfff) + bytes <= 4096 && (low & 7) === 0 && !cpu.breakpoints.hasData) {
     const at = translate(cpu, low, Number(BigInt.asIntN(32, bottom >> 32n)), WRITE, !supervisor);
+    if (isApicPage) cpu.guest.apic.checkWrite(low & 0xfff, bytes);
     for (let i = 0; i < values.length; i++) cpu.u64[(at >>> 3) + values.length - 1 - i] = values[i];
     if (cpu.holdsCode((at & ~0xfff) >>> 0)) cpu.codeWritten(at, bytes);
     return bottom;
