@@ -23,6 +23,13 @@ const all8AreTypes = (value: bigint) => {
   return true;
 };
 const keepIf = (test: (value: bigint) => boolean) => (value: bigint) => (test(value) ? "keep" : "refuse") as "keep" | "refuse";
+/** HWCR, as Linux has it for guests: cache and MONITOR disables are taken and forgotten, McStatusWrEn and TscFreqSel kept. */
+const HWCR_FORGOTTEN = 0x148n;
+const HWCR_KEPT = (1n << 18n) | (1n << 24n);
+const writeHwcr = (value: bigint) => {
+  if ((value & ~(HWCR_FORGOTTEN | HWCR_KEPT)) !== 0n) return "refuse";
+  return (value & HWCR_FORGOTTEN) === 0n ? "keep" : "drop";
+};
 const zeroOnly = (value: bigint) => (value === 0n ? "drop" : "refuse") as "drop" | "refuse";
 
 function rows(archCapabilities = 0n): Row[] {
@@ -55,6 +62,8 @@ function rows(archCapabilities = 0n): Row[] {
     { index: Msr.MSR_LASTBRANCHTOIP, reset: 0n },
     { index: Msr.MSR_LASTINTFROMIP, reset: 0n },
     { index: Msr.MSR_LASTINTTOIP, reset: 0n },
+    { index: Msr.K7_HWCR, reset: 0n, write: writeHwcr, listed: true },
+    { index: Msr.AMD64_NB_CFG, reset: 0n, write: () => "drop" },
     { index: 0x1fc, reset: 0n, write: () => "keep" }, // MSR_POWER_CTL
     { index: 0x606, reset: 0n }, // RAPL: unit, package, DRAM, cores
     { index: 0x611, reset: 0n },

@@ -36,6 +36,17 @@ describe("MSR store", () => {
     expect(store.write(0x401, 1n, false)).toBe("refused");
     expect(store.write(0x401, 1n, true)).toBe("ok");
   });
+  it("takes what kernels for AMD's processors write", () => {
+    const store = createMsrStore();
+    expect([store.read(0xc001_0015), store.read(0xc001_001f)]).toEqual([0n, 0n]);
+    expect(store.write(0xc001_0015, 0x148n, false)).toBe("ok");
+    expect(store.read(0xc001_0015)).toBe(0n);
+    expect(store.write(0xc001_0015, (1n << 18n) | (1n << 24n), false)).toBe("ok");
+    expect(store.read(0xc001_0015)).toBe((1n << 18n) | (1n << 24n));
+    expect(store.write(0xc001_0015, 1n, false)).toBe("refused");
+    expect(store.write(0xc001_001f, 1n << 46n, false)).toBe("ok");
+    expect(store.read(0xc001_001f)).toBe(0n);
+  });
   it("shows the hardware's capabilities to guests, and lets user space show fewer", () => {
     const store = createMsrStore({ archCapabilities: 0xffn });
     expect(store.read(0x10a)).toBe(0xffn);

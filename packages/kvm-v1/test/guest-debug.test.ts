@@ -85,6 +85,17 @@ describe.each(["intel", "amd"] as const)("on a machine of vendor %s", (vendor) =
       expect(regs().rflags & TF).toBe(0n);
     });
 
+    test("leaves single steps on branches to the guest", async () => {
+      // wrmsr DEBUGCTL, BTF; set TF by popf; nop; nop; jmp over a nop; hlt
+      const wrmsr = [0x66, 0xb9, 0xd9, 1, 0, 0, 0x66, 0xb8, 2, 0, 0, 0, 0x66, 0x31, 0xd2, 0x0f, 0x30];
+      start(...wrmsr, 0x9c, 0x58, 0x0d, 0, 1, 0x50, 0x9d, 0x90, 0x90, 0xeb, 1, 0x90, HLT);
+      vm.load([0x00, 0x70, 0, 0], DB * 4);
+      vm.load([0xe6, 0x22], 0x7000);
+      expect(await vm.enter()).toBe("KVM_EXIT_IO");
+      expect(vm.io.port).toBe(0x22);
+      expect(vm.u32(Number(regs().rsp) & 0xffff) & 0xffff).toBe(CODE + wrmsr.length + 12);
+    });
+
     test("steps over HLT", async () => {
       start(HLT, 0x90);
       debug(STEPS);

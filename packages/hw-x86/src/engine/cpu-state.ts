@@ -195,6 +195,11 @@ export const state = {
   pushfIntercepted: at(4),
   /** 8 bytes: IA32_DEBUGCTL. */
   debugctl: at(8),
+  /** 8 bytes each: the last branch record, and the one before the last interrupt or exception. */
+  branchFrom: at(8, 8),
+  branchTo: at(8),
+  exceptionFrom: at(8),
+  exceptionTo: at(8),
   /** 4 bytes: not zero while a helper computes the lower of two halves, whose exceptions wait for the upper one's. */
   isLowerHalf: at(4),
   /** 4 bytes: MXCSR flags of a lower half, and bit 31 where there are any to settle. */

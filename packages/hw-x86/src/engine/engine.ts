@@ -37,7 +37,8 @@ const SHADOWS = 3;
 const STI_SHADOW = 1;
 const MOV_SS_SHADOW = 2;
 const DEBUGCTL = state.debugctl >>> 2;
-/** IA32_DEBUGCTL.BTF: single-step on branches. */
+/** IA32_DEBUGCTL: record branches; BTF, single-step on branches. */
+const BRANCH_RECORDS = 1;
 const BRANCH_TRAP = 2;
 const LOGGED_BYTES = 15;
 const NO_SHADOW = -1;
@@ -252,7 +253,8 @@ export class Engine implements Cpu, EngineControl {
     this.#settleShadow();
     const isShadowed = (this.i32[INTERRUPTIBILITY] & SHADOWS) !== 0 && this.#shadowEnd === NO_SHADOW;
     const isTraced = (this.i32[SYSTEM_FLAGS] & Flag.TF) !== 0 || this.breakpoints.hits !== 0;
-    if (isShadowed || isTraced || (this.breakpoints.hasFetch && this.#isResuming())) {
+    const isRecorded = (this.u32[DEBUGCTL] & BRANCH_RECORDS) !== 0;
+    if (isShadowed || isTraced || isRecorded || (this.breakpoints.hasFetch && this.#isResuming())) {
       this.#step();
       return;
     }
@@ -289,6 +291,7 @@ export class Engine implements Cpu, EngineControl {
     const shadows = this.i32[INTERRUPTIBILITY] & SHADOWS;
     const isTraced = (this.i32[SYSTEM_FLAGS] & Flag.TF) !== 0;
     const isResuming = this.#isResuming();
+    const isRecorded = (this.u32[DEBUGCTL] & BRANCH_RECORDS) !== 0;
     const { deliveries } = this;
     const start = this.get64(state.rip);
     const rest = this.i32[BUDGET] - 1;
@@ -309,6 +312,10 @@ export class Engine implements Cpu, EngineControl {
       // Between the iterations of a repeated string instruction RF stays
       if (isResuming && this.#isRepeating(record, start)) this.#resumeAt = this.retired();
       if (isTraced && this.#isStepEnd(record, start)) this.breakpoints.hits |= Dr6.BS;
+      if (isRecorded && this.#isBranch(record, start)) {
+        this.set64(state.branchFrom, start);
+        this.set64(state.branchTo, this.get64(state.rip));
+      }
     }
     if (this.breakpoints.hits !== 0 && this.#isTrapHeld()) {
       // What MOV SS met waits for the next instruction; a single step that it ended is lost
@@ -319,7 +326,10 @@ export class Engine implements Cpu, EngineControl {
 
   /** With IA32_DEBUGCTL.BTF only branches that are taken end a step. */
   #isStepEnd(record: number, start: bigint): boolean {
-    if ((this.u32[DEBUGCTL] & BRANCH_TRAP) === 0) return true;
+    return (this.u32[DEBUGCTL] & BRANCH_TRAP) === 0 || this.#isBranch(record, start);
+  }
+  /** The instruction there has gone elsewhere than to the next one. */
+  #isBranch(record: number, start: bigint): boolean {
     const next = BigInt.asUintN(this.u32[state.codeSize >>> 2], start + BigInt(this.u8[record + op.length]));
     return this.get64(state.rip) !== next && !this.#isRepeating(record, start);
   }

@@ -13,6 +13,7 @@ const SVM_DISABLE = 1n << 4n;
 const LOCK = 1n << 3n;
 const VM_CR_DEFINED = 0x1fn;
 const TSC_RATIO_RESERVED = 0xffff_ff00_0000_0000n;
+const LBR_AND_BTF = 3n;
 const PHYSICAL_ADDRESSES = 1n << 52n;
 
 function acceptsVmCr(value: bigint, values: BigUint64Array): boolean {
@@ -45,6 +46,10 @@ export const amdMsrs: MsrSet = {
     [Msr.SYSENTER_ESP, state.sysenterEsp],
     [Msr.SYSENTER_EIP, state.sysenterEip],
     [Msr.TSC_AUX, state.tscAux],
+    [Msr.LAST_BRANCH_FROM, state.branchFrom],
+    [Msr.LAST_BRANCH_TO, state.branchTo],
+    [Msr.LAST_EXCEPTION_FROM, state.exceptionFrom],
+    [Msr.LAST_EXCEPTION_TO, state.exceptionTo],
   ]),
   constant: (index) => constantMsr(index, "amd"),
   accepts(index, value, values) {
@@ -55,6 +60,13 @@ export const amdMsrs: MsrSet = {
         return acceptsVmCr(value, values);
       case Msr.VM_HSAVE_PA:
         return (value & 0xfffn) === 0n && value < PHYSICAL_ADDRESSES;
+      case Msr.DEBUGCTL:
+        return (value & ~LBR_AND_BTF) === 0n;
+      case Msr.LAST_BRANCH_FROM:
+      case Msr.LAST_BRANCH_TO:
+      case Msr.LAST_EXCEPTION_FROM:
+      case Msr.LAST_EXCEPTION_TO:
+        return false;
       case Msr.TSC_RATIO:
         return (value & TSC_RATIO_RESERVED) === 0n;
       default:

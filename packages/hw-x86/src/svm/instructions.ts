@@ -10,6 +10,7 @@ import type { MemoryBank } from "../physical-memory.ts";
 import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
 import type { StateBlock } from "../state-block.ts";
+import { BranchRecords } from "./branch-records.ts";
 import { GuestRun } from "./guest-run.ts";
 import { loadGuestState, loadHiddenState, saveGuestState, saveHiddenState } from "./guest-state.ts";
 import { SvmGuest } from "./svm-guest.ts";
@@ -32,6 +33,7 @@ export class SvmInstructionSet implements SvmInstructions {
   readonly #other = new Vmcb();
   readonly #guest: SvmGuest;
   readonly #run: GuestRun;
+  readonly #branches = new BranchRecords();
   #saveAreaReported = false;
 
   constructor(cpu: SvmCpu) {
@@ -205,8 +207,11 @@ export class SvmInstructionSet implements SvmInstructions {
     engine.setFlags((vmcb.low(Save.RFLAGS) & FLAGS_DEFINED) | FLAGS_FIXED);
     engine.pendingTrap = 0;
     engine.holdsTraps = false;
-    s[state.debugctl >>> 2] = halves[2 * Root.debugctl] as number;
-    s[(state.debugctl >>> 2) + 1] = halves[2 * Root.debugctl + 1] as number;
+    if (guest.virtualizesBranchRecords) this.#branches.load(engine.u32, vmcb);
+    else {
+      s[state.debugctl >>> 2] = halves[2 * Root.debugctl] as number;
+      s[(state.debugctl >>> 2) + 1] = halves[2 * Root.debugctl + 1] as number;
+    }
     engine.debugStateChanged();
     engine.updateSegments();
     // Outside 64-bit mode there is no upper half of RIP
@@ -219,7 +224,8 @@ export class SvmInstructionSet implements SvmInstructions {
     const { exit } = guest;
     saveGuestState(engine, vmcb);
     // Without virtual branch records the register is guest's and host's at once
-    this.#cpu.msrs.halves[2 * Root.debugctl] = engine.u32[state.debugctl >>> 2] as number;
+    if (guest.virtualizesBranchRecords) this.#branches.save(engine.u32, vmcb);
+    else this.#cpu.msrs.halves[2 * Root.debugctl] = engine.u32[state.debugctl >>> 2] as number;
     if (guest.usesNpt) {
       const pat = state.pat >>> 2;
       vmcb.setPair(Save.G_PAT, engine.u32[pat] as number, engine.u32[pat + 1] as number);

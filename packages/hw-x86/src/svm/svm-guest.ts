@@ -3,23 +3,27 @@
  * Instruction Intercepts; IOIO Intercepts; MSR Intercepts; Exception Intercepts. Intercepts are copied out of the VMCB by
  * `useControls`, since some of these methods run for every translation.
  */
-import type { Gpa, Gva } from "../addresses.ts";
+import { bankOf, type Gpa, type Gva, offsetOf } from "../addresses.ts";
 import { absentApic } from "../engine/apic-access.ts";
 import { CS, state } from "../engine/cpu-state.ts";
 import { GUEST_FAULT, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
-import { Cr0 } from "../engine/system/bits.ts";
+import { Cr0, Efer } from "../engine/system/bits.ts";
 import { translateFetch } from "../engine/system/paging.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
 import { MAPPED } from "../second-level-tables.ts";
 import { ExitInformation } from "./exit-information.ts";
+import { loadHiddenState, saveHiddenState } from "./guest-state.ts";
 import { Npt } from "./npt.ts";
 import { PauseFilter } from "./pause-filter.ts";
 import { VirtualInterrupts } from "./virtual-interrupts.ts";
-import { Control, Event, ExitCode, Intercept3, Intercept4, NESTED_PAGING } from "./vmcb.ts";
-import { PermissionMap, type Vmcb } from "./vmcb-access.ts";
+import { Control, Event, ExitCode, Intercept3, Intercept4, NESTED_PAGING, VIRTUAL_LBR, VIRTUAL_VMLOAD_VMSAVE } from "./vmcb.ts";
+import { PermissionMap, Vmcb } from "./vmcb-access.ts";
 
+const PAGE = 4096;
+const GP = 13;
+const READ = 1;
 const WRITE = 2;
 const FETCH = 4;
 const PF = 14;
@@ -97,6 +101,10 @@ export class SvmGuest implements GuestMode {
   bank = 0;
   #tscRatio = 1n << 32n;
   #tscOffset = 0n;
+  virtualizesBranchRecords = false;
+  #virtualizesVmload = false;
+  /** Of a guest's own VMLOAD and VMSAVE. */
+  readonly #nested = new Vmcb();
 
   constructor(cpu: RootCpu, vmcb: Vmcb) {
     this.#cpu = cpu;
@@ -133,6 +141,8 @@ export class SvmGuest implements GuestMode {
     this.#tscRatio = msrs.values[Root.tscRatio] as bigint;
     this.#pauseFilter.load(vmcb);
     this.interrupts.load(vmcb, this.#word3);
+    this.virtualizesBranchRecords = (vmcb.low(Control.VIRTUAL_EXTENSIONS) & VIRTUAL_LBR) !== 0;
+    this.#virtualizesVmload = (vmcb.low(Control.VIRTUAL_EXTENSIONS) & VIRTUAL_VMLOAD_VMSAVE) !== 0;
   }
 
   /** Instructions whose rows ask before they are helpers' business: whether any of them is intercepted. */
@@ -336,7 +346,35 @@ export class SvmGuest implements GuestMode {
     if (mnemonic === "INVLPGA") return this.#exitIf3(Intercept3.invlpga, ExitCode.invlpga) ? "exit" : "undefined";
     const row = SVM_INSTRUCTIONS[mnemonic];
     if (row !== undefined && this.#exitIf4(row[0], row[1])) return "exit";
+    if (this.#virtualizesVmload && (mnemonic === "VMLOAD" || mnemonic === "VMSAVE")) return this.#moveHiddenState(mnemonic);
     return this.interrupts.setVirtualGif(mnemonic) ? "done" : "undefined";
+  }
+
+  /**
+   * VMLOAD and VMSAVE of the guest itself, with its RAX a guest-physical address. Outside long mode they exit all the same. Source: AMD64
+   * APM Vol. 2, VMLOAD and VMSAVE Virtualization.
+   */
+  #moveHiddenState(mnemonic: "VMLOAD" | "VMSAVE"): "exit" | "done" {
+    const { engine } = this;
+    if (((engine.u32[state.efer >>> 2] as number) & Efer.LMA) === 0) {
+      this.#exitAfter(mnemonic === "VMLOAD" ? ExitCode.vmload : ExitCode.vmsave);
+      return "exit";
+    }
+    const isStore = mnemonic === "VMSAVE";
+    const bits = engine.u32[state.codeSize >>> 2] === 64 ? 64 : 32;
+    const address = BigInt.asUintN(bits, engine.get64(state.gpr));
+    if ((address & 0xfffn) !== 0n || address >> BigInt(this.#cpu.model.physicalAddressBits) !== 0n) engine.raise(GP, 0);
+    const { hpa } = this.translate(Number(address) as Gpa, isStore ? WRITE : READ, undefined, false);
+    const bank = this.#cpu.memory.bank(bankOf(hpa));
+    this.#nested.point(bank, offsetOf(hpa));
+    if (isStore) {
+      saveHiddenState(engine, this.#nested);
+      if (engine.holdsCode(offsetOf(hpa))) engine.codeWritten(offsetOf(hpa), PAGE);
+    } else {
+      loadHiddenState(engine, this.#nested);
+      engine.updateSegments();
+    }
+    return "done";
   }
   descriptorTable(mnemonic: string): void {
     const row = TABLES[mnemonic];

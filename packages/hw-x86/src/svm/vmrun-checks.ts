@@ -6,7 +6,17 @@ import type { CpuModel } from "../engine/cpu.ts";
 import { Cr0, Cr4, Efer } from "../engine/system/bits.ts";
 import { ASIDS } from "../engine/system/cpuid-amd.ts";
 import { isPat } from "../root-msrs.ts";
-import { Control, Event, Intercept3, Intercept4, NESTED_PAGING, Save, TlbControl, VInterrupt } from "./vmcb.ts";
+import {
+  Control,
+  Event,
+  Intercept3,
+  Intercept4,
+  NESTED_PAGING,
+  Save,
+  TlbControl,
+  VInterrupt,
+  VIRTUAL_VMLOAD_VMSAVE,
+} from "./vmcb.ts";
 import type { Vmcb } from "./vmcb-access.ts";
 
 const CS_LONG = 0x200;
@@ -33,6 +43,8 @@ function checkControls(vmcb: Vmcb, model: CpuModel): string | undefined {
   if ((vmcb.low(Control.INTERCEPT_3) & Intercept3.io) !== 0 && isBeyond(vmcb, Control.IOPM_BASE, IOPM_BYTES, end))
     return "IOPM beyond physical addresses";
   if ((vmcb.low(Control.NESTED) & NESTED_PAGING) !== 0 && vmcb.number(Control.NESTED_CR3) >= end) return "nested CR3";
+  if ((vmcb.low(Control.VIRTUAL_EXTENSIONS) & VIRTUAL_VMLOAD_VMSAVE) !== 0 && (vmcb.low(Control.NESTED) & NESTED_PAGING) === 0)
+    return "virtual VMLOAD and VMSAVE without nested paging";
   const virtual = vmcb.low(Control.V_INTERRUPT);
   if ((virtual & VInterrupt.nmiEnable) !== 0 && (vmcb.low(Control.INTERCEPT_3) & Intercept3.nmi) === 0)
     return "virtual NMIs without the NMI intercept";

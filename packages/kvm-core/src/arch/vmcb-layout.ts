@@ -19,6 +19,7 @@ export const VmcbControl = {
   NP_ENABLE: 0x90,
   EVENTINJ: 0xa8,
   N_CR3: 0xb0,
+  VIRTUAL_EXTENSIONS: 0xb8,
   NEXT_RIP: 0xc8,
 } as const;
 
@@ -92,6 +93,9 @@ export const Intercept2 = {
 } as const;
 
 export const TlbControl = { nothing: 0, flushAll: 1, flushGuest: 3 } as const;
+/** Low word of VIRTUAL_EXTENSIONS. */
+export const VIRTUAL_BRANCH_RECORDS = 1;
+
 /** Word at VIRTUAL_INTERRUPT. */
 export const VirtualInterrupt = { request: 1 << 8, priority15: 15 << 16, ignoreTpr: 1 << 20, masking: 1 << 24 } as const;
 /** EVENTINJ and EXITINTINFO: low word; the high one has the error code. */

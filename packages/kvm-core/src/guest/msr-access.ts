@@ -113,7 +113,6 @@ export function writeMsr(vcpu: VcpuParts, index: number, value: bigint, byHost: 
     if (index === Msr.IA32_PAT && !isValidPat(value)) return "refused";
     if (CANONICAL_MSRS.has(index) && !isCanonical(value)) return "refused";
     if (index === Msr.IA32_TSC_AUX && ((!byHost && !hasTscAux(vcpu)) || value >> 32n !== 0n)) return "refused";
-    // No branch records, no branch single-step: LBR and BTF read as written zero
     // Branch records are not offered: LBR is taken and forgotten, as Linux does. BTF the processor has
     if (index === Msr.IA32_DEBUGCTL && (value & ~3n) !== 0n) return "refused";
     if (index === Msr.IA32_DEBUGCTL) return verdict(vcpu.setHardwareMsr(index, value & 2n));

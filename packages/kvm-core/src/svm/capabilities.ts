@@ -4,9 +4,12 @@ import type { LogicalCpu } from "@mkvm/hw-x86";
 export interface SvmCapabilities {
   /** TLB_CONTROL can flush one guest's translations alone. */
   readonly flushByAsid: boolean;
+  /** DebugCtl is the guest's own, and with it single steps on branches. */
+  readonly branchRecords: boolean;
 }
 
 const NESTED_PAGING = 1 << 0;
+const BRANCH_RECORDS = 1 << 1;
 const NEXT_RIP = 1 << 3;
 const FLUSH_BY_ASID = 1 << 6;
 const DECODE_ASSISTS = 1 << 7;
@@ -18,5 +21,5 @@ export function probeSvm(cpu: LogicalCpu): SvmCapabilities | string {
   if ((edx & NESTED_PAGING) === 0) return "nested paging is missing (CPUID Fn8000_000A_EDX[NP])";
   if ((edx & NEXT_RIP) === 0) return "the next RIP at #VMEXIT is missing (CPUID Fn8000_000A_EDX[NRIPS])";
   if ((edx & DECODE_ASSISTS) === 0) return "decode assists are missing (CPUID Fn8000_000A_EDX[DecodeAssists])";
-  return { flushByAsid: (edx & FLUSH_BY_ASID) !== 0 };
+  return { flushByAsid: (edx & FLUSH_BY_ASID) !== 0, branchRecords: (edx & BRANCH_RECORDS) !== 0 };
 }

@@ -64,7 +64,7 @@ export class SvmStructures {
       page: memory.bytes(address, PAGE),
       hostState: (msrMap + MSR_MAP_PAGES * PAGE) as Hpa,
     });
-    setUpVmcb(svm.vmcb, { ioMap, msrMap, nestedCr3: vm.mmu.rootPointer });
+    setUpVmcb(svm.vmcb, { ioMap, msrMap, nestedCr3: vm.mmu.rootPointer, branchRecords: this.#capabilities.branchRecords });
     return svm;
   }
   freeVcpu(svm: SvmVcpu): void {

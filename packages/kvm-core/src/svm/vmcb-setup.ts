@@ -1,5 +1,13 @@
 /** First contents of a vCPU's VMCB, and the permission maps. Source: AMD64 APM Vol. 2, SVM Intercepts. */
-import { CrIntercept, Intercept1, Intercept2, VirtualInterrupt, VmcbControl, VmcbSave } from "../arch/vmcb-layout.ts";
+import {
+  CrIntercept,
+  Intercept1,
+  Intercept2,
+  VIRTUAL_BRANCH_RECORDS,
+  VirtualInterrupt,
+  VmcbControl,
+  VmcbSave,
+} from "../arch/vmcb-layout.ts";
 import type { Vmcb } from "./vmcb.ts";
 
 export const IO_MAP_PAGES = 3;
@@ -11,6 +19,7 @@ export interface VmcbSetup {
   readonly ioMap: number;
   readonly msrMap: number;
   readonly nestedCr3: bigint;
+  readonly branchRecords: boolean;
 }
 
 export function setUpVmcb(vmcb: Vmcb, setup: VmcbSetup): void {
@@ -41,6 +50,7 @@ export function setUpVmcb(vmcb: Vmcb, setup: VmcbSetup): void {
   vmcb.setWord(VmcbControl.VIRTUAL_INTERRUPT, VirtualInterrupt.masking);
   vmcb.setQuad(VmcbControl.NP_ENABLE, 1n);
   vmcb.setQuad(VmcbControl.N_CR3, setup.nestedCr3);
+  if (setup.branchRecords) vmcb.setWord(VmcbControl.VIRTUAL_EXTENSIONS, VIRTUAL_BRANCH_RECORDS);
   vmcb.setQuad(VmcbSave.EFER, EFER_SVME);
   vmcb.setQuad(VmcbSave.G_PAT, RESET_PAT);
 }

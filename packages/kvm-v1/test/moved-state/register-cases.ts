@@ -33,6 +33,7 @@ const MSRS_WITH_EFFECTS: ReadonlySet<number> = new Set([
 /** In special registers already. */
 const MSRS_ELSEWHERE: ReadonlySet<number> = new Set([0xc000_0080, 0xc000_0100, 0xc000_0101]);
 const MSR_VALUES = [
+  1n << 24n,
   1n,
   2n,
   6n,

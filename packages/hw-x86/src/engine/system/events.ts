@@ -43,11 +43,22 @@ function loadPayload(cpu: Cpu, event: GuestEvent): void {
   }
 }
 
+/** AMD64 APM Vol. 2, Control-Transfer Recording. */
+const RECORDS = 1;
+function recordTransfer(cpu: Cpu, from: bigint): void {
+  cpu.set64(state.exceptionFrom, cpu.get64(state.branchFrom));
+  cpu.set64(state.exceptionTo, cpu.get64(state.branchTo));
+  cpu.set64(state.branchFrom, from);
+  cpu.set64(state.branchTo, cpu.get64(state.rip));
+}
+
 function deliverOnce(cpu: Cpu, event: GuestEvent): void {
   loadPayload(cpu, event);
+  const from = (cpu.u32[state.debugctl >>> 2] & RECORDS) !== 0 ? cpu.get64(state.rip) : undefined;
   if (!isProtected(cpu)) deliverReal(cpu, event);
   else if (isLongMode(cpu)) deliverLong(cpu, event);
   else deliverProtected(cpu, event);
+  if (from !== undefined) recordTransfer(cpu, from);
   cpu.set32(state.activity, 0);
   // Blocking by STI and MOV SS ends with an event; an NMI blocks further ones.
   const blocking = cpu.u32[state.interruptibility >>> 2] & ~3;

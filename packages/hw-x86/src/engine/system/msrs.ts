@@ -22,6 +22,10 @@ export const Msr = {
   MCG_STATUS: 0x17a,
   MISC_ENABLE: 0x1a0,
   DEBUGCTL: 0x1d9,
+  LAST_BRANCH_FROM: 0x1db,
+  LAST_BRANCH_TO: 0x1dc,
+  LAST_EXCEPTION_FROM: 0x1dd,
+  LAST_EXCEPTION_TO: 0x1de,
   PAT: 0x277,
   MTRR_DEF_TYPE: 0x2ff,
   XSS: 0xda0,
@@ -35,11 +39,12 @@ export const Msr = {
   KERNEL_GS_BASE: 0xc000_0102,
   TSC_AUX: 0xc000_0103,
   HWCR: 0xc001_0015,
+  NB_CFG: 0xc001_001f,
   DE_CFG: 0xc001_1029,
 } as const;
 
 /** Registers that are a field of the state block and nothing more: field, and what may be written. */
-const fields = new Map<number, { offset: number; accepts: (value: bigint) => boolean }>();
+const fields = new Map<number, { offset: number; accepts: (value: bigint, vendor: CpuModel["vendor"]) => boolean }>();
 const anyValue = (): boolean => true;
 const upTo32Bits = (value: bigint): boolean => value >> 32n === 0n;
 /** Memory types UC, WC, WT, WP, WB and UC- in each of eight bytes. */
@@ -49,9 +54,19 @@ function isPat(value: bigint): boolean {
   }
   return true;
 }
-/** Branch records have no model; BTF has. */
-const DEBUGCTL_WRITABLE = 2n;
-fields.set(Msr.DEBUGCTL, { offset: state.debugctl, accepts: (value) => (value & ~DEBUGCTL_WRITABLE) === 0n });
+/** LBR and BTF. Intel's processors have branch records in stacks that differ from model to model, and this machine has none. */
+const DEBUGCTL_WRITABLE = { intel: 2n, amd: 3n } as const;
+fields.set(Msr.DEBUGCTL, {
+  offset: state.debugctl,
+  accepts: (value, vendor) => (value & ~DEBUGCTL_WRITABLE[vendor]) === 0n,
+});
+/** AMD's branch records, which are read only. */
+const branchRecords = new Map<number, number>([
+  [Msr.LAST_BRANCH_FROM, state.branchFrom],
+  [Msr.LAST_BRANCH_TO, state.branchTo],
+  [Msr.LAST_EXCEPTION_FROM, state.exceptionFrom],
+  [Msr.LAST_EXCEPTION_TO, state.exceptionTo],
+]);
 fields.set(Msr.APIC_BASE, { offset: state.apicBase, accepts: (value) => (value & ~0xf_ffff_ffff_fd00n) === 0n });
 fields.set(Msr.SYSENTER_CS, { offset: state.sysenterCs, accepts: upTo32Bits });
 fields.set(Msr.SYSENTER_ESP, { offset: state.sysenterEsp, accepts: isCanonical });
@@ -96,6 +111,7 @@ const DE_CFG_VALUE = 2n;
 const amdConstants = new Map<number, bigint>([
   ...[...constants].filter(([index]) => index !== Msr.FEATURE_CONTROL && index !== Msr.ARCH_CAPABILITIES),
   [Msr.HWCR, 0n],
+  [Msr.NB_CFG, 0n],
   [Msr.DE_CFG, DE_CFG_VALUE],
 ]);
 const constantsOf = { intel: constants, amd: amdConstants } as const;
@@ -117,8 +133,10 @@ export function readMsr(cpu: Cpu, index: number): bigint | undefined {
       return cpu.get64(segmentOffset(FS));
     case Msr.GS_BASE:
       return cpu.get64(segmentOffset(GS));
-    default:
-      return constantMsr(index, cpu.model.vendor);
+    default: {
+      const record = cpu.model.vendor === "amd" ? branchRecords.get(index) : undefined;
+      return record !== undefined ? cpu.get64(record) : constantMsr(index, cpu.model.vendor);
+    }
   }
 }
 
@@ -126,8 +144,10 @@ export function readMsr(cpu: Cpu, index: number): bigint | undefined {
 export function writeMsr(cpu: Cpu, index: number, value: bigint): boolean {
   const field = fields.get(index);
   if (field !== undefined) {
-    if (isMissing(cpu, index) || !field.accepts(value)) return false;
+    if (isMissing(cpu, index) || !field.accepts(value, cpu.model.vendor)) return false;
     cpu.set64(field.offset, value);
+    // Branches are recorded in single steps
+    if (index === Msr.DEBUGCTL && (value & 1n) !== 0n) cpu.requestStop();
     return true;
   }
   switch (index) {
