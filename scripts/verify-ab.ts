@@ -66,7 +66,8 @@ function wallPlan(random: Random, planted: boolean): PlanInput {
     arms: { a: { module }, b: { module, ...b } },
     workload: workload(guest("wall", rounds, work)),
     clock: "wall",
-    rounds: 24,
+    rounds: 12,
+    maxRounds: 400,
     warmUp: 2,
     seed: random.below(2 ** 31),
     thresholds: [{ metric: "cpu_time", percent: 2.5 }],
@@ -83,12 +84,14 @@ async function verify(clock: "icount" | "wall", planted: boolean): Promise<boole
   const verdicts = new Map<string, number>();
   let right = 0;
   let metrics = 0;
+  let rounds = 0;
   const startedMs = performance.now();
   for (let index = 0; index < plans; index++) {
     const plan = (clock === "icount" ? icountPlan : wallPlan)(random, planted);
     const result = await compare(plan, { directory });
     if (!result.complete) throw new Error(`plan ${index}: ${JSON.stringify(result.failure)}`);
     metrics = result.comparisons.filter(({ verdict }) => verdict !== undefined).length;
+    rounds += result.rounds.length / 2;
     verdicts.set(result.verdict, (verdicts.get(result.verdict) ?? 0) + 1);
     if (planted ? found(result, clock) : isClean(result)) right++;
     else console.log(`  plan ${index} (seed ${plan.seed}): ${alarms(result)}`);
@@ -97,7 +100,7 @@ async function verify(clock: "icount" | "wall", planted: boolean): Promise<boole
   const what = planted ? "planted regression found" : "A/A clean";
   const all = [...verdicts].map(([verdict, count]) => `${count} ${verdict}`).join(", ");
   console.log(
-    `${clock}: ${what} in ${right} of ${plans}; ${metrics} metrics judged in each; verdicts: ${all}; ${minutes} minutes`,
+    `${clock}: ${what} in ${right} of ${plans}; ${metrics} metrics judged in each, ${(rounds / plans).toFixed(0)} rounds; verdicts: ${all}; ${minutes} minutes`,
   );
   return right >= plans * leastShare;
 }

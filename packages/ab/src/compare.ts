@@ -2,9 +2,10 @@ import { checkThresholds } from "./plan/metric-names.ts";
 import { checkPlan } from "./plan/read-plan.ts";
 import type { PlanInput } from "./plan/schema.ts";
 import type { Result } from "./report/result.ts";
-import { runResult } from "./report/run-result.ts";
+import { judgedOnly, runResult } from "./report/run-result.ts";
 import { newSeed } from "./run/random.ts";
 import { runPlan } from "./run/run-plan.ts";
+import { isPrecise } from "./statistics/verdict.ts";
 
 export interface CompareOptions {
   /** Where paths and package names of the plan are looked for; default the working directory. */
@@ -28,6 +29,7 @@ export async function compare(plan: PlanInput, options: CompareOptions = {}): Pr
     seed,
     signal: options.signal ?? new AbortController().signal,
     ...(options.onProgress && { onProgress: options.onProgress }),
+    isPrecise: (rounds) => isPrecise(judgedOnly(rounds, checked, seed)),
     onMetrics: (names) => checkThresholds(checked.thresholds, names),
   });
   return runResult(checked, runs, seed);

@@ -45,6 +45,12 @@ const pairs: [what: string, valid: object, invalid: object, message: string | Re
   ],
   ["enough rounds", { ...good, rounds: 2 }, { ...good, rounds: 1 }, /rounds: /],
   ["not too many rounds", { ...good, rounds: 500 }, { ...good, rounds: 501 }, /rounds: /],
+  [
+    "more rounds where needed",
+    { ...good, rounds: 6, maxRounds: 6 },
+    { ...good, rounds: 6, maxRounds: 5 },
+    /maxRounds: give at least/,
+  ],
   ["whole rounds", { ...good, rounds: 3 }, { ...good, rounds: 2.5 }, /rounds: /],
   ["numbers as numbers", { ...good, rounds: 3 }, { ...good, rounds: "3" }, /rounds: expected number, received string/],
   ["a clock", { ...good, clock: "icount" }, { ...good, clock: "sun" }, /clock: expected one of "wall"\|"icount"/],

@@ -3,9 +3,10 @@ import { planSchema } from "../src/plan/schema.ts";
 import { createRandom } from "../src/run/random.ts";
 import { bootstrapInterval } from "../src/statistics/bootstrap.ts";
 import { adjusted } from "../src/statistics/correction.ts";
-import { cliffsDelta, hodgesLehmannShift } from "../src/statistics/effect.ts";
+import { cliffsDelta, hodgesLehmannShift, pseudoMedian } from "../src/statistics/effect.ts";
 import { midRanks, rankTest, smallestP } from "../src/statistics/rank-test.ts";
-import { compareAll, matches } from "../src/statistics/verdict.ts";
+import { signedRankTest, smallestPairedP } from "../src/statistics/signed-rank-test.ts";
+import { compareAll, isPrecise, matches } from "../src/statistics/verdict.ts";
 
 /** Permeability constants of the human chorioamnion: the example of R's help page ?wilcox.test, from Hollander and Wolfe (1973). */
 const atTerm = [0.8, 0.83, 1.89, 1.04, 1.45, 1.38, 1.91, 1.64, 0.73, 1.46];
@@ -57,7 +58,62 @@ describe("rank test", () => {
   });
 });
 
-/** By the definition: how many of all choices of b's size from the pool have a rank sum as extreme. */
+/** Depression scale factors before and after: the paired example of R's help page ?wilcox.test, from Hollander and Wolfe (1973). */
+const before = [1.83, 0.5, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.3];
+const after = [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29];
+
+describe("signed-rank test", () => {
+  it("gives what R prints for the example of ?wilcox.test", () => {
+    // V = 40, p-value = 0.03906 (two-sided; the help page's one-sided p is 0.01953)
+    const { v, p, method } = signedRankTest(after.map((value, index) => before[index]! - value));
+    expect({ v, method }).toEqual({ v: 40, method: "exact-pairs" });
+    expect(p).toBeCloseTo(0.0390625, 7);
+  });
+
+  it("is 2 over the number of ways to give signs at its smallest", () => {
+    for (const pairs of [1, 2, 5, 6, 12]) {
+      const { p } = signedRankTest(Array.from({ length: pairs }, (_, index) => index + 1));
+      expect(p).toBeCloseTo(smallestPairedP(pairs), 12);
+    }
+  });
+
+  it("says nothing where nothing differs", () => {
+    expect(signedRankTest([0, 0, 0]).p).toBe(1);
+    expect(signedRankTest([1, -1, 2, -2]).p).toBe(1);
+  });
+
+  it("agrees with counting all signs, with ties and zeros", () => {
+    const random = createRandom(9);
+    for (let round = 0; round < 40; round++) {
+      const differences = Array.from({ length: 2 + random.below(8) }, () => random.below(9) - 4);
+      expect(signedRankTest(differences).p, `${differences}`).toBeCloseTo(countedSigns(differences), 10);
+    }
+  });
+
+  it("goes over into the normal approximation without a step", () => {
+    const random = createRandom(3);
+    const differences = Array.from({ length: 200 }, () => random.below(1000) - 440);
+    const exact = signedRankTest(differences);
+    const normal = signedRankTest([...differences, 60]);
+    expect([exact.method, normal.method]).toEqual(["exact-pairs", "normal-pairs"]);
+    expect(normal.p / exact.p).toBeGreaterThan(0.7);
+    expect(normal.p / exact.p).toBeLessThan(1.4);
+  });
+});
+
+/** By the definition: how many of all ways to give the ranks signs have a positive sum as extreme. */
+function countedSigns(differences: readonly number[]): number {
+  const ranks = midRanks(differences.map(Math.abs)).filter((_, index) => differences[index] !== 0);
+  const mean = ranks.reduce((sum, rank) => sum + rank, 0) / 2;
+  const signs = differences.filter((difference) => difference !== 0).map((difference) => difference > 0);
+  const distanceOf = (isPositive: (index: number) => boolean) =>
+    Math.abs(ranks.reduce((sum, rank, index) => sum + (isPositive(index) ? rank : 0), 0) - mean);
+  const distance = distanceOf((index) => signs[index]!);
+  const ways = Array.from({ length: 1 << ranks.length }, (_, way) => distanceOf((index) => (way & (1 << index)) !== 0));
+  return ways.filter((found) => found >= distance - 1e-9).length / ways.length;
+}
+
+/** By the definition: how many of all choices choices of b's size from the pool have a rank sum as extreme. */
 function countedP(a: readonly number[], b: readonly number[]): number {
   const ranks = midRanks([...a, ...b]);
   const mean = (b.length * (ranks.length + 1)) / 2;
@@ -107,6 +163,14 @@ describe("effect", () => {
     expect(hodgesLehmannShift(weeks12to26, atTerm)).toBeCloseTo(0.305, 12);
   });
 
+  it("of pairs is the median of all means of two differences", () => {
+    // R: wilcox.test(x, y, paired = TRUE, conf.int = TRUE) gives the median over i <= j, 0.46; over all i and j it is this near.
+    expect(pseudoMedian(after.map((value, index) => before[index]! - value))).toBeCloseTo(0.46, 1);
+    const differences = [3, 8, 1, 30];
+    const means = differences.flatMap((x) => differences.map((y) => (x + y) / 2)).sort((x, y) => x - y);
+    expect(pseudoMedian(differences)).toBe((means[7]! + means[8]!) / 2);
+  });
+
   it("is 1 where all of b is above all of a, 0 where they are alike", () => {
     expect(cliffsDelta(rankTest([1, 2, 3], [4, 5]).u, 3, 2)).toBe(1);
     expect(cliffsDelta(rankTest([4, 5], [1, 2, 3]).u, 2, 3)).toBe(-1);
@@ -149,7 +213,7 @@ const plan = (over: object = {}) =>
 describe("verdict", () => {
   const spread = (middle: number) => [-4, -3, -2, -1, -0.5, 0.5, 1, 2, 3, 4].map((offset) => middle + offset);
   const judged = (a: readonly number[], b: readonly number[], over: object = {}) =>
-    compareAll([{ metric: "time", a, b }], plan(over), 1)[0]!;
+    compareAll([{ metric: "time", a, b, paired: false }], plan(over), 1)[0]!;
 
   it.each([
     ["regressed", "worse by more than the threshold", spread(1000), spread(1060)],
@@ -195,17 +259,42 @@ describe("verdict", () => {
   });
 
   it("judges nothing that has no threshold", () => {
-    const [comparison] = compareAll([{ metric: "exits", a: spread(1), b: spread(500) }], plan(), 1);
+    const [comparison] = compareAll([{ metric: "exits", a: spread(1), b: spread(500), paired: true }], plan(), 1);
     expect(comparison!.verdict).toBeUndefined();
   });
 
-  it("holds false alarms down over many metrics", () => {
+  describe("of pairs", () => {
+    // What a busy machine does to both runs of a round alike is far larger than what differs.
+    const load = [1000, 1800, 1100, 2500, 1300, 900, 1700, 2100, 1200, 1500];
+    const slower = load.map((value, index) => value * 1.06 + (index % 3));
+    const compared = (paired: boolean) => compareAll([{ metric: "time", a: load, b: slower, paired }], plan(), 1)[0]!;
+
+    it("sees through what both have in common", () => {
+      expect(compared(false).verdict).toBe("inconclusive");
+      expect(compared(true)).toMatchObject({ verdict: "regressed", method: "exact-pairs" });
+    });
+
+    it("is precise when the interval is no wider than the threshold, wherever it lies", () => {
+      expect(isPrecise([compared(false)])).toBe(false);
+      const [equal, other] = [0, 500].map(
+        (more) =>
+          compareAll(
+            [{ metric: "time", a: load, b: load.map((value, i) => value + more + (i % 5)), paired: true }],
+            plan(),
+            1,
+          )[0]!,
+      );
+      expect(isPrecise([equal!, other!])).toBe(true);
+    });
+  });
+
+  it.each([false, true])("holds false alarms down over many metrics; in pairs: %s", (paired) => {
     const random = createRandom(17);
     const noise = () => Array.from({ length: 8 }, () => 1000 + random.below(400));
     const thresholds = [{ metric: "*", percent: 1 }];
     let alarms = 0;
     for (let round = 0; round < 60; round++) {
-      const samples = Array.from({ length: 20 }, (_, index) => ({ metric: `m${index}`, a: noise(), b: noise() }));
+      const samples = Array.from({ length: 20 }, (_, index) => ({ metric: `m${index}`, a: noise(), b: noise(), paired }));
       const found = compareAll(samples, plan({ thresholds, resamples: 200 }), round);
       if (found.some(({ verdict }) => verdict === "regressed" || verdict === "improved")) alarms++;
     }

@@ -27,6 +27,7 @@ interface RunFlags extends ReportFlags {
   clock?: string;
   schedule?: string;
   rounds?: string;
+  maxRounds?: string;
   warmUp?: string;
   timeout?: string;
   seed?: string;
@@ -58,6 +59,10 @@ export function addRunCommand(program: Command, done: (status: number) => void):
     .addOption(new Option("--clock <kind>", "real time, or instructions counted").choices(["wall", "icount"]))
     .addOption(new Option("--schedule <kind>", "arms in turn, or at once on two CPUs").choices(["interleaved", "concurrent"]))
     .option("--rounds <number>", "measured runs of each arm")
+    .option(
+      "--max-rounds <number>",
+      "more of them, up to so many, until what is judged is known as exactly as its threshold asks",
+    )
     .option("--warm-up <number>", "runs of each arm before, not counted")
     .option("--timeout <seconds>", "real time that one run may take")
     .option("--seed <number>", "repeats an order and its intervals")
@@ -115,6 +120,7 @@ function withFlags(file: PlanFile | undefined, flags: RunFlags): PlanFile {
     clock: flags.clock,
     schedule: flags.schedule,
     rounds: number("rounds", flags.rounds),
+    maxRounds: number("max-rounds", flags.maxRounds),
     warmUp: number("warm-up", flags.warmUp),
     timeoutS: number("timeout", flags.timeout),
     seed: number("seed", flags.seed),

@@ -64,6 +64,14 @@ export const planSchema = z
     clock: z.enum(["wall", "icount"]).default("wall"),
     schedule: z.enum(["interleaved", "concurrent"]).default("interleaved"),
     rounds: z.int().min(2).max(500).default(10).describe("measured runs of each arm"),
+    maxRounds: z
+      .int()
+      .min(2)
+      .max(5000)
+      .optional()
+      .describe(
+        "after `rounds`, more of them until the interval of each judged metric is no wider than its threshold, up to this many in all; default: no more",
+      ),
     warmUp: z.int().min(0).max(1000).default(1).describe("runs of each arm before, not counted"),
     seed: z.int().min(0).max(0xffff_ffff).optional().describe("of the order and the bootstrap; default a new one, printed"),
     timeoutS: z.number().positive().max(86_400).default(300).describe("real seconds that one run may take"),
@@ -84,6 +92,10 @@ export const planSchema = z
       .enum(["holm", "benjamini-hochberg"])
       .default("holm")
       .describe("holm bounds the chance of any false alarm, benjamini-hochberg the share of false ones among alarms"),
+  })
+  .refine(({ rounds, maxRounds }) => maxRounds === undefined || maxRounds >= rounds, {
+    path: ["maxRounds"],
+    message: "give at least as many as rounds",
   })
   .refine(({ moves }) => moves === undefined || moves.length % 2 === 0, {
     path: ["moves"],

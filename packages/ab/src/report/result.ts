@@ -28,7 +28,9 @@ const comparisonSchema = z.object({
   percent: z.number().optional().describe("the shift in percent of arm A's median"),
   percentInterval: interval.optional(),
   cliffsDelta: z.number().min(-1).max(1),
-  method: z.enum(["equal-rounds", "exact", "normal"]),
+  method: z
+    .enum(["equal-rounds", "exact-pairs", "normal-pairs", "exact", "normal"])
+    .describe("pairs are of one round; without, the arms are two samples"),
   p: z.number().optional(),
   pAdjusted: z.number().optional(),
   threshold: thresholdSchema.optional(),

@@ -1,17 +1,18 @@
 /** From what was measured to a result. */
 import type { LoadedModule } from "@mkvm/host";
 import type { LiveRun } from "../live/live-run.ts";
-import { type ArmId, armIds, type Plan } from "../plan/schema.ts";
+import type { ArmId, Plan } from "../plan/schema.ts";
 import type { Runs } from "../run/run-plan.ts";
-import { compareAll, type Judging, type Samples } from "../statistics/verdict.ts";
+import { type Comparison, compareAll, type Judging, type Samples, thresholdOf } from "../statistics/verdict.ts";
 import { exitStatusOf, overallVerdict, type Result, type ResultComparison, resultVersion } from "./result.ts";
 
 /** Values that an arm needs for anything to be said of it. */
 const fewestValues = 2;
 
-/** A run, or a VM of a live comparison. */
+/** A run of a round, or a VM of a live comparison, which has none. */
 interface Unit {
   arm: ArmId;
+  round?: number;
   metrics: Record<string, { value: number; unit: ResultComparison["unit"] }>;
 }
 
@@ -66,13 +67,9 @@ function judged(
   seed: number,
   { failure, interrupted }: Pick<Runs, "failure" | "interrupted">,
 ) {
-  const of = Object.fromEntries(armIds.map((id) => [id, units.filter(({ arm }) => arm === id)])) as Record<ArmId, Unit[]>;
-  const names = { a: namesIn(of.a), b: namesIn(of.b) };
+  const names = { a: namesIn(units, "a"), b: namesIn(units, "b") };
   const only = (one: Set<string>, other: Set<string>) => [...one].filter((name) => !other.has(name));
-  const samples = [...names.a]
-    .filter((name) => names.b.has(name))
-    .map((metric): Samples => ({ metric, a: valuesOf(of.a, metric), b: valuesOf(of.b, metric) }))
-    .filter(({ a, b }) => a.length >= fewestValues && b.length >= fewestValues);
+  const samples = samplesOf(units);
   const unitOf = new Map(units.flatMap(({ metrics }) => Object.entries(metrics).map(([name, { unit }]) => [name, unit])));
   const comparisons = compareAll(samples, judging, seed).map((found) => ({ ...found, unit: unitOf.get(found.metric)! }));
   const isJudged = comparisons.some(({ verdict }) => verdict !== undefined);
@@ -90,12 +87,38 @@ function judged(
   };
 }
 
-function namesIn(units: readonly Unit[]): Set<string> {
-  return new Set(units.flatMap(({ metrics }) => Object.keys(metrics)));
+/** Of a plan's rounds so far, what is judged. */
+export function judgedOnly(rounds: readonly Unit[], plan: Plan, seed: number): Comparison[] {
+  return compareAll(
+    samplesOf(rounds).filter(({ metric }) => thresholdOf(metric, plan)),
+    plan,
+    seed,
+  );
 }
 
-function valuesOf(units: readonly Unit[], metric: string): number[] {
-  return units.flatMap(({ metrics }) => (metrics[metric] ? [metrics[metric].value] : []));
+/** Of all metrics that both arms have. */
+function samplesOf(units: readonly Unit[]): Samples[] {
+  const onB = namesIn(units, "b");
+  return [...namesIn(units, "a")]
+    .filter((name) => onB.has(name))
+    .map((metric) => sampleOf(units, metric))
+    .filter(({ a, b }) => a.length >= fewestValues && b.length >= fewestValues);
+}
+
+function sampleOf(units: readonly Unit[], metric: string): Samples {
+  const having = (arm: ArmId) => units.filter((unit) => unit.arm === arm && unit.metrics[metric]);
+  const numberOf = (unit: Unit) => unit.metrics[metric]!.value;
+  const [a, b] = [having("a"), having("b")];
+  if (units.some(({ round }) => round === undefined)) {
+    return { metric, a: a.map(numberOf), b: b.map(numberOf), paired: false };
+  }
+  const ofB = new Map(b.map((unit) => [unit.round, unit]));
+  const both = a.filter(({ round }) => ofB.has(round));
+  return { metric, a: both.map(numberOf), b: both.map(({ round }) => numberOf(ofB.get(round)!)), paired: true };
+}
+
+function namesIn(units: readonly Unit[], arm: ArmId): Set<string> {
+  return new Set(units.filter((unit) => unit.arm === arm).flatMap(({ metrics }) => Object.keys(metrics)));
 }
 
 function valuesOnly(metrics: Unit["metrics"]): Record<string, number> {

@@ -36,7 +36,12 @@ export interface RunControl {
   onProgress?(done: number, total: number, next: string): void;
   /** Called once with the names of all metrics, before the first counted round: may throw to end it all. */
   onMetrics?(names: readonly string[]): void;
+  /** Whether the rounds so far say all that more of them could: asked when the plan allows more. */
+  isPrecise?(rounds: readonly Round[]): boolean;
 }
+
+/** By how much the rounds grow before they are looked at again. */
+const growth = 1.25;
 
 /**
  * Makes all runs, or those up to the first that fails.
@@ -62,7 +67,7 @@ class Series {
   readonly #plan: Plan;
   readonly #control: RunControl;
   readonly #runs: Runs;
-  readonly #total: number;
+  #total: number;
   #done = 0;
   #named = false;
   readonly #moveAt: Record<ArmId, number[]> = { a: [], b: [] };
@@ -77,8 +82,9 @@ class Series {
 
   async make(): Promise<void> {
     const random = createRandom(this.#control.seed);
-    const { warmUp, rounds } = this.#plan;
-    for (let index = 0; index < warmUp + rounds; index++) {
+    const { warmUp } = this.#plan;
+    let wanted = this.#plan.rounds;
+    for (let index = 0; index < warmUp + wanted; index++) {
       const round = index < warmUp ? ("warm-up" as const) : index - warmUp + 1;
       // Each round has both arms, in an order of its own: a drift of the machine meets both alike.
       const order = shuffled(armIds, random);
@@ -94,7 +100,15 @@ class Series {
         for (const [position, arm] of order.entries())
           this.#runs.rounds.push({ arm, round, cpu: this.#cpuOf(position), metrics: measured[arm].metrics });
       }
+      if (round === wanted) wanted = this.#extended(wanted);
+      this.#total = 2 * (wanted + warmUp);
     }
+  }
+
+  #extended(rounds: number): number {
+    const { maxRounds = rounds } = this.#plan;
+    if (rounds >= maxRounds || this.#control.isPrecise?.(this.#runs.rounds)) return rounds;
+    return Math.min(maxRounds, Math.ceil(rounds * growth));
   }
 
   #cpuOf(position: number): number {

@@ -12,32 +12,47 @@ export function hodgesLehmannShift(a: readonly number[], b: readonly number[]): 
   return pairs % 2 === 1 ? upper : (kthDifference(left, right, pairs / 2) + upper) / 2;
 }
 
-/** The `k`th smallest of right[j] - left[i], from 1; both ascending. */
-function kthDifference(left: Float64Array, right: Float64Array, k: number): number {
-  let low = right[0]! - left.at(-1)!;
-  let high = right.at(-1)! - left[0]!;
-  for (;;) {
-    const middle = low + (high - low) / 2;
-    // Neighbouring numbers: nothing lies between them.
-    if (middle <= low || middle >= high) break;
-    if (upTo(left, right, middle).count >= k) high = middle;
-    else low = middle;
-  }
-  const atLow = upTo(left, right, low);
-  return atLow.count >= k ? atLow.largest : upTo(left, right, high).largest;
+/**
+ * Median of all means of two differences, each with each: Hodges and Lehmann's estimate for pairs, which goes with the signed-rank
+ * test. A mean of x and y is half of x - (-y), so it is the same count.
+ */
+export function pseudoMedian(differences: readonly number[]): number {
+  return (
+    hodgesLehmannShift(
+      differences.map((difference) => -difference),
+      differences,
+    ) / 2
+  );
 }
 
-/** Differences that are at most `limit`: how many, and the largest of them. */
-function upTo(left: Float64Array, right: Float64Array, limit: number): { count: number; largest: number } {
+/** The `k`th smallest of right[j] - left[i], from 1; both ascending. */
+function kthDifference(left: Float64Array, right: Float64Array, k: number): number {
+  // Both ends are always differences that there are, so that few steps are left once few of them lie between.
+  let low = right[0]! - left.at(-1)!;
+  let high = right.at(-1)! - left[0]!;
+  while (low < high) {
+    const middle = low + (high - low) / 2;
+    // Between neighbouring numbers the middle may be rounded up to the higher.
+    const { count, largest, next } = upTo(left, right, middle < high ? middle : low);
+    if (count >= k) high = largest;
+    else low = next;
+  }
+  return high;
+}
+
+/** Differences that are at most `limit`: how many, the largest of them, and the smallest of the others. */
+function upTo(left: Float64Array, right: Float64Array, limit: number): { count: number; largest: number; next: number } {
   let count = 0;
   let largest = Number.NEGATIVE_INFINITY;
+  let next = Number.POSITIVE_INFINITY;
   let end = 0;
   for (const from of left) {
     while (end < right.length && right[end]! - from <= limit) end++;
     count += end;
     if (end > 0) largest = Math.max(largest, right[end - 1]! - from);
+    if (end < right.length) next = Math.min(next, right[end]! - from);
   }
-  return { count, largest };
+  return { count, largest, next };
 }
 
 /** Chance that b is greater less the chance that a is, -1 to 1: Cliff's delta. `u` as of the rank test. */
