@@ -60,7 +60,7 @@ function icountPlan(random: Random, planted: boolean): PlanInput {
 }
 
 function wallPlan(random: Random, planted: boolean): PlanInput {
-  const [rounds, work] = [100, 200_000];
+  const [rounds, work] = [100, 1_000_000];
   const b = planted ? { kernel: guest("wall-planted", rounds, work * (1 + plantedShare)) } : {};
   return {
     arms: { a: { module }, b: { module, ...b } },
