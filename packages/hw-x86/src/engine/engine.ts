@@ -42,6 +42,9 @@ const BRANCH_RECORDS = 1;
 const BRANCH_TRAP = 2;
 const LOGGED_BYTES = 15;
 const NO_SHADOW = -1;
+/** Events without an instruction between them after which each further one takes the time of so many instructions. */
+const STORM_BEGINS = 16;
+const STORM_COST = 64;
 /** REP and REPNE in `op.prefixes`. */
 const REPEATS = 6;
 
@@ -89,6 +92,9 @@ export class Engine implements Cpu, EngineControl {
   /** RFLAGS.RF, where it is set, is so for the instruction after so many; then it is clear, which nobody sees before he looks. */
   #resumeAt = 0;
   deliveries = 0;
+  /** Instructions that had retired at the latest event, and how many events came there. */
+  #stormAt = -1;
+  #storm = 0;
   /** What the recorded fault is: 3, or 5 and 6 for INT1, INT3 and INTO. */
   #faultType: 3 | 5 | 6 = 3;
   #faultPayload = 0n;
@@ -501,7 +507,24 @@ export class Engine implements Cpu, EngineControl {
   }
 
   deliverEvent(event: GuestEvent): void {
+    this.#chargeStorm();
     events.deliverEvent(this, event);
+  }
+  /**
+   * A handler whose first instruction faults is entered for ever without an instruction that retires, and time would stand still. So
+   * events that follow each other like that take time as instructions do, once there are more than any sane guest has.
+   */
+  #chargeStorm(): void {
+    const retired = this.retired();
+    if (retired !== this.#stormAt) {
+      this.#stormAt = retired;
+      this.#storm = 0;
+    } else if (++this.#storm > STORM_BEGINS) {
+      const fromStash = Math.min(this.#stash, STORM_COST);
+      this.#stash -= fromStash;
+      this.i32[BUDGET] -= Math.max(0, Math.min(this.i32[BUDGET], STORM_COST - fromStash));
+      this.#stormAt = this.retired();
+    }
   }
 
   counts(): EngineCounts {

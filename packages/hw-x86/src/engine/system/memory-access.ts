@@ -41,7 +41,8 @@ function checkedHigh(cpu: Cpu, lo: number, hi: number): number {
   return 0;
 }
 
-// The second page of an access across two: halves of its address. Set by `nextPage`.
+// The second page of an access across two: halves of its address. Set by `nextPage`, before the first page is looked up: limits and
+// canonical form are checked for the whole access before any of it is translated.
 let nextLow = 0;
 let nextHigh = 0;
 function nextPage(cpu: Cpu, lo: number, hi: number): void {
@@ -119,10 +120,11 @@ function valueAt(cpu: Cpu, at: number, bytes: number): number {
 export function writeReachesCode(cpu: Cpu, lo: number, hi: number, bytes: number): boolean {
   hi = checkedHigh(cpu, lo, hi);
   const user = isUser(cpu);
+  const isAcross = bytes > 4096 - (lo & 0xfff);
+  if (isAcross) nextPage(cpu, lo, hi);
   const first = translate(cpu, lo, hi, WRITE, user);
   if (isApicPage || cpu.holdsCode((first & ~0xfff) >>> 0)) return true;
-  if (bytes <= 4096 - (lo & 0xfff)) return false;
-  nextPage(cpu, lo, hi);
+  if (!isAcross) return false;
   const second = translate(cpu, nextLow, nextHigh, WRITE, user);
   return isApicPage || cpu.holdsCode((second & ~0xfff) >>> 0);
 }
@@ -132,13 +134,13 @@ export function readSlow(cpu: Cpu, lo: number, hi: number, bytes: number): numbe
   hi = checkedHigh(cpu, lo, hi);
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
+  if (bytes > inPage) nextPage(cpu, lo, hi);
   const first = translate(cpu, lo, hi, READ, user);
   if (isApicPage) return readApic(cpu, lo, bytes);
   if (bytes <= inPage) {
     noteAccess(cpu, lo, hi, bytes, false);
     return first;
   }
-  nextPage(cpu, lo, hi);
   const second = translate(cpu, nextLow, nextHigh, READ, user);
   if (isApicPage) return readApic(cpu, nextLow, bytes);
   noteAccess(cpu, lo, hi, bytes, false);
@@ -152,6 +154,7 @@ export function writeSlow(cpu: Cpu, lo: number, hi: number, bytes: number): void
   hi = checkedHigh(cpu, lo, hi);
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
+  if (bytes > inPage) nextPage(cpu, lo, hi);
   const first = translate(cpu, lo, hi, WRITE, user);
   if (isApicPage) {
     writeApic(cpu, lo, bytes);
@@ -162,7 +165,6 @@ export function writeSlow(cpu: Cpu, lo: number, hi: number, bytes: number): void
     store(cpu, state.storeValue, first, bytes);
     return;
   }
-  nextPage(cpu, lo, hi);
   const second = translate(cpu, nextLow, nextHigh, WRITE, user);
   if (isApicPage) {
     writeApic(cpu, nextLow, bytes);
@@ -193,6 +195,7 @@ export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number
   hi = checkedHigh(cpu, lo, hi);
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
+  if (bytes > inPage) nextPage(cpu, lo, hi);
   const first = translate(cpu, lo, hi, WRITE, user);
   if (isApicPage) return updateApic(cpu, lo, bytes);
   if (bytes <= inPage) {
@@ -201,7 +204,6 @@ export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number
     pendingFirstBytes = bytes;
     pendingSecondBytes = 0;
   } else {
-    nextPage(cpu, lo, hi);
     pendingSecond = translate(cpu, nextLow, nextHigh, WRITE, user);
     if (isApicPage) return updateApic(cpu, nextLow, bytes);
     noteAccess(cpu, lo, hi, bytes, true);

@@ -1,0 +1,218 @@
+/** Code for wild guests: likely instructions of all kinds, system instructions with operands that nearly fit, and plain noise. */
+import { randomCode } from "../decoder-cases.ts";
+import { CASE_BYTES, type CodeSize } from "../decoder-comparison.ts";
+import type { Random } from "../random.ts";
+
+export const CODE_AT = 0x8000;
+export const CODE_BYTES = 0x4000;
+const MOST_INSTRUCTION_BYTES = 15;
+
+const SYSTEM: readonly (readonly number[])[] = [
+  [0xf4], // HLT
+  [0xfa], // CLI
+  [0xfb], // STI
+  [0x9c], // PUSHF
+  [0x9d], // POPF
+  [0xcf], // IRET
+  [0xcb], // RETF
+  [0xcc],
+  [0xf1],
+  [0xce],
+  [0x06],
+  [0x1f],
+  [0x17], // POP SS
+  [0x0f, 0x05], // SYSCALL
+  [0x0f, 0x07],
+  [0x0f, 0x34], // SYSENTER
+  [0x0f, 0x35],
+  [0x0f, 0x06], // CLTS
+  [0x0f, 0x08],
+  [0x0f, 0x09],
+  [0x0f, 0x0b],
+  [0x0f, 0xa2],
+  [0x0f, 0x30], // WRMSR
+  [0x0f, 0x32],
+  [0x0f, 0x31],
+  [0x0f, 0x01, 0xf8], // SWAPGS
+  [0x0f, 0x01, 0xf9], // RDTSCP
+  [0x0f, 0x01, 0xca], // CLAC
+  [0x0f, 0x01, 0xcb], // STAC
+  [0x0f, 0x01, 0xd0],
+  [0x0f, 0x01, 0xd1],
+  [0x0f, 0x01, 0xee], // RDPKRU
+  [0x0f, 0x01, 0xef], // WRPKRU
+  [0x0f, 0x01, 0xc1],
+  [0x0f, 0x01, 0xd9],
+  [0x0f, 0xaa], // RSM
+  [0x48, 0xcf],
+  [0x48, 0xcb],
+  [0x66, 0xcf],
+];
+
+export class CodeWriter {
+  readonly #random: Random;
+  readonly #codeSize: CodeSize;
+  readonly #bytes = new Uint8Array(CODE_BYTES);
+  #at = 0;
+
+  constructor(random: Random, codeSize: CodeSize) {
+    this.#random = random;
+    this.#codeSize = codeSize;
+  }
+
+  write(): Uint8Array {
+    const random = this.#random;
+    const style = random.below(8);
+    if (style === 0) for (let i = 0; i < CODE_BYTES; i++) this.#bytes[i] = random.next();
+    while (style !== 0 && this.#at < CODE_BYTES - 64) this.#one();
+    return this.#bytes;
+  }
+
+  #put(...bytes: readonly number[]): void {
+    for (const byte of bytes) if (this.#at < CODE_BYTES) this.#bytes[this.#at++] = byte;
+  }
+  #put32(value: number): void {
+    this.#put(value & 0xff, (value >>> 8) & 0xff, (value >>> 16) & 0xff, value >>> 24);
+  }
+  #wide(): void {
+    if (this.#codeSize === 64 && this.#random.oneIn(2)) this.#put(0x48);
+  }
+
+  #one(): void {
+    const random = this.#random;
+    switch (random.below(14)) {
+      case 0:
+      case 1:
+      case 2: {
+        const bytes = randomCode(random, this.#codeSize, 1);
+        this.#put(...bytes.subarray(0, 4 + random.below(CASE_BYTES - 4)));
+        return;
+      }
+      case 3:
+        this.#put(...random.pick(SYSTEM));
+        return;
+      case 4: // jumps, near and back, so that there are loops
+        if (random.oneIn(3)) this.#putWith(random.below(0x400) - 0x200, 0xe9);
+        else
+          this.#put(
+            random.oneIn(4) ? 0xe2 : 0x70 + random.below(16),
+            random.oneIn(2) ? 0xf0 + random.below(14) : random.below(128),
+          );
+        return;
+      case 5: // store to the code nearby
+        this.#store();
+        return;
+      case 6: // prefixes up to the limit of 15 bytes and past it
+        for (let i = 8 + random.below(8); i > 0; i--) this.#put(random.pick([0x66, 0x2e, 0xf3, 0x67, 0x3e]));
+        this.#put(0x01, 0xc8);
+        return;
+      case 7:
+        this.#control();
+        return;
+      case 8:
+        this.#farTransfer();
+        return;
+      case 9: // string instructions with a count that ends
+        this.#wide();
+        this.#putWith(random.below(300), 0xb9);
+        this.#put(random.pick([0xf3, 0xf2]), random.pick([0xa4, 0xa5, 0xaa, 0xab, 0xa6, 0xae, 0xac, 0x6c, 0x6e]));
+        return;
+      case 10: // a register with something that may be an address
+        this.#putWith(random.oneIn(2) ? random.below(0x4_0000) : random.next(), 0xb8 + random.below(8));
+        return;
+      case 11: // push, pop, call, return
+        this.#put(random.pick([0x50, 0x53, 0x58, 0x5b, 0xc3, 0x5c, 0x54, 0xc9]));
+        return;
+      case 12: // plain arithmetic on registers and memory by register
+        this.#wide();
+        this.#put(
+          random.pick([0x01, 0x29, 0x31, 0x39, 0x85, 0x89, 0x8b, 0x03, 0x11, 0x87]),
+          random.below(256) & 0xf8 & random.pick([0xff, 0x3f]),
+        );
+        return;
+      default: // across the end of a page
+        if (random.oneIn(12))
+          while (this.#at % 4096 < 4096 - MOST_INSTRUCTION_BYTES && this.#at < CODE_BYTES - 64) this.#put(0x90);
+        else this.#put(0xcd, random.below(256));
+    }
+  }
+
+  #immediate(value: number): void {
+    if (this.#codeSize === 16) this.#put(value & 0xff, (value >>> 8) & 0xff);
+    else this.#put32(value);
+  }
+  /** Opcode bytes and an immediate operand. */
+  #putWith(value: number, ...opcode: readonly number[]): void {
+    this.#put(...opcode);
+    this.#immediate(value);
+  }
+
+  #store(): void {
+    const random = this.#random;
+    const target = CODE_AT + ((this.#at + random.below(128) - 32) & (CODE_BYTES - 1));
+    this.#put(random.oneIn(2) ? 0xc6 : 0xc7);
+    const isByte = this.#bytes[this.#at - 1] === 0xc6;
+    if (this.#codeSize === 16) this.#put(0x06, target & 0xff, target >>> 8);
+    else {
+      this.#put(...(this.#codeSize === 32 ? [0x05] : [0x04, 0x25]));
+      this.#put32(target);
+    }
+    if (isByte) this.#put(random.next());
+    else this.#immediate(random.next());
+  }
+
+  /** MOV to control and debug registers, LGDT and its like, LMSW, INVLPG, INVPCID, moves to segment registers. */
+  #control(): void {
+    const random = this.#random;
+    switch (random.below(6)) {
+      case 0:
+        this.#putWith(
+          random.pick([0x8000_0031, 0x31, 0x10, 0x8001_0033, 0x20, 0x6a0, 0x1000, 0x36_06f0, 0x1, 0x3000_0020]),
+          0xb8,
+        );
+        this.#put(0x0f, random.pick([0x22, 0x22, 0x20, 0x23, 0x21]), 0xc0 | (random.pick([0, 2, 3, 4, 7, 6]) << 3));
+        return;
+      case 1:
+        this.#put(0x0f, 0x01, 0xc0 | random.below(64));
+        return;
+      case 2:
+        this.#put(0x0f, random.below(2), random.below(256));
+        return;
+      case 3:
+        this.#put(0x8e, random.below(256));
+        return;
+      case 4:
+        this.#put(0x66, 0x0f, 0x38, 0x82, random.below(64));
+        return;
+      default:
+        this.#put(0x0f, random.pick([0x02, 0x03, 0xb2, 0xb4, 0xb5, 0xc7, 0xae, 0xa1, 0xa9]), random.below(256));
+    }
+  }
+
+  #farTransfer(): void {
+    const random = this.#random;
+    const selector = random.oneIn(4) ? random.next() & 0xffff : random.below(32) * 8 + random.below(4);
+    const target = CODE_AT + random.below(CODE_BYTES);
+    if (this.#codeSize !== 64 && random.oneIn(2)) {
+      this.#putWith(target, random.oneIn(2) ? 0xea : 0x9a);
+      this.#put(selector & 0xff, selector >>> 8);
+      return;
+    }
+    // push selector, push target, far return or IRET
+    const push = (value: number): void => {
+      this.#putWith(value, 0x68);
+    };
+    const isInterrupt = random.oneIn(2);
+    if (isInterrupt) {
+      if (random.oneIn(2)) {
+        push(0x10 + random.below(4));
+        push(0x2_8800);
+      }
+      push(random.oneIn(4) ? random.next() & 0x27_7fd7 : 0x3202);
+    }
+    push(selector);
+    push(target);
+    this.#wide();
+    this.#put(isInterrupt ? 0xcf : 0xcb);
+  }
+}
