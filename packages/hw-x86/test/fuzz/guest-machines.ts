@@ -50,6 +50,13 @@ export interface GuestMachine {
   describe(): string;
 }
 
+/** Says of every page that it was written, as a device does not: what a case has left in the caches of code is not for the next one. */
+function dropCode(engine: Engine | undefined, first: number): void {
+  if (engine === undefined) return;
+  for (let page = first; page < first + GUEST_BYTES; page += PAGE_BYTES)
+    if (engine.holdsCode(page)) engine.codeWritten(page, PAGE_BYTES);
+}
+
 function reset(cpu: LogicalCpuCore, setup: GuestSetup, memory: Uint8Array): void {
   for (const [at, length] of SHARED) cpu.block.u8.fill(0, at, at + length);
   cpu.block.set(state.dr + 48, 0xffff_0ff0n);
@@ -78,6 +85,7 @@ export const memoryHash = (memory: Uint8Array): number => crc32(memory);
 
 /** Ticks of the TSC for an instruction, under icount. */
 const TICKS = createMachine().ticksPerInstruction;
+const PAGE_BYTES = 4096;
 const SEGMENTS = ["ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR"] as const;
 
 /** Events for injection that a guest in this mode may be given. */
@@ -88,11 +96,18 @@ export class VmxMachine implements GuestMachine {
   readonly log: string[];
   readonly memory: Uint8Array;
   readonly harness: VmxHarness;
+  #engine: Engine | undefined;
   readonly #fields: readonly (readonly [VmcsFieldName, bigint])[];
   #isLaunched = false;
 
   constructor(choice: EngineChoice) {
-    this.harness = new VmxHarness({ mode: "real", engine: (options) => new Engine({ ...options, ...choice }) });
+    this.harness = new VmxHarness({
+      mode: "real",
+      engine: (options) => {
+        this.#engine = new Engine({ ...options, ...choice });
+        return this.#engine;
+      },
+    });
     this.cpu = this.harness.cpu;
     this.log = this.harness.log;
     this.memory = this.harness.bank.u8.subarray(this.harness.guestMemory, this.harness.guestMemory + GUEST_BYTES);
@@ -111,6 +126,7 @@ export class VmxMachine implements GuestMachine {
     h.cpu.vmx.invvpid(2, 0, 0n);
     this.#isLaunched = false;
     for (const [name, value] of this.#fields) h.write(name, value);
+    dropCode(this.#engine, this.harness.guestMemory);
     reset(this.cpu, setup, this.memory);
     h.setControl("SECONDARY_CONTROLS", Secondary.enableInvpcid | Secondary.enableRdtscp);
     h.setControl("PRIMARY_CONTROLS", Primary.activateSecondary);
@@ -187,11 +203,18 @@ export class SvmMachine implements GuestMachine {
   readonly log: string[];
   readonly memory: Uint8Array;
   readonly harness: SvmHarness;
+  #engine: Engine | undefined;
   readonly #vmcb: Uint8Array;
   readonly #initial: Uint8Array;
 
   constructor(choice: EngineChoice) {
-    this.harness = new SvmHarness({ mode: "real", engine: (options) => new Engine({ ...options, ...choice }) });
+    this.harness = new SvmHarness({
+      mode: "real",
+      engine: (options) => {
+        this.#engine = new Engine({ ...options, ...choice });
+        return this.#engine;
+      },
+    });
     this.cpu = this.harness.cpu;
     this.log = this.harness.log;
     this.memory = this.harness.bank.u8.subarray(this.harness.guestMemory, this.harness.guestMemory + GUEST_BYTES);
@@ -204,6 +227,7 @@ export class SvmMachine implements GuestMachine {
     const h = this.harness;
     this.cpu.timerDeadline = Number.POSITIVE_INFINITY;
     this.#vmcb.set(this.#initial);
+    dropCode(this.#engine, this.harness.guestMemory);
     reset(this.cpu, setup, this.memory);
     h.set8(Control.TLB_CONTROL, TlbControl.flushAll);
     h.setBits(Control.INTERCEPT_4, Intercept4.clgi | Intercept4.stgi | Intercept4.vmload | Intercept4.vmsave);
