@@ -203,7 +203,10 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
     xsaveAll(this.#block, to, Number(this.model.xcr0Allowed));
   }
   xrstor(from: Uint8Array): void {
+    const rights = this.#block.get(state.pkru);
     xrstorAll(this.#block, from, Number(this.model.xcr0Allowed));
+    // What is cached of translations goes by PKRU: the next VM entry has to look
+    if (this.#block.get(state.pkru) !== rights) this.hostRegisterWritten();
   }
 
   // Time and interrupts

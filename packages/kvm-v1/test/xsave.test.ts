@@ -15,6 +15,18 @@ const ENABLE = [
   ...[0x0f, 0x20, 0xe0, 0x0d, 0, 0, 4, 0, 0x0f, 0x22, 0xe0],
   ...[0x31, 0xc9, 0x31, 0xd2, 0xb8, 7, 0, 0, 0, 0x0f, 0x01, 0xd1],
 ];
+/** OSXSAVE and PKE, XCR0 of x87, SSE, AVX and PKRU. */
+const ENABLE_KEYS = [
+  ...[0x0f, 0x20, 0xe0, 0x0d, 0, 0, 0x44, 0, 0x0f, 0x22, 0xe0],
+  ...[0x31, 0xc9, 0x31, 0xd2, 0xb8, 7, 2, 0, 0, 0x0f, 0x01, 0xd1],
+];
+/** mov eax, RIGHTS; xor edx, edx; xor ecx, ecx; wrpkru */
+const RIGHTS = 0x5555_5550;
+const WRITE_RIGHTS = [0xb8, 0x50, 0x55, 0x55, 0x55, 0x31, 0xd2, 0x31, 0xc9, 0x0f, 0x01, 0xef];
+/** xor ecx, ecx; rdpkru; mov [rbx], eax */
+const READ_RIGHTS = [0x31, 0xc9, 0x0f, 0x01, 0xee, 0x89, 0x03];
+const PKRU_AT = 2688;
+const PKRU_BIT = 0x200;
 const XSAVE_AT_RBX = [0xb8, 7, 0, 0, 0, 0x31, 0xd2, 0x48, 0x0f, 0xae, 0x23];
 const XRSTOR_AT_RBX = [0xb8, 7, 0, 0, 0, 0x31, 0xd2, 0x48, 0x0f, 0xae, 0x2b];
 
@@ -146,6 +158,30 @@ describe("moves", () => {
     expect(await move(vm, kvm2, kvm1)).toBe(2);
     expect(await vm.enter()).toBe("KVM_EXIT_IO");
     expect(kernel.bank.u8[vm.memory + AREA + 600]).toBe(600 & 0xff);
+  });
+
+  test.each([
+    ["up", () => [kvm1, kvm2]],
+    ["down", () => [kvm2, kvm1]],
+  ] as const)("carry the rights of protection keys: %s", async (_direction, modules) => {
+    const [from, to] = modules() as [ModuleInstance, ModuleInstance];
+    const vm = new TestVm(kernel, from);
+    vm.load([...ENABLE_KEYS, ...WRITE_RIGHTS, ...OUT, ...READ_RIGHTS, ...OUT, ...READ_RIGHTS, ...OUT]);
+    vm.startLong({ rbx: BigInt(AREA) });
+    expect(await vm.enter()).toBe("KVM_EXIT_IO");
+    expect(xcr0(vm)).toBe(0x207n);
+    const image = getXsave(vm);
+    expect(xstateBv(image) & PKRU_BIT).toBe(PKRU_BIT);
+    expect(new DataView(image.buffer).getUint32(PKRU_AT, true)).toBe(RIGHTS);
+    await move(vm, from, to);
+    const seen = (): number => kernel.bank.view.getUint32(vm.memory + AREA, true);
+    expect(await vm.enter()).toBe("KVM_EXIT_IO");
+    expect(seen()).toBe(RIGHTS);
+    // User space changes them as well
+    new DataView(image.buffer).setUint32(PKRU_AT, 0xc, true);
+    expect(setXsave(vm, image)).toBe(0);
+    expect(await vm.enter()).toBe("KVM_EXIT_IO");
+    expect(seen()).toBe(0xc);
   });
 
   test("go to a module of before as long as the guest cannot have more than SSE", async () => {

@@ -6,6 +6,7 @@ import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { RAX, RCX, RDX, state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
+import { keyRightsChanged } from "../system/translation-caches.ts";
 import { loadX87, MXCSR_INITIAL, saveMxcsr, saveX87, XMM_AT } from "./fxsave.ts";
 import { operandOffset, operandSegment } from "./x87-state.ts";
 import {
@@ -165,7 +166,7 @@ function restore(cpu: Cpu, kind: XsaveKind, wide: boolean): void {
     if ((components & component.bit) === 0) continue;
     const from = (present & component.bit) !== 0 ? whereIs(component) : -1;
     load(cpu, component.registers, visibleBytes(cpu, component), from);
-    if (component.bit === Xstate.pkru) cpu.updateTags();
+    if (component.bit === Xstate.pkru) keyRightsChanged(cpu);
   }
 }
 

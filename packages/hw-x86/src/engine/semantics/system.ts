@@ -219,6 +219,21 @@ export const STAC = instruction("STAC", {
   },
 });
 
+export const RDPKRU = helperRow(
+  "RDPKRU",
+  sdm("2B", "RDPKRU - Read Protection Key Rights for User Pages"),
+  [form("NP 0F 01 EE", "")],
+  "readKeyRights",
+  0,
+);
+export const WRPKRU = helperRow(
+  "WRPKRU",
+  sdm("2B", "WRPKRU - Write Data to User Page Key Register"),
+  [form("NP 0F 01 EF", "")],
+  "writeKeyRights",
+  0,
+);
+
 export const INVD = helperRow(
   "INVD",
   sdm("2A", "INVD - Invalidate Internal Caches"),
@@ -339,6 +354,8 @@ export const system: readonly Instruction[] = [
   INVPCID,
   CLAC,
   STAC,
+  RDPKRU,
+  WRPKRU,
   INVD,
   WBINVD,
   HLT,

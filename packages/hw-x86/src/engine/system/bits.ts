@@ -31,6 +31,7 @@ export const Cr4 = {
   OSXSAVE: 0x4_0000,
   SMEP: 0x10_0000,
   SMAP: 0x20_0000,
+  PKE: 0x40_0000,
 } as const;
 export const Efer = { SCE: 0x1, LME: 0x100, LMA: 0x400, NXE: 0x800, SVME: 0x1000 } as const;
 export const Flag = {

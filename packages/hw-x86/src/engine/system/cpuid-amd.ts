@@ -15,6 +15,7 @@ import {
   LINEAR_ADDRESS_BITS,
   ONE_LOGICAL_PROCESSOR,
   PHYSICAL_ADDRESS_BITS,
+  PKU,
   result,
   text,
   XCR0_ALLOWED,
@@ -56,7 +57,7 @@ function amdCpuid(leaf: number, subleaf: number): CpuidResult {
     case 6:
       return result(ARAT);
     case 7:
-      return subleaf === 0 ? result(0, InstructionSets.leaf7Ebx, InstructionSets.leaf7Ecx) : result();
+      return subleaf === 0 ? result(0, InstructionSets.leaf7Ebx, InstructionSets.leaf7Ecx | bits(PKU)) : result();
     case 0xd:
       return xsaveLeaf(subleaf);
     case 0x8000_0001:

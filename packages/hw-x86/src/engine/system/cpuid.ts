@@ -23,10 +23,13 @@ export const ONE_LOGICAL_PROCESSOR = 1 << 16;
 const LEAF_1_ECX = bits(3, 5, 13, 17, 23, 26);
 /** FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
 export const LEAF_1_EDX = bits(0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26);
+/** Protection keys, and that CR4 has them on. */
+export const PKU = 3;
+const OSPKE = bits(4);
 /** SMEP INVPCID SMAP. */
 const LEAF_7_EBX = bits(7, 10, 20);
-/** UMIP. */
-const LEAF_7_ECX = bits(2);
+/** UMIP PKU. */
+const LEAF_7_ECX = bits(2, PKU);
 /** ARCH_CAPABILITIES. */
 const LEAF_7_EDX = bits(29);
 /** LAHF in 64-bit mode. */
@@ -41,7 +44,7 @@ export const BRAND = "mkvm software processor";
 const LAST_BASIC = 0xd;
 /** XSAVEOPT XSAVEC, XGETBV of what is in use, XSAVES. */
 const XSAVE_FEATURES = bits(0, 1, 2, 3);
-export const XCR0_ALLOWED = Xstate.x87 | Xstate.sse | Xstate.avx;
+export const XCR0_ALLOWED = Xstate.x87 | Xstate.sse | Xstate.avx | Xstate.pkru;
 const LAST_EXTENDED = 0x8000_0008;
 
 export function result(eax = 0, ebx = 0, ecx = 0, edx = 0): CpuidResult {
@@ -81,6 +84,8 @@ const OSXSAVE = bits(27);
 export function currentCpuid(cpu: Cpu, leaf: number, subleaf: number): CpuidResult {
   const answer = cpu.model.cpuid(leaf, subleaf);
   if (leaf === 1 && (cpu.u32[state.cr4 >>> 2] & Cr4.OSXSAVE) !== 0) return { ...answer, ecx: (answer.ecx | OSXSAVE) >>> 0 };
+  if (leaf === 7 && subleaf === 0 && (cpu.u32[state.cr4 >>> 2] & Cr4.PKE) !== 0)
+    return { ...answer, ecx: (answer.ecx | OSPKE) >>> 0 };
   if (leaf !== 0xd || subleaf > 1 || answer.eax === 0) return answer;
   const enabled = cpu.u32[state.xcr0 >>> 2] | (subleaf === 1 ? cpu.u32[state.xss >>> 2] : 0);
   return { ...answer, ebx: areaBytes(enabled, subleaf === 1) };
@@ -131,7 +136,7 @@ export const CR0_ALLOWED = BigInt(
   (Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG) >>> 0,
 );
 export const CR4_ALLOWED = BigInt(
-  Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.OSXSAVE,
+  Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.OSXSAVE | Cr4.PKE,
 );
 
 /** The Intel-type machine: x86-64-v3, VMX. */

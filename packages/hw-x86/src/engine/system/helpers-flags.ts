@@ -1,11 +1,19 @@
-/** RFLAGS where privilege decides: CLI, STI, PUSHF, POPF. */
+/** RFLAGS where privilege decides: CLI, STI, PUSHF, POPF; and PKRU. */
 
-import { state } from "../cpu-state.ts";
+import type { Cpu } from "../cpu.ts";
+import { RAX, RCX, RDX, state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
-import { Flag, Vector } from "./bits.ts";
+import { Cr4, Flag, Vector } from "./bits.ts";
 import type { TransferBytes } from "./far-transfers.ts";
 import { mergedFlags } from "./interrupt-return.ts";
 import { changeFlags, cplOf, ioplOf, isProtected, isVirtual8086 } from "./processor-mode.ts";
+import { keyRightsChanged } from "./translation-caches.ts";
+
+function requireKeys(cpu: Cpu): void {
+  if ((cpu.get32(state.cr4) & Cr4.PKE) === 0) cpu.raise(Vector.UD);
+  if (low(cpu, RCX) !== 0) cpu.raise(Vector.GP, 0);
+}
+const low = (cpu: Cpu, register: number): number => cpu.get32(state.gpr + 8 * register);
 
 export const flagHelpers: HelperTable = {
   /** CLI where CPL is above 0. */
@@ -25,6 +33,18 @@ export const flagHelpers: HelperTable = {
     const isAwaited = cpu.guest.windowOpened();
     cpu.set32(state.interruptibility, blocking | 1);
     if (!isAwaited) cpu.shadowNextInstruction();
+  },
+  /** RDPKRU and WRPKRU: rights of user pages by protection key. */
+  readKeyRights(cpu) {
+    requireKeys(cpu);
+    cpu.setReg(RAX, BigInt(cpu.get32(state.pkru)));
+    cpu.setReg(RDX, 0n);
+  },
+  writeKeyRights(cpu) {
+    requireKeys(cpu);
+    if (low(cpu, RDX) !== 0) cpu.raise(Vector.GP, 0);
+    cpu.set32(state.pkru, low(cpu, RAX));
+    keyRightsChanged(cpu);
   },
   /** PUSHF and POPF in virtual-8086 mode need IOPL 3. For PUSHF, there or where it is intercepted. */
   checkFlagAccess(cpu) {

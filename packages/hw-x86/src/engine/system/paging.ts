@@ -14,6 +14,7 @@ export {
   closeUserPages,
   flushPage,
   flushTlb,
+  keyRightsChanged,
   protectCodePage,
   updateTags,
 } from "./translation-caches.ts";
@@ -25,6 +26,8 @@ export const FETCH = 4;
 
 /** What a cached translation allows. The first three are also rights bits of the second level. */
 const PageFlag = { read: 1, write: 2, fetch: 4, user: 8, writable: 16, executable: 32, dirty: 64, global: 128 } as const;
+/** Beside the flags: the page's protection key, 4 bits. */
+const KEY_SHIFT = 8;
 
 /** Bits of a paging-structure entry. */
 const PRESENT = 0x1;
@@ -34,6 +37,8 @@ const ACCESSED = 0x20;
 const DIRTY = 0x40;
 const LARGE = 0x80;
 const GLOBAL = 0x100;
+/** Bits 62:59 of the entry that maps a page. */
+const keyOf = (high: number): number => (high >>> 27) & 15;
 /** Bit 63, in the upper half. */
 const NO_EXECUTE = 0x8000_0000 | 0;
 
@@ -124,7 +129,19 @@ function permitsSupervisor(cpu: Cpu, access: number): boolean {
   return (cr4 & Cr4.SMAP) === 0 || (!isImplicit && (cpu.u32[state.systemFlags >>> 2] & Flag.AC) !== 0);
 }
 
+/** Access-disable and write-disable, the two bits of PKRU for each key. */
+const KEY_AD = 1;
+const KEY_WD = 2;
+
+/** Whether the page's protection key forbids a data access: only keys of user pages count, for user and supervisor code. */
+function keyForbids(cpu: Cpu, flags: number, access: number, user: boolean): boolean {
+  if ((cpu.u32[state.cr4 >>> 2] & Cr4.PKE) === 0 || access === FETCH || (flags & PageFlag.user) === 0) return false;
+  const rights = cpu.u32[state.pkru >>> 2] >>> ((flags >>> KEY_SHIFT) * 2);
+  return (rights & KEY_AD) !== 0 || ((rights & KEY_WD) !== 0 && access === WRITE && (user || isWriteProtected(cpu)));
+}
+
 function permits(cpu: Cpu, flags: number, access: number, user: boolean): boolean {
+  if (keyForbids(cpu, flags, access, user)) return false;
   if (user) {
     if ((flags & PageFlag.user) === 0) return false;
   } else if ((flags & PageFlag.user) !== 0 && !permitsSupervisor(cpu, access)) return false;
@@ -191,7 +208,11 @@ function walkWide(cpu: Cpu, caches: TranslationCaches, lo: number, hi: number, a
       if (level === 2) noteLarge(caches, lo, hi);
       else caches.hugeStamp = Math.max(caches.hugeStamp, caches.generation);
     }
-    if (!permits(cpu, flags, access, user)) return pageFault(cpu, caches, lo, hi, access, user, 1);
+    // Without long mode the bits are reserved, and without CR4.PKE nobody's
+    if (isLong) flags |= keyOf(high) << KEY_SHIFT;
+    if (!permits(cpu, flags, access, user)) {
+      return pageFault(cpu, caches, lo, hi, access, user, keyForbids(cpu, flags, access, user) ? 0x21 : 1);
+    }
     if ((low & DIRTY) !== 0 || access === WRITE) flags |= PageFlag.dirty;
     if ((low & GLOBAL) !== 0 && (cpu.u32[state.cr4 >>> 2] & Cr4.PGE) !== 0) flags |= PageFlag.global;
     break;

@@ -94,7 +94,7 @@ export function writeCr4(cpu: Cpu, value: bigint): void {
     loadPdptes(cpu, cpu.get64(state.cr0), cpu.get64(state.cr3), value, cpu.get64(state.efer));
   }
   cpu.set64(state.cr4, value);
-  if (has(changed, Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP)) cpu.flushTlb(false);
+  if (has(changed, Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP | Cr4.PKE)) cpu.flushTlb(false);
   if (has(changed, Cr4.DE)) cpu.debugStateChanged();
 }
 

@@ -28,7 +28,7 @@ const LAST_GENERATION = 0x7fff_0000;
 /** Block tags are 32 bits, eight for each epoch. */
 const LAST_BLOCK_EPOCH = 0x1fff_fff0;
 const CR0_MODE = Cr0.PE | Cr0.WP | Cr0.PG;
-const CR4_MODE = Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP;
+const CR4_MODE = Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP | Cr4.PKE;
 /** User pages that are open at once to supervisor code; where there are more, all of the data TLB is dropped. */
 const OPENED = 256;
 const EFER_MODE = Efer.LME | Efer.LMA | Efer.NXE;
@@ -47,6 +47,7 @@ interface Context {
   cr3High: number;
   cr4: number;
   efer: number;
+  pkru: number;
   breakpoints: number;
 }
 /** As many as a VM has vCPUs that take turns. */
@@ -72,15 +73,17 @@ export class TranslationCaches {
   cr3High = 0;
   cr4 = 0;
   efer = 0;
+  /** PKRU where it counts, else 0. */
+  pkru = 0;
   /** Version of the breakpoints that the tags were taken under. */
   breakpoints = 0;
 
-  /** Second-level TLB by linear page number modulo PAGE_ENTRIES: halves of the page's address, generation, bank offset, PageFlag. */
+  /** Second-level TLB by linear page number modulo PAGE_ENTRIES: halves of the page's address, generation, bank offset, PageFlag and key. */
   readonly pageLow = new Int32Array(PAGE_ENTRIES);
   readonly pageHigh = new Int32Array(PAGE_ENTRIES);
   readonly pageGeneration = new Int32Array(PAGE_ENTRIES);
   readonly pageOffset = new Uint32Array(PAGE_ENTRIES);
-  readonly pageFlags = new Uint8Array(PAGE_ENTRIES);
+  readonly pageFlags = new Uint16Array(PAGE_ENTRIES);
 
   /** Guest physical pages by frame number modulo FRAME_ENTRIES: frame (-1: none), bank offset, rights (1 read, 2 write, 4 fetch). */
   readonly frame = new Float64Array(FRAME_ENTRIES).fill(-1);
@@ -188,12 +191,16 @@ export function noteFetch(caches: TranslationCaches, low: number, high: number, 
   }
 }
 
+/** PKRU where protection keys are on. */
+const keyRights = (cpu: Cpu): number => ((cpu.u32[state.cr4 >>> 2] & Cr4.PKE) === 0 ? 0 : cpu.u32[state.pkru >>> 2]);
+
 function noteMode(cpu: Cpu, caches: TranslationCaches): void {
   caches.cr0 = cpu.i32[state.cr0 >>> 2] & CR0_MODE;
   caches.cr3Low = cpu.i32[state.cr3 >>> 2];
   caches.cr3High = cpu.i32[(state.cr3 >>> 2) + 1];
   caches.cr4 = cpu.i32[state.cr4 >>> 2] & CR4_MODE;
   caches.efer = cpu.i32[state.efer >>> 2] & EFER_MODE;
+  caches.pkru = keyRights(cpu);
   caches.breakpoints = cpu.breakpoints.version;
 }
 
@@ -204,6 +211,7 @@ function modeChanged(cpu: Cpu, caches: TranslationCaches): boolean {
     cpu.i32[(state.cr3 >>> 2) + 1] !== caches.cr3High ||
     (cpu.i32[state.cr4 >>> 2] & CR4_MODE) !== caches.cr4 ||
     (cpu.i32[state.efer >>> 2] & EFER_MODE) !== caches.efer ||
+    keyRights(cpu) !== caches.pkru ||
     cpu.breakpoints.version !== caches.breakpoints
   );
 }
@@ -218,6 +226,15 @@ function takeTags(cpu: Cpu, caches: TranslationCaches): void {
   caches.supervisorTag = caches.lastTag + 1;
   caches.lastTag += 2;
   caches.openedCount = 0;
+}
+
+/** PKRU was written: what the data TLB allows goes by the rights of before. Translations themselves stay. */
+export function keyRightsChanged(cpu: Cpu): void {
+  const caches = cachesOf(cpu);
+  if (keyRights(cpu) === caches.pkru) return;
+  caches.pkru = keyRights(cpu);
+  takeTags(cpu, caches);
+  publishTags(cpu, caches);
 }
 
 /** EFLAGS.AC was cleared: supervisor code has no way to user pages any more, if SMAP is on. */
@@ -255,9 +272,9 @@ export function flushTlb(cpu: Cpu, keepGlobal: boolean): void {
 
 /** Puts the present context aside. */
 function keepContext(caches: TranslationCaches): void {
-  const { translationTag, generation, globalGeneration, supervisorTag, cr0, cr3Low, cr3High, cr4, efer, breakpoints } = caches;
-  const { userEpoch, systemEpoch, systemIsPrivate } = caches;
-  const mode = { cr0, cr3Low, cr3High, cr4, efer, breakpoints };
+  const { translationTag, generation, globalGeneration, supervisorTag, cr0, cr3Low, cr3High, cr4, efer } = caches;
+  const { userEpoch, systemEpoch, systemIsPrivate, pkru, breakpoints } = caches;
+  const mode = { cr0, cr3Low, cr3High, cr4, efer, pkru, breakpoints };
   const epochs = { userEpoch, systemEpoch, systemIsPrivate };
   const context = { translationTag, generation, globalGeneration, supervisorTag, ...epochs, ...mode };
   const known = caches.contexts.findIndex((kept) => kept.translationTag === translationTag);
