@@ -12,6 +12,8 @@ export type {
   LoadedModule,
   LogEntry,
   LogLevel,
+  MigrationReport,
+  MigrationStep,
   ModuleInfo,
   ModuleUser,
   MoveLimits,

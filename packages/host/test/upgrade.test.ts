@@ -102,8 +102,11 @@ describe("a move that fails leaves the VM where it was", () => {
     expect(report!.failed!.reason).toContain(reason);
     const log = await host.dmesg();
     expect(log.some((entry) => entry.message.includes("stays on kvma"))).toBe(true);
-    const prepared = step !== "check" && step !== "prepare";
-    expect(log.filter((entry) => entry.source === "kvmb" && entry.message === "aborted").length).toBe(prepared ? 1 : 0);
+    // What a rehearsal finds out never stops the VM. Commit is not rehearsed: how often the rest was depends on how fast it was
+    const aborted = log.filter((entry) => entry.source === "kvmb" && entry.message === "aborted").length;
+    if (step === "commit") expect(aborted).toBeGreaterThanOrEqual(2);
+    else expect(aborted).toBe(step === "check" || step === "prepare" ? 0 : 1);
+    if (step !== "commit") expect(report!.blackoutUs).toBe(0);
     await printed(process, "count", 3);
     expect((await host.ps())[0]).toMatchObject({ modules: ["kvma"], moves: 0, previous: [] });
     await host.rmmod("kvmb");

@@ -1,6 +1,6 @@
 /** Physical memory of one thread: the banks that it made or was given. */
 import { bankOf, type Hpa, offsetOf } from "./addresses.ts";
-import { BANK_FIRST_FREE } from "./engine/cpu-state.ts";
+import { BANK_FIRST_FREE, OP_ARENA } from "./engine/cpu-state.ts";
 import type { MemoryBank, PhysicalMemory } from "./physical-memory.ts";
 
 const WASM_PAGE = 0x1_0000;
@@ -62,6 +62,14 @@ export class MemoryBanks implements PhysicalMemory {
     if (!this.#banks.has(id)) return;
     this.#released(id);
     this.#banks.delete(id);
+  }
+
+  handOverBank(id: number): void {
+    const bank = this.bank(id);
+    this.releaseBank(id);
+    // Decoded operations themselves need not go: nothing leads to them any more
+    bank.u8.fill(0, 0, OP_ARENA);
+    bank.u8.fill(0xff, BUS_READ_PAGE, BUS_READ_PAGE + 0x1000);
   }
 
   bank(id: number): MemoryBank {

@@ -55,11 +55,11 @@ export function sectionList<F extends Fields, E extends Fields>(
     entry,
     encode(instance, value, entries = []) {
       const bytes = new Uint8Array(entriesAt + entries.length * entry.sizeBytes);
-      SectionHead.write(bytes, { fixed_size: fixed.sizeBytes, count: entries.length });
-      fixed.write(bytes, value, SectionHead.sizeBytes);
-      entries.forEach((each, i) => {
-        entry.write(bytes, each, entriesAt + i * entry.sizeBytes);
-      });
+      // One view for all that is written: a VM stands still while its sections are made
+      const view = new DataView(bytes.buffer);
+      SectionHead.write(view, { fixed_size: fixed.sizeBytes, count: entries.length });
+      fixed.write(view, value, SectionHead.sizeBytes);
+      for (let i = 0; i < entries.length; i++) entry.write(view, entries[i], entriesAt + i * entry.sizeBytes);
       return { name, instance, version, required, bytes };
     },
     decode(from) {
@@ -67,16 +67,16 @@ export function sectionList<F extends Fields, E extends Fields>(
       if (from.name !== name) return `${who} where ${name} was expected`;
       if (from.version !== version) return `${who} has version ${from.version}; this side takes ${version}`;
       if (from.bytes.length < SectionHead.sizeBytes) return `${who} is cut short: ${from.bytes.length} bytes`;
-      const head = SectionHead.read(from.bytes);
+      const view = new DataView(from.bytes.buffer, from.bytes.byteOffset, from.bytes.byteLength);
+      const head = SectionHead.read(view);
       if (head.fixed_size !== fixed.sizeBytes)
         return `${who} has a fixed part of ${head.fixed_size} bytes, not ${fixed.sizeBytes}`;
       const expected = entriesAt + head.count * entry.sizeBytes;
       if (from.bytes.length !== expected)
         return `${who} has ${from.bytes.length} bytes where ${head.count} entries take ${expected}`;
-      return {
-        fixed: fixed.read(from.bytes, SectionHead.sizeBytes),
-        entries: Array.from({ length: head.count }, (_, i) => entry.read(from.bytes, entriesAt + i * entry.sizeBytes)),
-      };
+      const entries: StructValue<E>[] = [];
+      for (let i = 0; i < head.count; i++) entries.push(entry.read(view, entriesAt + i * entry.sizeBytes));
+      return { fixed: fixed.read(view, SectionHead.sizeBytes), entries };
     },
     find(sections, instance = 0) {
       const found = sections.find((each) => each.name === name && each.instance === instance);

@@ -6,7 +6,7 @@ import { connectDaemon } from "./client.ts";
 import { engineText } from "./engine-tables.ts";
 import { ask, print } from "./module-commands.ts";
 import { attachTo } from "./run.ts";
-import { movesTable, processesTable } from "./tables.ts";
+import { migrationTable, movesTable, processesTable } from "./tables.ts";
 import { writeTrace } from "./trace-file.ts";
 
 interface Json {
@@ -145,6 +145,25 @@ function addMoveCommands(program: Command, done: (status: number) => void): void
     .action(async (pid: string, flags: Json & { trace?: string }) =>
       show([await ask((daemon) => daemon.call("rollback", pidOf(pid)))], flags),
     );
+  program
+    .command("migrate <pid>")
+    .summary("move a running VM to another logical CPU")
+    .description(
+      "Moves a process with its VMs to another logical CPU while they run, by the same state that moves them between modules.",
+    )
+    .requiredOption("--cpu <number>", "logical CPU, see 'mkvm ps'")
+    .option("--json", "print JSON")
+    .addHelpText("after", "\nExample:\n  mkvm migrate 1 --cpu 1")
+    .action(async (text: string, flags: Json & { cpu: string }) => {
+      if (!/^\d+$/.test(flags.cpu)) throw new HostError("EINVAL", `--cpu ${flags.cpu}: give the number of a logical CPU`);
+      const options = { pid: pidOf(text), cpu: Number(flags.cpu) };
+      const report = await ask((daemon) => daemon.call("migrate", options));
+      print(report, flags.json, () => migrationTable(report));
+      if (!report.failed) return;
+      const { pid, fromCpu, failed } = report;
+      process.stderr.write(`mkvm: process ${pid} stays on cpu${fromCpu}: ${failed.step} failed: ${failed.reason}\n`);
+      done(1);
+    });
   program
     .command("finalize <pid>")
     .summary("give up the way back")

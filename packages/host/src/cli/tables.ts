@@ -1,6 +1,6 @@
 import Table from "cli-table3";
 import { formatSize } from "../control/sizes.ts";
-import type { DeviceEntry, LoadedModule, ModuleInfo, MoveReport, ProcessInfo } from "../control/types.ts";
+import type { DeviceEntry, LoadedModule, MigrationReport, ModuleInfo, MoveReport, ProcessInfo } from "../control/types.ts";
 
 /** Columns of text without lines between them. */
 export function table(head: string[], rows: (string | number)[][]): string {
@@ -83,6 +83,25 @@ export function movesTable(reports: readonly MoveReport[]): string {
       `${report.stateBytes} bytes`,
       report.steps.map(({ step, durationUs }) => `${step} ${durationUs}`).join(" "),
     ]),
+  );
+}
+
+export function migrationTable(report: MigrationReport): string {
+  const { pid, fromCpu, toCpu, module, moved, blackoutUs, stateBytes, steps } = report;
+  return table(
+    ["PID", "FROM", "TO", "MODULE", "RESULT", "BLACKOUT", "STATE", "STEPS (us)"],
+    [
+      [
+        pid,
+        `cpu${fromCpu}`,
+        `cpu${toCpu}`,
+        module,
+        moved ? "moved" : "stays",
+        `${blackoutUs} us`,
+        `${stateBytes} bytes`,
+        steps.map(({ step, durationUs }) => `${step} ${durationUs}`).join(" "),
+      ],
+    ],
   );
 }
 

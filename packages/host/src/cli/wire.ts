@@ -26,6 +26,7 @@ export const hostMethods = [
   "engineReport",
   "kill",
   "upgrade",
+  "migrate",
   "checkUpgrade",
   "resources",
   "rollback",

@@ -18,6 +18,7 @@ import { checkParameters } from "../loader/parameters.ts";
 import { KernelLog, nowMs } from "../log/kernel-log.ts";
 import { bankBytesFor, largestBankBytes } from "../memory/user-memory.ts";
 import { SavedFile } from "../saved/file-reader.ts";
+import { migrate } from "./migration.ts";
 import { HostedProcess, type ProcessHandle } from "./process-handle.ts";
 import type { CpuBoot, CpuEvent, ProcessSave } from "./protocol.ts";
 import { CpuClient } from "./requests.ts";
@@ -29,6 +30,7 @@ import type {
   InsmodOptions,
   LoadedModule,
   LogEntry,
+  MigrationReport,
   ModuleInfo,
   ModuleUser,
   MoveLimits,
@@ -115,6 +117,8 @@ class ControlPlane {
   readonly #modules = new Map<string, Loaded>();
   readonly #tree = new DeviceTree();
   readonly #processes = new Map<number, HostedProcess>();
+  /** Console input of processes that are between two CPUs. */
+  readonly #heldInput = new Map<number, (Uint8Array | null)[]>();
   readonly #startedMs = nowMs();
   readonly #log = new KernelLog(this.#startedMs);
   /** Changes of modules and /dev, one after the other. */
@@ -303,7 +307,7 @@ class ControlPlane {
     }
     const cpu = this.#chooseCpu(options.cpu);
     const name = options.name ?? found.name.replace(/^.*\//, "");
-    const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version });
+    const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version, entry: found.entryUrl });
     const { pid } = handle;
     await this.#starting(cpu, pid, () =>
       cpu.client.request("process.start", {
@@ -403,7 +407,7 @@ class ControlPlane {
     const found = findPackage(program.package, [options.directory ?? this.#directory, hostDirectory]);
     if (options.module !== undefined) this.#module(options.module);
     const cpu = this.#chooseCpu(options.cpu);
-    const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version });
+    const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version, entry: found.entryUrl });
     const { pid } = handle;
     await this.#starting(cpu, pid, () =>
       cpu.client.request("process.restore", {
@@ -418,14 +422,21 @@ class ControlPlane {
     return handle;
   }
 
-  #newProcess(name: string, cpu: Cpu, program: { package: string; version: string }): HostedProcess {
+  #newProcess(name: string, cpu: Cpu, program: { package: string; version: string; entry: string }): HostedProcess {
     const pid = ++this.#lastPid;
     const handle = new HostedProcess(pid, name, cpu.id, program, (bytes) => {
-      cpu.client.request("process.input", { pid, bytes }).catch(() => {});
+      const held = this.#heldInput.get(pid);
+      if (held) held.push(bytes);
+      else this.#input(pid, bytes);
     });
     this.#processes.set(pid, handle);
     cpu.processes.add(pid);
     return handle;
+  }
+
+  #input(pid: number, bytes: Uint8Array | null): void {
+    const cpu = this.#cpus.find((candidate) => candidate.processes.has(pid));
+    cpu?.client.request("process.input", { pid, bytes }).catch(() => {});
   }
 
   /** Forgets a process that could not be started. */
@@ -452,6 +463,31 @@ class ControlPlane {
     return Promise.all(
       movable.map((process) => this.#cpuOf(process.pid).client.request("move.to", { pid: process.pid, to, at, finalise })),
     );
+  }
+
+  /**
+   * Moves a process with its running VMs to another logical CPU. What fails before the old CPU lets go leaves it where it was, and the
+   * report says why.
+   * @throws HostError when it cannot even begin
+   */
+  async migrate(options: { pid: number; cpu: number }): Promise<MigrationReport> {
+    const { pid } = options;
+    const handle = this.#hosted(pid);
+    const from = this.#cpuOf(pid);
+    const to = this.#chooseCpu(options.cpu);
+    if (from === to) throw new HostError("EINVAL", `process ${pid} is on cpu${to.id} already: see 'mkvm ps'`);
+    const report = await migrate(handle, from, to, {
+      holdInput: () => this.#heldInput.set(pid, []),
+      releaseInput: () => {
+        const held = this.#heldInput.get(pid) ?? [];
+        this.#heldInput.delete(pid);
+        for (const bytes of held) this.#input(pid, bytes);
+      },
+    });
+    const { failed, blackoutUs } = report;
+    if (failed) this.#log.write("warn", `process ${pid} stays on cpu${from.id}: ${failed.step} failed: ${failed.reason}`);
+    else this.#log.write("info", `process ${pid} moved from cpu${from.id} to cpu${to.id}, blackout ${blackoutUs} us`);
+    return report;
   }
 
   /** Why the VMs of a process could not move now; null when they could. Nothing is moved. */

@@ -27,9 +27,11 @@ export interface ProcessHandle {
 export class HostedProcess implements ProcessHandle {
   readonly pid: number;
   readonly name: string;
-  readonly cpu: number;
+  cpu: number;
   /** Package of the program. */
   readonly program: { readonly package: string; readonly version: string };
+  /** URL of its entry. */
+  readonly entry: string;
   readonly exited: Promise<ExitStatus>;
   readonly moves: MoveReport[] = [];
   /** Of its VMs when it ended. */
@@ -47,13 +49,14 @@ export class HostedProcess implements ProcessHandle {
     pid: number,
     name: string,
     cpu: number,
-    program: HostedProcess["program"],
+    program: HostedProcess["program"] & { readonly entry: string },
     sendInput: (bytes: Uint8Array | null) => void,
   ) {
     this.pid = pid;
     this.name = name;
     this.cpu = cpu;
-    this.program = program;
+    this.program = { package: program.package, version: program.version };
+    this.entry = program.entry;
     this.#sendInput = sendInput;
     this.exited = new Promise((resolve) => {
       this.#resolveExited = resolve;

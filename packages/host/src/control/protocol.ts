@@ -2,9 +2,10 @@
  * Everything that crosses between the main thread and the thread of a logical CPU: requests with replies in one direction,
  * events in the other. Nothing else is posted on those ports.
  */
-import type { MachineDescription } from "@mkvm/hw-x86";
-import type { ParameterSpec, ParameterValues } from "@mkvm/kvm-abi";
+import type { MachineDescription, MemoryBank } from "@mkvm/hw-x86";
+import type { ParameterSpec, ParameterValues, VmDescription } from "@mkvm/kvm-abi";
 import type { SavedPackages } from "../saved/manifest.ts";
+import type { ProcessImage } from "../saved/process-image.ts";
 import type {
   DeviceEntry,
   EngineReport,
@@ -77,6 +78,30 @@ export interface ProcessRestore {
   save: ProcessSave | undefined;
 }
 
+/** What the CPU that a process moves to is told while it still runs. */
+export interface MigrationOffer {
+  readonly pid: number;
+  readonly name: string;
+  readonly args: readonly string[];
+  readonly startedMs: number;
+  readonly bank: number;
+  readonly memory: MemoryBank["memory"];
+  /** Pages of the bank that the other CPU may have for its tables: the rest is still in use. */
+  readonly reserved: { readonly offset: number; readonly count: number };
+  readonly mounts: readonly (readonly [string, string])[];
+  readonly module: string;
+  readonly previous: readonly string[];
+  readonly finalisedOn: string | undefined;
+  readonly moves: number;
+  readonly descriptions: readonly VmDescription[];
+}
+
+/** It stands still: its state, and when its vCPUs were asked to stop, in milliseconds since the epoch. */
+export interface MigrationImage {
+  readonly image: ProcessImage;
+  readonly stoppedMs: number;
+}
+
 interface Call<Params, Result> {
   params: Params;
   result: Result;
@@ -111,6 +136,17 @@ export interface CpuRequests {
   "move.back": Call<{ pid: number }, MoveReport>;
   /** Result: modules that are no longer held. */
   "move.finalise": Call<{ pid: number }, string[]>;
+  // A move to another CPU, in this order; "leave.stay" and "arrive.abort" take everything before "leave.go" back
+  "leave.offer": Call<{ pid: number; to: string }, MigrationOffer>;
+  "arrive.prepare": Call<MigrationOffer & { program: string }, null>;
+  "leave.still": Call<{ pid: number }, MigrationImage>;
+  "arrive.restore": Call<{ pid: number; image: ProcessImage }, null>;
+  /** The CPU has let go of everything; result: who holds each page of the bank. */
+  "leave.go": Call<{ pid: number }, Uint8Array>;
+  /** Resolves when a vCPU runs again, with the time in milliseconds since the epoch. */
+  "arrive.go": Call<{ pid: number; pages: Uint8Array }, number>;
+  "leave.stay": Call<{ pid: number }, null>;
+  "arrive.abort": Call<{ pid: number }, null>;
   "cpu.resources": Call<null, Omit<ResourceUsage, "vpids">>;
   "cpu.stop": Call<null, null>;
 }

@@ -148,6 +148,27 @@ export interface MoveReport {
   failed?: { step: MoveStep; reason: string };
 }
 
+export const migrationSteps = ["check", "prepare", "freeze", "restore", "release", "thaw"] as const;
+export type MigrationStep = (typeof migrationSteps)[number];
+
+/** What a move between logical CPUs did. */
+export interface MigrationReport {
+  pid: number;
+  fromCpu: number;
+  toCpu: number;
+  /** Module that its VMs are on, on both. */
+  module: string;
+  moved: boolean;
+  /** Steps that were begun, in order, microseconds of real time. `freeze` includes save, `restore` includes verify and commit. */
+  steps: { step: MigrationStep; durationUs: number }[];
+  /** From the request that stops the vCPUs to the first KVM_RUN on the other CPU; 0 when nothing was stopped. */
+  blackoutUs: number;
+  /** Bytes of all sections. */
+  stateBytes: number;
+  /** Where and why it stayed. */
+  failed?: { step: MigrationStep; reason: string };
+}
+
 /** How long parts of a move may take, milliseconds of real time. What takes longer ends the move, with the VM on its old module. */
 export interface MoveLimits {
   /** For the new module to prepare, while the VM runs. */

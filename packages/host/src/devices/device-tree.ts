@@ -152,4 +152,14 @@ export class MountNamespace {
   lookup(path: string): { module: string; device: string } | number {
     return this.#tree.lookup(path, this.#mounts);
   }
+
+  /** Its mounts, for the same process on another CPU. */
+  list(): [string, string][] {
+    return [...this.#mounts];
+  }
+
+  assign(mounts: readonly (readonly [string, string])[]): void {
+    this.#mounts.clear();
+    for (const [target, source] of mounts) this.#mounts.set(target, source);
+  }
 }

@@ -36,6 +36,10 @@ export class ModuleInstances {
     this.#kernel = kernel;
   }
 
+  names(): string[] {
+    return [...this.#loaded.keys()];
+  }
+
   get(name: string): LoadedInstance | undefined {
     return this.#loaded.get(name);
   }

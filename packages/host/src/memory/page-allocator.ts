@@ -22,6 +22,18 @@ export class PageAllocator {
   #free: number;
   #kernelPages = 0;
 
+  /** Of a bank that another allocator has, until `takeOver`: only these pages are to be handed out. */
+  static within(u8: Uint8Array, firstFreeOffset: number, offset: number, count: number): PageAllocator {
+    const pages = new PageAllocator(u8, firstFreeOffset);
+    const first = offset / pageBytes;
+    pages.#state.fill(kernelBit);
+    pages.#state.fill(0, first, first + count);
+    pages.#free = count;
+    pages.#lowHint = first;
+    pages.#highHint = first + count;
+    return pages;
+  }
+
   /** `u8`: the whole bank. Pages below `firstFreeOffset` are never handed out. */
   constructor(u8: Uint8Array, firstFreeOffset: number) {
     const pages = Math.floor(u8.length / pageBytes);
@@ -33,6 +45,28 @@ export class PageAllocator {
     this.#lowHint = this.#firstPage;
     this.#highHint = pages;
     this.#free = Math.max(0, pages - this.#firstPage);
+  }
+
+  /** Who holds each page, for `takeOver`. A copy. */
+  holders(): Uint8Array {
+    return this.#state.slice();
+  }
+
+  /** The bank is this allocator's now: pages are held as the other one's `holders` said, but for those that it had set aside for it. */
+  takeOver(state: Uint8Array, offset: number, count: number): void {
+    const first = offset / pageBytes;
+    const own = this.#state.slice(first, first + count);
+    this.#state.set(state);
+    this.#state.set(own, first);
+    this.#lowHint = this.#firstPage;
+    this.#highHint = this.#state.length;
+    this.#free = 0;
+    this.#kernelPages = 0;
+    for (let page = this.#firstPage; page < this.#state.length; page++) {
+      const holder = this.#state[page]!;
+      if ((holder & holders) === 0) this.#free++;
+      if ((holder & kernelBit) !== 0) this.#kernelPages++;
+    }
   }
 
   get freePages(): number {

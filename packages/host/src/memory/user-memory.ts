@@ -18,9 +18,9 @@ export class BankUserMemory implements UserMemory {
   readonly bank: MemoryBank;
   readonly pages: PageAllocator;
 
-  constructor(bank: MemoryBank) {
+  constructor(bank: MemoryBank, pages = new PageAllocator(bank.u8, bank.firstFreeOffset)) {
     this.bank = bank;
-    this.pages = new PageAllocator(bank.u8, bank.firstFreeOffset);
+    this.pages = pages;
   }
 
   read(address: Hva, length: number): Uint8Array | undefined {

@@ -28,16 +28,20 @@ export class KernelProcess implements Process {
   readonly output: ConsoleOutput;
   readonly inputArrived: WaitQueue;
   readonly kernel: CpuKernel;
-  readonly startedMs = Date.now();
+  startedMs = Date.now();
   /** What its CPU had retired when it started, less what it retired before it was saved. */
-  readonly startRetired: number;
+  startRetired: number;
   /** How the program takes part in being saved; undefined until it says so. */
   #programState: (() => ProgramState) | undefined;
   #onProgramState: () => void = () => {};
   /** Of the program that this one takes up. */
-  readonly restoredSections: readonly Section[] | undefined;
+  restoredSections: readonly Section[] | undefined;
   /** Results of calls that threads had made when the process was saved. */
-  readonly #undelivered: UndeliveredResult[];
+  #undelivered: UndeliveredResult[];
+  /** Module that its VMs are on, of one that is on its way to this CPU. */
+  arrivesOn: string | undefined;
+  /** Called once, when a thread of it makes KVM_RUN. */
+  atFirstRun: (() => void) | undefined;
   readonly tasks = new Set<KernelTask>();
   readonly files = new Map<number, OpenFile>();
   /** Modules that the VM can go back to, the latest last; empty once finalised. */
@@ -147,6 +151,23 @@ export class KernelProcess implements Process {
         resolve();
       };
     });
+  }
+
+  /** It goes on from another CPU, before its program runs here. */
+  takeUp(from: { sections: readonly Section[]; undelivered: readonly UndeliveredResult[]; retired: number }): void {
+    this.restoredSections = from.sections;
+    this.#undelivered = [...from.undelivered];
+    this.startRetired = this.kernel.cpu.retiredInstructions() - from.retired;
+  }
+
+  /** It has gone to another CPU with all that it had: its threads here go no further, and nothing is given back. */
+  depart(): void {
+    this.ending = { status: 0, reason: "exited" };
+    this.#ended = true;
+    this.output.flush();
+    for (const task of this.tasks) task.finished = true;
+    this.tasks.clear();
+    this.input.close();
   }
 
   /** The result of a call that the process had made when it was saved, once; undefined where there is none. */

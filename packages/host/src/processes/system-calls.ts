@@ -2,7 +2,7 @@
 
 import { resolve as resolvePath } from "node:path";
 import { bankOf, type Hpa, offsetOf } from "@mkvm/hw-x86";
-import { Errno, type Hva, type SystemCalls } from "@mkvm/kvm-abi";
+import { Errno, type Hva, Ioctl, type SystemCalls } from "@mkvm/kvm-abi";
 import { isDevicePath } from "../devices/device-tree.ts";
 import { ConsoleFile, ModuleFile, RegularFile } from "../devices/open-file.ts";
 import { pageBytes } from "../memory/page-allocator.ts";
@@ -31,6 +31,10 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
     if (file.fault !== undefined) {
       if (!process.frozen) task.workDone();
       return resultOnFailedVm(file, request, memory.bank.view);
+    }
+    if (process.atFirstRun !== undefined && request === Ioctl.KVM_RUN) {
+      process.atFirstRun();
+      process.atFirstRun = undefined;
     }
     kernel.current = process;
     scheduler.runningTask = task;

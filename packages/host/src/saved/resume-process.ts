@@ -44,13 +44,13 @@ export async function resumeVms(process: KernelProcess, image: ProcessImage, mod
       made.push(incoming);
       // Preparing took time, and the guest's stands still until it runs
       const now = { tsc: kernel.cpu.rdtsc(), monotonicNs: clock.monotonicNs() };
-      restore(
+      restoreVerified(
         module,
         incoming,
         rebaseSections(sections, { from: to, to: now, bank: process.bank, runPage: pages }) as Section[],
       );
     }
-    install(process, image, module, made);
+    installFiles(process, image, module, made);
   } catch (thrown) {
     for (const incoming of made) incoming.abort();
     throw thrown instanceof HostError
@@ -86,7 +86,8 @@ async function prepare(process: KernelProcess, module: LoadedInstance, sections:
   return incoming;
 }
 
-function restore(module: LoadedInstance, incoming: IncomingVm, sections: readonly Section[]): void {
+/** @throws Error that says why not, or what came back other than it was */
+export function restoreVerified(module: LoadedInstance, incoming: IncomingVm, sections: readonly Section[]): void {
   const answer = incoming.restore(sections);
   const problem = restoreProblem(answer) ?? answer;
   if (problem !== undefined) throw new Error(problem);
@@ -95,7 +96,13 @@ function restore(module: LoadedInstance, incoming: IncomingVm, sections: readonl
   if (different) throw new Error(`${module.name} restored another state: ${different}`);
 }
 
-function install(process: KernelProcess, image: ProcessImage, module: LoadedInstance, made: readonly IncomingVm[]): void {
+/** Puts VMs behind the descriptors that they were behind. */
+export function installFiles(
+  process: KernelProcess,
+  image: ProcessImage,
+  module: LoadedInstance,
+  made: readonly IncomingVm[],
+): void {
   const put = (fd: number, name: string, role: SavedVm["files"][number]["role"], incoming: IncomingVm): void => {
     const answer = incoming.commit(role);
     const problem = commitProblem(answer, module.name, name);

@@ -6,7 +6,7 @@
  * From the moment the last vCPU stands still to the thaw everything is synchronous. Whatever fails before commit ends with
  * the VM on its old module, as it was, and the report says which step and why.
  */
-import type { FileOperations, FileRole, IncomingVm, Section, SectionSupport } from "@mkvm/kvm-abi";
+import type { FileOperations, FileRole, IncomingVm, Section, SectionSupport, VmDescription } from "@mkvm/kvm-abi";
 import type { MoveLimits, MoveReport, MoveStep } from "../control/types.ts";
 import type { ModuleFile } from "../devices/open-file.ts";
 import { HostError, messageOf, stackOf } from "../errors.ts";
@@ -14,10 +14,19 @@ import type { LoadedInstance } from "../loader/module-instances.ts";
 import type { KernelProcess } from "../processes/process.ts";
 import { commitProblem, describeProblem, restoreProblem, sectionsProblem } from "./answers.ts";
 import { prepareWithin } from "./prepare.ts";
+import { leaveCpuToVms, type RehearsalProblem, rehearseOnce, wantsAnotherRound } from "./rehearsal.ts";
 import { featureLevel, firstDifference, firstUnknownSection, totalBytes } from "./sections.ts";
 import { StepRecorder } from "./step-recorder.ts";
 
-class MoveFailure extends Error {}
+class MoveFailure extends Error {
+  /** The step that it is of, when that is not the one in which it came up. */
+  readonly step: MoveStep | undefined;
+
+  constructor(message: string, step?: MoveStep) {
+    super(message);
+    this.step = step;
+  }
+}
 
 /** @throws MoveFailure that names the module, when there is a problem */
 function refuseIf(problem: string | undefined, module: string): void {
@@ -150,11 +159,47 @@ class Move {
         firstUnknownSection(description, this.#level, "a module that it could roll back to");
       if (unknown) throw new MoveFailure(unknown);
       this.#steps.begin("prepare");
+      if (!this.#options.stopFirst) await this.#rehearse(file, description);
+      const began = performance.now();
       const incoming = await prepareWithin(this.#limits.prepareMs, this.#to, this.#process, description);
       if (typeof incoming === "string") throw new MoveFailure(incoming);
       this.#vms.push({ file, incoming, sections: [] });
       if (this.#process.ending) throw new MoveFailure("the process ended");
+      if (!this.#options.stopFirst) await leaveCpuToVms(performance.now() - began);
     }
+  }
+
+  /** Moves the VM into one that is thrown away, until that is as fast as it gets, giving way in between. */
+  async #rehearse(file: ModuleFile, description: VmDescription): Promise<void> {
+    const timesMs: number[] = [];
+    let spare: IncomingVm | undefined;
+    try {
+      do {
+        const began = performance.now();
+        const prepared = await prepareWithin(this.#limits.prepareMs, this.#to, this.#process, description);
+        if (typeof prepared === "string") throw new MoveFailure(prepared);
+        spare = prepared;
+        if (this.#process.ending) throw new MoveFailure("the process ended");
+        // The VMM may have closed it meanwhile: the move itself finds out, and says so
+        if (!this.#vmFiles().includes(file) || faultOfVms(this.#process, this.#from)) return;
+        this.#process.kernel.current = this.#process;
+        const outcome = rehearseOnce(this.#from, this.#to, file, this.#level, spare);
+        if (typeof outcome !== "number") throw this.#failureOf(outcome);
+        timesMs.push(outcome);
+        const used = spare;
+        spare = undefined;
+        this.#abort(used);
+        await leaveCpuToVms(performance.now() - began);
+      } while (wantsAnotherRound(this.#from, this.#to, timesMs));
+    } finally {
+      if (spare) this.#abort(spare);
+    }
+  }
+
+  #failureOf({ step, reason, thrown }: RehearsalProblem): MoveFailure {
+    if (thrown !== undefined)
+      this.#process.kernel.log("err", "host", `exception in the ${step} step of a move: ${stackOf(thrown)}`);
+    return new MoveFailure(reason, step);
   }
 
   async #freeze(onStill: () => void | Promise<void>): Promise<void> {
@@ -279,16 +324,19 @@ class Move {
   /** Notes why, and takes back what the new module was given. */
   #fail(thrown: unknown): void {
     if (this.#failed || this.#committed) return;
-    this.#failed = { step: this.#steps.step, reason: messageOf(thrown) };
+    const step = (thrown instanceof MoveFailure ? thrown.step : undefined) ?? this.#steps.step;
+    this.#failed = { step, reason: messageOf(thrown) };
     if (!(thrown instanceof MoveFailure)) {
       this.#process.kernel.log("err", "host", `exception in the ${this.#steps.step} step of a move: ${stackOf(thrown)}`);
     }
-    for (const vm of this.#vms) {
-      try {
-        vm.incoming.abort();
-      } catch (error) {
-        this.#process.kernel.log("err", this.#to.name, `exception while aborting a move: ${stackOf(error)}`);
-      }
+    for (const vm of this.#vms) this.#abort(vm.incoming);
+  }
+
+  #abort(incoming: IncomingVm): void {
+    try {
+      incoming.abort();
+    } catch (error) {
+      this.#process.kernel.log("err", this.#to.name, `exception while aborting a move: ${stackOf(error)}`);
     }
   }
 

@@ -44,11 +44,9 @@ export function firstDifference(sent: readonly Section[], restored: readonly Sec
     if (a.version !== b.version) return `section ${nameOf(a)} came back in version ${b.version}, was ${a.version}`;
     if (a.required !== b.required) return `section ${nameOf(a)} is required on one side only`;
     if (a.bytes.length !== b.bytes.length) return `section ${nameOf(a)} has ${b.bytes.length} bytes, was ${a.bytes.length}`;
-    for (let at = 0; at < a.bytes.length; at++) {
-      if (a.bytes[at] !== b.bytes[at]) {
-        return `section ${nameOf(a)} differs at byte ${at}: ${hex(b.bytes[at]!)}, was ${hex(a.bytes[at]!)}`;
-      }
-    }
+    if (Buffer.compare(a.bytes, b.bytes) === 0) continue;
+    const at = a.bytes.findIndex((byte, index) => byte !== b.bytes[index]);
+    return `section ${nameOf(a)} differs at byte ${at}: ${hex(b.bytes[at]!)}, was ${hex(a.bytes[at]!)}`;
   }
   return undefined;
 }

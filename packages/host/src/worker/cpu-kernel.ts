@@ -22,6 +22,7 @@ import { ModuleInstances } from "../loader/module-instances.ts";
 import { timeStampUs } from "../log/kernel-log.ts";
 import { CpuMemory } from "../memory/kernel-memory.ts";
 import { BankUserMemory, bankBytesFor } from "../memory/user-memory.ts";
+import { Migrations } from "../migration/migrations.ts";
 import { ConsoleInput, ConsoleOutput } from "../processes/console.ts";
 import { KernelProcess, killedStatus } from "../processes/process.ts";
 import { createSystemCalls, processEnds } from "../processes/system-calls.ts";
@@ -59,6 +60,7 @@ export class CpuKernel {
   #profile: ThreadProfile | undefined;
   #profiled = 0;
   readonly #programs = new Set<string>();
+  readonly #migrations: Migrations;
 
   constructor(boot: CpuBoot, hardware: Hardware, send: (event: CpuEvent) => void) {
     this.id = boot.cpu;
@@ -72,6 +74,7 @@ export class CpuKernel {
     this.memory = new CpuMemory(this.cpu.memory, 1 + boot.cpu);
     this.vac = hardware.createVac(boot, this.cpu, (count) => this.memory.allocateCpuPages(count));
     this.modules = new ModuleInstances(this);
+    this.#migrations = new Migrations(this);
   }
 
   /** The process whose turn it is: whom to blame for what is thrown without a caller. */
@@ -128,6 +131,20 @@ export class CpuKernel {
     this.cpu.memory.releaseBank(process.bank);
     if (this.current === process) this.current = undefined;
     this.#send({ event: "exited", pid: process.pid, exit, statistics, engine });
+  }
+
+  /** The process is another CPU's now, with its bank. */
+  departed(process: KernelProcess): void {
+    if (process.profiled && --this.#profiled === 0) {
+      this.#profile?.stop();
+      this.#profile = undefined;
+    }
+    this.#processes.delete(process.pid);
+    for (const cancel of process.atEnd) cancel();
+    this.memory.forget(process.bank);
+    this.cpu.memory.handOverBank(process.bank);
+    if (this.current === process) this.current = undefined;
+    for (const name of this.modules.names()) this.released(name);
   }
 
   /** Somebody let go of a module: one that drains may be without users now. */
@@ -219,6 +236,25 @@ export class CpuKernel {
       for (const name of released) this.released(name);
       return released;
     },
+    "leave.offer": ({ pid, to }) => this.#migrations.offer(this.#process(pid), to),
+    "leave.still": ({ pid }) => this.#migrations.still(pid),
+    "leave.go": ({ pid }) => this.#migrations.go(pid),
+    "leave.stay": ({ pid }) => this.#migrations.stay(pid),
+    "arrive.prepare": async ({ program, ...offer }) => {
+      const main = await this.#import(program, offer.name);
+      this.#programs.add(program);
+      return this.#migrations.prepare(offer, main);
+    },
+    "arrive.restore": ({ pid, image }) => this.#migrations.restore(pid, image),
+    "arrive.abort": ({ pid }) => this.#migrations.abort(pid),
+    "arrive.go": ({ pid, pages }) =>
+      new Promise((resolve) => {
+        const { process, main } = this.#migrations.arrive(pid, pages);
+        const runs = () => resolve(performance.timeOrigin + performance.now());
+        process.atFirstRun = runs;
+        process.atEnd.add(runs);
+        this.#run(process, main, undefined);
+      }),
     "cpu.resources": () => ({
       timers: this.modules.armedTimers(),
       processes: [...this.#processes.values()].map((process) => ({
@@ -405,6 +441,11 @@ export class CpuKernel {
 
   #usersOf(name: string): ModuleUser[] {
     const users: ModuleUser[] = [];
+    for (const process of this.#migrations.arriving()) {
+      const files = [...process.moduleFiles()].map(([, file]) => file.operations.owner);
+      if (files.includes(name) || process.previous.includes(name) || process.arrivesOn === name)
+        users.push({ pid: process.pid, process: process.name, fd: -1, what: `is moving to cpu${this.id}` });
+    }
     for (const process of this.#processes.values()) {
       const add = (fd: number, what: string) => users.push({ pid: process.pid, process: process.name, fd, what });
       for (const [fd, file] of process.moduleFiles()) if (file.operations.owner === name) add(fd, file.name);

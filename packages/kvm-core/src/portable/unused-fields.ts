@@ -5,6 +5,7 @@
 import {
   type Fields,
   type Section,
+  SectionHead,
   type SectionLayout,
   VcpuDebug,
   VcpuEvents,
@@ -88,31 +89,77 @@ const LAYOUTS: readonly SectionLayout[] = [
   VcpuPendingExit,
 ] as unknown as readonly SectionLayout[];
 
+/** Where in a section's bytes a field is that must be zero, or of one value. */
+interface Place {
+  readonly offset: number;
+  readonly sizeBytes: number;
+  readonly inEntries: boolean;
+  readonly path: string;
+  /** What is wrong when the bytes are others. */
+  readonly why: string;
+  readonly value: number;
+}
+
+/** Places by section name and version: looked up for every section of a VM that stands still. */
+const PLACES: ReadonlyMap<string, { layout: SectionLayout; places: readonly Place[] }> = new Map(
+  LAYOUTS.map((layout) => [`${layout.name} ${layout.version}`, { layout, places: placesOf(layout) }]),
+);
+
+function placesOf(layout: SectionLayout): Place[] {
+  const zeros = UNUSED_FIELDS.filter((field) => field.layout.name === layout.name).map(({ path, inEntries, missing }) => ({
+    ...place(inEntries ? layout.entry.fields : layout.fixed.fields, path),
+    inEntries,
+    path,
+    why: `has ${path} set, and this module has no ${missing}`,
+    value: 0,
+  }));
+  const constants = CONSTANT_FIELDS.filter((field) => field.layout.name === layout.name).map(({ path, value }) => ({
+    ...place(layout.fixed.fields, path),
+    inEntries: false,
+    path,
+    why: `has another ${path} than ${value}`,
+    value,
+  }));
+  return [...zeros, ...constants];
+}
+
+function place(fields: Fields, path: string): { offset: number; sizeBytes: number } {
+  let within: Fields | undefined = fields;
+  let offset = 0;
+  let sizeBytes = 0;
+  for (const key of path.split(".")) {
+    const field: Fields[string] | undefined = within?.[key];
+    if (field === undefined) throw new Error(`no field ${path} in a section that has one unused`);
+    offset += field.offset;
+    sizeBytes = field.sizeBytes;
+    within = field.struct?.fields;
+  }
+  return { offset, sizeBytes };
+}
+
 /** Why a VM with these sections cannot be taken; undefined when nothing of that kind is set. */
 export function unknownState(sections: readonly Section[]): string | undefined {
   for (const section of sections) {
-    const layout = LAYOUTS.find(({ name, version }) => name === section.name && version === section.version);
-    if (layout === undefined) continue;
-    const decoded = layout.decode(section);
-    if (typeof decoded === "string") return decoded;
-    const who = `section ${section.name}[${section.instance}]`;
-    for (const { layout: of, path, inEntries, missing } of UNUSED_FIELDS) {
-      if (of.name !== section.name) continue;
-      const values = inEntries ? decoded.entries : [decoded.fixed];
-      if (values.some((value) => !isZero(at(value, path)))) return `${who} has ${path} set, and this module has no ${missing}`;
-    }
-    for (const { layout: of, path, value } of CONSTANT_FIELDS) {
-      if (of.name === section.name && at(decoded.fixed, path) !== value) return `${who} has another ${path} than ${value}`;
+    const known = PLACES.get(`${section.name} ${section.version}`);
+    if (known === undefined) continue;
+    const { fixed, entry } = known.layout;
+    const entriesAt = SectionHead.sizeBytes + fixed.sizeBytes;
+    const count = (section.bytes.length - entriesAt) / (entry.sizeBytes || 1);
+    // A section that is cut short is told of by its own name
+    if (count < 0 || !Number.isInteger(count)) return known.layout.decode(section) as string;
+    for (const each of known.places) {
+      const first = each.inEntries ? entriesAt : SectionHead.sizeBytes;
+      for (let index = 0; index < (each.inEntries ? count : 1); index++) {
+        const at = first + index * entry.sizeBytes + each.offset;
+        if (!holds(section.bytes, at, each)) return `section ${section.name}[${section.instance}] ${each.why}`;
+      }
     }
   }
   return undefined;
 }
 
-function at(value: unknown, path: string): unknown {
-  return path.split(".").reduce((within, key) => (within as Record<string, unknown>)[key], value);
-}
-
-function isZero(value: unknown): boolean {
-  if (typeof value === "object" && value !== null) return Object.values(value).every(isZero);
-  return value === 0 || value === 0n;
+/** Values are below 256, so that all bytes but the first are zero. */
+function holds(bytes: Uint8Array, at: number, { sizeBytes, value }: Place): boolean {
+  for (let index = 0; index < sizeBytes; index++) if (bytes[at + index] !== (index === 0 ? value : 0)) return false;
+  return true;
 }

@@ -169,6 +169,17 @@ function createVcpus(vm: TransferableVm, sections: readonly Section[]): string |
   return undefined;
 }
 
+/** So that a vCPU looks for its sections among its own: with many vCPUs there are hundreds. */
+function sectionsByInstance(sections: readonly Section[]): Map<number, Section[]> {
+  const byInstance = new Map<number, Section[]>();
+  for (const section of sections) {
+    const known = byInstance.get(section.instance);
+    if (known) known.push(section);
+    else byInstance.set(section.instance, [section]);
+  }
+  return byInstance;
+}
+
 class Incoming implements IncomingVm {
   readonly #vm: TransferableVm;
   readonly #files: ModuleFiles;
@@ -199,8 +210,9 @@ class Incoming implements IncomingVm {
     if (problem !== undefined) return problem;
     const devices = restoreVmDevices(vm, sections);
     if (devices !== undefined) return devices;
+    const byInstance = sectionsByInstance(sections);
     for (const vcpu of vm.vcpus()) {
-      const refused = restoreVcpu(vcpu, sections);
+      const refused = restoreVcpu(vcpu, byInstance.get(vcpu.id) ?? []);
       if (refused !== undefined) return refused;
     }
     // Last, so that nothing of the above is counted

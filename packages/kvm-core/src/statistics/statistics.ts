@@ -1,7 +1,7 @@
 /** Values of the statistics of one VM or vCPU. */
-import { STATS_NAME_BYTES, type StructValue, type VmStatistics } from "@mkvm/kvm-abi";
-import { HISTOGRAM_BUCKETS, type Row } from "./row.ts";
-import { DATA_OFFSET, headWithId, type StatisticsTable, WORD_BYTES } from "./table.ts";
+import type { StructValue, VmStatistics } from "@mkvm/kvm-abi";
+import { HISTOGRAM_BUCKETS } from "./row.ts";
+import { compareNames, DATA_OFFSET, headWithId, type StatisticsTable, WORD_BYTES } from "./table.ts";
 
 export type StatisticEntry = StructValue<(typeof VmStatistics)["entry"]["fields"]>;
 
@@ -11,9 +11,6 @@ const TWO_32 = 0x1_0000_0000;
 export function histogramBucket(ns: number): number {
   return ns >= 2 ** (HISTOGRAM_BUCKETS - 1) ? HISTOGRAM_BUCKETS - 1 : 32 - Math.clz32(ns);
 }
-
-/** Instant values say how things are: the new side of a move finds out by itself. */
-const travels = (row: Row): boolean => row.kind !== "instant";
 
 export class Statistics {
   readonly #table: StatisticsTable;
@@ -61,16 +58,15 @@ export class Statistics {
 
   /** Entries of the portable section, in canonical order. */
   save(): StatisticEntry[] {
-    const entries = [...this.#kept];
-    for (const row of this.#table.rows) {
-      if (!travels(row)) continue;
-      const word = this.#table.word[row.name]!;
-      for (let bucket = 0; bucket < row.words; bucket++) {
+    const entries: StatisticEntry[] = [];
+    for (const { name, word, words } of this.#table.travellers) {
+      for (let bucket = 0; bucket < words; bucket++) {
         const value = this.words[word + bucket]!;
-        if (value !== 0) entries.push({ name: encodeName(row.name), bucket, reserved: 0, value: BigInt(value) });
+        if (value !== 0) entries.push({ name, bucket, reserved: 0, value: BigInt(value) });
       }
     }
-    return entries
+    if (this.#kept.length === 0) return entries;
+    return [...this.#kept, ...entries]
       .map((entry) => ({ entry, name: decodeName(entry.name) }))
       .sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : a.entry.bucket - b.entry.bucket))
       .map(({ entry }) => entry);
@@ -78,24 +74,21 @@ export class Statistics {
 
   /** Takes the values of the section, and keeps what it does not know for the next move. */
   restore(entries: readonly StatisticEntry[]): void {
-    const rows = new Map(this.#table.rows.map((row) => [row.name, row]));
-    for (const row of rows.values()) {
-      if (travels(row)) this.words.fill(0, this.#table.word[row.name], this.#table.word[row.name]! + row.words);
-    }
+    const { travellers } = this.#table;
+    for (const { word, words } of travellers) this.words.fill(0, word, word + words);
     this.#kept = [];
+    // Both are in the order of names, so each name is looked at once: a VM stands still meanwhile
+    let next = 0;
     for (const entry of entries) {
-      const row = rows.get(decodeName(entry.name));
-      if (row === undefined || !travels(row) || entry.bucket >= row.words) this.#kept.push(entry);
-      else this.words[this.#table.word[row.name]! + entry.bucket] = Number(entry.value);
+      while (next < travellers.length && compareNames(travellers[next]!.name, entry.name) < 0) next++;
+      const found = travellers[next];
+      const isKnown = found !== undefined && entry.bucket < found.words && compareNames(found.name, entry.name) === 0;
+      if (isKnown) this.words[found.word + entry.bucket] = Number(entry.value);
+      else this.#kept.push(entry);
     }
   }
 }
 
-function encodeName(name: string): Uint8Array {
-  const bytes = new Uint8Array(STATS_NAME_BYTES);
-  for (let index = 0; index < name.length; index++) bytes[index] = name.charCodeAt(index);
-  return bytes;
-}
 function decodeName(bytes: Uint8Array): string {
   const end = bytes.indexOf(0);
   return String.fromCharCode(...bytes.subarray(0, end < 0 ? bytes.length : end));

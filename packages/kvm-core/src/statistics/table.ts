@@ -24,11 +24,21 @@ const DESCRIPTOR_BYTES = KvmStatsDesc.sizeBytes + STATS_NAME_BYTES;
 export const DATA_OFFSET = 0x6000;
 export const WORD_BYTES = 8;
 
+/** A row that moves with its VM. Instant values say how things are: the new side of a move finds out by itself. */
+export interface Traveller {
+  /** As in the portable section. Shared: nobody writes to it. */
+  readonly name: Uint8Array;
+  readonly word: number;
+  readonly words: number;
+}
+
 export interface StatisticsTable<Name extends string = string> {
   readonly rows: readonly Row[];
   /** Index of the first value of each statistic in the data block. */
   readonly word: Readonly<Record<Name, number>>;
   readonly totalWords: number;
+  /** Rows that travel, by name. */
+  readonly travellers: readonly Traveller[];
   /** Everything before the data block, with an empty id. */
   readonly head: Uint8Array;
 }
@@ -56,7 +66,11 @@ export function statisticsTable<Name extends string>(rows: readonly Row<Name>[])
     word[row.name] = words;
     words += row.words;
   });
-  return { rows, word: word as Record<Name, number>, totalWords: words, head };
+  const travellers = rows
+    .filter(({ kind }) => kind !== "instant")
+    .map((row) => ({ name: encodeName(row.name), word: word[row.name]!, words: row.words }))
+    .sort((a, b) => compareNames(a.name, b.name));
+  return { rows, word: word as Record<Name, number>, totalWords: words, travellers, head };
 }
 
 /** The bytes before the data block of one VM or vCPU. */
@@ -70,4 +84,19 @@ export function headWithId(table: StatisticsTable, id: string): Uint8Array {
 function writeName(bytes: Uint8Array, at: number, name: string): void {
   if (name.length >= STATS_NAME_BYTES) throw new RangeError(`the name ${name} is longer than ${STATS_NAME_BYTES - 1} bytes`);
   for (let index = 0; index < name.length; index++) bytes[at + index] = name.charCodeAt(index);
+}
+
+function encodeName(name: string): Uint8Array {
+  const bytes = new Uint8Array(STATS_NAME_BYTES);
+  for (let index = 0; index < name.length; index++) bytes[index] = name.charCodeAt(index);
+  return bytes;
+}
+
+/** Negative, 0 or positive, as the names come in the section. Both are as long as the field, padded with zeros. */
+export function compareNames(a: Uint8Array, b: Uint8Array): number {
+  for (let at = 0; at < a.length; at++) {
+    const difference = a[at]! - b[at]!;
+    if (difference !== 0 || a[at] === 0) return difference;
+  }
+  return 0;
 }

@@ -1,0 +1,127 @@
+/** The CPU that a process comes to: it prepares while the process runs elsewhere, takes its state, and goes on with it. */
+import { type IncomingVm, type Main, type Section, VcpuRunPage } from "@mkvm/kvm-abi";
+import type { MigrationOffer } from "../control/protocol.ts";
+import { HostError, stackOf } from "../errors.ts";
+import type { LoadedInstance } from "../loader/module-instances.ts";
+import { PageAllocator } from "../memory/page-allocator.ts";
+import { BankUserMemory } from "../memory/user-memory.ts";
+import { ConsoleInput } from "../processes/console.ts";
+import { KernelProcess } from "../processes/process.ts";
+import type { ProcessImage } from "../saved/process-image.ts";
+import { rebaseSections } from "../saved/rebase.ts";
+import { blockerOfResume, installFiles, restoreVerified } from "../saved/resume-process.ts";
+import { runPageOffset } from "../saved/take-image.ts";
+import { prepareWithin } from "../upgrade/prepare.ts";
+import type { CpuKernel } from "../worker/cpu-kernel.ts";
+
+export class Arriving {
+  readonly process: KernelProcess;
+  readonly #kernel: CpuKernel;
+  readonly #offer: MigrationOffer;
+  readonly #module: LoadedInstance;
+  readonly #main: Main;
+  readonly #incoming: IncomingVm[] = [];
+  #image: ProcessImage | undefined;
+
+  private constructor(kernel: CpuKernel, offer: MigrationOffer, module: LoadedInstance, main: Main) {
+    this.#kernel = kernel;
+    this.#offer = offer;
+    this.#module = module;
+    this.#main = main;
+    const bank = kernel.cpu.memory.attachBank(offer.bank, offer.memory);
+    const { offset, count } = offer.reserved;
+    const memory = new BankUserMemory(bank, PageAllocator.within(bank.u8, bank.firstFreeOffset, offset, count));
+    kernel.memory.adopt(bank.id, memory.pages);
+    this.process = new KernelProcess({
+      pid: offer.pid,
+      name: offer.name,
+      args: offer.args,
+      memory,
+      mounts: kernel.tree.createNamespace(),
+      input: new ConsoleInput(),
+      output: kernel.outputOf(offer.pid),
+      kernel,
+    });
+    this.process.mounts.assign(offer.mounts);
+    this.process.startedMs = offer.startedMs;
+    this.process.previous = [...offer.previous];
+    this.process.finalisedOn = offer.finalisedOn;
+    this.process.moves = offer.moves;
+    this.process.arrivesOn = offer.module;
+  }
+
+  /** @throws HostError that says why the process cannot come here; nothing is left behind then */
+  static async prepare(kernel: CpuKernel, offer: MigrationOffer, main: Main): Promise<Arriving> {
+    const module = kernel.modules.get(offer.module);
+    if (!module || module.seized) throw new HostError("ENOENT", `no module ${offer.module} is loaded on cpu${kernel.id}`);
+    const arriving = new Arriving(kernel, offer, module, main);
+    try {
+      for (const description of offer.descriptions) {
+        const incoming = await prepareWithin(kernel.moveLimits.prepareMs, module, arriving.process, description);
+        if (typeof incoming === "string") throw new HostError("EINVAL", incoming);
+        arriving.#incoming.push(incoming);
+      }
+      return arriving;
+    } catch (thrown) {
+      arriving.abort();
+      throw thrown;
+    }
+  }
+
+  /** Takes the state of a process that stands still elsewhere. @throws when it does not come back byte for byte */
+  restore(image: ProcessImage): void {
+    const { process } = this;
+    const { cpu, scheduler, machine } = this.#kernel;
+    const blocker = blockerOfResume(image, { vendor: machine.vendor, tscKhz: cpu.tscKhz }, this.#module);
+    if (blocker) throw new HostError("EINVAL", blocker);
+    if (image.vms.length !== this.#incoming.length)
+      throw new HostError("EBUSY", "a VM was opened or closed meanwhile: move it again");
+    this.#kernel.current = process;
+    // Under a wall clock the CPUs of a machine agree, and the guest's time has gone on; elsewhere each counts its own instructions
+    if (scheduler.clock.isIcount && !this.#kernel.hasProcesses) scheduler.windTo(image.clock.tsc);
+    const now = { tsc: cpu.rdtsc(), monotonicNs: scheduler.clock.monotonicNs() };
+    const to = scheduler.clock.isIcount ? now : image.clock;
+    image.vms.forEach(({ sections }, index) => {
+      const runPage = (vcpu: number) => runPageOfVcpu(sections, vcpu);
+      const rebased = rebaseSections(sections, { from: image.clock, to, bank: process.bank, runPage });
+      if (typeof rebased === "string") throw new Error(rebased);
+      restoreVerified(this.#module, this.#incoming[index]!, rebased);
+    });
+    installFiles(process, image, this.#module, this.#incoming);
+    this.#image = image;
+  }
+
+  /** The process is this CPU's. `pages`: who holds each page of its bank. */
+  go(pages: Uint8Array): { process: KernelProcess; main: Main } {
+    const { process } = this;
+    const image = this.#image;
+    if (!image) throw new Error("a process cannot go on whose state has not come");
+    const { offset, count } = this.#offer.reserved;
+    process.memory.pages.takeOver(pages, offset, count);
+    process.takeUp({ sections: image.program, undelivered: image.undelivered, retired: image.retired });
+    process.arrivesOn = undefined;
+    process.input.push(image.input.bytes);
+    if (image.input.ended) process.input.end();
+    return { process, main: this.#main };
+  }
+
+  abort(): void {
+    for (const incoming of this.#incoming) {
+      try {
+        incoming.abort();
+      } catch (thrown) {
+        this.#kernel.log("err", this.#module.name, `exception while aborting a move: ${stackOf(thrown)}`);
+      }
+    }
+    this.#kernel.memory.forget(this.#offer.bank);
+    this.#kernel.cpu.memory.releaseBank(this.#offer.bank);
+    if (this.#kernel.current === this.process) this.#kernel.current = undefined;
+  }
+}
+
+/** They stay where they are: the bank goes along. */
+function runPageOfVcpu(sections: readonly Section[], vcpu: number): number {
+  const page = VcpuRunPage.find(sections, vcpu);
+  if (typeof page === "string") throw new Error(page);
+  return runPageOffset(page.fixed.address);
+}

@@ -1,0 +1,131 @@
+/**
+ * The CPU that a process leaves: it offers the VM while that runs, stops it, and lets go of it once the other CPU has all its state.
+ * Until then `stay` takes everything back.
+ */
+import type { File } from "@mkvm/kvm-abi";
+import type { MigrationImage, MigrationOffer } from "../control/protocol.ts";
+import { HostError, stackOf } from "../errors.ts";
+import { pageBytes } from "../memory/page-allocator.ts";
+import type { KernelProcess } from "../processes/process.ts";
+import { standingStill } from "../saved/save-process.ts";
+import { blockerOfSave, takeImage } from "../saved/take-image.ts";
+import { describeProblem } from "../upgrade/answers.ts";
+import { moduleOfVms } from "../upgrade/move.ts";
+import { featureLevel } from "../upgrade/sections.ts";
+
+/** Pages set aside for the other CPU's tables beside twice what there is here. */
+const sparePages = 256;
+
+export class Leaving {
+  readonly process: KernelProcess;
+  readonly #vendor: "intel" | "amd";
+  #reserved: { offset: number; count: number } | undefined;
+  /** Ends the standstill, with the VM where it was. */
+  #thaw: (() => void) | undefined;
+  #over: () => void = () => {};
+
+  /** @throws HostError when the process cannot leave */
+  constructor(process: KernelProcess, to: string, vendor: "intel" | "amd") {
+    this.process = process;
+    this.#vendor = vendor;
+    const refuse = (why: string) =>
+      new HostError("EBUSY", `process ${process.pid} (${process.name}) cannot move to ${to}: ${why}`);
+    if (process.moving) throw refuse(`it is moving to ${process.moving.to}`);
+    const blocker = blockerOfSave(process);
+    if (blocker !== null) throw refuse(blocker);
+    const done = new Promise<void>((resolve) => {
+      this.#over = resolve;
+    });
+    process.moving = { to, done };
+  }
+
+  offer(): MigrationOffer {
+    const { process } = this;
+    const { kernel, memory } = process;
+    const module = moduleOfVms(process);
+    const { transfer } = module.instance;
+    const wayBack = process.previous.flatMap((name) => kernel.modules.get(name) ?? []);
+    const level = featureLevel([module, ...wayBack].map((each) => each.instance.transfer.receives));
+    kernel.current = process;
+    const descriptions = this.#vmFiles().map((file) => {
+      const description = transfer.describe(file, level);
+      const problem = describeProblem(description);
+      if (problem) throw new HostError("EIO", `${module.name}: ${problem}`);
+      return description;
+    });
+    const wanted = 2 * memory.pages.kernelPages + sparePages;
+    const offset = memory.pages.allocateKernel(wanted, 1);
+    if (offset === undefined)
+      throw new HostError("ENOMEM", `process ${process.pid} has not ${wanted * pageBytes} bytes free for tables on two CPUs`);
+    this.#reserved = { offset, count: wanted };
+    return {
+      pid: process.pid,
+      name: process.name,
+      args: process.args,
+      startedMs: process.startedMs,
+      bank: process.bank,
+      memory: memory.bank.memory,
+      reserved: this.#reserved,
+      mounts: process.mounts.list(),
+      module: module.name,
+      previous: process.previous,
+      finalisedOn: process.finalisedOn,
+      moves: process.moves,
+      descriptions,
+    };
+  }
+
+  /** Resolves when every thread stands still, with the process's image; it stands until `stay` or `go`. */
+  still(): Promise<MigrationImage> {
+    const { process } = this;
+    const stoppedMs = performance.timeOrigin + performance.now();
+    const releaseIdle = process.kernel.scheduler.holdIdle();
+    return new Promise((resolve, reject) => {
+      standingStill(process, () => {
+        resolve({ image: takeImage(process, process.args, this.#vendor), stoppedMs });
+        return new Promise<void>((thaw) => {
+          this.#thaw = thaw;
+        });
+      })
+        .catch(reject)
+        .finally(releaseIdle);
+    });
+  }
+
+  /** Lets go of the process, which is the other CPU's from now on. Result: who holds each page of its bank. */
+  go(): Uint8Array {
+    const { process } = this;
+    const { kernel } = process;
+    if (process.ending) throw new HostError("ESRCH", `process ${process.pid} ended`);
+    const { transfer } = moduleOfVms(process).instance;
+    kernel.current = process;
+    for (const file of this.#vmFiles()) {
+      try {
+        transfer.releaseMoved(file);
+      } catch (thrown) {
+        kernel.log("err", "host", `exception while letting go of a VM that moves to another CPU: ${stackOf(thrown)}`);
+      }
+    }
+    const pages = process.memory.pages.holders();
+    process.depart();
+    process.moving = undefined;
+    kernel.departed(process);
+    this.#over();
+    return pages;
+  }
+
+  /** The process stays, as if nothing had happened. */
+  stay(): void {
+    const { process } = this;
+    if (this.#reserved) process.memory.pages.freeKernel(this.#reserved.offset, this.#reserved.count);
+    process.moving = undefined;
+    this.#thaw?.();
+    this.#over();
+    process.settle();
+  }
+
+  #vmFiles(): File[] {
+    const { transfer } = moduleOfVms(this.process).instance;
+    return [...this.process.moduleFiles()].map(([, file]) => file).filter((file) => transfer.roleOf(file).kind === "vm");
+  }
+}

@@ -1,0 +1,89 @@
+/** Processes that leave a CPU or come to it, as the control plane drives them. */
+import type { Main } from "@mkvm/kvm-abi";
+import type { MigrationImage, MigrationOffer } from "../control/protocol.ts";
+import { HostError } from "../errors.ts";
+import type { KernelProcess } from "../processes/process.ts";
+import type { ProcessImage } from "../saved/process-image.ts";
+import type { CpuKernel } from "../worker/cpu-kernel.ts";
+import { Arriving } from "./arriving.ts";
+import { Leaving } from "./leaving.ts";
+
+export class Migrations {
+  readonly #kernel: CpuKernel;
+  readonly #leaving = new Map<number, Leaving>();
+  readonly #arriving = new Map<number, Arriving>();
+
+  constructor(kernel: CpuKernel) {
+    this.#kernel = kernel;
+  }
+
+  /** Processes that are not this CPU's yet: they use its modules already. */
+  *arriving(): Generator<KernelProcess> {
+    for (const { process } of this.#arriving.values()) yield process;
+  }
+
+  async offer(process: KernelProcess, to: string): Promise<MigrationOffer> {
+    await process.takesPart(this.#kernel.moveLimits.freezeMs);
+    const leaving = new Leaving(process, to, this.#kernel.machine.vendor);
+    this.#leaving.set(process.pid, leaving);
+    try {
+      return leaving.offer();
+    } catch (thrown) {
+      this.stay(process.pid);
+      throw thrown;
+    }
+  }
+
+  still(pid: number): Promise<MigrationImage> {
+    return this.#left(pid).still();
+  }
+
+  go(pid: number): Uint8Array {
+    const pages = this.#left(pid).go();
+    this.#leaving.delete(pid);
+    return pages;
+  }
+
+  stay(pid: number): null {
+    const leaving = this.#leaving.get(pid);
+    this.#leaving.delete(pid);
+    leaving?.stay();
+    return null;
+  }
+
+  async prepare(offer: MigrationOffer, main: Main): Promise<null> {
+    this.#arriving.set(offer.pid, await Arriving.prepare(this.#kernel, offer, main));
+    return null;
+  }
+
+  restore(pid: number, image: ProcessImage): null {
+    this.#come(pid).restore(image);
+    return null;
+  }
+
+  /** The process with its program, to be run here. */
+  arrive(pid: number, pages: Uint8Array): { process: KernelProcess; main: Main } {
+    const arriving = this.#come(pid);
+    this.#arriving.delete(pid);
+    return arriving.go(pages);
+  }
+
+  abort(pid: number): null {
+    const arriving = this.#arriving.get(pid);
+    this.#arriving.delete(pid);
+    arriving?.abort();
+    return null;
+  }
+
+  #left(pid: number): Leaving {
+    const leaving = this.#leaving.get(pid);
+    if (!leaving) throw new HostError("ESRCH", `process ${pid} is not about to leave cpu${this.#kernel.id}`);
+    return leaving;
+  }
+
+  #come(pid: number): Arriving {
+    const arriving = this.#arriving.get(pid);
+    if (!arriving) throw new HostError("ESRCH", `process ${pid} is not about to come to cpu${this.#kernel.id}`);
+    return arriving;
+  }
+}
