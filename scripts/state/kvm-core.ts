@@ -145,6 +145,7 @@ export const kvmCore: Declarations = {
     baseAddress: carried("vm.irqchip.ioapic_base_address"),
     irr: carried("vm.irqchip.ioapic_irr"),
     irrDelivered: carried("vm.irqchip.ioapic_irr_delivered"),
+    generation: rebuilt("counts changes of the redirection table for who caches what follows from it"),
   },
   "irq-routing.ts createIrqRouting": {
     host: wiring,

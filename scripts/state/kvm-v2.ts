@@ -76,6 +76,7 @@ export const kvmV2: Declarations = {
     "#flushCached": wiring,
     "#statistics": held("Statistics"),
     "#roots": rebuilt("tables are built while the VM still runs on the other side, and by faults"),
+    "#own": rebuilt("pages of the module's own are mapped by faults"),
   },
   "pending-events.ts PendingEvents": {
     flags: carried(
@@ -172,11 +173,21 @@ export const kvmV2: Declarations = {
   "vmx/vmx-operations.ts VmxState": {
     vmcs: rebuilt("a VMCS of the new side's own, written from the vCPU's registers"),
     vpid: rebuilt("a VPID of the new side's own"),
-    msrBitmap: rebuilt("the same for every VM"),
+    msrBitmap: rebuilt("follows from the mode of the vCPU's local APIC"),
     exit: held("ExitCache"),
     host: wiring,
     launched: rebuilt("the new VMCS is launched first"),
     primaryControls: rebuilt("cache of the VMCS's controls, which follow from the events that wait"),
+    apic: held("ApicVirtualization"),
+  },
+  "vmx/apic-virtualization.ts ApicVirtualization": {
+    "#vmx": wiring,
+    "#vcpu": wiring,
+    "#lapic": held("createLapic"),
+    "#pages": rebuilt("pages of the new side's own; the registers in one of them are the local APIC's"),
+    "#mode": rebuilt("cache of the VMCS's controls, which follow from the mode of the vCPU's local APIC"),
+    "#generation": rebuilt("of the I/O APIC's redirection table when it was last looked at"),
+    "#eoiVectors": rebuilt("what follows from the I/O APIC's redirection table"),
   },
   "vmx/vmx-operations.ts VmxOperations": {
     name: ofTheModule,
@@ -186,5 +197,7 @@ export const kvmV2: Declarations = {
     "#cpu": wiring,
     "#capabilities": ofTheModule,
     "#current": rebuilt("whose VMCS is current"),
+    "#accessPages": rebuilt("pages of the new side's own, without content"),
+    "#virtualApics": rebuilt("pages of the new side's own; the registers in them are the local APICs'"),
   },
 };

@@ -59,6 +59,7 @@ export class FakeEngine {
   retired(): number {
     return this.#retired;
   }
+  settleShadow(): void {}
   adoptState(from: Uint8Array): void {
     this.u8.set(from, CPU_STATE);
   }

@@ -70,6 +70,22 @@ describe("a pending virtual interrupt", () => {
     expect(h.run()).toMatchObject(DONE);
     expect(served(h)).toEqual({ count: 1, last: LOW });
   });
+  it("comes behind the write that lets it through, be that in the shadow of STI or long behind it", () => {
+    const lower = writeApic(0x80, 0);
+    for (const code of [
+      [CLI, NOP, STI, ...lower],
+      [CLI, NOP, STI, NOP, ...lower],
+      [STI, NOP, CLI, ...lower, STI, NOP],
+      [STI, NOP, CLI, ...lower, 0x9c, 0x81, 0x0c, 0x24, 0, 2, 0, 0, 0x9d],
+    ]) {
+      const h = guest([...code, ...CPUID, HLT], [LOW]);
+      h.setRegister(0x80, 0x40);
+      h.write("GUEST_RFLAGS", 2);
+      h.load([...CPUID], HANDLER + (LOW << 4) * 4);
+      expect(h.run()).toMatchObject({ reason: ExitReason.cpuid, rip: HANDLER + (LOW << 4) * 4 });
+      expect(h.guestU32(h.read("GUEST_RSP"))).toBe(CODE + code.length);
+    }
+  });
   it("waits while the interrupt window is watched, which exits instead", () => {
     const h = guest([NOP, HLT], [LOW]);
     h.setControl("PRIMARY_CONTROLS", Primary.interruptWindowExiting);

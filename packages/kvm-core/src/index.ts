@@ -62,7 +62,7 @@ export {
   SystemSegment,
 } from "./guest/guest-cpu.ts";
 export { type DebugIntercepts, GuestDebug } from "./guest/guest-debug.ts";
-export { hasInterrupt, InterruptFabric, takeInterrupt } from "./guest/interrupt-fabric.ts";
+export { hasInterrupt, hasPicInterrupt, InterruptFabric, takeInterrupt } from "./guest/interrupt-fabric.ts";
 export { renewMasterClock, updateClockPage } from "./guest/kvmclock-msrs.ts";
 export { completeMmio } from "./guest/mmio.ts";
 export { guestTsc } from "./guest/msr-access.ts";
@@ -108,7 +108,7 @@ export {
   writePvclockTime,
   writeWallClock,
 } from "./kvmclock.ts";
-export { createLapic, type Lapic, type LapicHost } from "./lapic.ts";
+export { createLapic, type Lapic, type LapicHost, X2APIC_READABLE } from "./lapic.ts";
 export { decodeMsi } from "./msi.ts";
 export { createMsrStore, MSR_INDEX_LIST, type MsrStore } from "./msr-table.ts";
 export { createPic, type Pic, type PicHost } from "./pic.ts";

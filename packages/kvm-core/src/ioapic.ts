@@ -32,6 +32,10 @@ export interface Ioapic {
   endOfInterrupt(vector: number, levelTriggered: boolean): void;
   /** True when a pin delivers this vector: the vectors whose EOI matters. */
   handlesVector(vector: number): boolean;
+  /** Changes whenever redirection entries do. */
+  readonly generation: number;
+  /** Sets the bits, of 256, of the vectors that `endOfInterrupt` has to be told of. */
+  markVectors(bits: Uint32Array): void;
   getState(): StructValue<(typeof KvmIoapicState)["fields"]>;
   setState(state: StructValue<(typeof KvmIoapicState)["fields"]>): void;
   /** All of the state, as section vm.irqchip has it; `restore` delivers nothing. */
@@ -60,6 +64,7 @@ export function createIoapic(host: IoapicHost): Ioapic {
   let irr = 0;
   /** Edges in `irr` that were delivered: the bit stays while the line is high. */
   let irrDelivered = 0;
+  let generation = 0;
 
   /** Sends the pin's interrupt, if it may. -1: masked, or the last one is not ended. */
   function service(pin: number): number {
@@ -101,6 +106,7 @@ export function createIoapic(host: IoapicHost): Ioapic {
     }
     const pin = (select - 0x10) >> 1;
     if (select < 0x10 || pin >= KVM_IOAPIC_NUM_PINS) return;
+    generation++;
     if (select & 1) high[pin] = value;
     else {
       low[pin] = (value & ~READ_ONLY) | (low[pin] & READ_ONLY);
@@ -118,12 +124,14 @@ export function createIoapic(host: IoapicHost): Ioapic {
   }
   const redirtbl = () => Array.from(low, (bits, pin) => (BigInt(high[pin]) << 32n) | BigInt(bits));
   function setRedirtbl(entries: readonly bigint[]): void {
+    generation++;
     entries.forEach((entry, pin) => {
       low[pin] = Number(entry & 0xffff_ffffn);
       high[pin] = Number(entry >> 32n);
     });
   }
   function reset(): void {
+    generation++;
     low.fill(Entry.masked);
     high.fill(0);
     lines.fill(0);
@@ -169,6 +177,13 @@ export function createIoapic(host: IoapicHost): Ioapic {
     },
     handlesVector(vector) {
       return low.some((entry) => !(entry & Entry.masked) && (entry & 0xff) === vector);
+    },
+    get generation() {
+      return generation;
+    },
+    markVectors(bits) {
+      // Those of masked pins too, whose last interrupt may still be in service
+      for (const entry of low) bits[(entry & 0xff) >>> 5] |= 1 << (entry & 31);
     },
     getState: () => ({
       base_address: BigInt(baseAddress),

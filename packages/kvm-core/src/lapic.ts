@@ -66,6 +66,12 @@ export interface Lapic {
   /** Priority of the arbitration for lowest-priority delivery. */
   readonly processorPriority: number;
   endOfInterrupt(): void;
+  /** Highest vector in service, or -1. */
+  highestInService(): number;
+  /** The processor has ended an interrupt in the registers: what is left is to tell the IOAPIC. */
+  interruptEnded(vector: number): void;
+  /** The processor has written a register: what is left is what comes of it. */
+  registerWritten(offset: number): void;
   /** True when ExtINT from the 8259 reaches this vCPU (LVT LINT0, or the APIC is off). */
   acceptsPicInterrupts(): boolean;
   /** LINT0 (0) or LINT1 (1) is asserted; NMI, ExtINT and fixed modes. */
@@ -93,11 +99,17 @@ export interface Lapic {
   dispose(): void;
 }
 
+export interface LapicOptions {
+  readonly bootCpu: boolean;
+  /** Where the registers lie, if a processor that virtualizes them is to reach them there: KVM_APIC_REG_SIZE bytes or more. */
+  readonly registers?: Uint8Array | undefined;
+}
+
 /** `id`: vCPU id, and APIC id after reset. */
-export function createLapic(id: number, options: { bootCpu: boolean }, host: LapicHost): Lapic {
-  const bytes = new Uint8Array(KVM_APIC_REG_SIZE);
+export function createLapic(id: number, options: LapicOptions, host: LapicHost): Lapic {
+  const bytes = options.registers?.subarray(0, KVM_APIC_REG_SIZE) ?? new Uint8Array(KVM_APIC_REG_SIZE);
   /** Register at offset `r` of the page is word r / 4. */
-  const words = new Uint32Array(bytes.buffer);
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, KVM_APIC_REG_SIZE / 4);
   const get = (register: number) => words[register >> 2];
   const set = (register: number, value: number) => {
     words[register >> 2] = value;
@@ -130,6 +142,11 @@ export function createLapic(id: number, options: { bootCpu: boolean }, host: Lap
     return -1;
   }
 
+  /** A processor that virtualizes self-IPIs leaves the vector where there is nothing to read. */
+  function settleRegisters(): void {
+    set(Reg.selfIpi, 0);
+    updatePpr();
+  }
   function updatePpr(): number {
     const tpr = get(Reg.tpr);
     const inService = Math.max(highest(Reg.isr), 0);
@@ -433,6 +450,16 @@ export function createLapic(id: number, options: { bootCpu: boolean }, host: Lap
       return updatePpr();
     },
     endOfInterrupt,
+    highestInService: () => highest(Reg.isr),
+    interruptEnded: (vector) => host.broadcastEoi(vector, test(Reg.tmr, vector)),
+    registerWritten(offset) {
+      const register = offset & 0xff0;
+      const value = get(register);
+      // A register that no write reaches in this mode has kept what it had, which was nothing
+      if (register === Reg.initialCount && timer.mode === LapicTimerMode.tscDeadline) set(register, 0);
+      else writeRegister(register, value);
+      if (register === Reg.selfIpi) set(register, 0);
+    },
     acceptsPicInterrupts() {
       if (!enabled()) return true;
       const lint0 = get(Reg.lvtLint0);
@@ -473,7 +500,7 @@ export function createLapic(id: number, options: { bootCpu: boolean }, host: Lap
     },
     guestTscChanged: () => timer.guestTscChanged(),
     getState() {
-      updatePpr();
+      settleRegisters();
       const out = bytes.slice();
       const view = new DataView(out.buffer);
       view.setUint32(Reg.currentCount, timer.currentCount(), true);
@@ -493,7 +520,7 @@ export function createLapic(id: number, options: { bootCpu: boolean }, host: Lap
       host.kick();
     },
     save() {
-      updatePpr();
+      settleRegisters();
       return {
         registers: bytes.slice(),
         apic_base: apicBase,
@@ -518,7 +545,8 @@ export function createLapic(id: number, options: { bootCpu: boolean }, host: Lap
   return lapic;
 }
 
-const X2APIC_READABLE: ReadonlySet<number> = new Set([
+/** Offsets of the registers that x2APIC mode can read and write. */
+export const X2APIC_READABLE: ReadonlySet<number> = new Set([
   Reg.id,
   Reg.version,
   Reg.tpr,

@@ -1,5 +1,5 @@
 /** Every statistic that a version counts, moved by the thing that it counts; the others, that they stay where they are. */
-import { Ioctl, type KernelModule, KvmDirtyLog, KvmRun, type ModuleInstance } from "@mkvm/kvm-abi";
+import { Ioctl, type KernelModule, KvmDirtyLog, KvmLapicState, KvmRun, type ModuleInstance } from "@mkvm/kvm-abi";
 import {
   handleVmxExit,
   type Row,
@@ -37,6 +37,7 @@ const PIC_SET_UP = [
 /** PIT channel 0, about 1 ms. */
 const PIT_SET_UP = [0xb0, 0x34, 0xe6, 0x43, 0xb0, 0xa9, 0xe6, 0x40, 0xb0, 0x04, 0xe6, 0x40];
 const OUT = [0xe6, 0xe9];
+const little = (value: number): number[] => [value & 0xff, (value >>> 8) & 0xff, (value >>> 16) & 0xff, value >>> 24];
 const HLT = 0xf4;
 
 /** Instructions of 64-bit code at privilege 0 and the exit that they take. */
@@ -301,6 +302,33 @@ describe.each([
     expect(handleVmxExit(vcpu, exit, host as VmxExitHost)).toBe("resume");
     expect(look(vm).vcpu.words[VcpuStat.pf_spurious]).toBe(1);
     expect(vcpu.vm.statistics.words[VmStat.pages_4k]! + vcpu.vm.statistics.words[VmStat.pages_2m]!).toBe(pages);
+  });
+
+  test("the local APIC in the processor's hands", async () => {
+    if (version === 1) return;
+    const vm = start({ irqchip: true });
+    const store = (address: number, value: number): number[] => [0xbb, ...little(address), 0xc7, 0x03, ...little(value)];
+    const vector = 0x41;
+    vm.load([
+      // The current count; SVR; a pin with the vector, and its EOI
+      ...[0xbb, ...little(0xfee0_0390), 0x8b, 0x03],
+      ...store(0xfee0_00f0, 0x1ff),
+      ...[...store(0xfec0_0000, 0x10), ...store(0xfec0_0010, vector)],
+      ...store(0xfee0_00b0, 0),
+      ...OUT,
+    ]);
+    vm.startLong();
+    const state = new Uint8Array(KvmLapicState.sizeBytes);
+    expect(kernel.ioctl(vm.vcpu, Ioctl.KVM_GET_LAPIC, state)).toBe(0);
+    state[0x120] = 1 << (vector & 31);
+    expect(kernel.ioctl(vm.vcpu, Ioctl.KVM_SET_LAPIC, state)).toBe(0);
+    expect(await vm.enter()).toBe("KVM_EXIT_IO");
+    const { words } = look(vm).vcpu;
+    expect([words[VcpuStat.exit_apic_access], words[VcpuStat.exit_apic_write], words[VcpuStat.exit_virtualized_eoi]]).toEqual([
+      1, 1, 1,
+    ]);
+    expect(kernel.ioctl(vm.vcpu, Ioctl.KVM_GET_LAPIC, state)).toBe(0);
+    expect(state[0x120]).toBe(0);
   });
 
   test("slots that come and go leave no pages behind", async () => {

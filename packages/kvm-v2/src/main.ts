@@ -17,6 +17,8 @@ export interface Parameters {
   readonly kvmclock: boolean;
   readonly maxVcpus: number;
   readonly exitLatency: boolean;
+  /** The processor has the local APICs in hand. */
+  readonly apicVirtualization: boolean;
 }
 
 /** One loaded instance of the module on one logical CPU. */
@@ -62,6 +64,7 @@ function init(kernel: Kernel<Vac, LogicalCpu>): ModuleInstance | number {
     kvmclock: parameters.kvmclock === true,
     maxVcpus: Number(parameters.max_vcpus),
     exitLatency: parameters.exit_latency === true,
+    apicVirtualization: parameters.enable_apicv === true && vendor.name === "vmx" && vendor.capabilities.apicVirtualization,
   });
   const { maxVcpus, kvmclock } = module.parameters;
   const createVm = (process: Vm["process"]): Vm | number => Vm.create(module, process);
@@ -91,6 +94,11 @@ export const kernelModule: KernelModule<Vac, LogicalCpu> = {
       minimum: 0,
       maximum: 1_000_000,
       description: "longest time that a halted vCPU looks for a wake-up before it blocks, ns; 0: blocks at once",
+    },
+    enable_apicv: {
+      type: "bool",
+      default: true,
+      description: "Intel: let the processor virtualize local APICs and deliver their interrupts, where it can",
     },
     huge_pages: { type: "bool", default: true, description: "map guest memory with 2 MiB pages where it is aligned for them" },
     kvmclock: { type: "bool", default: true, description: "offer the paravirtual clock to guests" },

@@ -5,6 +5,7 @@ import {
   completeMmio,
   completePortExit,
   hasInterrupt,
+  hasPicInterrupt,
   Rflags,
   takeInterrupt,
   updateClockPage,
@@ -203,14 +204,16 @@ export class RunLoop {
     }
     const nmi = pending.pendingNmis > 0;
     if (lapic === undefined) return { interrupt: this.#deliverFromUser(occupied), nmi };
-    if (!hasInterrupt(lapic, vm.irqchip)) return { interrupt: false, nmi };
+    // What the processor delivers needs neither injection nor window; the 8259's interrupts do
+    const isWaiting = vm.vendor.deliversApicInterrupts(vcpu) ? hasPicInterrupt : hasInterrupt;
+    if (!isWaiting(lapic, vm.irqchip)) return { interrupt: false, nmi };
     if (occupied || !vcpu.interruptAllowed) return { interrupt: true, nmi };
     const vector = takeInterrupt(lapic, vm.irqchip, vcpu.statistics);
     if (vector >= 0) {
       pending.requeueInterrupt(vector, false, 0);
       this.#inject("interrupt", vector);
     }
-    return { interrupt: hasInterrupt(lapic, vm.irqchip), nmi };
+    return { interrupt: isWaiting(lapic, vm.irqchip), nmi };
   }
 
   /** An event whose delivery was cut short; not beside a new exception, which came of that delivery. */

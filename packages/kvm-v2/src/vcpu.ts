@@ -91,16 +91,21 @@ export class Vcpu implements ManagedVcpu {
     const isBootCpu = id === vm.settings.bootCpuId;
     this.userApicBase = 0xfee0_0800n | (isBootCpu ? 0x100n : 0n);
     if (vm.irqchip === undefined) return;
-    this.lapic = vm.fabric.createLapic(id, isBootCpu, {
-      guestTsc: () => guestTsc(this),
-      guestTscKhz: () => vm.tscKhz,
-      kick: () => this.kick(),
-      requested: (vector) => this.statistics.interruptRequested(vector),
-      nmi: () => {
-        this.pending.raiseNmi();
-        this.kick();
+    this.lapic = vm.fabric.createLapic(
+      id,
+      isBootCpu,
+      {
+        guestTsc: () => guestTsc(this),
+        guestTscKhz: () => vm.tscKhz,
+        kick: () => this.kick(),
+        requested: (vector) => this.statistics.interruptRequested(vector),
+        nmi: () => {
+          this.pending.raiseNmi();
+          this.kick();
+        },
       },
-    });
+      vendor.apicRegisters(this),
+    );
     if (!isBootCpu) this.mpState = MpState.KVM_MP_STATE_UNINITIALIZED;
   }
 

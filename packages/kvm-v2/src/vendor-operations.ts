@@ -26,6 +26,11 @@ export interface VendorOperations {
   /** Cached translations by a VM's second-level tables are void. */
   flushSecondLevel(vm: Vm): void;
 
+  /** Where a vCPU's local APIC is to have its registers, for the processor to reach them; undefined: wherever it likes. */
+  apicRegisters(vcpu: Vcpu): Uint8Array | undefined;
+  /** The processor delivers the local APIC's interrupts by itself. */
+  deliversApicInterrupts(vcpu: Vcpu): boolean;
+
   createVm(vm: Vm): number;
   destroyVm(vm: Vm): void;
   /** Control structure and tag: 0 or a negative errno. */

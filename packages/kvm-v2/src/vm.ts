@@ -127,6 +127,7 @@ export class Vm implements TransferableVm {
     const failed = this.vendor.createVcpu(vcpu);
     if (failed !== 0) {
       vcpu.lapic?.dispose();
+      this.vendor.freeVcpu(vcpu);
       if (runAddress === undefined) this.kernel.memory.freePages(run, RUN_PAGES);
       return failed;
     }
@@ -157,6 +158,8 @@ export class Vm implements TransferableVm {
     if (change.kind === "delete") return 0;
     const slot = new Slot(change.region, change.kind === "flags" ? change.old.dirty : undefined);
     this.slots.set(slot);
+    // Memory goes before a page of the module's own
+    if (change.kind !== "flags") this.mmu.zapOwn(slot.baseGfn, slot.endGfn);
     if (change.kind === "flags") this.#logChanged(change.old, slot);
     return 0;
   }

@@ -244,7 +244,7 @@ export class Engine implements Cpu, EngineControl {
       this.#unstash();
       this.#granted -= this.i32[BUDGET];
       this.i32[BUDGET] = 0;
-      this.#settleShadow();
+      this.settleShadow();
     }
   }
 
@@ -256,7 +256,7 @@ export class Engine implements Cpu, EngineControl {
 
   /** Runs until the budget is short, something stops or diverts, or an exception is thrown. */
   #runOnce(): void {
-    this.#settleShadow();
+    this.settleShadow();
     const isShadowed = (this.i32[INTERRUPTIBILITY] & SHADOWS) !== 0 && this.#shadowEnd === NO_SHADOW;
     const isTraced = (this.i32[SYSTEM_FLAGS] & Flag.TF) !== 0 || this.breakpoints.hits !== 0;
     const isRecorded = (this.u32[DEBUGCTL] & BRANCH_RECORDS) !== 0;
@@ -413,8 +413,7 @@ export class Engine implements Cpu, EngineControl {
   shadowNextInstruction(): void {
     if ((this.i32[SYSTEM_FLAGS] & Flag.TF) === 0) this.#shadowEnd = this.retired() + 1;
   }
-  /** Makes the blocking bits exact between two instructions. */
-  #settleShadow(): void {
+  settleShadow(): void {
     if (this.#shadowEnd === NO_SHADOW || this.retired() === this.#shadowEnd) return;
     this.#endShadow();
   }

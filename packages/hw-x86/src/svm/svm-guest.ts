@@ -428,6 +428,8 @@ export class SvmGuest implements GuestMode {
 
   /** After a write that nothing prevented. */
   registerWritten(register: "efer" | number, value: bigint): void {
+    // A lower task priority may let an interrupt through behind this instruction, which may be the one that STI shadows
+    if (register === 8 && this.interrupts.isRequested) this.engine.requestStop();
     const trap = register === "efer" ? Intercept4.eferWriteTrap : 1 << (16 + register);
     if ((this.#word4 & trap) === 0) return;
     this.exit.reset(register === "efer" ? ExitCode.eferWriteTrap : ExitCode.crWriteTrap + register);

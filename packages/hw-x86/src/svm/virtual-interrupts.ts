@@ -59,6 +59,7 @@ export class VirtualInterrupts {
     return (((this.engine as GuestEngine).u32[SYSTEM_FLAGS] as number) & Flag.IF) !== 0;
   }
   #isShadowed(): boolean {
+    this.engine?.settleShadow();
     return (((this.engine as GuestEngine).u32[INTERRUPTIBILITY] as number) & SHADOWS) !== 0;
   }
   /** With virtual GIF on, nothing virtual is taken while it is clear. */
@@ -91,6 +92,11 @@ export class VirtualInterrupts {
   }
   get interceptsInterrupts(): boolean {
     return this.#interceptsInterrupts;
+  }
+
+  /** One waits, whatever holds it off. */
+  get isRequested(): boolean {
+    return (this.#word & VInterrupt.irq) !== 0;
   }
 
   takeInterrupt(): void {

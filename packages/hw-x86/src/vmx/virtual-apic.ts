@@ -165,7 +165,8 @@ export class VirtualApic implements ApicAccess {
   }
   #evaluateInGuest(): void {
     this.#evaluate();
-    if (this.isDeliverable()) this.#guest.stopAfterInstruction();
+    // Whether it can be delivered shows behind the instruction, which may be the one that STI shadows
+    if (this.#isRecognized) this.#guest.stopAfterInstruction();
   }
 
   /** A virtual interrupt is to be delivered before the next instruction. */
@@ -235,7 +236,7 @@ export class VirtualApic implements ApicAccess {
   }
 
   /** APIC-write emulation. Source: Intel SDM Vol. 3C, APIC-Write Emulation. */
-  #written(register: number): void {
+  #written(register: number, offset: number): void {
     if (register === Apic.tpr) {
       this.#set(Apic.tpr, this.#get(Apic.tpr) & 0xff);
       this.#tprWritten();
@@ -245,7 +246,7 @@ export class VirtualApic implements ApicAccess {
       this.#endOfInterrupt();
     } else if (this.delivers && register === Apic.icrLow && isSelfIpi(this.#get(Apic.icrLow)))
       this.#selfIpi(this.#get(Apic.icrLow) & 0xff);
-    else this.#trap(ExitReason.apicWrite, register);
+    else this.#trap(ExitReason.apicWrite, offset);
   }
 
   #hold(): void {
@@ -278,7 +279,7 @@ export class VirtualApic implements ApicAccess {
     const shift = 8 * (offset & 3);
     const mask = bytes === 4 ? 0xffff_ffff : (2 ** (8 * bytes) - 1) << shift;
     this.#set(register, (this.#get(register) & ~mask) | ((value << shift) & mask));
-    this.#written(register);
+    this.#written(register, offset);
   }
 
   // x2APIC mode

@@ -249,7 +249,9 @@ export class VmxGuest implements GuestMode, ApicGuest {
     this.engine.requestStop();
   }
   acceptsInterrupts(): boolean {
-    const { u32 } = this.engine;
+    const { engine } = this;
+    engine.settleShadow();
+    const { u32 } = engine;
     const blocking = u32[state.interruptibility >>> 2] as number;
     return (
       ((u32[state.systemFlags >>> 2] as number) & RFLAGS_IF) !== 0 && (blocking & (Blocking.bySti | Blocking.byMovSs)) === 0

@@ -56,10 +56,15 @@ export class InterruptFabric {
   }
 
   /** A local APIC on this VM's bus. `own` supplies what concerns the vCPU itself. */
-  createLapic(id: number, bootCpu: boolean, own: Omit<LapicHost, "clock" | "send" | "broadcastEoi">): Lapic {
+  createLapic(
+    id: number,
+    bootCpu: boolean,
+    own: Omit<LapicHost, "clock" | "send" | "broadcastEoi">,
+    registers?: Uint8Array,
+  ): Lapic {
     return createLapic(
       id,
-      { bootCpu },
+      { bootCpu, registers },
       {
         ...own,
         clock: this.#clock,
@@ -80,8 +85,11 @@ export class InterruptFabric {
 
 /** True when the 8259 or the local APIC has an interrupt for the vCPU that its priority lets through. */
 export function hasInterrupt(lapic: Lapic, irqchip: Irqchip | undefined): boolean {
-  if (irqchip?.pic.output && lapic.acceptsPicInterrupts()) return true;
-  return lapic.pendingVector() >= 0;
+  return hasPicInterrupt(lapic, irqchip) || lapic.pendingVector() >= 0;
+}
+/** True when the 8259 has one, and it reaches the vCPU. */
+export function hasPicInterrupt(lapic: Lapic, irqchip: Irqchip | undefined): boolean {
+  return irqchip?.pic.output === true && lapic.acceptsPicInterrupts();
 }
 
 /** Takes the interrupt: ExtINT from the 8259 before the local APIC's own, as Linux has it. -1 when there is none any more. */

@@ -76,10 +76,7 @@ const NEVER_EXITS: Partial<Record<ExitName, string>> = {
   entry_failure_msr_loading: "no MSRs are loaded at entry",
   entry_failure_machine_check: "the hardware has no machine checks",
   monitor_trap_flag: "not used",
-  tpr_below_threshold: "there is no TPR shadow",
-  apic_access: "there is no APIC-access page",
-  virtualized_eoi: "there is no APIC virtualization",
-  apic_write: "there is no APIC virtualization",
+  tpr_below_threshold: "no version sets a threshold",
   gdtr_or_idtr_access: "descriptor tables do not exit",
   ldtr_or_tr_access: "descriptor tables do not exit",
   ept_misconfiguration: "no version writes such an entry",
@@ -93,22 +90,32 @@ const NEVER_EXITS: Partial<Record<ExitName, string>> = {
   xrstors: "there are no supervisor states",
 };
 
+/** Those that version 2's vCPUs have alone. */
+const NEVER_IN_V1: Partial<Record<ExitName, string>> = {
+  apic_access: "it has the local APIC in software",
+  virtualized_eoi: "it has the local APIC in software",
+  apic_write: "it has the local APIC in software",
+};
+function neverExits(name: ExitName): Pick<Row, "never" | "neverInV1"> {
+  const never = NEVER_EXITS[name];
+  if (never !== undefined) return { never };
+  const neverInV1 = NEVER_IN_V1[name];
+  return neverInV1 === undefined ? {} : { neverInV1 };
+}
+
 export const EXIT_REASONS = Object.entries(VmxExitReason).map(([name, reason]) => ({
   name: name.toLowerCase() as ExitName,
   reason,
 }));
 
 function exitRow({ name }: { name: ExitName }): Row<`exit_${ExitName}`> {
-  const never = NEVER_EXITS[name];
-  const options = never === undefined ? {} : { never };
-  return counter(`exit_${name}`, `VM exits with basic reason ${name.toUpperCase()}`, { source: "mkvm", ...options });
+  const options = { source: "mkvm", ...neverExits(name) } as const;
+  return counter(`exit_${name}`, `VM exits with basic reason ${name.toUpperCase()}`, options);
 }
 function exitLatencyRow({ name }: { name: ExitName }): Row<`exit_latency_${ExitName}`> {
-  const never = NEVER_EXITS[name];
-  const options = never === undefined ? {} : { never };
   return histogramNs(`exit_latency_${name}`, `from such an exit to the next entry; with exit_latency=1`, {
     source: "mkvm",
-    ...options,
+    ...neverExits(name),
   });
 }
 

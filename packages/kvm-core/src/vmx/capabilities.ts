@@ -18,11 +18,19 @@ export interface VmxCapabilities {
   readonly exit: number;
   readonly entry: number;
   readonly ept: EptCapabilities;
+  /** The local APIC can be virtualized whole but for posted interrupts. */
+  readonly apicVirtualization: boolean;
   readonly cr0Fixed0: bigint;
   readonly cr0Fixed1: bigint;
   readonly cr4Fixed0: bigint;
   readonly cr4Fixed1: bigint;
 }
+
+const APIC_VIRTUALIZATION =
+  SecondaryControl.virtualizeApicAccesses |
+  SecondaryControl.virtualizeX2apicMode |
+  SecondaryControl.apicRegisterVirtualization |
+  SecondaryControl.virtualInterruptDelivery;
 
 /** `required` bits with the ones that the processor wants set; undefined when it lacks one of them. */
 function adjust(allowed: bigint, required: number, optional: number): number | undefined {
@@ -70,6 +78,9 @@ export function probeVmx(cpu: LogicalCpu): VmxCapabilities | string {
   if (primary === undefined) return "a primary processor-based VMX control that KVM needs is missing";
   if (secondary === undefined) return "EPT, VPID or unrestricted guest is missing";
   if (exit === undefined || entry === undefined) return "VM-entry or VM-exit controls that load IA32_EFER are missing";
+  const offers = (allowed: bigint, bits: number): boolean => (Number(allowed >> 32n) & bits) === bits;
+  const apicVirtualization =
+    offers(read(base + 1), PrimaryControl.tprShadow) && offers(read(Msr.IA32_VMX_PROCBASED_CTLS2), APIC_VIRTUALIZATION);
   const ept = read(Msr.IA32_VMX_EPT_VPID_CAP);
   const bit = (position: bigint): boolean => ((ept >> position) & 1n) !== 0n;
   if (!bit(6n) || !bit(14n)) return "EPT with 4-level walks over write-back tables is missing";
@@ -81,6 +92,7 @@ export function probeVmx(cpu: LogicalCpu): VmxCapabilities | string {
     exit,
     entry,
     ept: { pages2m: bit(16n), accessedDirty: bit(21n), invvpidSingle: bit(41n) },
+    apicVirtualization,
     cr0Fixed0: read(Msr.IA32_VMX_CR0_FIXED0),
     cr0Fixed1: read(Msr.IA32_VMX_CR0_FIXED1),
     cr4Fixed0: read(Msr.IA32_VMX_CR4_FIXED0),

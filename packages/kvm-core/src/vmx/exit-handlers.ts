@@ -15,6 +15,7 @@ import {
   generalProtection,
   undefinedOpcode,
 } from "../guest/instruction-exits.ts";
+import { handleMmio } from "../guest/mmio.ts";
 import { handlePortExit } from "../guest/port-io.ts";
 import { exitPause } from "../guest/spinning.ts";
 import { exitTaskSwitch } from "../guest/task-switch.ts";
@@ -194,6 +195,22 @@ const BY_REASON: readonly (readonly [number, Handler])[] = [
   [VmxExitReason.EPT_VIOLATION, handleEptViolation],
   [VmxExitReason.EPT_MISCONFIGURATION, handleEptMisconfiguration],
   [VmxExitReason.XSETBV, (vcpu, exit) => exitXsetbv(vcpu, exit.instructionLength)],
+  // Where the local APIC is virtualized: accesses that software makes, and what writes and EOIs leave to it
+  [VmxExitReason.APIC_ACCESS, (vcpu) => handleMmio(vcpu)],
+  [
+    VmxExitReason.VIRTUALIZED_EOI,
+    (vcpu, exit) => {
+      vcpu.lapic?.interruptEnded(exit.qualification & 0xff);
+      return "resume";
+    },
+  ],
+  [
+    VmxExitReason.APIC_WRITE,
+    (vcpu, exit) => {
+      vcpu.lapic?.registerWritten(exit.qualification & 0xfff);
+      return "resume";
+    },
+  ],
   // There is no nested virtualization
   ...[
     VmxExitReason.VMCLEAR,

@@ -40,6 +40,8 @@ export class TdpMmu {
   readonly #flushCached: () => void;
   readonly #statistics: VmCounters;
   readonly #roots: Root[] = [];
+  /** Frames that `mapOwn` has mapped. */
+  readonly #own = new Set<number>();
 
   constructor(
     kernel: Kernel<Vac, LogicalCpu>,
@@ -88,6 +90,28 @@ export class TdpMmu {
     return this.#map(this.#roots[0]!, slot, gfn, write);
   }
 
+  /** Maps a frame to a page that is no slot's: one that the module has made for the processor. */
+  mapOwn(gfn: number, address: number): "mapped" | number {
+    const root = this.#roots[0]!;
+    const iterator = new TdpIterator(this.#bank.u32, this.#format, root.address, gfn, gfn + 1);
+    while (iterator.level > LEVEL_4K) {
+      if (!iterator.present) {
+        const table = this.#allocateTable(root.tables);
+        if (table < 0) return table;
+        this.#set(iterator.entry, table, this.#format.table);
+      }
+      iterator.advance();
+    }
+    if (!iterator.present) this.#countPages(LEVEL_4K, 1);
+    this.#set(iterator.entry, address, this.#format.leaf | TDP_WRITE);
+    this.#own.add(gfn);
+    return "mapped";
+  }
+  /** Takes away what `mapOwn` has mapped in a range. */
+  zapOwn(start: number, end: number): void {
+    for (const gfn of this.#own) if (gfn >= start && gfn < end) this.zap(gfn, gfn + 1);
+  }
+
   /** Maps all of the slots, giving way now and then. What cannot be mapped is left to faults. */
   async buildAhead(): Promise<void> {
     const { scheduler } = this.#kernel;
@@ -104,6 +128,7 @@ export class TdpMmu {
 
   /** Takes away what maps guest frames `start` up to `end`, and the tables that map nothing else. */
   zap(start: number, end: number): void {
+    for (const gfn of this.#own) if (gfn >= start && gfn < end) this.#own.delete(gfn);
     const freed: { table: number; root: Root }[] = [];
     let any = false;
     for (const root of this.#roots) {

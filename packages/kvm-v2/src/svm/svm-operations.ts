@@ -55,6 +55,13 @@ export class SvmOperations implements VendorOperations {
     module.kernel.vac.onEmergency(module.owner, () => this.#onCpu?.emergency());
   }
 
+  apicRegisters(_vcpu: Vcpu): Uint8Array | undefined {
+    return undefined;
+  }
+  deliversApicInterrupts(_vcpu: Vcpu): boolean {
+    return false;
+  }
+
   createVm(vm: Vm): number {
     return this.#structures.createVm(vm);
   }

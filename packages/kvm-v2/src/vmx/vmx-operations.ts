@@ -31,6 +31,7 @@ import { Register, type RegisterCache, type RegisterNumber } from "../register-c
 import type { Vcpu } from "../vcpu.ts";
 import type { Injection, VendorOperations } from "../vendor-operations.ts";
 import type { Vm } from "../vm.ts";
+import { ApicVirtualization } from "./apic-virtualization.ts";
 import { requeueCutShort } from "./event-completion.ts";
 import { ExitCache } from "./exit-cache.ts";
 import { fetchRegister, settleTaskRegister, storeRegister } from "./register-fields.ts";
@@ -40,6 +41,7 @@ const SUCCEED = 0;
 const NOT_LAUNCHED = 5;
 const ONE_PAGE = 1;
 const BOTH_WINDOWS = PrimaryControl.interruptWindowExiting | PrimaryControl.nmiWindowExiting;
+const CR8_EXITING = PrimaryControl.cr8LoadExiting | PrimaryControl.cr8StoreExiting;
 const RESET_PAT = 0x0007_0406_0007_0406n;
 
 /** MSRs that are VMCS fields and not part of a segment. */
@@ -71,6 +73,7 @@ interface VmxState {
   launched: boolean;
   /** Primary controls as the VMCS has them. */
   primaryControls: number;
+  readonly apic: ApicVirtualization | undefined;
 }
 
 const stateOf = (vcpu: Vcpu): VmxState => vcpu.vendorState as VmxState;
@@ -83,6 +86,9 @@ export class VmxOperations implements VendorOperations {
   readonly #cpu: LogicalCpu;
   readonly #capabilities: VmxCapabilities;
   #current: VmxState | undefined;
+  /** Pages for the virtualization of local APICs. */
+  readonly #accessPages = new Map<Vm, Hpa>();
+  readonly #virtualApics = new Map<Vcpu, Hpa>();
 
   constructor(module: Module, capabilities: VmxCapabilities) {
     this.#module = module;
@@ -94,7 +100,37 @@ export class VmxOperations implements VendorOperations {
   createVm(_vm: Vm): number {
     return 0;
   }
-  destroyVm(_vm: Vm): void {}
+  destroyVm(vm: Vm): void {
+    const page = this.#accessPages.get(vm);
+    if (page !== undefined) vm.kernel.memory.freePages(page, ONE_PAGE);
+    this.#accessPages.delete(vm);
+  }
+
+  apicRegisters(vcpu: Vcpu): Uint8Array | undefined {
+    if (!this.#module.parameters.apicVirtualization) return undefined;
+    const { vm } = vcpu;
+    const { memory } = vm.kernel;
+    // Without a page the vCPU goes without
+    if (!this.#accessPages.has(vm)) {
+      const access = memory.allocatePages(vm.process, ONE_PAGE);
+      if (access < 0) return undefined;
+      this.#accessPages.set(vm, access as Hpa);
+    }
+    const page = memory.allocatePages(vm.process, ONE_PAGE);
+    if (page < 0) return undefined;
+    this.#virtualApics.set(vcpu, page as Hpa);
+    return memory.bytes(page, 4096);
+  }
+  deliversApicInterrupts(vcpu: Vcpu): boolean {
+    return stateOf(vcpu).apic !== undefined;
+  }
+  #apicFor(vcpu: Vcpu, msrBitmap: Hpa): ApicVirtualization | undefined {
+    const virtualApic = this.#virtualApics.get(vcpu);
+    const access = this.#accessPages.get(vcpu.vm);
+    if (vcpu.lapic === undefined || virtualApic === undefined || access === undefined) return undefined;
+    const bitmap = vcpu.vm.kernel.memory.bytes(msrBitmap, 4096);
+    return new ApicVirtualization(this.#cpu.vmx, vcpu, vcpu.lapic, { virtualApic, access, msrBitmap: bitmap });
+  }
 
   createVcpu(vcpu: Vcpu): number {
     const { vm } = vcpu;
@@ -112,6 +148,7 @@ export class VmxOperations implements VendorOperations {
     fillMsrBitmap(memory.bytes(msrBitmap, 4096));
     const head = memory.bytes(vmcs, 4);
     new DataView(head.buffer, head.byteOffset, 4).setUint32(0, this.#capabilities.revision, true);
+    const apic = this.#apicFor(vcpu, msrBitmap as Hpa);
     const state: VmxState = {
       vmcs: vmcs as Hpa,
       vpid,
@@ -120,6 +157,7 @@ export class VmxOperations implements VendorOperations {
       host: this.#exitHost(vcpu),
       launched: false,
       primaryControls: this.#capabilities.primary,
+      apic,
     };
     vcpu.vendorState = state;
     vac.clearVmcs(owner, state.vmcs);
@@ -131,12 +169,18 @@ export class VmxOperations implements VendorOperations {
       msrBitmap: state.msrBitmap,
     });
     this.#cpu.vmx.vmwrite(VmcsField.GUEST_IA32_PAT, RESET_PAT);
+    if (apic === undefined) return 0;
+    apic.setUp(this.#cpu.vmx.vmread32(VmcsField.SECONDARY_PROCESSOR_CONTROLS));
+    this.#setPrimaryControls(state, CR8_EXITING | PrimaryControl.tprShadow, PrimaryControl.tprShadow);
     return 0;
   }
   #exitHost(vcpu: Vcpu): VmxExitHost {
     return {
       cpuId: this.#cpu.id,
-      memoryFault: (gpa, write) => vcpu.vm.mmu.fault(gpa, write),
+      memoryFault: (gpa, write) => {
+        const own = stateOf(vcpu).apic?.accessPageAt(gpa);
+        return own === undefined ? vcpu.vm.mmu.fault(gpa, write) : vcpu.vm.mmu.mapOwn(own.gfn, own.address);
+      },
       // The windows are set anew for each entry
       closeInterruptWindow: () => undefined,
       closeNmiWindow: () => undefined,
@@ -145,6 +189,12 @@ export class VmxOperations implements VendorOperations {
     };
   }
   freeVcpu(vcpu: Vcpu): void {
+    this.#freeControls(vcpu);
+    const page = this.#virtualApics.get(vcpu);
+    if (page !== undefined) vcpu.vm.kernel.memory.freePages(page, ONE_PAGE);
+    this.#virtualApics.delete(vcpu);
+  }
+  #freeControls(vcpu: Vcpu): void {
     if (vcpu.vendorState === undefined) return;
     const state = stateOf(vcpu);
     this.leaveCpu(vcpu);
@@ -285,6 +335,7 @@ export class VmxOperations implements VendorOperations {
     const state = this.#select(vcpu);
     const { vmx } = this.#cpu;
     vcpu.registers.flush();
+    state.apic?.enter();
     let status = state.launched ? vmx.vmresume() : vmx.vmlaunch();
     if (status !== SUCCEED && state.launched && vmx.vmread32(VmcsField.VM_INSTRUCTION_ERROR) === NOT_LAUNCHED) {
       // VAC cleared the VMCS meanwhile (suspend, emergency)
