@@ -64,6 +64,16 @@ function rows(archCapabilities = 0n): Row[] {
     { index: Msr.MSR_LASTINTTOIP, reset: 0n },
     { index: Msr.K7_HWCR, reset: 0n, write: writeHwcr, listed: true },
     { index: Msr.AMD64_NB_CFG, reset: 0n, write: () => "drop" },
+    // Of AMD's chipset and work-around registers, which kernels read and set unasked: zero, and writes as Linux takes them
+    { index: 0xc001_0010, reset: 0n }, // SYSCFG
+    { index: 0xc001_0055, reset: 0n }, // interrupt pending
+    { index: 0xc001_0058, reset: 0n, write: zeroOnly }, // MMIO configuration base
+    { index: 0xc001_0112, reset: 0n }, // TSEG
+    { index: 0xc001_0113, reset: 0n },
+    { index: 0xc001_1022, reset: 0n, write: () => "drop" }, // DC_CFG
+    { index: 0xc001_1023, reset: 0n, write: () => "drop" }, // TW_CFG
+    { index: 0xc001_102a, reset: 0n, write: () => "drop" }, // BU_CFG2
+    { index: 0xc001_102c, reset: 0n, write: () => "drop" }, // EX_CFG
     { index: 0x1fc, reset: 0n, write: () => "keep" }, // MSR_POWER_CTL
     { index: 0x606, reset: 0n }, // RAPL: unit, package, DRAM, cores
     { index: 0x611, reset: 0n },

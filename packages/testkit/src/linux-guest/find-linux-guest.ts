@@ -1,7 +1,7 @@
 import { access, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { fetchDebianGuest } from "./debian.ts";
+import { fetchDebianGuest, type KernelFlavour } from "./debian.ts";
 
 export interface LinuxGuest {
   kernel: string;
@@ -15,6 +15,8 @@ export interface FindOptions {
   initrd?: string | undefined;
   /** Default: `mkvm` in the user's cache folder. */
   cache?: string | undefined;
+  /** Of Debian's kernel; "cloud" unless given. */
+  flavour?: KernelFlavour | undefined;
   log: (line: string) => void;
 }
 
@@ -38,7 +40,8 @@ export async function findLinuxGuest(options: FindOptions): Promise<LinuxGuest |
     await access(options.initrd);
     return { kernel: options.kernel, initrd: options.initrd, origin: "the command line" };
   }
-  const cache = options.cache ?? guestCache();
+  const { flavour = "cloud" } = options;
+  const cache = options.cache ?? join(guestCache(), flavour === "cloud" ? "" : flavour);
   const stamp = join(cache, "guest.json");
   const cached = await readFile(stamp, "utf8").then(JSON.parse, () => undefined);
   if (cached?.recipe === RECIPE)
@@ -50,7 +53,7 @@ export async function findLinuxGuest(options: FindOptions): Promise<LinuxGuest |
   try {
     await mkdir(cache, { recursive: true });
     await rm(stamp, { force: true });
-    const guest = await fetchDebianGuest(cache, options.log);
+    const guest = await fetchDebianGuest(cache, options.log, flavour);
     await writeFile(stamp, JSON.stringify({ recipe: RECIPE, version: guest.version }));
     return { kernel: guest.kernel, initrd: guest.initrd, origin: `Debian's package of ${guest.version}` };
   } catch (error) {
