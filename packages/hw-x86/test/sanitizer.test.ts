@@ -2,7 +2,9 @@
 import { describe, expect, it } from "vitest";
 import { hpa } from "../src/addresses.ts";
 import { Engine } from "../src/engine/engine.ts";
+import { Control } from "../src/svm/vmcb.ts";
 import { engineMode } from "./engine-mode.ts";
+import { SvmHarness } from "./svm-harness.ts";
 import { BANK, VmxHarness } from "./vmx-harness.ts";
 
 function harness(): VmxHarness {
@@ -33,5 +35,61 @@ describe("VMXOFF", () => {
     h.expect(h.cpu.vmx.vmclear(h.vmcs), "VMCLEAR");
     h.expect(h.cpu.vmx.vmxoff(), "VMXOFF");
     expect(findings(h)).toEqual([]);
+  });
+});
+
+describe("a VPID", () => {
+  /** A second VMCS, as the first one was before its launch, so with its VPID. */
+  function twice(): { h: VmxHarness; run(): void } {
+    const h = harness();
+    h.load([0xf4]);
+    h.expect(h.cpu.vmx.vmclear(h.vmcs), "VMCLEAR");
+    const first = Number(h.vmcs) % 0x1_0000_0000;
+    const copy = h.page();
+    h.bank.u8.copyWithin(copy, first, first + 4096);
+    h.expect(h.cpu.vmx.vmptrld(h.vmcs), "VMPTRLD");
+    h.run();
+    const run = (): void => {
+      h.expect(h.cpu.vmx.vmptrld(hpa(BANK, copy)), "VMPTRLD");
+      h.expect(h.cpu.vmx.vmlaunch(), "VMLAUNCH");
+    };
+    return { h, run };
+  }
+  it("is told of when another VMCS uses it without INVVPID", () => {
+    const { h, run } = twice();
+    run();
+    expect(findings(h)).toHaveLength(1);
+    expect(findings(h)[0]).toMatch(/VPID 1 used on CPU 0 by VMCS 3\w+ after VMCS 3\w+, without INVVPID between/);
+  });
+  it.each([
+    ["its own", 1],
+    ["all of them", 2],
+  ] as const)("changes hands in silence behind INVVPID of %s", (_what, type) => {
+    const { h, run } = twice();
+    h.expect(h.cpu.vmx.invvpid(type, type === 1 ? 1 : 0, 0n), "INVVPID");
+    run();
+    expect(findings(h)).toEqual([]);
+  });
+});
+
+describe("an ASID", () => {
+  function twice(flush: number): string[] {
+    const h = new SvmHarness({ mode: "long", engine: (options) => new Engine({ ...options, translate: engineMode() }) });
+    h.load([0xf4]);
+    const first = Number(h.vmcb) % 0x1_0000_0000;
+    const copy = h.page();
+    h.bank.u8.copyWithin(copy, first, first + 4096);
+    h.run();
+    h.bank.u8[copy + Control.TLB_CONTROL] = flush;
+    h.cpu.svm.stgi();
+    h.cpu.svm.vmrun(hpa(BANK, copy));
+    return h.log.filter((line) => line.includes("sanitizer"));
+  }
+  it("is told of when another VMCB uses it without a flush", () => {
+    expect(twice(0)).toHaveLength(1);
+    expect(twice(0)[0]).toMatch(/ASID 1 used on CPU 0 by VMCB 3\w+ after VMCB 3\w+, without a flush between/);
+  });
+  it("is told of where global translations are kept, and not behind a flush of it or of all", () => {
+    expect([7, 3, 1].map((flush) => twice(flush).length)).toEqual([1, 0, 0]);
   });
 });

@@ -10,6 +10,7 @@ import type { MemoryBank } from "../physical-memory.ts";
 import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
 import type { StateBlock } from "../state-block.ts";
+import { TagOwners } from "../tag-owners.ts";
 import { BranchRecords } from "./branch-records.ts";
 import { GuestRun } from "./guest-run.ts";
 import { loadGuestState, loadHiddenState, saveGuestState, saveHiddenState } from "./guest-state.ts";
@@ -35,6 +36,9 @@ export class SvmInstructionSet implements SvmInstructions {
   readonly #run: GuestRun;
   readonly #branches = new BranchRecords();
   #saveAreaReported = false;
+  readonly #asidOwners = new TagOwners();
+  /** Of the VMCB that VMRUN runs. */
+  #address = 0;
 
   constructor(cpu: SvmCpu) {
     this.#cpu = cpu;
@@ -111,6 +115,7 @@ export class SvmInstructionSet implements SvmInstructions {
     this.#touchHostSaveArea();
     const vmcb = this.#vmcb;
     vmcb.point(bank, offsetOf(address));
+    this.#address = address;
     const rule = refusal(vmcb, this.#cpu.model);
     if (rule !== undefined) {
       this.#cpu.log(`VMRUN: ${rule}`);
@@ -176,6 +181,7 @@ export class SvmInstructionSet implements SvmInstructions {
     const flush = vmcb.byte(Control.TLB_CONTROL);
     if (flush === TlbControl.flushAll) for (const { tags } of this.#cpu.engines()) tags.retireAll();
     else if (flush !== TlbControl.nothing) for (const { tags } of this.#cpu.engines()) tags.retireVpid(asid);
+    this.#reportShared(asid, flush);
     if (!guest.usesNpt) {
       guest.translationTag = current.tags.tagFor(asid, 0);
       return;
@@ -189,6 +195,17 @@ export class SvmInstructionSet implements SvmInstructions {
     if (bankOf(root as Hpa) === current.bank.id && offset < current.bank.sizeBytes)
       guest.npt.use(current.bank, offset, tag, noExecute);
     else guest.npt.useNothing(tag);
+  }
+
+  #reportShared(asid: number, flush: number): void {
+    const owners = this.#asidOwners;
+    if (flush === TlbControl.flushAll) owners.allFlushed();
+    else if (flush === TlbControl.flushAsid) owners.flushed(asid);
+    const now = this.#address;
+    const before = owners.use(asid, now);
+    if (before === undefined) return;
+    const both = `VMCB ${now.toString(16)} after VMCB ${before.toString(16)}`;
+    this.#cpu.log(`sanitizer: ASID ${asid} used on CPU ${this.#cpu.id} by ${both}, without a flush between`);
   }
 
   #load(engine: GuestEngine): void {

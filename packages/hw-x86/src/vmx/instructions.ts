@@ -8,6 +8,7 @@ import { type VmxInstructions, VmxStatus } from "../logical-cpu.ts";
 import type { MemoryBank } from "../physical-memory.ts";
 import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
+import { TagOwners } from "../tag-owners.ts";
 import { CR4_FIXED0 } from "./capabilities.ts";
 import { checkControls, checkHostState, checkInjection, isEptPointer } from "./control-checks.ts";
 import {
@@ -84,6 +85,7 @@ export class VmxInstructionSet implements VmxInstructions {
   /** VMCSs that are active here: loaded and not cleared since. For the sanitizer: silicon keeps count of none. */
   readonly #active = new Set<number>();
   #lastEptTag = 0;
+  readonly #vpidOwners = new TagOwners();
 
   constructor(cpu: RootCpu) {
     this.#cpu = cpu;
@@ -191,6 +193,7 @@ export class VmxInstructionSet implements VmxInstructions {
     this.#vmcs.invalidate();
     this.#resident = NONE;
     for (const { tags } of this.#cpu.engines()) tags.retireAll();
+    this.#vpidOwners.allFlushed();
     this.#eptContexts = [];
     return this.#succeed();
   }
@@ -519,7 +522,16 @@ export class VmxInstructionSet implements VmxInstructions {
       else guest.ept.useNothing(eptTag);
     }
     const hasVpid = (guest.secondary & Secondary.enableVpid) !== 0;
+    if (hasVpid) this.#reportShared(vmcs.low(slot.VPID));
     guest.translationTag = hasVpid ? current.tags.tagFor(vmcs.low(slot.VPID), eptTag) : current.tags.fresh();
+  }
+
+  #reportShared(vpid: number): void {
+    const now = this.#vmcs.address;
+    const before = this.#vpidOwners.use(vpid, now);
+    if (before === undefined) return;
+    const owners = `VMCS ${now.toString(16)} after VMCS ${before.toString(16)}`;
+    this.#cpu.log(`sanitizer: VPID ${vpid} used on CPU ${this.#cpu.id} by ${owners}, without INVVPID between`);
   }
 
   /** Name of what is cached under an EPT pointer. */
@@ -634,6 +646,8 @@ export class VmxInstructionSet implements VmxInstructions {
     if (type < 0 || type > 3 || vpid >>> 16 !== 0 || (type !== 2 && vpid === 0) || (type === 0 && !isCanonical))
       return this.#fail(VmxError.invalidInveptInvvpidOperand);
     this.#settle();
+    if (type === 2) this.#vpidOwners.allFlushed();
+    else if (type === 1) this.#vpidOwners.flushed(vpid);
     // Dropping more than asked is allowed, so single addresses and kept globals are not told apart
     for (const { tags } of this.#cpu.engines()) {
       if (type === 2) tags.retireAll();
