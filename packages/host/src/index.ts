@@ -4,6 +4,7 @@ export type { Host } from "./control/host.ts";
 export { createHost } from "./control/host.ts";
 export type { OutputListener, ProcessHandle } from "./control/process-handle.ts";
 export type {
+  CpuInfo,
   DeviceEntry,
   EngineReport,
   ExitStatus,

@@ -116,7 +116,7 @@ describe("without a daemon", () => {
     const commands = [...stdout.matchAll(/^ {2}([a-z-]+) .*$/gm)]
       .map((match) => match[1]!)
       .filter((name) => name !== "mkvm" && name !== "help" && !["ab", "abi"].includes(name));
-    expect(commands.length).toBe(23);
+    expect(commands.length).toBe(26);
     for (const command of commands) expect((await mkvm(command, "--help")).stdout, command).toMatch(/Examples?:\n/);
   });
 });

@@ -33,6 +33,9 @@ export class AmdCpu extends LogicalCpuCore {
   protected get guestMode(): SvmGuest {
     return this.#svm.guestMode;
   }
+  protected extensionLosesPower(): void {
+    this.#svm.losePower();
+  }
   /** VMRUN finds everything anew. */
   protected bankGoesAway(): void {}
   protected hostRegisterWritten(): void {}

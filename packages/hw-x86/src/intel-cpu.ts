@@ -35,6 +35,9 @@ export class IntelCpu extends LogicalCpuCore {
   protected get guestMode(): VmxGuest {
     return this.#vmx.guestMode;
   }
+  protected extensionLosesPower(): void {
+    this.#vmx.losePower();
+  }
   protected bankGoesAway(id: number): void {
     this.#vmx.bankReleased(id);
   }

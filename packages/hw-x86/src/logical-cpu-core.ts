@@ -68,6 +68,8 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
 
   /** For engines to be made with. */
   protected abstract get guestMode(): GuestMode;
+  /** The vendor's unit loses what it holds. */
+  protected abstract extensionLosesPower(): void;
   /** A bank goes away with whatever lies in it. */
   protected abstract bankGoesAway(id: number): void;
   /** Software in root mode is about to write a register that exits from guest mode load. */
@@ -115,12 +117,25 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
     const gone = this.#engines.get(id);
     this.bankGoesAway(id);
     if (gone === undefined) return;
-    if (this.#current === gone) {
-      this.#retiredElsewhere += gone.engine.retired();
-      this.#block.moveOut();
-      this.#current = undefined;
-    }
+    if (this.#current === gone) this.#turnAway();
     this.#engines.delete(id);
+  }
+
+  /** From the current bank, to none. */
+  #turnAway(): void {
+    this.#retiredElsewhere += this.#current?.engine.retired() ?? 0;
+    this.#block.moveOut();
+    this.#current = undefined;
+  }
+
+  losePower(): void {
+    this.extensionLosesPower();
+    this.#turnAway();
+    this.#block.losePower();
+    this.msrs.powerOn();
+    for (const { tags } of this.#engines.values()) tags.retireAll();
+    this.timerDeadline = Number.POSITIVE_INFINITY;
+    this.lines.lower();
   }
 
   // Identification and MSRs

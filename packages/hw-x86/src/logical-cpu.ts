@@ -114,6 +114,12 @@ export interface LogicalCpu {
   sendIpi(cpu: number, vector?: number): void;
   /** HLT in root mode, for `icount` only: the TSC jumps to the timer deadline, if there is one. In `wall` time does nothing. */
   idle(): void;
+  /**
+   * The CPU is without power for a while, as in a sleep of the machine (ACPI S3): memory keeps its contents and the TSC counts on;
+   * registers, MSRs, VMX operation with the VMCSs that are active, GIF, translations, the timer and waiting interrupts are lost. As
+   * after power-up then, with firmware's work done: in 64-bit mode, IA32_FEATURE_CONTROL not locked.
+   */
+  losePower(): void;
   /** Guest instructions retired on this CPU since power-on. */
   retiredInstructions(): number;
   /** What the engine of that bank has done; undefined before a guest of the bank ran. */

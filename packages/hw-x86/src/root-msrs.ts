@@ -75,17 +75,25 @@ export class RootMsrs {
   readonly #block: StateBlock;
   readonly #model: CpuModel;
   readonly #set: MsrSet;
+  readonly #isBootProcessor: boolean;
 
   constructor(set: MsrSet, block: StateBlock, model: CpuModel, isBootProcessor: boolean) {
     this.#set = set;
     this.#block = block;
     this.#model = model;
+    this.#isBootProcessor = isBootProcessor;
+    this.powerOn();
+  }
+
+  /** Values after power-up, those in the state block apart. */
+  powerOn(): void {
+    this.values.fill(0n);
     this.values[Root.cr0] = 0x8005_0033n;
     this.values[Root.cr4] = 0x6a0n; // PAE, PGE, OSFXSR, OSXMMEXCPT
     this.values[Root.efer] = 0xd01n; // SCE, LME, LMA, NXE
     this.values[Root.pat] = 0x0007_0406_0007_0406n;
     this.values[Root.dr7] = 0x400n;
-    this.values[Root.apicBase] = isBootProcessor ? 0xfee0_0900n : 0xfee0_0800n;
+    this.values[Root.apicBase] = this.#isBootProcessor ? 0xfee0_0900n : 0xfee0_0800n;
     this.values[Root.miscEnable] = 1n;
     this.values[Root.tscRatio] = 1n << 32n;
   }

@@ -56,6 +56,13 @@ export class StateBlock {
     this.u64[offset >>> 3] = value;
   }
 
+  /** Everything is lost: into a buffer of its own with values after power-up. */
+  losePower(): void {
+    this.moveOut();
+    this.u8.fill(0);
+    this.#powerOn();
+  }
+
   /** Values after power-up that VM entry does not load. Source: Intel SDM Vol. 3A, Processor State After Reset. */
   #powerOn(): void {
     this.u32[state.systemFlags >>> 2] = 2;

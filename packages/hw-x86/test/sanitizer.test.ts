@@ -2,10 +2,12 @@
 import { describe, expect, it } from "vitest";
 import { hpa } from "../src/addresses.ts";
 import { Engine } from "../src/engine/engine.ts";
+import { VmxStatus } from "../src/logical-cpu.ts";
 import { Control } from "../src/svm/vmcb.ts";
+import { VmcsField } from "../src/vmx/fields.ts";
 import { engineMode } from "./engine-mode.ts";
 import { SvmHarness } from "./svm-harness.ts";
-import { BANK, VmxHarness } from "./vmx-harness.ts";
+import { BANK, CODE, VmxHarness } from "./vmx-harness.ts";
 
 function harness(): VmxHarness {
   return new VmxHarness({ mode: "long", engine: (options) => new Engine({ ...options, translate: engineMode() }) });
@@ -91,5 +93,46 @@ describe("an ASID", () => {
   });
   it("is told of where global translations are kept, and not behind a flush of it or of all", () => {
     expect([7, 3, 1].map((flush) => twice(flush).length)).toEqual([1, 0, 0]);
+  });
+});
+
+describe("a loss of power", () => {
+  it("is told of under the feet of a VMCS that was never cleared", () => {
+    const h = harness();
+    h.load([0xf4]);
+    h.run();
+    h.cpu.losePower();
+    expect(findings(h)).toEqual([
+      `cpu0: sanitizer: power goes off at CPU 0 under the feet of VMCS ${h.vmcs.toString(16)}, active there and not cleared`,
+    ]);
+  });
+
+  it("ends VMX operation, and leaves registers as after power-up, memory as it was, and the TSC counting on", () => {
+    const h = harness();
+    h.load([0xf4]);
+    h.run();
+    h.expect(h.cpu.vmx.vmclear(h.vmcs), "VMCLEAR");
+    h.expect(h.cpu.vmx.vmxoff(), "VMXOFF");
+    h.cpu.setGpr(3, 0x1234n);
+    expect(h.cpu.wrmsr(0xc000_0082, 0x5678n)).toBe(true);
+    h.cpu.sendIpi(0);
+    const tsc = h.cpu.rdtsc();
+    const guest = h.bank.u8[h.guestMemory + CODE];
+    h.cpu.losePower();
+    expect(findings(h)).toEqual([]);
+    expect(h.cpu.gpr(3)).toBe(0n);
+    expect(h.cpu.rdmsr(0xc000_0082)).toBe(0n);
+    expect(h.cpu.interruptPending()).toBe(false);
+    expect(h.cpu.rdtsc()).toBeGreaterThanOrEqual(tsc);
+    expect(h.bank.u8[h.guestMemory + CODE]).toBe(guest);
+    expect(h.cpu.vmx.vmptrld(h.vmcs)).toBe(VmxStatus.undefinedOpcode);
+    // And virtualization comes back, with the guest where it stood
+    h.cpu.cr4 |= 1n << 13n;
+    const region = h.page();
+    h.bank.u32[region >>> 2] = Number((h.cpu.rdmsr(0x480) ?? 0n) & 0x7fff_ffffn);
+    h.expect(h.cpu.vmx.vmxon(hpa(BANK, region)), "VMXON");
+    h.expect(h.cpu.vmx.vmptrld(h.vmcs), "VMPTRLD");
+    h.expect(h.cpu.vmx.vmlaunch(), "VMLAUNCH");
+    expect(h.cpu.vmx.vmread32(VmcsField.EXIT_REASON)).toBe(12);
   });
 });

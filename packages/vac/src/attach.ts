@@ -71,6 +71,11 @@ export function attachVac(shared: SharedArrayBuffer, cpu: LogicalCpu, vmxonRegio
     },
     virtualizationUsers: () => virtualization.users(),
     emergencyDisable: () => virtualization.emergencyDisable([...emergencyCallbacks.values()]),
+    suspend() {
+      userReturn.returnToUser();
+      virtualization.suspend([...emergencyCallbacks.values()]);
+    },
+    resume: () => virtualization.resume(),
     allocateVpid(owner) {
       owners.check(owner);
       return vpids.allocate(owner);

@@ -1,5 +1,6 @@
 /** The errnos that VAC returns, positive. VAC imports types only, so they stand here again. */
 export const EIO = 5;
+export const EAGAIN = 11;
 export const EBUSY = 16;
 export const EEXIST = 17;
 export const EINVAL = 22;

@@ -69,4 +69,14 @@ export interface Vac {
   setTscRatio(owner: OwnerId, ratio: bigint): boolean;
   /** Called on this CPU before an emergency turns virtualization off, while it is still on; one for each owner. */
   onEmergency(owner: OwnerId, callback: () => void): void;
+
+  // From 1.2 on: the CPU loses power and gets it back
+  /**
+   * Before this CPU loses power: as in an emergency, with host values of user-return MSRs restored as well, but gets stay counted,
+   * and `resume` turns virtualization on for them again. No vCPU may be between its entry and its return to the kernel. From then
+   * on until `resume`, gets fail with -EAGAIN.
+   */
+  suspend(): void;
+  /** After it has power again. 0 or a negative errno: virtualization stays off then, as after an emergency. */
+  resume(): number;
 }

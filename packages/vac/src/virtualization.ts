@@ -1,5 +1,5 @@
 /** The virtualization extension of one CPU, VMX or SVM, counted over owners: on with the first get, off with the last put. */
-import { EIO } from "./errno.ts";
+import { EAGAIN, EIO } from "./errno.ts";
 import { CpuBlock, cpuBlock, MAX_OWNERS, type VacMemory } from "./layout.ts";
 import type { LoadedVmcss } from "./loaded-vmcs.ts";
 import type { OwnerId } from "./vac.ts";
@@ -20,6 +20,10 @@ export interface Virtualization {
   users(): OwnerId[];
   /** `callbacks` run first, with the extension still on. */
   emergencyDisable(callbacks: readonly (() => void)[]): void;
+  /** As `emergencyDisable`, but `resume` takes it back. */
+  suspend(callbacks: readonly (() => void)[]): void;
+  /** 0 or a negative errno: it is off for good then. */
+  resume(): number;
   readonly isOn: boolean;
 }
 
@@ -33,6 +37,7 @@ export function createVirtualization(
   const block = cpuBlock(cpu);
   const total = (block + CpuBlock.enableTotal) >> 2;
   const emergency = (block + CpuBlock.emergency) >> 2;
+  const suspended = (block + CpuBlock.suspended) >> 2;
   const count = (owner: number) => ((block + CpuBlock.enableCounts) >> 2) + owner;
 
   function put(owner: OwnerId, gets: number): void {
@@ -40,16 +45,31 @@ export function createVirtualization(
     // The list is empty of this owner before its last put: nobody may find a VMCS whose owner is gone
     if (left === 0) loaded.clearAll(owner);
     if (Atomics.sub(words, total, gets) - gets > 0) return;
+    turnOff([]);
+  }
+
+  function turnOff(callbacks: readonly (() => void)[]): void {
+    if (Atomics.load(words, suspended)) return;
+    for (const callback of callbacks) callback();
+    // VMCLEAR first: VMXOFF with an active VMCS may lose what is cached of it, for whoever reads the memory afterwards
     loaded.clearAll(undefined);
     extension.off();
   }
 
+  function disableForGood(callbacks: readonly (() => void)[]): void {
+    if (Atomics.exchange(words, emergency, 1)) return;
+    const wasOn = Atomics.exchange(words, total, 0) > 0;
+    for (let owner = 1; owner <= MAX_OWNERS; owner++) Atomics.store(words, count(owner), 0);
+    if (wasOn) turnOff(callbacks);
+  }
+
   return {
     get isOn() {
-      return Atomics.load(words, total) > 0;
+      return Atomics.load(words, total) > 0 && !Atomics.load(words, suspended);
     },
     enable(owner) {
       if (Atomics.load(words, emergency)) return -EIO;
+      if (Atomics.load(words, suspended)) return -EAGAIN;
       if (Atomics.load(words, total) === 0) {
         const result = extension.on();
         if (result < 0) return result;
@@ -73,15 +93,16 @@ export function createVirtualization(
       for (let owner = 1; owner <= MAX_OWNERS; owner++) if (Atomics.load(words, count(owner)) > 0) users.push(owner as OwnerId);
       return users;
     },
-    emergencyDisable(callbacks) {
-      if (Atomics.exchange(words, emergency, 1)) return;
-      const wasOn = Atomics.exchange(words, total, 0) > 0;
-      for (let owner = 1; owner <= MAX_OWNERS; owner++) Atomics.store(words, count(owner), 0);
-      if (!wasOn) return;
-      for (const callback of callbacks) callback();
-      // VMCLEAR first: VMXOFF with an active VMCS may lose what is cached of it, for whoever reads the memory afterwards
-      loaded.clearAll(undefined);
-      extension.off();
+    emergencyDisable: disableForGood,
+    suspend(callbacks) {
+      if (Atomics.load(words, total) > 0) turnOff(callbacks);
+      Atomics.store(words, suspended, 1);
+    },
+    resume() {
+      const result = Atomics.load(words, total) > 0 ? extension.on() : 0;
+      if (result < 0) disableForGood([]);
+      Atomics.store(words, suspended, 0);
+      return result;
     },
   };
 }

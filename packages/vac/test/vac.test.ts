@@ -23,9 +23,9 @@ describe("header", () => {
       new Int32Array(shared)[word] = value;
       return () => attachVac(shared, fakeCpu(0), REGION);
     };
-    expect(change(Header.major, 2)).toThrow("VAC memory has layout 2.1; this code needs 1.1 or a later 1.x");
+    expect(change(Header.major, 2)).toThrow("VAC memory has layout 2.2; this code needs 1.2 or a later 1.x");
     expect(change(Header.minor, -1)).toThrow("layout 1.-1");
-    expect(change(Header.minor, 0)).toThrow("layout 1.0");
+    expect(change(Header.minor, 1)).toThrow("layout 1.1");
     expect(change(Header.magic, 0)).toThrow("wrong magic");
     expect(change(Header.cpuBytes, 64)).toThrow("damaged");
     expect(change(Header.minor, 7)).not.toThrow();
@@ -151,6 +151,42 @@ describe("virtualization", () => {
     const { vac, cpu } = machine();
     vac[0].emergencyDisable();
     expect(cpu[0].log).toEqual([]);
+  });
+  it("goes off for a sleep with everybody's VMCSs cleared, and comes back with the gets that there were", () => {
+    const { shared, vac, cpu } = machine();
+    const [kvm1, kvm2] = [owner(vac[0], "kvm1"), owner(vac[0], "kvm2")];
+    vac[0].enableVirtualization(kvm1);
+    vac[0].enableVirtualization(kvm2);
+    vac[0].loadVmcs(kvm1, VMCS_A);
+    const slot = vac[0].registerUserReturnMsr(kvm2, 0xc000_0081);
+    vac[0].setUserReturnMsr(kvm2, slot, 0x99n);
+    cpu[0].log.length = 0;
+    vac[0].suspend();
+    expect(cpu[0].log).toEqual(["wrmsr 0xc0000081 0x11", "vmclear 0xa000", "vmxoff"]);
+    expect(vac[0].enableVirtualization(kvm1)).toBe(-11);
+    expect(vac[0].loadedVmcss()).toEqual([]);
+    expect(vac[0].virtualizationUsers()).toEqual([kvm1, kvm2]);
+    // An owner that leaves meanwhile has nothing to turn off
+    attachVac(shared, cpu[0], REGION).unregisterOwner(kvm2);
+    cpu[0].log.length = 0;
+    expect(vac[0].resume()).toBe(0);
+    expect(cpu[0].log.at(-1)).toBe("vmxon 0x1000");
+    expect(vac[0].loadVmcs(kvm1, VMCS_B)).toBe(0);
+    vac[0].disableVirtualization(kvm1);
+    expect(cpu[0].log.slice(-2)).toEqual(["vmclear 0xb000", "vmxoff"]);
+  });
+  it("stays off over a sleep when nobody uses it, and for good when the CPU does not take it back", () => {
+    const { vac, cpu } = machine();
+    const kvm = owner(vac[0], "kvm");
+    vac[0].suspend();
+    expect(vac[0].resume()).toBe(0);
+    expect(cpu[0].log).toEqual([]);
+    expect(vac[0].enableVirtualization(kvm)).toBe(0);
+    vac[0].suspend();
+    cpu[0].vmxonFails = true;
+    expect(vac[0].resume()).toBe(-5);
+    expect(vac[0].enableVirtualization(kvm)).toBe(-5);
+    expect(() => vac[0].disableVirtualization(kvm)).not.toThrow();
   });
 });
 

@@ -1,6 +1,14 @@
 import Table from "cli-table3";
 import { formatSize } from "../control/sizes.ts";
-import type { DeviceEntry, LoadedModule, MigrationReport, ModuleInfo, MoveReport, ProcessInfo } from "../control/types.ts";
+import type {
+  CpuInfo,
+  DeviceEntry,
+  LoadedModule,
+  MigrationReport,
+  ModuleInfo,
+  MoveReport,
+  ProcessInfo,
+} from "../control/types.ts";
 
 /** Columns of text without lines between them. */
 export function table(head: string[], rows: (string | number)[][]): string {
@@ -23,6 +31,13 @@ export function table(head: string[], rows: (string | number)[][]): string {
     .split("\n")
     .map((line) => line.trimEnd())
     .join("\n");
+}
+
+export function cpusTable(cpus: readonly CpuInfo[]): string {
+  return table(
+    ["CPU", "STATE", "PROCESSES"],
+    cpus.map(({ cpu, state, pids }) => [cpu, state, pids.join(", ") || "-"]),
+  );
 }
 
 export function modulesTable(modules: readonly LoadedModule[]): string {

@@ -32,6 +32,11 @@ export const hostMethods = [
   "rollback",
   "finalize",
   "save",
+  "cpus",
+  "offline",
+  "online",
+  "suspend",
+  "resume",
   "dmesg",
 ] as const;
 export type HostMethod = (typeof hostMethods)[number];

@@ -18,12 +18,14 @@ import { checkParameters } from "../loader/parameters.ts";
 import { KernelLog, nowMs } from "../log/kernel-log.ts";
 import { bankBytesFor, largestBankBytes } from "../memory/user-memory.ts";
 import { SavedFile } from "../saved/file-reader.ts";
+import { leastUsed, MachinePower, offlineText, type PoweredCpu } from "./machine-power.ts";
 import { migrate } from "./migration.ts";
 import { HostedProcess, type ProcessHandle } from "./process-handle.ts";
 import type { CpuBoot, CpuEvent, ProcessSave } from "./protocol.ts";
 import { CpuClient } from "./requests.ts";
 import { parseSize } from "./sizes.ts";
 import type {
+  CpuInfo,
   DeviceEntry,
   EngineReport,
   HostOptions,
@@ -53,8 +55,7 @@ const firstVpidState = 0xfe;
 
 const defaultMoveLimits: MoveLimits = { prepareMs: 30_000, freezeMs: 2000 };
 
-interface Cpu {
-  id: number;
+interface Cpu extends PoweredCpu {
   worker: Worker;
   client: CpuClient;
   processes: Set<number>;
@@ -125,6 +126,12 @@ class ControlPlane {
   #changes: Promise<unknown> = Promise.resolve();
   #lastPid = 0;
   #closing = false;
+  readonly #power = new MachinePower({
+    cpus: this.#cpus,
+    migrate: (options) => this.migrate(options),
+    hasEnded: (pid) => this.#processes.get(pid)?.ended ?? true,
+    log: (message) => this.#log.write("info", message),
+  });
 
   constructor(machine: MachineDescription, directory: string, moveLimits: MoveLimits) {
     this.machine = machine;
@@ -524,6 +531,40 @@ class ControlPlane {
     return usage;
   }
 
+  /**
+   * Suspends the machine to RAM: every process stands still, modules and VAC let go of the CPUs, and these lose power. Until `resume`
+   * the host tells what it has, and refuses all else with EAGAIN. Guests' clocks go on meanwhile, as over a sleep of the host in Linux.
+   * @throws HostError when something is moving, or does not come out of a module: all runs on then
+   */
+  suspend(): Promise<void> {
+    return this.#change(() => this.#power.suspend());
+  }
+
+  /** Wakes a machine that is suspended. */
+  resume(): Promise<void> {
+    return this.#change(() => this.#power.resume());
+  }
+
+  /** The machine's logical CPUs. */
+  async cpus(): Promise<CpuInfo[]> {
+    return this.#power.cpus();
+  }
+
+  /**
+   * Takes a CPU out of use: its processes move to the others while they run, then it lets go of all that modules have on it and loses
+   * power.
+   * @throws HostError for the last one, and with the reason when a process cannot leave: the CPU stays in use then, and what has left
+   *   stays where it went
+   */
+  offline(cpu: number): Promise<void> {
+    return this.#change(() => this.#power.takeOffline(this.#chooseCpu(cpu)));
+  }
+
+  /** Brings a CPU back into use. */
+  online(cpu: number): Promise<void> {
+    return this.#change(() => this.#power.bringOnline(this.#cpu(cpu)));
+  }
+
   /** A line of the kernel log, from who drives the host. */
   note(text: string): void {
     this.#log.write("info", text);
@@ -584,7 +625,14 @@ class ControlPlane {
         name: `cpu${id}`,
         resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
       });
-      const cpu: Cpu = { id, worker, processes: new Set(), client: undefined as unknown as CpuClient, gone: undefined };
+      const cpu: Cpu = {
+        id,
+        worker,
+        processes: new Set(),
+        client: undefined as unknown as CpuClient,
+        gone: undefined,
+        offline: false,
+      };
       cpu.client = new CpuClient(worker, (event) => {
         if (event.event === "ready") resolve();
         else this.#onEvent(cpu, event);
@@ -674,12 +722,18 @@ class ControlPlane {
 
   #chooseCpu(wanted: number | undefined): Cpu {
     if (wanted !== undefined) {
-      const cpu = this.#cpus[wanted];
-      if (!cpu) throw new HostError("EINVAL", `no cpu ${wanted}: this host has 0 to ${this.#cpus.length - 1}`);
+      const cpu = this.#cpu(wanted);
       if (cpu.gone) throw cpu.gone;
+      if (cpu.offline) throw new HostError("EAGAIN", offlineText(cpu));
       return cpu;
     }
-    return this.#alive().reduce((least, cpu) => (cpu.processes.size < least.processes.size ? cpu : least));
+    return leastUsed(this.#alive().filter(({ offline }) => !offline));
+  }
+
+  #cpu(id: number): Cpu {
+    const cpu = this.#cpus[id];
+    if (!cpu) throw new HostError("EINVAL", `no cpu ${id}: this host has 0 to ${this.#cpus.length - 1}`);
+    return cpu;
   }
 
   #cpuOf(pid: number): Cpu {

@@ -148,6 +148,9 @@ export interface CpuRequests {
   "leave.stay": Call<{ pid: number }, null>;
   "arrive.abort": Call<{ pid: number }, null>;
   "cpu.resources": Call<null, Omit<ResourceUsage, "vpids">>;
+  /** Processes stand still and the CPU loses power, until `cpu.resume`, which does nothing to a CPU that is awake. */
+  "cpu.suspend": Call<null, null>;
+  "cpu.resume": Call<null, null>;
   "cpu.stop": Call<null, null>;
 }
 export type CpuRequestName = keyof CpuRequests;

@@ -9,12 +9,32 @@ export type RequestHandlers = {
   ) => CpuRequests[Name]["result"] | Promise<CpuRequests[Name]["result"]>;
 };
 
+const answeredAsleep: ReadonlySet<CpuRequestName> = new Set<CpuRequestName>([
+  "cpu.resume",
+  "cpu.stop",
+  "cpu.resources",
+  "devices.set",
+  "module.describe",
+  "module.load",
+  "module.users",
+  "module.seize",
+  "module.unseize",
+  "module.drain",
+  "module.unload",
+  "process.list",
+  "process.statistics",
+  "process.engine",
+  "process.input",
+]);
+
 /** The main thread's end. */
 export class CpuClient {
   readonly #worker: Worker;
   readonly #waiting = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
   #lastId = 0;
   #gone: HostError | undefined;
+  /** Why the CPU, which is without power, runs nothing. It tells what it has, and takes modules. */
+  asleep: string | undefined;
 
   constructor(worker: Worker, onEvent: (event: CpuEvent) => void) {
     this.#worker = worker;
@@ -26,6 +46,7 @@ export class CpuClient {
 
   request<Name extends CpuRequestName>(name: Name, params: CpuRequests[Name]["params"]): Promise<CpuRequests[Name]["result"]> {
     if (this.#gone) return Promise.reject(this.#gone);
+    if (this.asleep !== undefined && !answeredAsleep.has(name)) return Promise.reject(new HostError("EAGAIN", this.asleep));
     const id = ++this.#lastId;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve: (result) => resolve(result as CpuRequests[Name]["result"]), reject });

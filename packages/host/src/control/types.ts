@@ -104,6 +104,14 @@ export const timeParts = [
 ] as const;
 export type TimePart = (typeof timeParts)[number];
 
+/** A logical CPU of the machine. `offline`: taken out of use; `gone`: its thread ended, and does not come back. */
+export interface CpuInfo {
+  cpu: number;
+  state: "online" | "offline" | "suspended" | "gone";
+  /** Processes on it. */
+  pids: number[];
+}
+
 /** What the engine did for a process, since its start. */
 export interface EngineReport extends EngineStatistics {
   pid: number;

@@ -7,7 +7,7 @@ import type { MigrationImage, MigrationOffer } from "../control/protocol.ts";
 import { HostError, stackOf } from "../errors.ts";
 import { pageBytes } from "../memory/page-allocator.ts";
 import type { KernelProcess } from "../processes/process.ts";
-import { standingStill } from "../saved/save-process.ts";
+import { standingStill } from "../processes/standing-still.ts";
 import { blockerOfSave, takeImage } from "../saved/take-image.ts";
 import { describeProblem } from "../upgrade/answers.ts";
 import { moduleOfVms } from "../upgrade/move.ts";

@@ -65,6 +65,7 @@ export class CpuScheduler {
   #sleep: NodeJS.Timeout | undefined;
   #idleHolds = 0;
   #stopped = false;
+  #paused = false;
 
   constructor(cpu: LogicalCpu, machine: MachineDescription) {
     this.#cpu = cpu;
@@ -186,13 +187,25 @@ export class CpuScheduler {
     this.#programTimer();
   }
 
+  /** Nothing runs, and no timer expires, until `unpause`. */
+  pause(): void {
+    this.#paused = true;
+    clearTimeout(this.#sleep);
+    this.#sleep = undefined;
+  }
+
+  unpause(): void {
+    this.#paused = false;
+    this.#requestDispatch();
+  }
+
   stop(): void {
     this.#stopped = true;
     clearTimeout(this.#sleep);
   }
 
   #requestDispatch(): void {
-    if (this.#dispatchPending || this.#stopped) return;
+    if (this.#dispatchPending || this.#stopped || this.#paused) return;
     this.#dispatchPending = true;
     if (this.#sleep) {
       clearTimeout(this.#sleep);
@@ -203,7 +216,7 @@ export class CpuScheduler {
 
   readonly #dispatch = (): void => {
     this.#dispatchPending = false;
-    if (this.#stopped) return;
+    if (this.#stopped || this.#paused) return;
     this.timers.runDue(this.clock.monotonicNs());
     const next = this.#runnable.shift();
     this.running = next?.owner;

@@ -33,6 +33,7 @@ import { CpuScheduler } from "../scheduler/scheduler.ts";
 import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import { blockerOfMove } from "../upgrade/check-move.ts";
 import { moveVms } from "../upgrade/move.ts";
+import { CpuSleep } from "./cpu-sleep.ts";
 import { ThreadProfile } from "./thread-profile.ts";
 import type { ProfileSources } from "./time-parts.ts";
 
@@ -61,6 +62,7 @@ export class CpuKernel {
   #profiled = 0;
   readonly #programs = new Set<string>();
   readonly #migrations: Migrations;
+  readonly #sleep = new CpuSleep(this);
 
   constructor(boot: CpuBoot, hardware: Hardware, send: (event: CpuEvent) => void) {
     this.id = boot.cpu;
@@ -263,7 +265,16 @@ export class CpuKernel {
         moduleFiles: [...process.moduleFiles()].length,
       })),
     }),
+    "cpu.suspend": async () => {
+      await this.#sleep.suspend([...this.#processes.values()].filter((process) => !process.ending));
+      return null;
+    },
+    "cpu.resume": () => {
+      this.#sleep.resume();
+      return null;
+    },
     "cpu.stop": () => {
+      this.#sleep.resume();
       for (const process of this.#processes.values()) process.end({ status: killedStatus, reason: "killed" });
       return null;
     },

@@ -51,6 +51,12 @@ export class SvmInstructionSet implements SvmInstructions {
     return this.#guest;
   }
 
+  /** SVM went off with EFER's contents; interrupts are let through as after power-up. */
+  losePower(): void {
+    this.gif = true;
+    this.#asidOwners.allFlushed();
+  }
+
   #isOn(): boolean {
     return ((this.#cpu.msrs.halves[2 * Root.efer] as number) & Efer.SVME) !== 0;
   }

@@ -188,21 +188,34 @@ export class VmxInstructionSet implements VmxInstructions {
   vmxoff(): VmxStatus {
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
     this.#settle();
-    this.#reportActive();
+    this.#leave("VMXOFF on");
+    return this.#succeed();
+  }
+
+  /** VMX operation ends with the CPU's power: what it holds of active VMCSs is lost. */
+  losePower(): void {
+    this.#isUnsaved = false;
+    this.#isReady = false;
+    this.#engine = undefined;
+    this.#controlled = NONE;
+    this.#leave("power goes off at");
+  }
+
+  #leave(how: string): void {
+    this.#reportActive(how);
     this.#vmxonRegion = NONE;
     this.#vmcs.invalidate();
     this.#resident = NONE;
     for (const { tags } of this.#cpu.engines()) tags.retireAll();
     this.#vpidOwners.allFlushed();
     this.#eptContexts = [];
-    return this.#succeed();
   }
 
-  /** VMXOFF leaves what the CPU holds of active VMCSs nowhere: whoever they belong to had to clear them before. */
-  #reportActive(): void {
+  /** What the CPU holds of active VMCSs is nowhere afterwards: whoever they belong to had to clear them before. */
+  #reportActive(how: string): void {
     if (this.#active.size === 0) return;
     const which = [...this.#active].map((address) => address.toString(16)).join(", ");
-    this.#cpu.log(`sanitizer: VMXOFF on CPU ${this.#cpu.id} under the feet of VMCS ${which}, active there and not cleared`);
+    this.#cpu.log(`sanitizer: ${how} CPU ${this.#cpu.id} under the feet of VMCS ${which}, active there and not cleared`);
     this.#active.clear();
   }
 
