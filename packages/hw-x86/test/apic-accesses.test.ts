@@ -198,7 +198,10 @@ describe("VM entry checks of what virtualizes the local APIC", () => {
     h.setControl("EXIT_CONTROLS", 1 << 15);
     h.write("POSTED_INTERRUPT_DESCRIPTOR", h.address(h.page()));
   };
-  const bad: readonly (readonly [string, number, number, ...Change[]])[] = [
+  type Case = readonly [what: string, secondary: number, primary: number, ...changes: Change[]];
+  const named = (cases: readonly Case[]) =>
+    cases.map(([what, secondary, primary, ...changes]) => ({ what, secondary, primary, changes }));
+  const bad: readonly Case[] = [
     ["a virtual-APIC address that is not aligned", 0, Primary.useTprShadow, write("VIRTUAL_APIC_ADDRESS", 8n)],
     ["one beyond physical addresses", 0, Primary.useTprShadow, write("VIRTUAL_APIC_ADDRESS", 1n << 60n)],
     ["a TPR threshold above 15", ACCESSES, Primary.useTprShadow, write("TPR_THRESHOLD", 16)],
@@ -218,19 +221,19 @@ describe("VM entry checks of what virtualizes the local APIC", () => {
     ["a notification vector above 255", ALL_APICV, Primary.useTprShadow, posting, write("POSTED_INTERRUPT_VECTOR", 0x1f2)],
     ["a descriptor that is not aligned", ALL_APICV, Primary.useTprShadow, posting, write("POSTED_INTERRUPT_DESCRIPTOR", 0x20n)],
   ];
-  it.each(bad)("refuse %s", (_what, secondary, primary, ...changes) => {
+  it.each(named(bad))("refuse $what", ({ secondary, primary, changes }) => {
     const h = new ApicHarness([HLT], secondary, primary);
     for (const change of changes) change(h);
     expect(h.cpu.vmx.vmlaunch()).toBe(VmxStatus.failValid);
     expect(h.read("INSTRUCTION_ERROR")).toBe(VmxError.entryInvalidControls);
   });
-  const good: readonly (readonly [string, number, number, ...Change[]])[] = [
+  const good: readonly Case[] = [
     ["all of it with posting", ALL_APICV, Primary.useTprShadow, posting, write("POSTED_INTERRUPT_VECTOR", 0xff)],
     ["x2APIC mode", X2APIC | REGISTERS | DELIVERY, Primary.useTprShadow],
     ["accesses without the shadow, whose page then does not matter", ACCESSES, 0, write("VIRTUAL_APIC_ADDRESS", 8n)],
     ["any threshold under delivery", ALL_APICV, Primary.useTprShadow, write("TPR_THRESHOLD", 0xffff)],
   ];
-  it.each(good)("let %s pass", (_what, secondary, primary, ...changes) => {
+  it.each(named(good))("let $what pass", ({ secondary, primary, changes }) => {
     const h = new ApicHarness([HLT], secondary, primary);
     for (const change of changes) change(h);
     expect(h.run().reason).toBe(ExitReason.hlt);

@@ -73,7 +73,15 @@ const cases: readonly Case[] = [
 ];
 
 describe("instruction information", () => {
-  it.each(cases)("of %s", (_text, code, reason, field, displacement, secondary) => {
+  const named = cases.map(([text, code, reason, field, displacement, secondary]) => ({
+    text,
+    code,
+    reason,
+    field,
+    displacement,
+    secondary,
+  }));
+  it.each(named)("of $text", ({ code, reason, field, displacement, secondary }) => {
     const exit = run(code, secondary);
     expect(exit.reason).toBe(reason);
     expect(exit.field.toString(16)).toBe((field >>> 0).toString(16));

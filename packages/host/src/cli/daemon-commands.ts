@@ -75,7 +75,10 @@ function addCpuCommands(program: Command): void {
   const cpu = program
     .command("cpu")
     .summary("take logical CPUs out of use, and back")
-    .description("Logical CPUs of the machine.");
+    .description(
+      "Lists the logical CPUs of the daemon's machine, takes them out of use under VMs that run, and brings them back.",
+    )
+    .addHelpText("after", "\nExamples:\n  mkvm cpu list\n  mkvm cpu offline 1\n  mkvm cpu online 1");
   cpu
     .command("list")
     .summary("list logical CPUs")

@@ -19,6 +19,8 @@ export class CodePage {
   checkedEpoch = -1;
   /** By granule: 0, or 1 more than the number of its copy. */
   readonly #granules = new Uint8Array(GRANULES);
+  /** Granules by number of their copy. */
+  readonly #covered = new Uint8Array(GRANULES);
   /** Copies of covered granules, one after the other: few granules of most pages hold code that ran. */
   #copies = new Uint32Array(FIRST_SLOTS * GRANULE_WORDS);
   #copied = 0;
@@ -45,6 +47,7 @@ export class CodePage {
   /** Number of the granule's copy, a new one if need be. */
   #copyOf(granule: number): number {
     if (this.#granules[granule] === 0) {
+      this.#covered[this.#copied] = granule;
       this.#granules[granule] = ++this.#copied;
       if (this.#copied * GRANULE_WORDS > this.#copies.length) {
         const larger = new Uint32Array(2 * this.#copies.length);
@@ -68,11 +71,14 @@ export class CodePage {
   /** False when covered bytes are no longer what was decoded. */
   isUnchanged(bank: Uint32Array): boolean {
     const base = this.offset >>> 2;
-    for (let granule = 0; granule < GRANULES; granule++) {
-      if (this.#granules[granule] === 0) continue;
-      const copy = (this.#granules[granule] - 1) * GRANULE_WORDS;
-      const from = base + granule * GRANULE_WORDS;
-      for (let word = 0; word < GRANULE_WORDS; word++) if (this.#copies[copy + word] !== bank[from + word]) return false;
+    const copies = this.#copies;
+    for (let number = 0; number < this.#copied; number++) {
+      const copy = number * GRANULE_WORDS;
+      const from = base + this.#covered[number] * GRANULE_WORDS;
+      // Most pages are unchanged: one branch for a granule, not one for each word
+      let changed = 0;
+      for (let word = 0; word < GRANULE_WORDS; word++) changed |= copies[copy + word] ^ bank[from + word];
+      if (changed !== 0) return false;
     }
     return true;
   }

@@ -72,7 +72,7 @@ interface Recorded {
 }
 
 function bareGuest(record: (fault: Recorded) => void): GuestMode {
-  const page = { hpa: hpa(0, 0), rights: 7, pageBytes: 4096 };
+  const page = { hpa: hpa(0, 0), rights: 7, pageBytes: 4096, isApic: false };
   const known: Partial<GuestMode> = {
     translationTag: 1,
     translate(gpa: Gpa) {
