@@ -99,6 +99,8 @@ function endLane(): void {
 }
 
 const PENDING = 0x8000_0000;
+/** What a lower half leaves of a dot product: six flags in each eight bits, the first step lowest. */
+const STEP_BITS = 8;
 
 /**
  * Sticky flags into MXCSR; raises if one is unmasked. Exceptions found before computing hide those found after it. Those of the lower
@@ -356,24 +358,33 @@ export const sseHelpers: HelperTable = {
     finish(cpu);
   },
 
-  /** DPPS, DPPD. a bits, b the immediate: products of chosen lanes, summed two by two, to chosen lanes. */
+  /**
+   * DPPS, DPPD. a bits, b the immediate: products of chosen lanes, summed two by two, to chosen lanes. Exceptions of a step come before
+   * the next one, which sees its results; a step is that of both halves, so a lower half leaves its flags to the upper by step.
+   */
   sseDotProduct(cpu, bits, control) {
     begin(cpu);
     const format = formatOf(bits);
     const lanes = 128 / bits;
+    const isLower = cpu.u32[state.isLowerHalf >> 2] !== 0;
+    const ofLower = isLower ? 0 : cpu.u32[state.pendingFlags >> 2];
+    cpu.u32[state.pendingFlags >> 2] = 0;
     let terms = Array.from({ length: lanes }, (_, lane) => {
       if (((control >> (4 + lane)) & 1) === 0) return zero(0);
       const [a, b] = [readLane(cpu, DESTINATION, bits, lane), readLane(cpu, SOURCE_VECTOR, bits, lane)];
       return stored(bits, compute(SSE_OPERATION.multiply, format, a, b));
     });
-    for (;;) {
+    for (let step = 0; ; step += STEP_BITS) {
       endLane();
-      // Each step sees the results of the one before, so an exception there comes first
+      if (isLower && collected !== 0) cpu.u32[state.pendingFlags >> 2] |= (collected << step) | PENDING;
+      collected |= (ofLower >>> step) & 0x3f;
       if ((collected & context.unmasked) !== 0) {
-        finish(cpu);
+        if (!isLower) finish(cpu);
         return;
       }
       if (terms.length === 1) break;
+      if (!isLower) cpu.u32[state.mxcsr >> 2] |= collected;
+      collected = 0;
       const before = terms;
       terms = before
         .filter((_, i) => (i & 1) === 0)
@@ -381,7 +392,7 @@ export const sseHelpers: HelperTable = {
     }
     const [sum] = terms;
     for (let lane = 0; lane < lanes; lane++) writeLane(cpu, bits, lane, ((control >> lane) & 1) !== 0 ? sum : zero(0));
-    finish(cpu);
+    if (!isLower) finish(cpu);
   },
 
   /** a 1: reciprocal of the square root; b lanes. */
