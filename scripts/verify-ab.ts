@@ -5,8 +5,8 @@
  * nothing that can be counted gives it away; real time itself depends on who else is on the machine. Every plan has a seed of its
  * own, from --seed, and under icount a guest of its own.
  *
- * On the wall clock guests are interpreted: compilers lay each VM's translated code out anew, which moves its time by several percent
- * from run to run, and four times as many rounds would go on averaging that out. A quiet machine takes half a minute for a plan.
+ * On the wall clock guests are interpreted: compilers lay each VM's translated code out anew, which moves its time from run to run by
+ * more than what is looked for, and the rounds would go on averaging that out. It wants a machine with nothing else to do.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -68,9 +68,9 @@ export class VmxHarness {
   }
 
   /** A zeroed page of the bank; its offset. */
-  page(): number {
+  page(count = 1): number {
     const offset = this.#nextPage;
-    this.#nextPage += 4096;
+    this.#nextPage += 4096 * count;
     if (this.#nextPage > this.guestMemory) throw new Error("the test uses more pages than the bank has");
     return offset;
   }

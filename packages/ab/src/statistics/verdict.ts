@@ -1,7 +1,8 @@
 /**
  * The verdict on a metric needs two things: that the difference is no accident (the corrected rank test), and that it is as large
- * as the plan cares about (its threshold). Runs of one round are compared with each other, VMs of a live comparison as two samples. `same` is a finding too: the interval of the difference lies inside the threshold.
- * What is neither found different nor shown to be the same is `inconclusive`: more rounds, or a quieter machine.
+ * as the plan cares about (its threshold). `same` is a finding too: the interval of the difference lies inside the threshold. What is
+ * neither found different nor shown to be the same is `inconclusive`: more rounds, or a quieter machine. Runs of one round are compared
+ * with each other, VMs of a live comparison as two samples.
  *
  * A metric that has one value on each arm in all rounds under icount, where a run is a function of its inputs, needs no test: the
  * two values are compared.
@@ -127,11 +128,8 @@ function judge(comparison: Comparison, alpha: number, enough: boolean): Verdict 
 }
 
 /** The first that fits. */
-export function thresholdOf(
-  metric: string,
-  { thresholds = [...defaultThresholds] }: Pick<Plan, "thresholds">,
-): Threshold | undefined {
-  return thresholds.find((candidate) => matches(candidate.metric, metric));
+export function thresholdOf(metric: string, { thresholds }: Pick<Plan, "thresholds">): Threshold | undefined {
+  return (thresholds ?? defaultThresholds).find((candidate) => matches(candidate.metric, metric));
 }
 
 /** In the metric's unit. */

@@ -4,6 +4,7 @@ import { messageOf } from "../errors.ts";
 import { addDaemonCommands } from "./daemon-commands.ts";
 import { listExternalCommands, runExternalCommand } from "./external-commands.ts";
 import { addDeviceCommands, addModuleCommands } from "./module-commands.ts";
+import { addPowerCommands } from "./power-commands.ts";
 import { addProcessCommands } from "./process-commands.ts";
 import { addRolloutCommand } from "./rollout-command.ts";
 import { linuxCommandLine, type RunFlags, runVm } from "./run.ts";
@@ -35,6 +36,7 @@ Examples:
     status = result;
   };
   addDaemonCommands(program);
+  addPowerCommands(program);
   addModuleCommands(program);
   addDeviceCommands(program);
   addProcessCommands(program, done);

@@ -5,6 +5,7 @@ import { formatLogEntry } from "../log/kernel-log.ts";
 import { connectDaemon } from "./client.ts";
 import { engineText } from "./engine-tables.ts";
 import { ask, print } from "./module-commands.ts";
+import { cpuOf } from "./power-commands.ts";
 import { attachTo } from "./run.ts";
 import { migrationTable, movesTable, processesTable } from "./tables.ts";
 import { writeTrace } from "./trace-file.ts";
@@ -151,12 +152,11 @@ function addMoveCommands(program: Command, done: (status: number) => void): void
     .description(
       "Moves a process with its VMs to another logical CPU while they run, by the same state that moves them between modules.",
     )
-    .requiredOption("--cpu <number>", "logical CPU, see 'mkvm ps'")
+    .requiredOption("--cpu <number>", "logical CPU, see 'mkvm cpu list'")
     .option("--json", "print JSON")
     .addHelpText("after", "\nExample:\n  mkvm migrate 1 --cpu 1")
     .action(async (text: string, flags: Json & { cpu: string }) => {
-      if (!/^\d+$/.test(flags.cpu)) throw new HostError("EINVAL", `--cpu ${flags.cpu}: give the number of a logical CPU`);
-      const options = { pid: pidOf(text), cpu: Number(flags.cpu) };
+      const options = { pid: pidOf(text), cpu: cpuOf(flags.cpu) };
       const report = await ask((daemon) => daemon.call("migrate", options));
       print(report, flags.json, () => migrationTable(report));
       if (!report.failed) return;

@@ -7,6 +7,7 @@ import { HostError, messageOf } from "../errors.ts";
 import { parseParameterWords } from "../loader/parameters.ts";
 import { type DaemonClient, tryConnect } from "./client.ts";
 import { printEngineReport } from "./engine-tables.ts";
+import { cpuOf } from "./power-commands.ts";
 import { attachTerminal, onBrokenPipe, printOutput } from "./terminal.ts";
 
 export interface RunFlags {
@@ -87,11 +88,7 @@ function runOptions(flags: RunFlags, words: readonly string[]): RunOptions {
   };
   if (flags.engineStats) options.profile = true;
   if (flags.name) options.name = flags.name;
-  if (flags.logicalCpu !== undefined) {
-    if (!/^\d+$/.test(flags.logicalCpu))
-      throw new HostError("EINVAL", `--logical-cpu ${flags.logicalCpu}: give the number of a logical CPU`);
-    options.cpu = Number(flags.logicalCpu);
-  }
+  if (flags.logicalCpu !== undefined) options.cpu = cpuOf(flags.logicalCpu);
   return options;
 }
 

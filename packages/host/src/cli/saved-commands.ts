@@ -2,9 +2,9 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import type { RestoreOptions, SavedProcess } from "../control/types.ts";
-import { HostError } from "../errors.ts";
 import { connectDaemon } from "./client.ts";
 import { ask, print } from "./module-commands.ts";
+import { cpuOf } from "./power-commands.ts";
 import { pidOf } from "./process-commands.ts";
 import { attachTo } from "./run.ts";
 
@@ -56,10 +56,7 @@ export function addSavedCommands(program: Command, done: (status: number) => voi
 function restoreOptions(file: string, flags: RestoreFlags): RestoreOptions {
   const options: RestoreOptions = { path: resolve(file), directory: process.cwd() };
   if (flags.module !== undefined) options.module = flags.module;
-  if (flags.logicalCpu === undefined) return options;
-  if (!/^\d+$/.test(flags.logicalCpu))
-    throw new HostError("EINVAL", `--logical-cpu ${flags.logicalCpu}: give the number of a logical CPU`);
-  return { ...options, cpu: Number(flags.logicalCpu) };
+  return flags.logicalCpu === undefined ? options : { ...options, cpu: cpuOf(flags.logicalCpu) };
 }
 
 function savedText({ pid, path, bytes, memoryBytes, stillUs }: SavedProcess): string {

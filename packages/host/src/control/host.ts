@@ -1,28 +1,19 @@
 /** The control plane, on the main thread: modules, /dev, processes over all CPUs. */
 import { resolve } from "node:path";
-import { Worker } from "node:worker_threads";
 import { createMachine, type MachineDescription } from "@mkvm/hw-x86";
 import { createVacMemory, VAC_LAYOUT } from "@mkvm/vac";
 import { DeviceTree, devicePath } from "../devices/device-tree.ts";
 import { HostError, messageOf } from "../errors.ts";
-import { fittingRelease } from "../loader/fitting-release.ts";
-import {
-  checkId,
-  checkRequirements,
-  findModulePackage,
-  type ModulePackage,
-  providedVersions,
-} from "../loader/module-package.ts";
 import { findPackage, hostDirectory } from "../loader/package-files.ts";
-import { checkParameters } from "../loader/parameters.ts";
 import { KernelLog, nowMs } from "../log/kernel-log.ts";
 import { bankBytesFor, largestBankBytes } from "../memory/user-memory.ts";
 import { SavedFile } from "../saved/file-reader.ts";
-import { leastUsed, MachinePower, offlineText, type PoweredCpu } from "./machine-power.ts";
+import { type Cpu, CpuSet } from "./cpu-set.ts";
+import { MachinePower } from "./machine-power.ts";
 import { migrate } from "./migration.ts";
+import { ModuleTable } from "./module-table.ts";
 import { HostedProcess, type ProcessHandle } from "./process-handle.ts";
-import type { CpuBoot, CpuEvent, ProcessSave } from "./protocol.ts";
-import { CpuClient } from "./requests.ts";
+import type { CpuEvent, ProcessSave } from "./protocol.ts";
 import { parseSize } from "./sizes.ts";
 import type {
   CpuInfo,
@@ -34,7 +25,6 @@ import type {
   LogEntry,
   MigrationReport,
   ModuleInfo,
-  ModuleUser,
   MoveLimits,
   MoveReport,
   ProcessInfo,
@@ -54,16 +44,6 @@ const endedProcessesKept = 32;
 const firstVpidState = 0xfe;
 
 const defaultMoveLimits: MoveLimits = { prepareMs: 30_000, freezeMs: 2000 };
-
-interface Cpu extends PoweredCpu {
-  worker: Worker;
-  client: CpuClient;
-  processes: Set<number>;
-  /** Its thread ended. What else runs on the host goes on without it. */
-  gone: HostError | undefined;
-}
-
-type Loaded = Omit<LoadedModule, "users">;
 
 /** Starts a host: its CPUs are powered on when this resolves. */
 export async function createHost(options: HostOptions = {}): Promise<Host> {
@@ -99,12 +79,6 @@ function ownCpuEntry(): URL {
     : new URL("./cpu-worker.js", import.meta.url);
 }
 
-/**
- * Most of what a CPU's thread allocates dies at once, and V8 would let it fill 64 MiB between collections: half of what a VM costs.
- * A third of that collects as seldom as matters, and less would promote garbage that only a full collection finds.
- */
-const youngGenerationMb = 24;
-
 /** A host that is powered on. Only `createHost` makes one, so the class is not exported: users would find a value that is not there. */
 export type Host = ControlPlane;
 
@@ -114,8 +88,11 @@ class ControlPlane {
   readonly #moveLimits: MoveLimits;
   /** VAC's state, over all CPUs. */
   readonly #vacShared: SharedArrayBuffer;
-  readonly #cpus: Cpu[] = [];
-  readonly #modules = new Map<string, Loaded>();
+  readonly #cpus = new CpuSet({
+    onEvent: (cpu, event) => this.#onEvent(cpu, event),
+    onGone: (cpu, error) => this.#cpuGone(cpu, error),
+  });
+  readonly #modules: ModuleTable;
   readonly #tree = new DeviceTree();
   readonly #processes = new Map<number, HostedProcess>();
   /** Console input of processes that are between two CPUs. */
@@ -127,7 +104,7 @@ class ControlPlane {
   #lastPid = 0;
   #closing = false;
   readonly #power = new MachinePower({
-    cpus: this.#cpus,
+    cpus: this.#cpus.all,
     migrate: (options) => this.migrate(options),
     hasEnded: (pid) => this.#processes.get(pid)?.ended ?? true,
     log: (message) => this.#log.write("info", message),
@@ -138,137 +115,43 @@ class ControlPlane {
     this.#moveLimits = moveLimits;
     this.#vacShared = createVacMemory(machine.cpus);
     this.#directory = directory;
+    this.#modules = new ModuleTable({
+      cpus: this.#cpus,
+      tree: this.#tree,
+      log: this.#log,
+      directory,
+      change: (change) => this.#change(change),
+      publishDevices: () => this.#publishDevices(),
+    });
   }
 
   // Modules
 
   /** Loads a module: a package by name or by path. */
-  async insmod(spec: string, options: InsmodOptions = {}): Promise<LoadedModule> {
-    const found = await this.#findModule(spec, options.directory);
-    return this.#change(async () => {
-      const id = options.id ?? found.id;
-      checkId(id, `${found.name} ${found.version}`);
-      const name = `kvm${id}`;
-      const there = this.#modules.get(name);
-      if (there) {
-        throw new HostError(
-          "EEXIST",
-          `${name} is loaded already (${there.package} ${there.version}): choose another id with --id`,
-        );
-      }
-      const { parameters: specs } = await this.#describe(found);
-      const parameters = checkParameters(found.name, specs, options.parameters ?? {});
-      const nodes = new DeviceTree();
-      nodes.assign(this.#tree.list());
-      nodes.addNode(`/dev/${name}`, name, "kvm");
-
-      let devices: string[] = [];
-      const loadedOn: Cpu[] = [];
-      try {
-        for (const cpu of this.#alive()) {
-          devices = await cpu.client.request("module.load", { name, url: found.entryUrl, parameters });
-          loadedOn.push(cpu);
-        }
-        this.#tree.addNode(`/dev/${name}`, name, "kvm");
-        for (const device of devices) if (device !== "kvm") this.#tree.addNode(`/dev/${device}${id}`, name, device);
-      } catch (thrown) {
-        this.#tree.removeNodes(name);
-        for (const cpu of loadedOn) await cpu.client.request("module.unload", { name });
-        throw thrown;
-      }
-      const { name: packageName, version, directory } = found;
-      const loaded: Loaded = {
-        name,
-        id,
-        package: packageName,
-        version,
-        directory,
-        parameters,
-        devices: devices.map((device) => `/dev/${device}${id}`),
-      };
-      this.#modules.set(name, loaded);
-      await this.#publishDevices();
-      this.#log.write("info", `loaded ${name} from ${packageName} ${version}`);
-      return { ...loaded, users: [] };
-    });
+  insmod(spec: string, options: InsmodOptions = {}): Promise<LoadedModule> {
+    return this.#modules.insmod(spec, options);
   }
 
   /**
    * Unloads a module that nobody uses; EBUSY, and who uses it, otherwise. With `whenIdle` a module in use takes no new users from
    * now on, and is unloaded when the last one is gone; VMs that came from it can still roll back to it. True: it is unloaded.
    */
-  async rmmod(name: string, options: { whenIdle?: boolean } = {}): Promise<boolean> {
-    try {
-      await this.#unload(name);
-      return true;
-    } catch (thrown) {
-      if (!options.whenIdle || !(thrown instanceof HostError && thrown.code === "EBUSY")) throw thrown;
-    }
-    await this.#drain(name, true);
-    // The last user may have gone before the CPUs knew that somebody waits for that
-    await this.#unloadIdle(name);
-    return !this.#modules.has(name);
+  rmmod(name: string, options: { whenIdle?: boolean } = {}): Promise<boolean> {
+    return this.#modules.rmmod(name, options);
   }
 
   /** Takes `rmmod` with `whenIdle` back. */
-  async keep(name: string): Promise<void> {
-    if (!this.#module(name).draining) throw new HostError("EINVAL", `${name} stays anyway: nobody asked to unload it`);
-    await this.#drain(name, false);
+  keep(name: string): Promise<void> {
+    return this.#modules.keep(name);
   }
 
-  async #drain(name: string, draining: boolean): Promise<void> {
-    const { draining: _, ...loaded } = this.#module(name);
-    await this.#onAll((cpu) => cpu.client.request("module.drain", { name, draining }));
-    this.#modules.set(name, draining ? { ...loaded, draining } : loaded);
-    this.#log.write("info", draining ? `${name} is unloaded when its last user is gone` : `${name} stays loaded`);
-  }
-
-  /** Unloads a module that drains, if it is without users on every CPU. */
-  async #unloadIdle(name: string): Promise<void> {
-    if (!this.#modules.get(name)?.draining) return;
-    await this.#unload(name).catch((thrown) => {
-      if (!(thrown instanceof HostError && (thrown.code === "EBUSY" || thrown.code === "ENOENT")))
-        this.#log.write("warn", `${name} could not be unloaded: ${messageOf(thrown)}`);
-    });
-  }
-
-  #unload(name: string): Promise<void> {
-    return this.#change(async () => {
-      this.#module(name);
-      const users: ModuleUser[] = [];
-      for (const cpu of this.#alive()) users.push(...(await cpu.client.request("module.seize", { name })));
-      if (users.length > 0) {
-        await this.#onAll((cpu) => cpu.client.request("module.unseize", { name }));
-        throw new HostError("EBUSY", describeUsers(name, users));
-      }
-      await this.#onAll((cpu) => cpu.client.request("module.unload", { name }));
-      this.#modules.delete(name);
-      this.#tree.removeNodes(name);
-      await this.#publishDevices();
-      this.#log.write("info", `unloaded ${name}`);
-    });
-  }
-
-  async lsmod(): Promise<LoadedModule[]> {
-    const modules = [...this.#modules.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
-    return Promise.all(
-      modules.map(async (module) => {
-        const users = await this.#onAll((cpu) => cpu.client.request("module.users", { name: module.name }));
-        return { ...module, users: users.flat() };
-      }),
-    );
+  lsmod(): Promise<LoadedModule[]> {
+    return this.#modules.lsmod();
   }
 
   /** About a package, or the package of a loaded module. */
-  async modinfo(spec: string, options: { directory?: string } = {}): Promise<ModuleInfo> {
-    const loaded = this.#modules.get(spec);
-    const found = await this.#findModule(loaded?.directory ?? spec, options.directory);
-    const { description, parameters } = await this.#describe(found);
-    const loadedAs = [...this.#modules.values()]
-      .filter((module) => module.directory === found.directory)
-      .map((module) => module.name);
-    const { name, version, directory, id, requires } = found;
-    return { package: name, version, directory, description, id, requires, parameters, loadedAs };
+  modinfo(spec: string, options: { directory?: string } = {}): Promise<ModuleInfo> {
+    return this.#modules.modinfo(spec, options);
   }
 
   // /dev
@@ -292,7 +175,7 @@ class ControlPlane {
   async mount(source: string, target: string, options: { pid?: number } = {}): Promise<void> {
     const { pid } = options;
     if (pid === undefined) return this.#changeDevices(() => this.#tree.mount(source, target));
-    await this.#cpuOf(pid).client.request("process.mount", { pid, mount: { source, target } });
+    await this.#cpus.of(pid).client.request("process.mount", { pid, mount: { source, target } });
   }
 
   umount(target: string): Promise<void> {
@@ -312,7 +195,7 @@ class ControlPlane {
         `${memoryBytes} bytes of memory are too many: a process has at most 4 GiB, 3840M of it for guests`,
       );
     }
-    const cpu = this.#chooseCpu(options.cpu);
+    const cpu = this.#cpus.choose(options.cpu);
     const name = options.name ?? found.name.replace(/^.*\//, "");
     const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version, entry: found.entryUrl });
     const { pid } = handle;
@@ -335,7 +218,7 @@ class ControlPlane {
   }
 
   async ps(): Promise<ProcessInfo[]> {
-    const all = await this.#onAll((cpu) => cpu.client.request("process.list", null));
+    const all = await this.#cpus.onAll((cpu) => cpu.client.request("process.list", null));
     return all.flat().sort((a, b) => a.pid - b.pid);
   }
 
@@ -346,7 +229,7 @@ class ControlPlane {
   async statistics(pid?: number): Promise<VmStatistics[]> {
     if (pid !== undefined) {
       const { ended, statistics } = this.#hosted(pid);
-      return ended ? statistics : this.#cpuOf(pid).client.request("process.statistics", { pid });
+      return ended ? statistics : this.#cpus.of(pid).client.request("process.statistics", { pid });
     }
     const withVms = (await this.ps()).filter((process) => process.vms > 0);
     const all = await Promise.all(withVms.map((process) => this.#statisticsIfThere(process.pid)));
@@ -364,7 +247,7 @@ class ControlPlane {
   /** What the engine did for a process that runs, or for one of the last that ended. ENODATA before its guest has run. */
   async engineReport(pid: number): Promise<EngineReport> {
     const { ended, engine } = this.#hosted(pid);
-    const report = ended ? engine : await this.#cpuOf(pid).client.request("process.engine", { pid });
+    const report = ended ? engine : await this.#cpus.of(pid).client.request("process.engine", { pid });
     if (!report) throw new HostError("ENODATA", `process ${pid} has run no guest: there is nothing to tell of the engine`);
     return report;
   }
@@ -387,20 +270,20 @@ class ControlPlane {
 
   /** Ends a process; resolves when it has. */
   async kill(pid: number): Promise<void> {
-    await this.#cpuOf(pid).client.request("process.kill", { pid });
+    await this.#cpus.of(pid).client.request("process.kill", { pid });
     await this.process(pid).exited;
   }
 
   /** Writes a process to a file, from which it can go on: here or in another host, on the same module or another. It runs on. */
   async save(options: SaveOptions): Promise<SavedProcess> {
     const { pid, path, stop = false } = options;
-    const { client } = this.#cpuOf(pid);
+    const { client } = this.#cpus.of(pid);
     return client.request("process.save", this.#saving(this.#hosted(pid), path, stop));
   }
 
   #saving({ pid, program }: HostedProcess, path: string, stop: boolean, at?: number): ProcessSave {
     const modules = Object.fromEntries(
-      [...this.#modules.values()].map(({ name, package: of, version }) => [name, { package: of, version }]),
+      this.#modules.all().map(({ name, package: of, version }) => [name, { package: of, version }]),
     );
     return { pid, path: resolve(path), packages: { program, modules }, at, stop };
   }
@@ -412,8 +295,8 @@ class ControlPlane {
     const { name, program, bankBytes } = await file.manifest().finally(() => file.close());
     if (bankBytes > largestBankBytes) throw new HostError("EINVAL", `${path}: section manifest[0]: bankBytes is too large`);
     const found = findPackage(program.package, [options.directory ?? this.#directory, hostDirectory]);
-    if (options.module !== undefined) this.#module(options.module);
-    const cpu = this.#chooseCpu(options.cpu);
+    if (options.module !== undefined) this.#modules.get(options.module);
+    const cpu = this.#cpus.choose(options.cpu);
     const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version, entry: found.entryUrl });
     const { pid } = handle;
     await this.#starting(cpu, pid, () =>
@@ -442,7 +325,7 @@ class ControlPlane {
   }
 
   #input(pid: number, bytes: Uint8Array | null): void {
-    const cpu = this.#cpus.find((candidate) => candidate.processes.has(pid));
+    const cpu = this.#cpus.all.find((candidate) => candidate.processes.has(pid));
     cpu?.client.request("process.input", { pid, bytes }).catch(() => {});
   }
 
@@ -462,13 +345,13 @@ class ControlPlane {
   /** Moves running VMs to another module; a report for each process. What failed is in the reports. */
   async upgrade(options: UpgradeOptions): Promise<MoveReport[]> {
     const { pid, to, at } = options;
-    if (this.#module(to).draining)
+    if (this.#modules.get(to).draining)
       throw new HostError("EBUSY", `${to} is about to be unloaded and takes no VMs: 'mkvm rmmod ${to} --keep' keeps it`);
     const finalise = options.finalize ?? false;
-    if (pid !== "all") return [await this.#cpuOf(pid).client.request("move.to", { pid, to, at, finalise })];
+    if (pid !== "all") return [await this.#cpus.of(pid).client.request("move.to", { pid, to, at, finalise })];
     const movable = (await this.ps()).filter((process) => process.vms > 0 && !process.modules.every((module) => module === to));
     return Promise.all(
-      movable.map((process) => this.#cpuOf(process.pid).client.request("move.to", { pid: process.pid, to, at, finalise })),
+      movable.map((process) => this.#cpus.of(process.pid).client.request("move.to", { pid: process.pid, to, at, finalise })),
     );
   }
 
@@ -480,8 +363,8 @@ class ControlPlane {
   async migrate(options: { pid: number; cpu: number }): Promise<MigrationReport> {
     const { pid } = options;
     const handle = this.#hosted(pid);
-    const from = this.#cpuOf(pid);
-    const to = this.#chooseCpu(options.cpu);
+    const from = this.#cpus.of(pid);
+    const to = this.#cpus.choose(options.cpu);
     if (from === to) throw new HostError("EINVAL", `process ${pid} is on cpu${to.id} already: see 'mkvm ps'`);
     const report = await migrate(handle, from, to, {
       holdInput: () => this.#heldInput.set(pid, []),
@@ -499,18 +382,18 @@ class ControlPlane {
 
   /** Why the VMs of a process could not move now; null when they could. Nothing is moved. */
   async checkUpgrade(options: { pid: number; to: string }): Promise<string | null> {
-    this.#module(options.to);
-    return this.#cpuOf(options.pid).client.request("move.check", options);
+    this.#modules.get(options.to);
+    return this.#cpus.of(options.pid).client.request("move.check", options);
   }
 
   /** Moves the VMs of a process back to the module they came from. */
   async rollback(pid: number): Promise<MoveReport> {
-    return this.#cpuOf(pid).client.request("move.back", { pid });
+    return this.#cpus.of(pid).client.request("move.back", { pid });
   }
 
   /** Gives up the way back; the modules that are held for it no longer are: their names. */
   async finalize(pid: number): Promise<string[]> {
-    const released = await this.#cpuOf(pid).client.request("move.finalise", { pid });
+    const released = await this.#cpus.of(pid).client.request("move.finalise", { pid });
     this.#log.write("info", `process ${pid} finalised`);
     return released;
   }
@@ -524,7 +407,7 @@ class ControlPlane {
       timers: {},
       processes: [],
     };
-    for (const { timers, processes } of await this.#onAll((cpu) => cpu.client.request("cpu.resources", null))) {
+    for (const { timers, processes } of await this.#cpus.onAll((cpu) => cpu.client.request("cpu.resources", null))) {
       for (const [module, armed] of Object.entries(timers)) usage.timers[module] = (usage.timers[module] ?? 0) + armed;
       usage.processes.push(...processes);
     }
@@ -557,12 +440,12 @@ class ControlPlane {
    *   stays where it went
    */
   offline(cpu: number): Promise<void> {
-    return this.#change(() => this.#power.takeOffline(this.#chooseCpu(cpu)));
+    return this.#change(() => this.#power.takeOffline(this.#cpus.choose(cpu)));
   }
 
   /** Brings a CPU back into use. */
   online(cpu: number): Promise<void> {
-    return this.#change(() => this.#power.bringOnline(this.#cpu(cpu)));
+    return this.#change(() => this.#power.bringOnline(this.#cpus.get(cpu)));
   }
 
   /** A line of the kernel log, from who drives the host. */
@@ -587,7 +470,7 @@ class ControlPlane {
   async close(): Promise<void> {
     if (this.#closing) return;
     this.#closing = true;
-    await this.#onAll((cpu) => cpu.client.request("cpu.stop", null)).catch(() => {});
+    await this.#cpus.onAll((cpu) => cpu.client.request("cpu.stop", null)).catch(() => {});
     const running = [...this.#processes.values()].filter((process) => !process.ended);
     // A thread that never comes back from its module must not keep the host from ending.
     let timer: NodeJS.Timeout | undefined;
@@ -596,12 +479,18 @@ class ControlPlane {
     });
     await Promise.race([Promise.all(running.map((process) => process.exited)), patience]);
     clearTimeout(timer);
-    await Promise.all(this.#cpus.map((cpu) => cpu.worker.terminate()));
+    await this.#cpus.terminate();
   }
 
   /** Starts the CPUs' threads. Once. */
   async powerOn(cpuEntry: URL): Promise<void> {
-    const starts = Array.from({ length: this.machine.cpus }, (_, id) => this.#startCpu(id, cpuEntry));
+    const boot = {
+      machine: this.machine,
+      vacShared: this.#vacShared,
+      startedMs: this.#startedMs,
+      moveLimits: this.#moveLimits,
+    };
+    const starts = Array.from({ length: this.machine.cpus }, (_, id) => this.#cpus.start(id, boot, cpuEntry));
     try {
       await Promise.all(starts);
     } catch (thrown) {
@@ -611,52 +500,16 @@ class ControlPlane {
     this.#log.write("info", `${this.machine.cpus} ${this.machine.vendor} CPU(s), ${this.machine.clock} clock`);
   }
 
-  #startCpu(id: number, cpuEntry: URL): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const boot: CpuBoot = {
-        cpu: id,
-        machine: this.machine,
-        vacShared: this.#vacShared,
-        startedMs: this.#startedMs,
-        moveLimits: this.#moveLimits,
-      };
-      const worker = new Worker(cpuEntry, {
-        workerData: boot,
-        name: `cpu${id}`,
-        resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
-      });
-      const cpu: Cpu = {
-        id,
-        worker,
-        processes: new Set(),
-        client: undefined as unknown as CpuClient,
-        gone: undefined,
-        offline: false,
-      };
-      cpu.client = new CpuClient(worker, (event) => {
-        if (event.event === "ready") resolve();
-        else this.#onEvent(cpu, event);
-      });
-      this.#cpus[id] = cpu;
-      const gone = (why: string) => {
-        const error = new HostError("EIO", `cpu${id} stopped: ${why}`);
-        if (cpu.gone) return;
-        cpu.gone = error;
-        cpu.client.fail(error);
-        reject(error);
-        if (this.#closing) {
-          for (const pid of cpu.processes) this.#processes.get(pid)?.end({ status: 137, reason: "killed" });
-          return;
-        }
-        this.#log.write("err", error.message);
-        for (const pid of cpu.processes) {
-          this.#processes.get(pid)?.end({ status: 134, reason: "crashed", message: error.message });
-        }
-        cpu.processes.clear();
-      };
-      worker.on("error", (error) => gone(messageOf(error)));
-      worker.on("exit", (status) => gone(`its thread ended with status ${status}`));
-    });
+  #cpuGone(cpu: Cpu, error: HostError): void {
+    if (this.#closing) {
+      for (const pid of cpu.processes) this.#processes.get(pid)?.end({ status: 137, reason: "killed" });
+      return;
+    }
+    this.#log.write("err", error.message);
+    for (const pid of cpu.processes) {
+      this.#processes.get(pid)?.end({ status: 134, reason: "crashed", message: error.message });
+    }
+    cpu.processes.clear();
   }
 
   #onEvent(cpu: Cpu, event: CpuEvent): void {
@@ -670,7 +523,7 @@ class ControlPlane {
         this.#processes.get(event.pid)?.wrote(event.bytes, event.fd);
         break;
       case "module.idle":
-        void this.#unloadIdle(event.name);
+        void this.#modules.unloadIdle(event.name);
         break;
       case "moved":
         this.#processes.get(event.report.pid)?.moves.push(event.report);
@@ -689,81 +542,6 @@ class ControlPlane {
     }
   }
 
-  async #findModule(spec: string, directory = this.#directory): Promise<ModulePackage> {
-    const found = findModulePackage(spec, directory);
-    const provided = providedVersions();
-    try {
-      checkRequirements(found, provided);
-    } catch (thrown) {
-      if (!(thrown instanceof HostError)) throw thrown;
-      throw new HostError(thrown.code, `${thrown.message}${await fittingRelease(found, provided)}`);
-    }
-    return found;
-  }
-
-  async #describe(found: ModulePackage) {
-    try {
-      return await this.#alive()[0]!.client.request("module.describe", { url: found.entryUrl });
-    } catch (thrown) {
-      const code = thrown instanceof HostError ? thrown.code : "EIO";
-      throw new HostError(code, `${found.name} ${found.version} is no usable module: ${messageOf(thrown)}`);
-    }
-  }
-
-  #module(name: string): Loaded {
-    const module = this.#modules.get(name);
-    if (module) return module;
-    const names = [...this.#modules.keys()].sort().join(", ");
-    throw new HostError(
-      "ENOENT",
-      `no module ${name} is loaded: ${names ? `there is ${names}` : "load one with 'mkvm insmod'"}`,
-    );
-  }
-
-  #chooseCpu(wanted: number | undefined): Cpu {
-    if (wanted !== undefined) {
-      const cpu = this.#cpu(wanted);
-      if (cpu.gone) throw cpu.gone;
-      if (cpu.offline) throw new HostError("EAGAIN", offlineText(cpu));
-      return cpu;
-    }
-    return leastUsed(this.#alive().filter(({ offline }) => !offline));
-  }
-
-  #cpu(id: number): Cpu {
-    const cpu = this.#cpus[id];
-    if (!cpu) throw new HostError("EINVAL", `no cpu ${id}: this host has 0 to ${this.#cpus.length - 1}`);
-    return cpu;
-  }
-
-  #cpuOf(pid: number): Cpu {
-    const cpu = this.#cpus.find((candidate) => candidate.processes.has(pid));
-    if (!cpu) throw new HostError("ESRCH", `no process ${pid}: see 'mkvm ps'`);
-    return cpu;
-  }
-
-  /** CPUs whose threads run. @throws HostError when there is none left */
-  #alive(): Cpu[] {
-    const alive = this.#cpus.filter((cpu) => !cpu.gone);
-    if (alive.length === 0) throw this.#cpus[0]?.gone ?? new HostError("EIO", "the host has no CPU");
-    return alive;
-  }
-
-  /** Asks every CPU that is there; one that goes away meanwhile is no answer. */
-  async #onAll<Result>(ask: (cpu: Cpu) => Promise<Result>): Promise<Result[]> {
-    const answers = await Promise.all(
-      this.#alive().map(async (cpu) => {
-        try {
-          return [await ask(cpu)];
-        } catch (thrown) {
-          if (cpu.gone) return [];
-          throw thrown;
-        }
-      }),
-    );
-    return answers.flat(1) as Result[];
-  }
-
   #change<Result>(change: () => Promise<Result>): Promise<Result> {
     const result = this.#changes.then(change);
     this.#changes = result.catch(() => {});
@@ -779,7 +557,7 @@ class ControlPlane {
 
   async #publishDevices(): Promise<void> {
     const entries = this.#tree.list();
-    await this.#onAll((cpu) => cpu.client.request("devices.set", { entries }));
+    await this.#cpus.onAll((cpu) => cpu.client.request("devices.set", { entries }));
   }
 }
 
@@ -788,19 +566,4 @@ function memoryArgument(args: readonly string[]): number | undefined {
   if (at < 0) return undefined;
   const text = args[at] === "--memory" ? args[at + 1] : args[at]!.slice("--memory=".length);
   return text === undefined ? undefined : parseSize(text);
-}
-
-function describeUsers(name: string, users: readonly ModuleUser[]): string {
-  const byProcess = new Map<number, ModuleUser[]>();
-  for (const user of users) byProcess.set(user.pid, [...(byProcess.get(user.pid) ?? []), user]);
-  const parts = [...byProcess].map(([pid, held]) => {
-    const what = held.map((user) => (user.fd < 0 ? user.what : `fd ${user.fd} ${user.what}`)).join(", ");
-    return `process ${pid} (${held[0]!.process}: ${what})`;
-  });
-  const [pid] = byProcess.keys();
-  const onlyHeld = users.every((user) => user.fd < 0);
-  const remedy = onlyHeld
-    ? `'mkvm finalize ${pid}' lets go of it`
-    : `move it with 'mkvm upgrade', or end it with 'mkvm kill ${pid}'`;
-  return `${name} is in use by ${parts.join(" and ")}: ${remedy}`;
 }

@@ -72,7 +72,7 @@ export class MachinePower {
     if (others.length === 0) throw new HostError("EBUSY", `cpu${cpu.id} is the last one in use: a host needs one`);
     cpu.offline = true;
     try {
-      for (const pid of [...cpu.processes]) if (!this.#around.hasEnded(pid)) await this.#leave(pid, leastUsed(others));
+      for (const pid of [...cpu.processes]) await this.#leave(pid, leastUsed(others));
       await cpu.client.request("cpu.suspend", null);
     } catch (thrown) {
       cpu.offline = false;
@@ -100,8 +100,10 @@ export class MachinePower {
   }
 
   async #leave(pid: number, to: PoweredCpu): Promise<void> {
+    if (this.#around.hasEnded(pid)) return;
     const { failed, fromCpu } = await this.#around.migrate({ pid, cpu: to.id });
-    if (failed) throw new HostError("EBUSY", `cpu${fromCpu} stays online: process ${pid} cannot leave it: ${failed.reason}`);
+    if (failed && !this.#around.hasEnded(pid))
+      throw new HostError("EBUSY", `cpu${fromCpu} stays online: process ${pid} cannot leave it: ${failed.reason}`);
   }
 
   async #wake(): Promise<void> {

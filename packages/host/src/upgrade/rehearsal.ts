@@ -72,12 +72,12 @@ export function wantsAnotherRound(from: LoadedInstance, to: LoadedInstance, time
   return false;
 }
 
-/** How many times longer the VM runs than its CPU works on the move: it keeps 90 % of its time. */
+/** How many times longer the VM runs than its CPU has worked on the move, up to the longest pause. */
 const pauseShare = 9;
 /** The longest of such pauses: prepare is to end soon all the same. */
 const longestPauseMs = 20;
 
-/** Leaves the CPU to VMs for nine times as long as `workedMs` was taken from them. */
+/** Leaves the CPU to VMs after `workedMs` was taken from them. */
 export function leaveCpuToVms(workedMs: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, Math.min(longestPauseMs, workedMs * pauseShare)));
 }

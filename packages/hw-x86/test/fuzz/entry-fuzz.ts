@@ -84,10 +84,8 @@ export class VmcsFuzzer {
   #powerOn(): void {
     this.#machine = new VmxMachine({ translate: "hot", hotEntries: 12 });
     const { harness } = this.#machine;
-    this.#scratch = harness.page();
-    for (let i = 1; i < SCRATCH_PAGES; i++) harness.page();
-    this.#guard = new Guard(harness.bank, harness.page());
-    for (let i = 1; i < (SECRET_WORDS * 8) / 4096; i++) harness.page();
+    this.#scratch = harness.page(SCRATCH_PAGES);
+    this.#guard = new Guard(harness.bank, harness.page((SECRET_WORDS * 8) / 4096));
   }
 
   runCase(seed: number): void {
