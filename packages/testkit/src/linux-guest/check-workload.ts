@@ -16,6 +16,8 @@ export interface CheckReport {
 }
 
 const MODULUS = 1_000_000_007n;
+/** Linux says this, once, when it had less of a CPU than its timers need: true of any busy machine, and nothing is lost by it. */
+const LATENESS = /hrtimer: interrupt took \d+ ns/;
 
 /**
  * Follows the console of a guest that runs the check workload (init.ts) and predicts every line: rounds are consecutive, the
@@ -75,8 +77,10 @@ export class CheckWorkload {
     report.ended = true;
     this.#expect(report.rounds, "last round", field("n"), String(report.rounds));
     this.#expect(report.rounds, "last checksum", field("sum"), String(this.#sum));
-    if (field("log") !== "0")
-      report.problems.push(`${field("log")} messages in the guest's kernel log: ${report.log.join(" | ")}`);
+    this.#expect(report.rounds, "count of messages in its kernel log", field("log"), String(report.log.length));
+    const messages = report.log.filter((message) => !LATENESS.test(message));
+    if (messages.length > 0)
+      report.problems.push(`${messages.length} messages in the guest's kernel log: ${messages.join(" | ")}`);
   }
 
   #expect(round: number, what: string, got: string, expected: string): void {
