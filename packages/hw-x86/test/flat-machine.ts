@@ -173,14 +173,19 @@ function setSegment(engine: Engine, segment: number, selector: number, base: num
 }
 
 /** `mode`: 16 real mode, 32 flat protected mode without paging, 64 long mode with the first GiB mapped to itself in 2 MiB pages. */
-export function createFlatMachine(mode: 16 | 32 | 64, ramBytes = 16 << 20, translate = engineMode()): FlatMachine {
+export function createFlatMachine(
+  mode: 16 | 32 | 64,
+  ramBytes = 16 << 20,
+  translate = engineMode(),
+  model = FLAT_MODEL,
+): FlatMachine {
   const pages = Math.ceil((BANK_FIRST_FREE + ramBytes) / 65536);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   const guest = new FlatGuest(ramBytes);
   const log: string[] = [];
   const engine = new Engine({
     memory,
-    model: FLAT_MODEL,
+    model,
     guest,
     log: (line) => log.push(line),
     translate,

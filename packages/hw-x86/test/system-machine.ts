@@ -2,6 +2,7 @@
  * A flat machine with descriptor tables, a task-state segment and a handler for each vector, for tests that run a few bytes of
  * code and look at what became of the CPU. Every handler is a HLT at HANDLERS + vector * 16.
  */
+import type { CpuModel } from "../src/engine/cpu.ts";
 import {
   BANK_FIRST_FREE,
   CS,
@@ -16,7 +17,7 @@ import {
   state,
   TR,
 } from "../src/engine/cpu-state.ts";
-import { createFlatMachine, type FlatMachine } from "./flat-machine.ts";
+import { createFlatMachine, FLAT_MODEL, type FlatMachine } from "./flat-machine.ts";
 
 export const GDT = 0x1000;
 export const IDT = 0x2000;
@@ -73,8 +74,8 @@ export function encodeDescriptor(base: number, limit: number, access: number): b
   return (BigInt(high) << 32n) | BigInt(low);
 }
 
-export function createSystemMachine(mode: 16 | 32 | 64): SystemMachine {
-  const flat = createFlatMachine(mode);
+export function createSystemMachine(mode: 16 | 32 | 64, model: Partial<CpuModel> = {}): SystemMachine {
+  const flat = createFlatMachine(mode, undefined, undefined, { ...FLAT_MODEL, ...model });
   const { engine, ram } = flat;
   const memory = new DataView(ram.buffer, ram.byteOffset, ram.byteLength);
   const isLong = mode === 64;

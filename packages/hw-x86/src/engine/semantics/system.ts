@@ -63,10 +63,9 @@ export const PUSHF = instruction("PUSHF/PUSHFD/PUSHFQ", {
   forms: [form("9C", "", "default64")],
   semantics(e) {
     const isChecked = e.or1(e.bit(e.state(state.systemFlags, 32), VM_BIT), e.ne(e.state(state.pushfIntercepted, 32), e.int(0)));
-    e.if(isChecked, () => {
-      e.helper("checkFlagAccess");
-    });
-    push(e, e.truncate(e.and(e.readFlags(), e.int(PUSHED_FLAGS)), e.size));
+    const image = e.variable("i64", e.and(e.readFlags(), e.int(PUSHED_FLAGS)));
+    e.if(isChecked, () => image.set(e.fromI32(e.helper("pushedFlags", e.low32(image.get()), e.size / 8))));
+    push(e, e.truncate(image.get(), e.size));
   },
 });
 

@@ -1,8 +1,9 @@
 /** Loading CS: the checks that far transfers share, and entry at a privilege level. */
 import type { Cpu } from "../cpu.ts";
-import { CS, SS } from "../cpu-state.ts";
+import { CS, SEG_ACCESS, SEG_SELECTOR, SS, segmentOffset } from "../cpu-state.ts";
 import { Access, Vector } from "./bits.ts";
 import {
+  accessOf,
   type Descriptor,
   dplOf,
   isBig,
@@ -16,10 +17,10 @@ import {
 import { isCanonical, isLongMode } from "./processor-mode.ts";
 import { loadDescriptor, updateSegments } from "./segmentation.ts";
 
-/** #NP when absent, #GP when it says both 64-bit and 32-bit. */
+/** #GP when it says both 64-bit and 32-bit, #NP when absent. */
 export function checkCode(cpu: Cpu, descriptor: Descriptor, error: number): void {
-  if (!isPresent(descriptor)) cpu.raise(Vector.NP, error);
   if (isLongMode(cpu) && isLongCode(descriptor) && isBig(descriptor)) cpu.raise(Vector.GP, error);
+  if (!isPresent(descriptor)) cpu.raise(Vector.NP, error);
 }
 
 /** Direct far JMP and CALL, where privilege does not change. */
@@ -47,6 +48,17 @@ export function loadCode(cpu: Cpu, selector: number, descriptor: Descriptor, cpl
 export const FLAT_CODE_64 = 0xa09b;
 export const FLAT_CODE_32 = 0xc09b;
 export const FLAT_DATA = 0xc093;
+
+/** CS as AMD's processors load it for SYSRET, which take a new selector for SS and leave what is behind it (AMD64 APM Vol. 3, SYSRET). */
+export function loadFlatCode(cpu: Cpu, code: number, stack: number, cpl: number, is64: boolean): void {
+  const dpl = cpl << Access.dplShift;
+  const slot = segmentOffset(SS);
+  writeSegment(cpu, CS, (code & 0xfffc) | cpl, 0, 0xffff_ffff, (is64 ? FLAT_CODE_64 : FLAT_CODE_32) | dpl);
+  cpu.set32(slot + SEG_SELECTOR, (stack & 0xfffc) | cpl);
+  // Here the privilege level is that of SS
+  cpu.set32(slot + SEG_ACCESS, (accessOf(cpu, SS) & ~(3 << Access.dplShift)) | dpl);
+  updateSegments(cpu);
+}
 
 /** CS and SS as SYSCALL, SYSRET, SYSENTER and SYSEXIT load them: flat, privilege `cpl`. */
 export function loadFlat(cpu: Cpu, code: number, stack: number, cpl: number, is64: boolean): void {

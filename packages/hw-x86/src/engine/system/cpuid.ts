@@ -21,8 +21,8 @@ export const CLFLUSH_8_QUADWORDS = 0x800;
 export const ONE_LOGICAL_PROCESSOR = 1 << 16;
 /** MONITOR VMX CX16 PCID POPCNT XSAVE. */
 const LEAF_1_ECX = bits(3, 5, 13, 17, 23, 26);
-/** FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
-export const LEAF_1_EDX = bits(0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26);
+/** FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
+export const LEAF_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26);
 /** Protection keys, and that CR4 has them on. */
 export const PKU = 3;
 const OSPKE = bits(4);
@@ -136,7 +136,19 @@ export const CR0_ALLOWED = BigInt(
   (Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG) >>> 0,
 );
 export const CR4_ALLOWED = BigInt(
-  Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.OSXSAVE | Cr4.PKE,
+  Cr4.VME |
+    Cr4.PVI |
+    Cr4.TSD |
+    Cr4.DE |
+    Cr4.PSE |
+    Cr4.PAE |
+    Cr4.MCE |
+    Cr4.PGE |
+    Cr4.PCE |
+    Cr4.OSFXSR |
+    Cr4.OSXMMEXCPT |
+    Cr4.OSXSAVE |
+    Cr4.PKE,
 );
 
 /** The Intel-type machine: x86-64-v3, VMX. */

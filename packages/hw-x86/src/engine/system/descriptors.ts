@@ -98,14 +98,18 @@ export function readDescriptor(cpu: Cpu, selector: number): Descriptor | undefin
   return address === undefined ? undefined : descriptorAt(cpu, address);
 }
 
-/** A system descriptor (LDT, TSS, call gate), 16 bytes long in long mode. */
+/** The type of the fourth word, which has to be that of no descriptor. */
+const EXTENDED_TYPE = 0x1f00;
+
+/** A system descriptor (LDT, TSS, call gate), 16 bytes long in long mode; undefined too where its second half looks like another one. */
 export function readSystemDescriptor(cpu: Cpu, selector: number): Descriptor | undefined {
   if (!isLongMode(cpu)) return readDescriptor(cpu, selector);
   const address = descriptorAddress(cpu, selector, 16);
   if (address === undefined) return undefined;
   const descriptor = descriptorAt(cpu, address);
-  descriptor.upper = Number(cpu.readLinear(BigInt.asUintN(64, address + 8n) as Gva, 4, true));
-  return descriptor;
+  const { low, high } = descriptorAt(cpu, BigInt.asUintN(64, address + 8n) as Gva);
+  if ((high & EXTENDED_TYPE) !== 0) return undefined;
+  return { ...descriptor, upper: low };
 }
 
 /** Sets bits of the type byte in memory (accessed, TSS busy) unless they are set, and in `descriptor`. */

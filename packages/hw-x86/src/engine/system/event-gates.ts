@@ -26,8 +26,8 @@ import {
   writeRealCodeSegment,
 } from "./descriptors.ts";
 import { cplOf, is64Bit, isCanonical, isVirtual8086 } from "./processor-mode.ts";
-import { loadDescriptor, loadNull, updateSegments } from "./segmentation.ts";
-import { currentStack, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
+import { loadDescriptor, loadNull, markAccessed, updateSegments } from "./segmentation.ts";
+import { checkLongRoom, checkRoom, currentStack, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
 import { innerRsp, innerStack, interruptRsp } from "./task-state.ts";
 import { switchTask } from "./task-switch.ts";
 import { switchTags } from "./translation-caches.ts";
@@ -111,7 +111,6 @@ export function deliverLong(cpu: Cpu, event: GuestEvent): void {
   else if (newCpl < cpl) stack = innerRsp(cpu, newCpl, external);
   else stack = cpu.reg(RSP);
   const target = BigInt(gateOffset(gate)) | (BigInt(gate.upper) << 32n);
-  if (!isCanonical(target)) cpu.raise(Vector.GP, external);
   const flags = savedFlags(cpu, event);
   const frame = [
     BigInt(selectorOf(cpu, SS)),
@@ -121,7 +120,10 @@ export function deliverLong(cpu: Cpu, event: GuestEvent): void {
     returnRip(cpu, event),
   ];
   if (event.errorCode !== undefined) frame.push(BigInt(event.errorCode));
+  checkLongRoom(cpu, stack & ~15n, frame.length * 8, external);
+  if (!isCanonical(target)) cpu.raise(Vector.GP, external);
   const rsp = pushLong(cpu, stack & ~15n, frame, newCpl < 3, external);
+  markAccessed(cpu, selector, code);
 
   const was64 = is64Bit(cpu);
   if (newCpl < cpl) loadNull(cpu, SS, newCpl, newCpl);
@@ -164,13 +166,19 @@ export function deliverProtected(cpu: Cpu, event: GuestEvent): void {
     const stack = stackOf(inner.descriptor, (inner.selector & 0xfffc) | external);
     const frame = wasVirtual ? [GS, FS, DS, ES].map((segment) => selectorOf(cpu, segment)) : [];
     frame.push(selectorOf(cpu, SS), oldPointer, ...tail);
+    checkRoom(cpu, stack, inner.pointer, bytes, frame.length);
     checkTarget(cpu, code, target, external);
     pointer = pushLegacy(cpu, stack, inner.pointer, bytes, frame, true);
+    markAccessed(cpu, inner.selector, inner.descriptor);
+    markAccessed(cpu, selector, code);
     if (wasVirtual) for (const segment of [GS, FS, DS, ES]) loadNull(cpu, segment, 0, 0);
     loadDescriptor(cpu, SS, inner.selector, inner.descriptor);
   } else {
+    const stack = { ...currentStack(cpu), error: external };
+    checkRoom(cpu, stack, oldPointer, bytes, tail.length);
     checkTarget(cpu, code, target, external);
-    pointer = pushLegacy(cpu, { ...currentStack(cpu), error: external }, oldPointer, bytes, tail, newCpl < 3);
+    pointer = pushLegacy(cpu, stack, oldPointer, bytes, tail, newCpl < 3);
+    markAccessed(cpu, selector, code);
   }
   loadCode(cpu, selector, code, newCpl);
   cpu.setReg(RSP, BigInt(pointer));

@@ -1,6 +1,6 @@
 /** Far JMP, CALL and RET, call gates included (Intel SDM Vol. 2A, JMP and CALL; Vol. 2B, RET). */
 import type { Cpu } from "../cpu.ts";
-import { CS, DS, ES, FS, GS, RSP, SS, state } from "../cpu-state.ts";
+import { CS, DS, ES, FS, GS, RSP, SEG_SELECTOR, SS, segmentOffset, state } from "../cpu-state.ts";
 import { Access, Vector } from "./bits.ts";
 import { checkCode, checkDirectCode, checkTarget, loadCode } from "./code-segment.ts";
 import {
@@ -26,9 +26,9 @@ import {
   writeRealCodeSegment,
   writeSegment,
 } from "./descriptors.ts";
-import { cplOf, hasParagraphSegments, isCanonical, isLongMode, isVirtual8086 } from "./processor-mode.ts";
-import { loadDescriptor, loadNull, updateSegments } from "./segmentation.ts";
-import { movedStackPointer, peek, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
+import { cplOf, hasParagraphSegments, isLongMode, isVirtual8086 } from "./processor-mode.ts";
+import { loadDescriptor, loadNull, markAccessed, updateSegments } from "./segmentation.ts";
+import { checkLongRoom, checkRoom, movedStackPointer, peek, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
 import { innerRsp, innerStack } from "./task-state.ts";
 import { switchTask } from "./task-switch.ts";
 
@@ -79,8 +79,11 @@ function callInner(cpu: Cpu, gate: Descriptor, code: Descriptor, rip: bigint): v
   const oldCs = selectorOf(cpu, CS);
   if (isLongMode(cpu)) {
     const stack = innerRsp(cpu, level, 0);
-    if (!isCanonical(rip)) cpu.raise(Vector.GP, 0);
-    const rsp = pushLong(cpu, stack, [BigInt(oldSs), oldRsp, BigInt(oldCs), cpu.nextRip()], level < 3, 0);
+    const frame = [BigInt(oldSs), oldRsp, BigInt(oldCs), cpu.nextRip()];
+    checkLongRoom(cpu, stack, frame.length * 8, 0);
+    checkTarget(cpu, code, rip);
+    const rsp = pushLong(cpu, stack, frame, true, 0);
+    markAccessed(cpu, gateSelector(gate), code);
     loadNull(cpu, SS, level, level);
     cpu.setReg(RSP, rsp);
     enterThroughGate(cpu, code, gateSelector(gate), level, rip);
@@ -88,12 +91,16 @@ function callInner(cpu: Cpu, gate: Descriptor, code: Descriptor, rip: bigint): v
   }
   const bytes = typeOf(gate) === SystemType.callGate ? 4 : 2;
   const inner = innerStack(cpu, level, 0);
+  const stack = stackOf(inner.descriptor, inner.selector & 0xfffc);
+  const parameters = gate.high & 31;
+  checkRoom(cpu, stack, inner.pointer, bytes, parameters + 4);
   checkTarget(cpu, code, rip);
   const frame = [oldSs, Number(BigInt.asUintN(32, oldRsp))];
-  for (let i = (gate.high & 31) - 1; i >= 0; i--) frame.push(Number(peek(cpu, i, bytes)));
+  for (let i = parameters - 1; i >= 0; i--) frame.push(Number(peek(cpu, i, bytes)));
   frame.push(oldCs, Number(BigInt.asUintN(32, cpu.nextRip())));
-  const stack = stackOf(inner.descriptor, inner.selector & 0xfffc);
   const pointer = pushLegacy(cpu, stack, inner.pointer, bytes, frame, true);
+  markAccessed(cpu, inner.selector, inner.descriptor);
+  markAccessed(cpu, gateSelector(gate), code);
   loadDescriptor(cpu, SS, inner.selector, inner.descriptor);
   cpu.setReg(RSP, BigInt(pointer));
   enterThroughGate(cpu, code, gateSelector(gate), level, rip);
@@ -108,12 +115,21 @@ function throughGate(cpu: Cpu, gate: Descriptor, isCall: boolean): void {
     callInner(cpu, gate, code, rip);
     return;
   }
-  checkTarget(cpu, code, rip);
-  if (isCall) {
-    const bytes = isLongMode(cpu) ? 8 : typeOf(gate) === SystemType.callGate16 ? 2 : 4;
-    cpu.setReg(RSP, pushed(cpu, bytes, [BigInt(selectorOf(cpu, CS)), cpu.nextRip()]));
+  const cpl = cplOf(cpu);
+  const link = [BigInt(selectorOf(cpu, CS)), cpu.nextRip()];
+  let rsp = cpu.reg(RSP);
+  if (isLongMode(cpu)) {
+    // The gate leads to 64-bit code, and what it pushes is 64-bit code's, wherever the call is from
+    if (isCall) checkLongRoom(cpu, rsp, 16, 0);
+    checkTarget(cpu, code, rip);
+    if (isCall) rsp = pushLong(cpu, rsp, link, cpl < 3, 0);
+  } else {
+    checkTarget(cpu, code, rip);
+    if (isCall) rsp = pushed(cpu, typeOf(gate) === SystemType.callGate16 ? 2 : 4, link);
   }
-  enterThroughGate(cpu, code, gateSelector(gate), cplOf(cpu), rip);
+  markAccessed(cpu, gateSelector(gate), code);
+  cpu.setReg(RSP, rsp);
+  enterThroughGate(cpu, code, gateSelector(gate), cpl, rip);
 }
 
 /** System descriptors as targets: call gates, task gates and TSSs. */
@@ -127,7 +143,6 @@ function throughSystem(cpu: Cpu, selector: number, isCall: boolean): void {
     !isLongMode(cpu) &&
     (type === SystemType.taskGate || type === SystemType.availableTss || type === SystemType.availableTss16);
   if (!isGate && !isTask) cpu.raise(Vector.GP, error);
-  if (isGate && isLongMode(cpu) && ((gate.upper >>> 8) & 0x1f) !== 0) cpu.raise(Vector.GP, error);
   if (dplOf(gate) < cplOf(cpu) || dplOf(gate) < (selector & 3)) cpu.raise(Vector.GP, error);
   if (!isPresent(gate)) cpu.raise(Vector.NP, error);
   if (isGate) {
@@ -156,7 +171,9 @@ export function jumpOrCallFar(cpu: Cpu, selector: number, rip: bigint, bytes: Tr
   const cpl = cplOf(cpu);
   checkDirectCode(cpu, descriptor, selector, cpl);
   checkTarget(cpu, descriptor, rip);
-  if (isCall) cpu.setReg(RSP, pushed(cpu, bytes, [BigInt(selectorOf(cpu, CS)), cpu.nextRip()]));
+  const rsp = isCall ? pushed(cpu, bytes, [BigInt(selectorOf(cpu, CS)), cpu.nextRip()]) : cpu.reg(RSP);
+  markAccessed(cpu, selector, descriptor);
+  cpu.setReg(RSP, rsp);
   enterThroughGate(cpu, descriptor, selector, cpl, rip);
 }
 
@@ -194,10 +211,11 @@ export function returnStack(cpu: Cpu, selector: number, cpl: number, toLongCode:
   return stack;
 }
 
-/** After a return to an outer level: data segments that it may not use become null. */
+/** After a return to an outer level: data segments that it may not use become null, and null ones lose their RPL. */
 export function dropInnerSegments(cpu: Cpu, cpl: number): void {
   for (const segment of [ES, DS, FS, GS]) {
     const access = accessOf(cpu, segment);
+    if (isNull(selectorOf(cpu, segment))) cpu.set32(segmentOffset(segment) + SEG_SELECTOR, 0);
     if ((access & Access.unusable) !== 0) continue;
     const isConformingCode = (access & (Access.code | Access.conforming)) === (Access.code | Access.conforming);
     if (!isConformingCode && ((access >>> Access.dplShift) & 3) < cpl) loadNull(cpu, segment, 0, 0);
@@ -209,9 +227,10 @@ export function loadReturnStack(cpu: Cpu, selector: number, stack: Descriptor | 
   else loadDescriptor(cpu, SS, selector, stack);
 }
 
-/** Stack pointer of an outer level as popped: 16 bits go into a 16-bit stack only. */
-export function outerPointer(cpu: Cpu, value: bigint, stack: Descriptor | undefined, isLong: boolean): bigint {
-  if (isLong || stack === undefined || isBig(stack)) return value;
+/** Stack pointer of an outer level as popped, for 64-bit code or not: into a 16-bit stack go 16 bits, and the rest stays as it was. */
+export function outerPointer(cpu: Cpu, value: bigint, stack: Descriptor | undefined, toLong: boolean): bigint {
+  if (toLong || stack === undefined) return value;
+  if (isBig(stack)) return BigInt.asUintN(32, value);
   return (cpu.reg(RSP) & ~0xffffn) | (value & 0xffffn);
 }
 
@@ -226,16 +245,18 @@ export function returnFar(cpu: Cpu, bytes: TransferBytes, release: number): void
     return;
   }
   const code = returnCode(cpu, selector);
-  checkTarget(cpu, code, rip);
   const cpl = selector & 3;
   if (cpl === cplOf(cpu)) {
-    cpu.setReg(RSP, movedStackPointer(cpu, bytes * 2 + release));
+    checkTarget(cpu, code, rip);
     loadCode(cpu, selector, code, cpl);
+    cpu.setReg(RSP, movedStackPointer(cpu, bytes * 2 + release));
   } else {
     const outerRsp = peek(cpu, 2, bytes, release);
     const outerSs = Number(peek(cpu, 3, bytes, release)) & 0xffff;
     const isLong = isLongMode(cpu) && isLongCode(code);
     const stack = returnStack(cpu, outerSs, cpl, isLong);
+    checkTarget(cpu, code, rip);
+    if (stack !== undefined) markAccessed(cpu, outerSs, stack);
     loadCode(cpu, selector, code, cpl);
     loadReturnStack(cpu, outerSs, stack, cpl);
     const mask = isLong ? 0xffff_ffff_ffff_ffffn : stack !== undefined && isBig(stack) ? 0xffff_ffffn : 0xffffn;

@@ -6,8 +6,9 @@ import type { HelperTable } from "../helpers.ts";
 import { Cr4, Flag, Vector } from "./bits.ts";
 import type { TransferBytes } from "./far-transfers.ts";
 import { mergedFlags } from "./interrupt-return.ts";
-import { changeFlags, cplOf, ioplOf, isProtected, isVirtual8086 } from "./processor-mode.ts";
+import { changeFlags, cplOf, ioplOf, isVirtual8086 } from "./processor-mode.ts";
 import { keyRightsChanged } from "./translation-caches.ts";
+import { fromVirtualImage, hasVirtualFlags, interruptFlagOf, virtualImage } from "./virtual-8086-extensions.ts";
 
 function requireKeys(cpu: Cpu): void {
   if ((cpu.get32(state.cr4) & Cr4.PKE) === 0) cpu.raise(Vector.UD);
@@ -18,13 +19,16 @@ const low = (cpu: Cpu, register: number): number => cpu.get32(state.gpr + 8 * re
 export const flagHelpers: HelperTable = {
   /** CLI where CPL is above 0. */
   clearInterruptFlag(cpu) {
-    if (isProtected(cpu) && cplOf(cpu) > ioplOf(cpu)) cpu.raise(Vector.GP, 0);
-    changeFlags(cpu, cpu.readFlags() & ~Flag.IF);
+    changeFlags(cpu, cpu.readFlags() & ~interruptFlagOf(cpu));
   },
   /** Interrupts stay blocked for one more instruction if STI found them disabled. */
   setInterruptFlag(cpu) {
-    if (isProtected(cpu) && cplOf(cpu) > ioplOf(cpu)) cpu.raise(Vector.GP, 0);
     const flags = cpu.readFlags();
+    if (interruptFlagOf(cpu) === Flag.VIF) {
+      if ((flags & Flag.VIP) !== 0) cpu.raise(Vector.GP, 0);
+      cpu.setFlags(flags | Flag.VIF);
+      return;
+    }
     if ((flags & Flag.IF) !== 0) return;
     const blocking = cpu.get32(state.interruptibility);
     cpu.setFlags(flags | Flag.IF);
@@ -46,17 +50,20 @@ export const flagHelpers: HelperTable = {
     cpu.set32(state.pkru, low(cpu, RAX));
     keyRightsChanged(cpu);
   },
-  /** PUSHF and POPF in virtual-8086 mode need IOPL 3. For PUSHF, there or where it is intercepted. */
-  checkFlagAccess(cpu) {
+  /** PUSHF of an image in virtual-8086 mode, or where it is intercepted: the image to push. */
+  pushedFlags(cpu, image, bytes) {
     cpu.guest.pushf();
-    if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
+    if (!isVirtual8086(cpu) || ioplOf(cpu) === 3) return image;
+    if (bytes !== 2 || !hasVirtualFlags(cpu)) cpu.raise(Vector.GP, 0);
+    return virtualImage(image);
   },
   /** POPF: low 32 bits of the popped value, operand bytes. */
   loadFlags(cpu, popped, bytes) {
-    if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
+    const isVirtual = bytes === 2 && hasVirtualFlags(cpu);
+    if (isVirtual8086(cpu) && ioplOf(cpu) < 3 && !isVirtual) cpu.raise(Vector.GP, 0);
     cpu.guest.popf();
-    const cpl = isVirtual8086(cpu) ? 3 : cplOf(cpu);
-    // RF is cleared, VM keeps its value.
-    changeFlags(cpu, mergedFlags(cpu, popped, bytes as TransferBytes, cpl) & ~Flag.RF);
+    const flags = isVirtual ? fromVirtualImage(cpu, popped) : mergedFlags(cpu, popped, bytes as TransferBytes, cplOf(cpu));
+    // RF is cleared; VM, VIF and VIP, which IRET may load, keep their value.
+    changeFlags(cpu, flags & ~Flag.RF);
   },
 };

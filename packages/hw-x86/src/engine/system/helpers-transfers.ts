@@ -8,7 +8,8 @@ import { jumpOrCallFar, returnFar, type TransferBytes } from "./far-transfers.ts
 import { syscall, sysenter, sysexit, sysret } from "./fast-calls.ts";
 import { argument, operandAddress } from "./helper-operands.ts";
 import { interruptReturn } from "./interrupt-return.ts";
-import { ioplOf, is64Bit, isVirtual8086 } from "./processor-mode.ts";
+import { is64Bit, isVirtual8086 } from "./processor-mode.ts";
+import { enterRedirected, isRedirected } from "./virtual-8086-extensions.ts";
 
 /** ptr16:z in argument 0: offset in bits 0-31, selector in 32-47. */
 function direct(cpu: Cpu, bytes: TransferBytes, isCall: boolean): void {
@@ -17,10 +18,11 @@ function direct(cpu: Cpu, bytes: TransferBytes, isCall: boolean): void {
   jumpOrCallFar(cpu, Number((pointer >> 32n) & 0xffffn), offset, bytes, isCall);
 }
 
-/** m16:v at the effective address in argument 0. */
+/** m16:v at the effective address in argument 0. AMD's processors know no m16:64 (AMD64 APM Vol. 3, CALL (Far); JMP (Far)). */
 function indirect(cpu: Cpu, bytes: TransferBytes, isCall: boolean): void {
-  const offset = cpu.readLinear(operandAddress(cpu, 0, bytes, false), bytes);
-  const selector = Number(cpu.readLinear(operandAddress(cpu, bytes, 2, false), 2));
+  const offsetBytes = bytes === 8 && cpu.model.vendor === "amd" ? 4 : bytes;
+  const offset = cpu.readLinear(operandAddress(cpu, 0, offsetBytes, false), offsetBytes);
+  const selector = Number(cpu.readLinear(operandAddress(cpu, offsetBytes, 2, false), 2));
   jumpOrCallFar(cpu, selector, offset, bytes, isCall);
 }
 
@@ -46,9 +48,10 @@ export const transferHelpers: HelperTable = {
     if (!cpu.guest.iret()) interruptReturn(cpu, bytes as TransferBytes);
   },
   interrupt(cpu, vector) {
-    if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
+    const redirects = isVirtual8086(cpu) && isRedirected(cpu, vector & 0xff);
     if (cpu.guest.softwareInterrupt(vector & 0xff)) return;
-    softwareEvent(cpu, vector & 0xff, 4);
+    if (redirects) enterRedirected(cpu, vector & 0xff);
+    else softwareEvent(cpu, vector & 0xff, 4);
   },
   interrupt3: (cpu) => softwareEvent(cpu, Vector.BP, 6),
   interrupt1: (cpu) => softwareEvent(cpu, Vector.DB, 5),

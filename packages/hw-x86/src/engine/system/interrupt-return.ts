@@ -24,20 +24,28 @@ import {
   isProtected,
   isVirtual8086,
 } from "./processor-mode.ts";
-import { updateSegments } from "./segmentation.ts";
+import { markAccessed, updateSegments } from "./segmentation.ts";
 import { movedStackPointer, peek } from "./stack-frame.ts";
 import { switchTask } from "./task-switch.ts";
+import { fromVirtualImage, hasVirtualFlags } from "./virtual-8086-extensions.ts";
 
 /**
  * RFLAGS after POPF or IRET of `popped` at privilege `cpl`: IOPL changes at CPL 0 only, IF where CPL <= IOPL; 16-bit forms
- * leave the upper half. VM and RF are the caller's.
+ * leave the upper half. VM and RF are the caller's, and so are VIF and VIP.
  */
 export function mergedFlags(cpu: Cpu, popped: number, bytes: TransferBytes, cpl: number): number {
   let writable = FLAGS_DEFINED & ~(Flag.VM | Flag.RF | Flag.VIF | Flag.VIP | Flag.IOPL | Flag.IF);
-  if (cpl === 0) writable |= Flag.IOPL | Flag.VIF | Flag.VIP;
+  if (cpl === 0) writable |= Flag.IOPL;
   if (cpl <= ioplOf(cpu)) writable |= Flag.IF;
   if (bytes === 2) writable &= 0xffff;
   return (cpu.readFlags() & ~writable) | (popped & writable) | FLAGS_FIXED;
+}
+
+/** The same for IRET, which at CPL 0 loads VIF and VIP too, unless they are out of a 16-bit image's reach. */
+function mergedReturn(cpu: Cpu, popped: number, bytes: TransferBytes, cpl: number): number {
+  const flags = mergedFlags(cpu, popped, bytes, cpl);
+  const loaded = cpl === 0 && bytes !== 2 ? Flag.VIF | Flag.VIP : 0;
+  return (flags & ~loaded) | (popped & loaded);
 }
 
 /** IRET ends blocking by NMI, also when it faults; virtual NMIs are the vendor's. */
@@ -62,10 +70,9 @@ function returnToVirtual8086(cpu: Cpu, rip: bigint, selector: number, flags: num
 }
 
 function returnFromParagraph(cpu: Cpu, bytes: TransferBytes, rip: bigint, selector: number, popped: number): void {
-  if (isVirtual8086(cpu) && ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
   if (rip > BigInt(segmentLimit(cpu, CS))) cpu.raise(Vector.GP, 0);
   // In virtual-8086 mode IOPL keeps its value, though IF changes.
-  let flags = mergedFlags(cpu, popped, bytes, isVirtual8086(cpu) ? 3 : 0);
+  let flags = hasVirtualFlags(cpu) ? fromVirtualImage(cpu, popped) : mergedReturn(cpu, popped, bytes, cplOf(cpu));
   if (bytes === 4) flags = (flags & ~Flag.RF) | (popped & Flag.RF);
   cpu.setReg(RSP, movedStackPointer(cpu, bytes * 3));
   loadParagraphCode(cpu, selector, rip);
@@ -88,6 +95,7 @@ export function interruptReturn(cpu: Cpu, bytes: TransferBytes): void {
     returnToTask(cpu);
     return;
   }
+  if (isVirtual8086(cpu) && ioplOf(cpu) < 3 && (bytes !== 2 || !hasVirtualFlags(cpu))) cpu.raise(Vector.GP, 0);
   const rip = peek(cpu, 0, bytes);
   const selector = Number(peek(cpu, 1, bytes)) & 0xffff;
   const popped = Number(peek(cpu, 2, bytes) & 0xffff_ffffn);
@@ -103,22 +111,24 @@ export function interruptReturn(cpu: Cpu, bytes: TransferBytes): void {
     return;
   }
   const code = returnCode(cpu, selector);
-  checkTarget(cpu, code, rip);
   const cpl = selector & 3;
   const was64 = is64Bit(cpu);
-  let flags = mergedFlags(cpu, popped, bytes, oldCpl);
+  let flags = mergedReturn(cpu, popped, bytes, oldCpl);
   if (bytes !== 2) flags = (flags & ~Flag.RF) | (popped & Flag.RF);
   if (cpl === oldCpl && !was64) {
-    cpu.setReg(RSP, movedStackPointer(cpu, bytes * 3));
+    checkTarget(cpu, code, rip);
     loadCode(cpu, selector, code, cpl);
+    cpu.setReg(RSP, movedStackPointer(cpu, bytes * 3));
   } else {
     const rsp = peek(cpu, 3, bytes);
     const stackSelector = Number(peek(cpu, 4, bytes)) & 0xffff;
     const toLong = isLongMode(cpu) && isLongCode(code);
     const stack = returnStack(cpu, stackSelector, cpl, toLong);
+    checkTarget(cpu, code, rip);
+    if (stack !== undefined) markAccessed(cpu, stackSelector, stack);
     loadCode(cpu, selector, code, cpl);
     loadReturnStack(cpu, stackSelector, stack, cpl);
-    cpu.setReg(RSP, outerPointer(cpu, rsp, stack, was64));
+    cpu.setReg(RSP, outerPointer(cpu, rsp, stack, toLong));
     if (cpl > oldCpl) dropInnerSegments(cpu, cpl);
   }
   cpu.setNextRip(rip);

@@ -131,9 +131,17 @@ export function linear(cpu: Cpu, segment: number, offset: bigint, bytes: number,
   return BigInt.asUintN(32, segmentBase64(cpu, segment) + offset) as Gva;
 }
 
+/**
+ * Sets the accessed bit in memory, which may fault: transfers do it for all segments that they load before they change anything, and
+ * `loadDescriptor` then finds it set.
+ */
+export function markAccessed(cpu: Cpu, selector: number, descriptor: Descriptor): void {
+  markDescriptor(cpu, selector, descriptor, 1);
+}
+
 /** A descriptor in the segment's slot, with the accessed bit set in memory. */
 export function loadDescriptor(cpu: Cpu, segment: number, selector: number, descriptor: Descriptor): void {
-  markDescriptor(cpu, selector, descriptor, 1);
+  markAccessed(cpu, selector, descriptor);
   writeSegment(cpu, segment, selector, baseOf(descriptor), limitOf(descriptor), rightsOf(descriptor));
 }
 
@@ -154,6 +162,10 @@ function loadParagraph(cpu: Cpu, segment: number, selector: number): void {
   writeSegment(cpu, segment, selector, selector << 4, limit, access);
 }
 
+/** On AMD's processors FS and GS keep their base in long mode where they become null; Intel's clear it. */
+const keepsNullBase = (cpu: Cpu, segment: number): boolean =>
+  (segment === FS || segment === GS) && isLongMode(cpu) && cpu.model.vendor === "amd";
+
 /** MOV to, POP of and LxS to ES, SS, DS, FS or GS. Changes nothing when it raises. */
 export function loadSegment(cpu: Cpu, segment: number, selector: number): void {
   selector &= 0xffff;
@@ -167,7 +179,9 @@ export function loadSegment(cpu: Cpu, segment: number, selector: number): void {
   const cpl = cplOf(cpu);
   if (isNull(selector)) {
     if (segment === SS && (!is64Bit(cpu) || cpl === 3 || (selector & 3) !== cpl)) cpu.raise(Vector.GP, 0);
+    const base = segmentBase64(cpu, segment);
     loadNull(cpu, segment, selector, segment === SS ? cpl : 0);
+    if (keepsNullBase(cpu, segment)) cpu.set64(segmentOffset(segment), base);
     updateSegment(cpu, segment);
     updateLookupBase(cpu);
     return;
@@ -189,6 +203,12 @@ export function loadSegment(cpu: Cpu, segment: number, selector: number): void {
   updateLookupBase(cpu);
 }
 
+/** #GP(error) for a base that no linear address has. */
+function checkSystemBase(cpu: Cpu, descriptor: Descriptor, error: number): void {
+  const base = (BigInt(descriptor.upper) << 32n) | BigInt(baseOf(descriptor));
+  if (isLongMode(cpu) && !isCanonical(base)) cpu.raise(Vector.GP, error);
+}
+
 function loadSystemSegment(cpu: Cpu, segment: number, selector: number, descriptor: Descriptor): void {
   writeSegment(cpu, segment, selector, baseOf(descriptor), limitOf(descriptor), rightsOf(descriptor));
   cpu.u32[(segmentOffset(segment) >>> 2) + 1] = descriptor.upper;
@@ -206,6 +226,7 @@ export function loadLdt(cpu: Cpu, selector: number): void {
     cpu.raise(Vector.GP, error);
   }
   if (!isPresent(descriptor)) cpu.raise(Vector.NP, error);
+  checkSystemBase(cpu, descriptor, error);
   loadSystemSegment(cpu, LDTR, selector, descriptor);
 }
 
@@ -218,6 +239,7 @@ export function loadTaskRegister(cpu: Cpu, selector: number): void {
   const type = typeOf(descriptor);
   if (type !== SystemType.availableTss && (isLongMode(cpu) || type !== SystemType.availableTss16)) cpu.raise(Vector.GP, error);
   if (!isPresent(descriptor)) cpu.raise(Vector.NP, error);
+  checkSystemBase(cpu, descriptor, error);
   markDescriptor(cpu, selector, descriptor, 2);
   loadSystemSegment(cpu, TR, selector, descriptor);
 }

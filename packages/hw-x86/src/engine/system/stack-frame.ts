@@ -43,6 +43,12 @@ function checkStack(cpu: Cpu, stack: LegacyStack, offset: number, bytes: number)
   if (!isInside) cpu.raise(Vector.SS, stack.error);
 }
 
+/** #SS unless `count` values of `bytes` each fit below the pointer: before a transfer's target is looked at, as page faults are after. */
+export function checkRoom(cpu: Cpu, stack: LegacyStack, pointer: number, bytes: 2 | 4, count: number): void {
+  const mask = maskOf(stack);
+  for (let i = 1; i <= count; i++) checkStack(cpu, stack, ((pointer - i * bytes) & mask) >>> 0, bytes);
+}
+
 /** Pushes values of `bytes` each, first one first; returns the new stack pointer (low 32 or 16 bits of it in use). */
 export function pushLegacy(
   cpu: Cpu,
@@ -69,11 +75,17 @@ export function pushLegacy(
   return mask === 0xffff ? ((pointer & 0xffff_0000) | (at & 0xffff)) >>> 0 : at;
 }
 
+/** #SS(error) where values of `bytes` in all do not go below the pointer, an address not being canonical. */
+export function checkLongRoom(cpu: Cpu, pointer: bigint, bytes: number, error: number): void {
+  const bottom = BigInt.asUintN(64, pointer - BigInt(bytes));
+  if (!isCanonical(bottom) || !isCanonical(BigInt.asUintN(64, pointer - 1n))) cpu.raise(Vector.SS, error);
+}
+
 /** Pushes 64-bit values, first one first; returns the new stack pointer. #SS(error) for an address that is not canonical. */
 export function pushLong(cpu: Cpu, pointer: bigint, values: readonly bigint[], supervisor: boolean, error: number): bigint {
   const bytes = values.length * 8;
   const bottom = BigInt.asUintN(64, pointer - BigInt(bytes));
-  if (!isCanonical(bottom) || !isCanonical(BigInt.asUintN(64, pointer - 1n))) cpu.raise(Vector.SS, error);
+  checkLongRoom(cpu, pointer, bytes, error);
   const low = Number(BigInt.asIntN(32, bottom));
   if ((low & 0xfff) + bytes <= 4096 && (low & 7) === 0 && !cpu.breakpoints.hasData) {
     const at = translate(cpu, low, Number(BigInt.asIntN(32, bottom >> 32n)), WRITE, !supervisor);
