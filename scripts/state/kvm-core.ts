@@ -91,6 +91,12 @@ export const kvmCore: Declarations = {
     exceptionPayload: carried("vm.shape.flags"),
     tripleFaultEvent: carried("vm.shape.flags"),
     mmuPages: carried("vm.shape.mmu_pages"),
+    msrExitReasons: carried("vm.shape.msr_exit_reasons"),
+    msrFilter: held("MsrFilter"),
+  },
+  "guest/msr-filter.ts MsrFilter": {
+    defaultAllow: carried("vm.msr-filter.default_deny"),
+    ranges: carried(...["flags", "base", "nmsrs"].map((field) => `vm.msr-filter[].${field}`), "vm.msr-filter-bitmap[].bits"),
   },
   "guest/vcpu-parts.ts PendingPort": {
     isIn: carried("vcpu.pending-exit.kind", "vcpu.pending-exit.flags"),
@@ -252,7 +258,7 @@ export const kvmCore: Declarations = {
     "#kernel": wiring,
     "#owner": ofTheModule,
     "#capabilities": ofTheModule,
-    "#pages": rebuilt("permission maps, the same for every VM, and room for the host's state"),
+    "#pages": rebuilt("permission maps, which follow from the VM's MSR filter, and room for the host's state"),
   },
   "svm/svm-vcpu.ts SvmVcpu": {
     vmcb: held("Vmcb"),
@@ -270,6 +276,6 @@ export const kvmCore: Declarations = {
     capabilities: ofTheModule,
     vpid: rebuilt("a VPID of the new side's own"),
     eptPointer: rebuilt("tables of the new side's own"),
-    msrBitmap: rebuilt("a page that is the same for every VM"),
+    msrBitmap: rebuilt("follows from the VM's MSR filter"),
   },
 };

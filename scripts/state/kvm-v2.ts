@@ -140,6 +140,7 @@ export const kvmV2: Declarations = {
     vendorState: held("VmxState", "SvmVcpu"),
     cpuid: carried("vcpu.cpuid[].*"),
     pendingPort: held("PendingPort"),
+    pendingMsr: carried(...["kind", "msr", "instruction_length"].map((field) => `vcpu.pending-exit.${field}`)),
     pv: held("PvState"),
     tscAdjust: carried("vcpu.tsc.adjust"),
     mpState: carried("vcpu.mp-state.mp_state"),

@@ -28,6 +28,7 @@ import {
   VCPU_MMAP_SIZE_BYTES,
 } from "@mkvm/kvm-abi";
 import { BenchVm, type Calls, CODE, fails, ok, RAM_BYTES, setSlot } from "./bench-vm.ts";
+import { msrChecks } from "./msr-checks.ts";
 import { smpChecks } from "./smp-checks.ts";
 
 export interface Check {
@@ -452,5 +453,6 @@ export const contract: readonly Check[] = [
     const events = await calls.get(vm.vcpuFd, Ioctl.KVM_GET_VCPU_EVENTS, KvmVcpuEvents);
     ok(await calls.set(vm.vcpuFd, Ioctl.KVM_SET_VCPU_EVENTS, KvmVcpuEvents, events));
   }),
+  ...msrChecks,
   ...smpChecks,
 ];

@@ -84,6 +84,8 @@ export {
   VmIrqchip,
   VmIrqRouting,
   VmMemorySlots,
+  VmMsrFilter,
+  VmMsrFilterBitmap,
   VmPit,
   VmShape,
   VmStatistics,

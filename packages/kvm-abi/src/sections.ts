@@ -118,6 +118,30 @@ export const VmIrqRouting = sectionList("vm.irq-routing", {
   entry: KvmIrqRoutingEntry,
 });
 
+/** KVM_X86_SET_MSR_FILTER, where the VM has a filter: its ranges in their order. */
+export const VmMsrFilter = sectionList("vm.msr-filter", {
+  version: 1,
+  required: true,
+  fixed: struct("mkvm_vm_msr_filter", 8, {
+    default_deny: u32(0), // 1: MSRs in no range are denied
+    reserved: u32(4),
+  }),
+  entry: struct("mkvm_msr_filter_range", 16, {
+    flags: u32(0), // MsrFilterFlag
+    base: u32(4),
+    nmsrs: u32(8),
+    reserved: u32(12),
+  }),
+});
+
+/** The bitmap of a range of vm.msr-filter; the instance is the range. Entries are its words; 1 allows. */
+export const VmMsrFilterBitmap = sectionList("vm.msr-filter-bitmap", {
+  version: 1,
+  required: true,
+  fixed: struct("mkvm_vm_msr_filter_bitmap", 8, { reserved: u64(0) }),
+  entry: struct("mkvm_msr_filter_word", 8, { bits: u64(0) }),
+});
+
 const NoFixed = struct("mkvm_reserved", 8, { reserved: u64(0) });
 /**
  * A value of a statistic that grows (cumulative, peak, a bucket of a histogram). What only says how things are at the moment does
@@ -311,6 +335,8 @@ export const SECTIONS = [
   VmPit,
   VmClock,
   VmIrqRouting,
+  VmMsrFilter,
+  VmMsrFilterBitmap,
   VmStatistics,
   VcpuRegisters,
   VcpuFpu,

@@ -64,18 +64,19 @@ export {
 export { type DebugIntercepts, GuestDebug } from "./guest/guest-debug.ts";
 export { hasInterrupt, hasPicInterrupt, InterruptFabric, takeInterrupt } from "./guest/interrupt-fabric.ts";
 export { renewMasterClock, updateClockPage } from "./guest/kvmclock-msrs.ts";
-export { completeMmio } from "./guest/mmio.ts";
 export { guestTsc } from "./guest/msr-access.ts";
+export { MsrFilter, type MsrFilterRange } from "./guest/msr-filter.ts";
 export { readPdptrs, usesPdptrs } from "./guest/paging.ts";
-export { completePortExit } from "./guest/port-io.ts";
 export { resetRegisters } from "./guest/reset-state.ts";
 export { RunPage } from "./guest/run-page.ts";
 export { pauseExits, yieldsOnPause } from "./guest/spinning.ts";
+export { completeUserExit } from "./guest/user-exits.ts";
 export {
   defaultVmSettings,
   type ExitOutcome,
   type FaultOutcome,
   type GuestMemory,
+  type PendingMsr,
   type PendingPort,
   type PvState,
   type SignalMask,

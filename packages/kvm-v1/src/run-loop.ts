@@ -2,9 +2,7 @@
 import { Errno, ExitReason, MpState, type Task } from "@mkvm/kvm-abi";
 import {
   acceptApicEvents,
-  completeMmio,
-  completePortExit,
-  type ExitOutcome,
+  completeUserExit,
   hasInterrupt,
   Rflags,
   takeInterrupt,
@@ -74,15 +72,6 @@ function end(vcpu: Vcpu, result: number): number {
   vcpu.vm.vendor.put(vcpu);
   vcpu.running = false;
   return result;
-}
-
-/** What user space answered to the last exit. */
-function completeUserExit(vcpu: Vcpu): ExitOutcome {
-  if (vcpu.pendingPort !== undefined) {
-    completePortExit(vcpu, vcpu.pendingPort);
-    return "resume";
-  }
-  return vcpu.emulator.pending ? completeMmio(vcpu) : "resume";
 }
 
 function loop(vcpu: Vcpu, task: Task): Pause {

@@ -19,6 +19,7 @@ import {
   type MmioEmulator,
   Msr,
   type MsrStore,
+  type PendingMsr,
   type PendingPort,
   type PvState,
   RunPage,
@@ -65,6 +66,7 @@ export class Vcpu implements ManagedVcpu {
   cpuid: readonly CpuidEntry[] = [];
   readonly debug = new GuestDebug();
   pendingPort: PendingPort | undefined;
+  pendingMsr: PendingMsr | undefined;
   readonly pv: PvState = { systemTime: 0n, wallClock: 0n, legacy: false, flags: 0 };
   tscAdjust = 0n;
   mpState: number = MpState.KVM_MP_STATE_RUNNABLE;
@@ -292,6 +294,7 @@ export class Vcpu implements ManagedVcpu {
   reset(kind: "power-on" | "init"): void {
     this.queue.clearAll();
     this.pendingPort = undefined;
+    this.pendingMsr = undefined;
     this.emulator.clear();
     resetRegisters(this, kind);
     this.lapic?.reset(kind);

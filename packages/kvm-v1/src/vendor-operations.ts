@@ -17,6 +17,8 @@ export interface VendorOperations {
   /** Takes what a VM needs: 0 or a negative errno, nothing left behind then. */
   createVm(vm: Vm): number;
   destroyVm(vm: Vm): void;
+  /** What exits for RDMSR and WRMSR follows the VM's filter. */
+  msrFilterChanged(vm: Vm): void;
   /** Control structure, tag and state after reset: 0 or a negative errno. */
   createVcpu(vcpu: Vcpu): number;
   /** Gives back all of it. */

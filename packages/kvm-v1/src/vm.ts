@@ -176,6 +176,10 @@ export class Vm implements TransferableVm {
     return bitmap;
   }
 
+  msrFilterChanged(): void {
+    this.vendor.msrFilterChanged(this);
+  }
+
   portableSlots(): readonly MemorySlot[] {
     return this.slots.all();
   }

@@ -2,8 +2,7 @@
 import { Errno, ExitReason, MpState, type Task } from "@mkvm/kvm-abi";
 import {
   acceptApicEvents,
-  completeMmio,
-  completePortExit,
+  completeUserExit,
   hasInterrupt,
   hasPicInterrupt,
   Rflags,
@@ -48,12 +47,9 @@ export class RunLoop {
     const vcpu = this.#vcpu;
     if (vcpu.lapic === undefined) vcpu.userCr8 = Number(vcpu.run.cr8 & 15n);
     vcpu.debug.begin(vcpu);
-    if (vcpu.pendingPort !== undefined) completePortExit(vcpu, vcpu.pendingPort);
-    else if (vcpu.emulator.pending) {
-      const outcome = completeMmio(vcpu);
-      if (outcome === "exit") return TO_USER;
-      if (typeof outcome === "number") return { result: outcome };
-    }
+    const outcome = completeUserExit(vcpu);
+    if (outcome === "exit") return TO_USER;
+    if (typeof outcome === "number") return { result: outcome };
     if (vcpu.run.immediateExit) return this.#interrupted();
     return this.#slice(task);
   }

@@ -15,6 +15,7 @@ import {
   type ManagedVcpu,
   Msr,
   type MsrStore,
+  type PendingMsr,
   type PendingPort,
   type PvState,
   Rflags,
@@ -59,6 +60,7 @@ export class Vcpu implements ManagedVcpu {
   cpuid: readonly CpuidEntry[] = [];
   readonly debug = new GuestDebug();
   pendingPort: PendingPort | undefined;
+  pendingMsr: PendingMsr | undefined;
   readonly pv: PvState = { systemTime: 0n, wallClock: 0n, legacy: false, flags: 0 };
   tscAdjust = 0n;
   mpState: number = MpState.KVM_MP_STATE_RUNNABLE;
@@ -290,6 +292,7 @@ export class Vcpu implements ManagedVcpu {
   reset(kind: "power-on" | "init"): void {
     this.pending.clear();
     this.pendingPort = undefined;
+    this.pendingMsr = undefined;
     this.emulator.clear();
     resetRegisters(this, kind);
     this.lapic?.reset(kind);

@@ -33,6 +33,8 @@ export interface VendorOperations {
 
   createVm(vm: Vm): number;
   destroyVm(vm: Vm): void;
+  /** What exits for RDMSR and WRMSR follows the VM's filter. */
+  msrFilterChanged(vm: Vm): void;
   /** Control structure and tag: 0 or a negative errno. */
   createVcpu(vcpu: Vcpu): number;
   freeVcpu(vcpu: Vcpu): void;

@@ -181,6 +181,10 @@ export class Vm implements TransferableVm {
     return bitmap;
   }
 
+  msrFilterChanged(): void {
+    this.vendor.msrFilterChanged(this);
+  }
+
   portableSlots(): readonly Slot[] {
     return this.slots.all();
   }

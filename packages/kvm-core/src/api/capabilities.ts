@@ -50,6 +50,8 @@ const PRESENT: ReadonlySet<number> = new Set([
   Capability.KVM_CAP_SREGS2,
   Capability.KVM_CAP_USER_MEMORY2,
   Capability.KVM_CAP_IOAPIC_POLARITY_IGNORED,
+  Capability.KVM_CAP_X86_USER_SPACE_MSR,
+  Capability.KVM_CAP_X86_MSR_FILTER,
 ]);
 
 const GUEST_DEBUG_FLAGS = Object.values(GuestDebugFlag).reduce((all, flag) => all | flag, 0);

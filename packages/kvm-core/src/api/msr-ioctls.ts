@@ -8,10 +8,10 @@ import { readUserU32, writeUserBytes, writeUserU32 } from "./user-copy.ts";
 const MAX_IO_MSRS = 256;
 
 /** Number of MSRs read before the first that cannot be. */
-export function getMsrs(process: Process, address: Hva, read: (index: number) => bigint | undefined): number {
+export function getMsrs(process: Process, address: Hva, read: (index: number) => bigint | string | undefined): number {
   return forEachEntry(process, address, (entry, bytes, offset) => {
     const value = read(entry.index);
-    if (value === undefined) return false;
+    if (typeof value !== "bigint") return false;
     KvmMsrEntry.set(bytes, "data", value, offset);
     return true;
   });

@@ -1,6 +1,5 @@
 /** ioctls of a VM descriptor that concern interrupts, timers and the clock: the same in every version. */
 import {
-  Capability,
   ClockFlag,
   Errno,
   type Hva,
@@ -8,7 +7,6 @@ import {
   IrqchipId,
   IrqSource,
   KvmClockData,
-  KvmEnableCap,
   KvmIrqchip,
   KvmIrqLevel,
   KvmIrqRouting,
@@ -23,6 +21,8 @@ import {
 import type { InterruptFabric } from "../guest/interrupt-fabric.ts";
 import { guestTimeNs, setGuestTime } from "../guest/kvmclock-msrs.ts";
 import type { VmParts } from "../guest/vcpu-parts.ts";
+import { enableCap } from "./enable-cap.ts";
+import { setMsrFilter } from "./msr-filter-ioctl.ts";
 import { readUser, readUserU64, writeUser } from "./user-copy.ts";
 import { checkTscKhz } from "./vcpu-ioctls.ts";
 
@@ -31,6 +31,8 @@ const MAX_IRQ_ROUTES = 4096;
 
 export interface VmUnderControl extends VmParts {
   readonly fabric: InterruptFabric;
+  /** Brings what the processor is told of MSRs in step with the settings. */
+  msrFilterChanged(): void;
 }
 type Handler = (vm: VmUnderControl, argument: Hva) => number;
 
@@ -137,6 +139,7 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [Ioctl.KVM_GET_TSC_KHZ, (vm) => vm.tscKhz],
   [Ioctl.KVM_SET_TSC_KHZ, (vm, argument) => checkTscKhz(vm.tscKhz, argument)],
   [Ioctl.KVM_ENABLE_CAP, enableCap],
+  [Ioctl.KVM_X86_SET_MSR_FILTER, setMsrFilter],
 ]);
 
 function createIrqchip(vm: VmUnderControl): number {
@@ -246,15 +249,4 @@ function setClock(vm: VmUnderControl, argument: Hva): number {
   }
   setGuestTime(vm, clock);
   return 0;
-}
-
-/** Quirks that can be turned off by KVM_CAP_DISABLE_QUIRKS: none is implemented, so none is offered. */
-function enableCap(vm: VmUnderControl, argument: Hva): number {
-  const request = readUser(vm.process, argument, KvmEnableCap);
-  if (typeof request === "number") return request;
-  if (request.flags !== 0) return -Errno.EINVAL;
-  if (request.cap === Capability.KVM_CAP_SPLIT_IRQCHIP) {
-    vm.log("warn", "KVM_CAP_SPLIT_IRQCHIP is not supported; use KVM_CREATE_IRQCHIP");
-  }
-  return -Errno.EINVAL;
 }

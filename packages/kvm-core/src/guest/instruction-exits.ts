@@ -6,7 +6,6 @@ import { VcpuStat } from "../statistics/vcpu-statistics.ts";
 import { moveToCr0, moveToCr3, moveToCr4, setXcr } from "./control-registers.ts";
 import { cpl, in64BitMode } from "./guest-cpu.ts";
 import { handleHypercall } from "./hypercall.ts";
-import { guestRdmsr, guestWrmsr } from "./msr-access.ts";
 import type { ExitOutcome, VcpuParts } from "./vcpu-parts.ts";
 
 const LOW_32 = 0xffff_ffffn;
@@ -26,7 +25,7 @@ export function finish(vcpu: VcpuParts, accepted: boolean, length: number): Exit
   return "resume";
 }
 
-function edxEax(vcpu: VcpuParts): bigint {
+export function edxEax(vcpu: VcpuParts): bigint {
   return (BigInt(vcpu.gpr32(Gpr.RDX)) << 32n) | BigInt(vcpu.gpr32(Gpr.RAX));
 }
 
@@ -37,16 +36,6 @@ export function exitCpuid(vcpu: VcpuParts, length: number): ExitOutcome {
   vcpu.setGpr32(Gpr.RCX, result.ecx);
   vcpu.setGpr32(Gpr.RDX, result.edx);
   return finish(vcpu, true, length);
-}
-export function exitRdmsr(vcpu: VcpuParts, length: number): ExitOutcome {
-  const value = guestRdmsr(vcpu, vcpu.gpr32(Gpr.RCX));
-  if (value === undefined) return generalProtection(vcpu);
-  vcpu.setGpr(Gpr.RAX, value & LOW_32);
-  vcpu.setGpr(Gpr.RDX, value >> 32n);
-  return finish(vcpu, true, length);
-}
-export function exitWrmsr(vcpu: VcpuParts, length: number): ExitOutcome {
-  return finish(vcpu, guestWrmsr(vcpu, vcpu.gpr32(Gpr.RCX), edxEax(vcpu)), length);
 }
 export function exitXsetbv(vcpu: VcpuParts, length: number): ExitOutcome {
   return finish(vcpu, cpl(vcpu) === 0 && setXcr(vcpu, vcpu.gpr32(Gpr.RCX), edxEax(vcpu)), length);

@@ -62,8 +62,8 @@ function isX2apic(index: number): boolean {
   return index >= Msr.X2APIC_BASE && index <= Msr.X2APIC_LAST;
 }
 
-/** undefined: #GP, or not readable. */
-export function readMsr(vcpu: VcpuParts, index: number, byHost: boolean): bigint | undefined {
+/** "unknown": no such MSR; "refused": it cannot be read as things are. */
+export function readMsr(vcpu: VcpuParts, index: number, byHost: boolean): bigint | "unknown" | "refused" {
   switch (index) {
     case Msr.IA32_TSC:
       return guestTsc(vcpu);
@@ -78,11 +78,11 @@ export function readMsr(vcpu: VcpuParts, index: number, byHost: boolean): bigint
     default:
   }
   if (HARDWARE.has(index)) {
-    if (index === Msr.IA32_TSC_AUX && !byHost && !hasTscAux(vcpu)) return undefined;
-    return vcpu.hardwareMsr(index);
+    if (index === Msr.IA32_TSC_AUX && !byHost && !hasTscAux(vcpu)) return "refused";
+    return vcpu.hardwareMsr(index) ?? "unknown";
   }
-  if (isX2apic(index)) return vcpu.lapic?.x2apic ? vcpu.lapic.msrRead(index) : undefined;
-  return readClockMsr(vcpu, index) ?? vcpu.msrs.read(index);
+  if (isX2apic(index)) return (vcpu.lapic?.x2apic ? vcpu.lapic.msrRead(index) : undefined) ?? "refused";
+  return readClockMsr(vcpu, index) ?? vcpu.msrs.read(index) ?? "unknown";
 }
 
 /** "unknown": no such MSR; "refused": the value is not allowed. */
@@ -159,20 +159,25 @@ function writeTsc(vcpu: VcpuParts, value: bigint, byHost: boolean): void {
   setTscOffset(vcpu, joins ? peer.tscOffset : offset);
 }
 
-/** Guest RDMSR: EDX:EAX, or undefined for #GP; unknown MSRs are named in the log once. */
-export function guestRdmsr(vcpu: VcpuParts, index: number): bigint | undefined {
+/** Why a guest's access did not happen. */
+export type MsrRefusal = "unknown" | "refused" | "filtered";
+
+/** Guest RDMSR. */
+export function guestRdmsr(vcpu: VcpuParts, index: number): bigint | MsrRefusal {
+  if (vcpu.vm.settings.msrFilter?.allows(index, false) === false) return "filtered";
   const value = readMsr(vcpu, index, false);
-  if (value === undefined && vcpu.vm.firstTime(`rdmsr ${index}`)) {
-    vcpu.vm.log("debug", `vcpu ${vcpu.id}: RDMSR 0x${index.toString(16)} is not supported, #GP`);
+  if (typeof value === "string" && vcpu.vm.firstTime(`rdmsr ${index}`)) {
+    vcpu.vm.log("debug", `vcpu ${vcpu.id}: RDMSR 0x${index.toString(16)} is ${value}`);
   }
   return value;
 }
 
-/** Guest WRMSR: false for #GP. */
-export function guestWrmsr(vcpu: VcpuParts, index: number, value: bigint): boolean {
+/** Guest WRMSR. */
+export function guestWrmsr(vcpu: VcpuParts, index: number, value: bigint): "ok" | MsrRefusal {
+  if (vcpu.vm.settings.msrFilter?.allows(index, true) === false) return "filtered";
   const result = writeMsr(vcpu, index, value, false);
   if (result !== "ok" && vcpu.vm.firstTime(`wrmsr ${index}`)) {
-    vcpu.vm.log("debug", `vcpu ${vcpu.id}: WRMSR 0x${index.toString(16)} = 0x${value.toString(16)} is ${result}, #GP`);
+    vcpu.vm.log("debug", `vcpu ${vcpu.id}: WRMSR 0x${index.toString(16)} = 0x${value.toString(16)} is ${result}`);
   }
-  return result === "ok";
+  return result;
 }

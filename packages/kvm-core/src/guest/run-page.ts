@@ -6,6 +6,7 @@ const io = KvmRun.fields.exit.members.io.offsets;
 const mmio = KvmRun.fields.exit.members.mmio.offsets;
 const debug = KvmRun.fields.exit.members.debug.offsets;
 const failEntry = KvmRun.fields.exit.members.fail_entry.offsets;
+const msr = KvmRun.fields.exit.members.msr.offsets;
 const internal = KvmRun.fields.exit.members.internal.offsets;
 
 export const PORT_DATA_OFFSET = VcpuMapping.KVM_PIO_PAGE_OFFSET * 4096;
@@ -87,6 +88,16 @@ export class RunPage {
   }
   setDebug(exception: number, pc: bigint, dr6: bigint, dr7: bigint): void {
     this.bytes.set(KvmDebugExitArch.encode({ exception, pad: 0, pc, dr6, dr7 }), debug.arch);
+  }
+  /** `data`: what the guest writes. No error yet: user space may leave the rest as it is. */
+  setMsr(reason: number, index: number, data: bigint): void {
+    this.bytes.fill(0, msr.error, msr.reason);
+    this.#view.setUint32(msr.reason, reason, true);
+    this.#view.setUint32(msr.index, index, true);
+    this.#view.setBigUint64(msr.data, data, true);
+  }
+  get msrAnswer(): { failed: boolean; data: bigint } {
+    return { failed: this.bytes[msr.error] !== 0, data: this.#view.getBigUint64(msr.data, true) };
   }
   setFailEntry(reason: number, cpu: number): void {
     this.#view.setBigUint64(failEntry.hardware_entry_failure_reason, BigInt(reason), true);

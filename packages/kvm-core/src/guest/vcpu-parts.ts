@@ -13,6 +13,7 @@ import type { VcpuCounters } from "../statistics/vcpu-statistics.ts";
 import type { VmCounters } from "../statistics/vm-statistics.ts";
 import type { GuestCpu } from "./guest-cpu.ts";
 import type { DebugIntercepts, GuestDebug } from "./guest-debug.ts";
+import type { MsrFilter } from "./msr-filter.ts";
 import type { RunPage } from "./run-page.ts";
 
 /** What a handler decided: "resume" the guest; "exit" to user space with kvm_run filled in; "halt" (the vCPU waits for an event);
@@ -50,6 +51,10 @@ export interface VmSettings {
   exceptionPayload: boolean;
   tripleFaultEvent: boolean;
   mmuPages: number;
+  /** MsrExitReason: refusals of RDMSR and WRMSR that go to user space. */
+  msrExitReasons: number;
+  /** undefined: all is allowed. */
+  msrFilter: MsrFilter | undefined;
 }
 export function defaultVmSettings(): VmSettings {
   return {
@@ -61,6 +66,8 @@ export function defaultVmSettings(): VmSettings {
     exceptionPayload: false,
     tripleFaultEvent: false,
     mmuPages: 0,
+    msrExitReasons: 0,
+    msrFilter: undefined,
   };
 }
 
@@ -100,6 +107,13 @@ export interface PendingPort {
   instructionLength: number;
 }
 
+/** An RDMSR or WRMSR that is at user space. Data is in kvm_run. */
+export interface PendingMsr {
+  readonly isWrite: boolean;
+  readonly index: number;
+  readonly instructionLength: number;
+}
+
 /** Paravirtual interfaces that the guest has set up. */
 export interface PvState {
   systemTime: bigint;
@@ -127,6 +141,7 @@ export interface VcpuParts extends GuestCpu {
   /** What exits for a debugger from the next entry on. */
   interceptDebug(wanted: DebugIntercepts): void;
   pendingPort: PendingPort | undefined;
+  pendingMsr: PendingMsr | undefined;
   readonly pv: PvState;
   tscAdjust: bigint;
   /** MpState */

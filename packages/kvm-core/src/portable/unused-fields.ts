@@ -12,7 +12,6 @@ import {
   VcpuFpu,
   VcpuLapic,
   VcpuMpState,
-  VcpuPendingExit,
   VcpuPv,
   VmClock,
   VmIrqRouting,
@@ -45,7 +44,6 @@ export const UNUSED_FIELDS: readonly UnusedField[] = [
     disabled_exits: "KVM_CAP_X86_DISABLE_EXITS",
     disabled_quirks: "KVM_CAP_DISABLE_QUIRKS",
     x2apic_api_flags: "KVM_CAP_X2APIC_API",
-    msr_exit_reasons: "KVM_CAP_X86_USER_SPACE_MSR",
     hypercall_exits: "KVM_CAP_EXIT_HYPERCALL",
   }),
   ...unused(VmMemorySlots, { generation: "generations of memory slots" }),
@@ -67,7 +65,6 @@ export const UNUSED_FIELDS: readonly UnusedField[] = [
     poll_control: NO_PV,
     pv_eoi_pending: NO_PV,
   }),
-  ...unused(VcpuPendingExit, { msr: "exits to user space for MSRs" }),
 ];
 
 /** Fields that say the same for every VM: a receiver that is told otherwise does not understand its sender. */
@@ -86,7 +83,6 @@ const LAYOUTS: readonly SectionLayout[] = [
   VcpuMpState,
   VcpuLapic,
   VcpuPv,
-  VcpuPendingExit,
 ] as unknown as readonly SectionLayout[];
 
 /** Where in a section's bytes a field is that must be zero, or of one value. */

@@ -134,7 +134,14 @@ export function saveVcpu(vcpu: VcpuParts, runPageAddress: number, takesXsave: bo
 }
 
 function savePendingExit(vcpu: VcpuParts): Section {
-  const { pendingPort } = vcpu;
+  const { pendingPort, pendingMsr } = vcpu;
+  if (pendingMsr !== undefined) {
+    return VcpuPendingExit.encode(vcpu.id, {
+      kind: pendingMsr.isWrite ? PendingExitKind.wrmsr : PendingExitKind.rdmsr,
+      msr: pendingMsr.index,
+      instruction_length: pendingMsr.instructionLength,
+    });
+  }
   if (pendingPort === undefined) {
     return vcpu.emulator.save(vcpu.id) ?? VcpuPendingExit.encode(vcpu.id, { kind: PendingExitKind.none });
   }
@@ -241,6 +248,14 @@ function restorePendingExit(vcpu: VcpuParts, sections: readonly Section[]): stri
                 segment: fixed.segment,
               },
         rip: fixed.rip,
+        instructionLength: fixed.instruction_length,
+      };
+      return undefined;
+    case PendingExitKind.rdmsr:
+    case PendingExitKind.wrmsr:
+      vcpu.pendingMsr = {
+        isWrite: fixed.kind === PendingExitKind.wrmsr,
+        index: fixed.msr,
         instructionLength: fixed.instruction_length,
       };
       return undefined;

@@ -11,16 +11,30 @@ import {
   VmIrqchip,
   VmIrqRouting,
   VmMemorySlots,
+  VmMsrFilter,
+  VmMsrFilterBitmap,
   VmPit,
   VmShape,
   VmStatistics,
 } from "@mkvm/kvm-abi";
 import type { MemoryRegion } from "../api/memory-region.ts";
 import type { VmUnderControl } from "../api/vm-state-ioctls.ts";
+import { decodeMsrFilter, saveMsrFilter } from "./msr-filter-sections.ts";
 import { unknownState } from "./unused-fields.ts";
 import { VCPU_SECTIONS } from "./vcpu-sections.ts";
 
-export const VM_SECTIONS = [VmShape, VmMemorySlots, VmDirtyLog, VmClock, VmIrqchip, VmIrqRouting, VmPit, VmStatistics] as const;
+export const VM_SECTIONS = [
+  VmShape,
+  VmMemorySlots,
+  VmDirtyLog,
+  VmClock,
+  VmIrqchip,
+  VmIrqRouting,
+  VmPit,
+  VmMsrFilter,
+  VmMsrFilterBitmap,
+  VmStatistics,
+] as const;
 
 /** Support of every section that this code writes. */
 export const RECEIVED_SECTIONS: SectionSupport[] = supportOf([...VM_SECTIONS, ...VCPU_SECTIONS]);
@@ -51,6 +65,7 @@ export function saveEarly(vm: VmUnderControl, slots: readonly PortableSlot[], fe
       identity_map_address: BigInt(settings.identityMapAddress),
       tsc_khz: vm.tscKhz,
       pit_config_flags: settings.pitConfigFlags,
+      msr_exit_reasons: settings.msrExitReasons,
       mmu_pages: settings.mmuPages,
     }),
     VmMemorySlots.encode(
@@ -92,7 +107,7 @@ export function saveVm(vm: VmUnderControl, slots: readonly PortableSlot[], featu
   );
   if (vm.irqchip !== undefined) sections.push(...vm.irqchip.save());
   if (vm.pit !== undefined) sections.push(VmPit.encode(0, vm.pit.save()));
-  sections.push(VmStatistics.encode(0, {}, vm.statistics.save()));
+  sections.push(...saveMsrFilter(vm.settings.msrFilter), VmStatistics.encode(0, {}, vm.statistics.save()));
   return sections;
 }
 
@@ -130,17 +145,23 @@ export function decodeDirtyLog(sections: readonly Section[], slot: number): Uint
 
 /** Puts the shape into a fresh VM: settings, interrupt controllers and PIT as empty devices. */
 export function applyShape(vm: VmUnderControl, shape: ShapeValue): void {
+  applySettings(vm, shape);
+  if ((shape.flags & ShapeFlag.kernelIrqchip) !== 0) vm.fabric.createIrqchip();
+  if ((shape.flags & ShapeFlag.pit) !== 0) vm.fabric.createPit((shape.pit_config_flags & 1) !== 0);
+}
+
+/** What may have changed since the VM was described. */
+export function applySettings(vm: VmUnderControl, shape: ShapeValue): void {
   const { settings } = vm;
   settings.bootCpuId = shape.boot_cpu_id;
   settings.tssAddress = Number(shape.tss_address);
   settings.identityMapAddress = Number(shape.identity_map_address);
   settings.pitConfigFlags = shape.pit_config_flags;
   settings.mmuPages = shape.mmu_pages;
-  if ((shape.flags & ShapeFlag.kernelIrqchip) !== 0) vm.fabric.createIrqchip();
-  if ((shape.flags & ShapeFlag.pit) !== 0) vm.fabric.createPit((shape.pit_config_flags & 1) !== 0);
+  settings.msrExitReasons = shape.msr_exit_reasons;
 }
 
-/** Clock, interrupt controllers and PIT. Undefined: restored. */
+/** Clock, interrupt controllers, PIT and MSR filter. Undefined: restored. */
 export function restoreVmDevices(vm: VmUnderControl, sections: readonly Section[]): string | undefined {
   const clock = VmClock.find(sections);
   if (typeof clock === "string") return clock;
@@ -154,5 +175,9 @@ export function restoreVmDevices(vm: VmUnderControl, sections: readonly Section[
     if (typeof pit === "string") return pit;
     vm.pit.restore(pit.fixed);
   }
+  const filter = decodeMsrFilter(sections);
+  if (typeof filter === "string") return filter;
+  vm.settings.msrFilter = filter;
+  vm.msrFilterChanged();
   return undefined;
 }

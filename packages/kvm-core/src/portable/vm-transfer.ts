@@ -20,9 +20,9 @@ import {
 import type { MemoryRegion } from "../api/memory-region.ts";
 import type { ManagedVcpu, ManagedVm, ModuleFiles, StatisticsFile } from "../api/module-files.ts";
 import { restoreStatistics } from "./statistics-sections.ts";
-import { unknownState } from "./unused-fields.ts";
 import { restoreVcpu, saveVcpu } from "./vcpu-sections.ts";
 import {
+  applySettings,
   applyShape,
   decodeDirtyLog,
   decodeShape,
@@ -194,8 +194,9 @@ class Incoming implements IncomingVm {
   restore(sections: readonly Section[]): string | undefined {
     const vm = this.#vm;
     this.#sent = new Set(sections.map(({ name, version }) => `${name} ${version}`));
-    const unknown = unknownState(sections);
-    if (unknown !== undefined) return unknown;
+    const shape = decodeShape(sections);
+    if (typeof shape === "string") return shape;
+    applySettings(vm, shape);
     const slots = decodeSlots(sections);
     if (typeof slots === "string") return slots;
     // The VM has run on since `prepare`: slots may have changed

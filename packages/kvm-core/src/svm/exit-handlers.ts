@@ -10,9 +10,7 @@ import {
   exitHypercall,
   exitMoveFromCr,
   exitMoveToCr,
-  exitRdmsr,
   exitShutdown,
-  exitWrmsr,
   exitXsetbv,
   finish,
   generalProtection,
@@ -20,6 +18,7 @@ import {
 } from "../guest/instruction-exits.ts";
 import { settleMemoryFault } from "../guest/memory-fault.ts";
 import { handleMmio } from "../guest/mmio.ts";
+import { exitRdmsr, exitWrmsr } from "../guest/msr-exits.ts";
 import { handlePortExit } from "../guest/port-io.ts";
 import { exitPause } from "../guest/spinning.ts";
 import { exitTaskSwitch } from "../guest/task-switch.ts";

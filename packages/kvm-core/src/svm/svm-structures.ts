@@ -5,6 +5,7 @@
 import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
 import type { Kernel, Process } from "@mkvm/kvm-abi";
 import type { OwnerId, Vac } from "@mkvm/vac";
+import type { MsrFilter } from "../guest/msr-filter.ts";
 import type { SvmCapabilities } from "./capabilities.ts";
 import { SvmVcpu } from "./svm-vcpu.ts";
 import { fillMsrMap, IO_MAP_PAGES, MSR_MAP_PAGES, setUpVmcb } from "./vmcb-setup.ts";
@@ -16,6 +17,7 @@ const VM_PAGES = IO_MAP_PAGES + MSR_MAP_PAGES + 1;
 interface SvmVm {
   readonly process: Process;
   readonly mmu: { readonly rootPointer: bigint };
+  readonly settings: { readonly msrFilter: MsrFilter | undefined };
 }
 
 export class SvmStructures {
@@ -38,9 +40,14 @@ export class SvmStructures {
     if (first < 0) return first;
     // Every port exits
     memory.bytes(first, IO_MAP_PAGES * PAGE).fill(0xff);
-    fillMsrMap(memory.bytes(first + IO_MAP_PAGES * PAGE, MSR_MAP_PAGES * PAGE));
     this.#pages.set(vm, first);
+    this.msrFilterChanged(vm);
     return 0;
+  }
+  /** No VMCB says that its maps are clean, so that each VMRUN looks at them. */
+  msrFilterChanged(vm: SvmVm): void {
+    const map = this.#pages.get(vm)! + IO_MAP_PAGES * PAGE;
+    fillMsrMap(this.#kernel.memory.bytes(map, MSR_MAP_PAGES * PAGE), vm.settings.msrFilter);
   }
   destroyVm(vm: SvmVm): void {
     const first = this.#pages.get(vm);

@@ -8,6 +8,7 @@ import {
   VmcbControl,
   VmcbSave,
 } from "../arch/vmcb-layout.ts";
+import type { MsrFilter } from "../guest/msr-filter.ts";
 import type { Vmcb } from "./vmcb.ts";
 
 export const IO_MAP_PAGES = 3;
@@ -60,11 +61,12 @@ const DIRECT_MSRS: readonly number[] = [
   0x174, 0x175, 0x176, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0100, 0xc000_0101, 0xc000_0102,
 ];
 
-/** Fills the MSR permission map: two bits for each MSR, read and write; all exit but the ones above. */
-export function fillMsrMap(map: Uint8Array): void {
+/** Fills the MSR permission map: two bits for each MSR, read and write; all exit but the ones above that the filter allows. */
+export function fillMsrMap(map: Uint8Array, filter: MsrFilter | undefined): void {
   map.fill(0xff);
   for (const msr of DIRECT_MSRS) {
     const at = (msr >= 0xc000_0000 ? 0x800 : 0) + ((msr & 0x1fff) >> 2);
-    map[at]! &= ~(3 << (2 * (msr & 3)));
+    const allowed = (filter?.allows(msr, false) === false ? 0 : 1) | (filter?.allows(msr, true) === false ? 0 : 2);
+    map[at]! &= ~(allowed << (2 * (msr & 3)));
   }
 }

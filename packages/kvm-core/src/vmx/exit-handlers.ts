@@ -7,15 +7,14 @@ import {
   exitCpuid,
   exitHlt,
   exitHypercall,
-  exitRdmsr,
   exitShutdown,
-  exitWrmsr,
   exitXsetbv,
   finish,
   generalProtection,
   undefinedOpcode,
 } from "../guest/instruction-exits.ts";
 import { handleMmio } from "../guest/mmio.ts";
+import { exitRdmsr, exitWrmsr } from "../guest/msr-exits.ts";
 import { handlePortExit } from "../guest/port-io.ts";
 import { exitPause } from "../guest/spinning.ts";
 import { exitTaskSwitch } from "../guest/task-switch.ts";

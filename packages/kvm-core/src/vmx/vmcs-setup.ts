@@ -2,6 +2,7 @@
 import type { Hpa, LogicalCpu } from "@mkvm/hw-x86";
 import { VmcsField as Vmcs } from "../arch/vmcs-fields.ts";
 import { ExitControl, SecondaryControl } from "../arch/vmx-controls.ts";
+import type { MsrFilter } from "../guest/msr-filter.ts";
 import type { VmxCapabilities } from "./capabilities.ts";
 
 /** CR0 bits that the guest changes without an exit: MP, EM, TS, WP, AM. */
@@ -91,8 +92,8 @@ const DIRECT_MSRS: readonly (readonly [number, "r" | "rw"])[] = [
   [0xc000_0102, "rw"], // KERNEL_GS_BASE
 ];
 
-/** Fills a page as MSR bitmap (SDM 3C, "MSR-Bitmap Address"): all exit but the ones above. */
-export function fillMsrBitmap(page: Uint8Array): void {
+/** Fills a page as MSR bitmap (SDM 3C, "MSR-Bitmap Address"): all exit but the ones above that the filter allows. */
+export function fillMsrBitmap(page: Uint8Array, filter: MsrFilter | undefined): void {
   page.fill(0xff);
   for (const [msr, access] of DIRECT_MSRS) {
     const high = msr >= 0xc000_0000;
@@ -100,7 +101,7 @@ export function fillMsrBitmap(page: Uint8Array): void {
     const clear = (base: number): void => {
       page[base + (bit >> 3)]! &= ~(1 << (bit & 7));
     };
-    clear(high ? 1024 : 0);
-    if (access === "rw") clear(high ? 3072 : 2048);
+    if (filter?.allows(msr, false) !== false) clear(high ? 1024 : 0);
+    if (access === "rw" && filter?.allows(msr, true) !== false) clear(high ? 3072 : 2048);
   }
 }

@@ -67,6 +67,10 @@ export class SvmOperations implements VendorOperations {
     this.#structures.destroyVm(vm);
   }
 
+  msrFilterChanged(vm: Vm): void {
+    this.#structures.msrFilterChanged(vm);
+  }
+
   createVcpu(vcpu: Vcpu): number {
     const svm = this.#structures.createVcpu(vcpu.vm);
     if (typeof svm === "number") return svm;

@@ -78,9 +78,12 @@ export class VmxOperations implements VendorOperations {
   createVm(vm: Vm): number {
     const msrBitmap = vm.kernel.memory.allocatePages(vm.process, PAGE);
     if (msrBitmap < 0) return msrBitmap;
-    fillMsrBitmap(vm.kernel.memory.bytes(msrBitmap, 4096));
     this.#vms.set(vm, { msrBitmap: msrBitmap as Hpa });
+    this.msrFilterChanged(vm);
     return 0;
+  }
+  msrFilterChanged(vm: Vm): void {
+    fillMsrBitmap(vm.kernel.memory.bytes(this.#vms.get(vm)!.msrBitmap, 4096), vm.settings.msrFilter);
   }
   destroyVm(vm: Vm): void {
     const state = this.#vms.get(vm);

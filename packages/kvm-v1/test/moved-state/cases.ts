@@ -1,8 +1,9 @@
 import { deviceCases } from "./device-cases.ts";
 import { eventCases } from "./event-cases.ts";
 import type { MoveCase } from "./move-case.ts";
+import { msrCases } from "./msr-cases.ts";
 import { registerCases } from "./register-cases.ts";
 import { vmCases } from "./vm-cases.ts";
 
 /** Every test of state on the move. scripts/state pairs them with the fields of the ABI's sections. */
-export const moveCases: readonly MoveCase[] = [...vmCases, ...deviceCases, ...registerCases, ...eventCases];
+export const moveCases: readonly MoveCase[] = [...vmCases, ...deviceCases, ...registerCases, ...msrCases, ...eventCases];

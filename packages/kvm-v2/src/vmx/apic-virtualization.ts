@@ -86,8 +86,12 @@ export class ApicVirtualization {
     if (mode === this.#mode) return;
     if (mode !== SecondaryControl.virtualizeApicAccesses) this.#hideAccessPage();
     const isX2apic = mode === SecondaryControl.virtualizeX2apicMode;
-    if (isX2apic !== (this.#mode === SecondaryControl.virtualizeX2apicMode)) this.#passMsrs(isX2apic);
+    const wasX2apic = this.#mode === SecondaryControl.virtualizeX2apicMode;
     this.#mode = mode;
+    if (isX2apic !== wasX2apic) {
+      fillMsrBitmap(this.#pages.msrBitmap, this.#vcpu.vm.settings.msrFilter);
+      this.passMsrs();
+    }
     const field = VmcsField.SECONDARY_PROCESSOR_CONTROLS;
     this.#vmx.vmwrite(field, (this.#vmx.vmread32(field) & ~MODE_CONTROLS) | mode);
   }
@@ -96,11 +100,13 @@ export class ApicVirtualization {
     this.#vcpu.vm.mmu.zap(ACCESS_PAGE_GFN, ACCESS_PAGE_GFN + 1);
   }
 
-  /** Reads of the registers that are a word of the page, writes of those that the processor sees to. */
-  #passMsrs(isX2apic: boolean): void {
+  /**
+   * Into a bitmap that has been filled: reads of the registers that are a word of the page, writes of those that the processor sees
+   * to. No filter applies to them.
+   */
+  passMsrs(): void {
     const bitmap = this.#pages.msrBitmap;
-    fillMsrBitmap(bitmap);
-    if (!isX2apic) return;
+    if (this.#mode !== SecondaryControl.virtualizeX2apicMode) return;
     for (const offset of X2APIC_READABLE) if (offset !== CURRENT_COUNT) clear(bitmap, FIRST_MSR + (offset >>> 4), 0);
     for (const index of WRITTEN_MSRS) clear(bitmap, index, WRITES);
   }

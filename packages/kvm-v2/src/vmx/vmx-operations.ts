@@ -106,6 +106,14 @@ export class VmxOperations implements VendorOperations {
     this.#accessPages.delete(vm);
   }
 
+  msrFilterChanged(vm: Vm): void {
+    for (const vcpu of vm.vcpus()) {
+      const { apic, msrBitmap } = stateOf(vcpu);
+      fillMsrBitmap(vm.kernel.memory.bytes(msrBitmap, 4096), vm.settings.msrFilter);
+      apic?.passMsrs();
+    }
+  }
+
   apicRegisters(vcpu: Vcpu): Uint8Array | undefined {
     if (!this.#module.parameters.apicVirtualization) return undefined;
     const { vm } = vcpu;
@@ -145,7 +153,7 @@ export class VmxOperations implements VendorOperations {
       vac.freeVpid(owner, vpid);
       return msrBitmap;
     }
-    fillMsrBitmap(memory.bytes(msrBitmap, 4096));
+    fillMsrBitmap(memory.bytes(msrBitmap, 4096), vm.settings.msrFilter);
     const head = memory.bytes(vmcs, 4);
     new DataView(head.buffer, head.byteOffset, 4).setUint32(0, this.#capabilities.revision, true);
     const apic = this.#apicFor(vcpu, msrBitmap as Hpa);
