@@ -32,6 +32,8 @@ export abstract class GuestSlices {
   protected abstract deadline(): number;
   /** Looks at what is pending between two instructions, the most urgent first, and delivers what does not exit. True: the exit is decided. */
   protected abstract look(engine: GuestEngine, blocking: number, now: number): boolean;
+  /** False: interrupts are blocked by the activity state, and do not end it. */
+  protected abstract hearsInterrupts(engine: GuestEngine): boolean;
   /** Every instruction is followed by a look. */
   protected abstract isTrapping(): boolean;
   /** One has run, with `isTrapping`. */
@@ -63,7 +65,7 @@ export abstract class GuestSlices {
       if (this.look(engine, blocking, now)) return;
       const deadline = Math.min(cpu.timerDeadline, this.deadline());
       if (engine.u32[ACTIVITY] !== ACTIVE) {
-        this.#sleep(deadline, now);
+        this.#sleep(this.hearsInterrupts(engine) ? deadline : this.deadline(), now, this.hearsInterrupts(engine));
         continue;
       }
       // Looking may have delivered an event, which ends shadows
@@ -88,8 +90,10 @@ export abstract class GuestSlices {
   }
 
   /** HLT or shutdown in guest mode, which did not exit: until something is pending. */
-  #sleep(deadline: number, now: number): void {
+  #sleep(deadline: number, now: number, hearsInterrupts: boolean): void {
     const { clock, lines } = this.cpu;
+    if (!hearsInterrupts && deadline === Number.POSITIVE_INFINITY)
+      throw new Error("shutdown in guest mode with no timer of the guest's: nothing on this machine can end it");
     if (!clock.isWall && deadline !== Number.POSITIVE_INFINITY) clock.skipTo(deadline, this.cpu.retiredInstructions());
     else {
       if (deadline === Number.POSITIVE_INFINITY)

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { hpa } from "../src/addresses.ts";
 import { Engine } from "../src/engine/engine.ts";
 import { VmxStatus } from "../src/logical-cpu.ts";
-import { Control } from "../src/svm/vmcb.ts";
+import { Control, Save } from "../src/svm/vmcb.ts";
 import { VmcsField } from "../src/vmx/fields.ts";
 import { engineMode } from "./engine-mode.ts";
 import { SvmHarness } from "./svm-harness.ts";
@@ -134,5 +134,68 @@ describe("a loss of power", () => {
     h.expect(h.cpu.vmx.vmptrld(h.vmcs), "VMPTRLD");
     h.expect(h.cpu.vmx.vmlaunch(), "VMLAUNCH");
     expect(h.cpu.vmx.vmread32(VmcsField.EXIT_REASON)).toBe(12);
+  });
+});
+
+describe("VMCB clean bits", () => {
+  const ALL = 0xfff;
+  function once(): SvmHarness {
+    const h = new SvmHarness({ mode: "long", engine: (options) => new Engine({ ...options, translate: engineMode() }) });
+    h.load([0xf4, 0xf4]);
+    h.run();
+    h.set32(Control.CLEAN, ALL);
+    return h;
+  }
+  const told = (h: SvmHarness): string[] => h.log.filter((line) => line.includes("clean bit"));
+
+  it("are silent while the fields are what the last exit left, and of those that are always read", () => {
+    const h = once();
+    for (let i = 0; i < 3; i++) {
+      h.set64(Save.RIP, CODE);
+      h.set64(Save.RSP, 0x7100);
+      h.set64(Save.RAX, 7 + i);
+      h.set32(Control.INTERRUPT_STATE, 0);
+      h.set8(Control.TLB_CONTROL, 3);
+      h.run();
+    }
+    expect(told(h)).toEqual([]);
+  });
+
+  it.each([
+    [0, "I", Control.INTERCEPT_EXCEPTIONS],
+    [0, "I", Control.PAUSE_FILTER_THRESHOLD],
+    [0, "I", Control.TSC_OFFSET],
+    [1, "IOPM", Control.MSRPM_BASE + 4],
+    [2, "ASID", Control.ASID],
+    [3, "TPR", Control.V_VECTOR],
+    [4, "NP", Save.G_PAT],
+    [5, "CRx", Save.CR0],
+    [6, "DRx", Save.DR6],
+    [7, "DT", Save.GDTR + 8],
+    [8, "SEG", Save.DS + 8],
+    [9, "CR2", Save.CR2],
+    [10, "LBR", Save.BR_TO],
+    [11, "AVIC", Control.AVIC_BAR],
+  ] as const)("bit %i, %s, is told of when the word at %i has changed", (bit, name, field) => {
+    const h = once();
+    h.set32(field, h.get32(field) ^ 4);
+    h.run();
+    expect(told(h)).toHaveLength(1);
+    expect(told(h)[0]).toContain(`clean bit ${name} `);
+    expect(told(h)[0]).toContain(`the word at 0x${field.toString(16)} has changed`);
+    const honest = once();
+    honest.set32(field, honest.get32(field) ^ 4);
+    honest.set32(Control.CLEAN, ALL & ~(1 << bit));
+    honest.run();
+    expect(told(honest)).toEqual([]);
+  });
+
+  it("may not be set for a VMCB that the CPU has not run, or not since it had power", () => {
+    const h = new SvmHarness({ mode: "long", engine: (options) => new Engine({ ...options, translate: engineMode() }) });
+    h.load([0xf4]);
+    h.set32(Control.CLEAN, 1 << 5);
+    h.run();
+    expect(told(h)).toHaveLength(1);
+    expect(told(h)[0]).toContain("clean bit CRx (CR0, CR3, CR4, EFER) set, though this CPU has not run it");
   });
 });

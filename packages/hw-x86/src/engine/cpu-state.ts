@@ -204,6 +204,8 @@ export const state = {
   isLowerHalf: at(4),
   /** 4 bytes: MXCSR flags of a lower half, and bit 31 where there are any to settle. */
   pendingFlags: at(4),
+  /** 4 bytes: not zero where each iteration of a repeated string instruction is looked at. */
+  iteratesSingly: at(4),
 } as const;
 
 if (next > CPU_STATE + CPU_STATE_BYTES) throw new Error("CPU state does not fit its block");

@@ -49,6 +49,9 @@ export class GuestRun extends GuestSlices {
   protected deadline(): number {
     return Number.POSITIVE_INFINITY;
   }
+  protected hearsInterrupts(): boolean {
+    return true;
+  }
   protected isTrapping(): boolean {
     return false;
   }
@@ -62,7 +65,8 @@ export class GuestRun extends GuestSlices {
     const info = vmcb.low(Control.EVENT_INJECTION);
     if ((info & Event.valid) === 0) return;
     const type = (info >>> Event.typeShift) & 7;
-    const vector = info & Event.vector;
+    // Of an NMI the field is ignored
+    const vector = type === NMI ? 2 : info & Event.vector;
     const event = this.#event;
     const isSoftware = type === Event.software || (type === Event.exception && (vector === BP || vector === OF));
     event.vector = vector;

@@ -12,6 +12,7 @@ import { Root } from "../root-msrs.ts";
 import type { StateBlock } from "../state-block.ts";
 import { TagOwners } from "../tag-owners.ts";
 import { BranchRecords } from "./branch-records.ts";
+import { CleanBits } from "./clean-bits.ts";
 import { GuestRun } from "./guest-run.ts";
 import { loadGuestState, loadHiddenState, saveGuestState, saveHiddenState } from "./guest-state.ts";
 import { SvmGuest } from "./svm-guest.ts";
@@ -37,6 +38,7 @@ export class SvmInstructionSet implements SvmInstructions {
   readonly #branches = new BranchRecords();
   #saveAreaReported = false;
   readonly #asidOwners = new TagOwners();
+  readonly #cleanBits: CleanBits;
   /** Of the VMCB that VMRUN runs. */
   #address = 0;
 
@@ -44,6 +46,7 @@ export class SvmInstructionSet implements SvmInstructions {
     this.#cpu = cpu;
     this.#guest = new SvmGuest(cpu, this.#vmcb);
     this.#run = new GuestRun(cpu, this.#vmcb, this.#guest);
+    this.#cleanBits = new CleanBits((finding) => cpu.log(`sanitizer: on CPU ${cpu.id} ${finding}`));
   }
 
   /** For engines to be made with. */
@@ -55,6 +58,7 @@ export class SvmInstructionSet implements SvmInstructions {
   losePower(): void {
     this.gif = true;
     this.#asidOwners.allFlushed();
+    this.#cleanBits.forget();
   }
 
   #isOn(): boolean {
@@ -122,6 +126,7 @@ export class SvmInstructionSet implements SvmInstructions {
     const vmcb = this.#vmcb;
     vmcb.point(bank, offsetOf(address));
     this.#address = address;
+    this.#cleanBits.entered(vmcb, address);
     const rule = refusal(vmcb, this.#cpu.model);
     if (rule !== undefined) {
       this.#cpu.log(`VMRUN: ${rule}`);
@@ -263,6 +268,7 @@ export class SvmInstructionSet implements SvmInstructions {
     vmcb.setLow(Control.EVENT_INJECTION, vmcb.low(Control.EVENT_INJECTION) & ~Event.valid);
     vmcb.u64[(vmcb.base + Control.NEXT_RIP) >>> 3] = exit.nextRip;
     this.#saveBytes(engine);
+    this.#cleanBits.exited(vmcb, this.#address);
   }
 
   /** As many bytes of the instruction as lie in its page, 15 at most. */

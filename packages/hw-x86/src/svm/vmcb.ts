@@ -28,6 +28,7 @@ export const Control = {
   EXIT_INFO_2: 0x080,
   EXIT_INTERRUPT_INFO: 0x088,
   NESTED: 0x090,
+  AVIC_BAR: 0x098,
   EVENT_INJECTION: 0x0a8,
   NESTED_CR3: 0x0b0,
   VIRTUAL_EXTENSIONS: 0x0b8,
@@ -35,6 +36,9 @@ export const Control = {
   NEXT_RIP: 0x0c8,
   BYTES_FETCHED: 0x0d0,
   INSTRUCTION_BYTES: 0x0d1,
+  AVIC_BACKING_PAGE: 0x0e0,
+  AVIC_LOGICAL_TABLE: 0x0f0,
+  AVIC_PHYSICAL_TABLE: 0x0f8,
 } as const;
 
 /** Byte offsets of the save area, from the start of the VMCB. A segment: u16 selector, u16 attributes, u32 limit, u64 base. */

@@ -131,8 +131,7 @@ export function checkInjection(vmcs: Vmcs): string | undefined {
   if (type === 1) return "injection: type 1";
   if (type === 2 && vector !== 2) return "injection: NMI with another vector than 2";
   if (type === 3 && vector > 31) return "injection: hardware exception above 31";
-  if (type === 7 && (vector !== 0 || (vmcs.low(slot.PRIMARY_CONTROLS) & Primary.monitorTrapFlag) === 0))
-    return "injection: type 7";
+  if (type === 7 && vector !== 0) return "injection: other event than a pending monitor trap";
   const unrestricted =
     (vmcs.low(slot.PRIMARY_CONTROLS) & Primary.activateSecondary) !== 0 &&
     (vmcs.low(slot.SECONDARY_CONTROLS) & Secondary.unrestrictedGuest) !== 0;

@@ -47,6 +47,7 @@ export class GuestRun extends GuestSlices {
     engine.pendingTrap = 0;
     // A monitor-trap-flag exit comes before the traps of the instruction
     engine.holdsTraps = this.isTrapping();
+    engine.u32[state.iteratesSingly >>> 2] = engine.holdsTraps ? 1 : 0;
     this.runGuest(engine, this.#enter);
     (engine.exitCounts[this.#guest.exit.reason] as number)++;
   }
@@ -119,6 +120,10 @@ export class GuestRun extends GuestSlices {
   protected deadline(): number {
     return this.#preemption;
   }
+  /** Shutdown blocks external interrupts. */
+  protected hearsInterrupts(engine: GuestEngine): boolean {
+    return engine.u32[ACTIVITY] !== Activity.shutdown;
+  }
   protected isTrapping(): boolean {
     return (this.#guest.primary & Primary.monitorTrapFlag) !== 0;
   }
@@ -148,6 +153,7 @@ export class GuestRun extends GuestSlices {
     const cpu = this.cpu;
     if (now >= this.#preemption) guest.exit.reset(ExitReason.preemptionTimer);
     else if (guest.nmiWindowOpen()) guest.exit.reset(ExitReason.nmiWindow);
+    else if (!this.hearsInterrupts(engine)) return false;
     else if (guest.interruptWindowOpen()) guest.exit.reset(ExitReason.interruptWindow);
     else {
       const isBlocked = (blocking & STI_OR_MOV_SS) !== 0;

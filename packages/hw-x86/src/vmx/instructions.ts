@@ -619,7 +619,15 @@ export class VmxInstructionSet implements VmxInstructions {
     this.#controlled = NONE;
     vmcs.set(slot.EXIT_REASON, (reason | ENTRY_FAILURE) >>> 0);
     vmcs.set(slot.EXIT_QUALIFICATION, error.qualification);
-    this.#loadHost(this.#selectEngine().engine);
+    const { engine } = this.#selectEngine();
+    if (reason === ExitReason.entryFailureGuestState) {
+      // Nothing of the guest was loaded: what the exit does not load stays root mode's
+      const { halves } = this.#cpu.msrs;
+      engine.u32[state.efer >>> 2] = halves[2 * Root.efer] as number;
+      engine.u32[state.pat >>> 2] = halves[2 * Root.pat] as number;
+      engine.u32[(state.pat >>> 2) + 1] = halves[2 * Root.pat + 1] as number;
+    }
+    this.#loadHost(engine);
     return this.#succeed();
   }
 

@@ -24,6 +24,8 @@ const GP = 13;
 const UD = 6;
 const FETCH = 4;
 const RFLAGS_IF = 0x200;
+/** "NMI unblocking due to IRET" in interruption information and in the qualification of EPT violations and full logs. */
+const NMI_UNBLOCKING = 1 << 12;
 const RFLAGS_RF = 0x1_0000;
 
 /** Access types in the qualification of APIC-access exits. */
@@ -80,6 +82,8 @@ export class VmxGuest implements GuestMode, ApicGuest {
   /** The event whose delivery is under way; `isVectoring` says whether there is one. */
   readonly #event: VectoringEvent = { vector: 0, type: 0, errorCode: undefined, instructionLength: 0 };
   #isVectoring = false;
+  /** The IRET at hand has lifted the blocking of NMIs; undone by the first of its end and a fault of it. */
+  #isUnblocking = false;
   readonly #ioA = new Bitmap();
   readonly #ioB = new Bitmap();
   readonly #msrBitmap = new Bitmap();
@@ -171,6 +175,7 @@ export class VmxGuest implements GuestMode, ApicGuest {
 
   #leave(): never {
     this.#noteVectoring();
+    this.#isUnblocking = false;
     throw VM_EXIT;
   }
 
@@ -260,15 +265,17 @@ export class VmxGuest implements GuestMode, ApicGuest {
 
   #eptExit(result: number, gpa: number, access: number, linear: Gva | undefined, walk: boolean): never {
     const { exit } = this;
+    const unblocking = this.#isUnblocking ? NMI_UNBLOCKING : 0;
     if (result === EptResult.logFull) {
       exit.reset(ExitReason.pageModificationLogFull);
+      exit.qualificationLow = unblocking;
       return this.#leave();
     }
     const isViolation = result === EptResult.violation;
     exit.reset(isViolation ? ExitReason.eptViolation : ExitReason.eptMisconfiguration);
     exit.setPhysical(gpa);
     if (isViolation) {
-      let qualification = access | (this.ept.violationRights << 3);
+      let qualification = access | (this.ept.violationRights << 3) | unblocking;
       if (linear !== undefined) qualification |= walk ? 0x80 : 0x180;
       exit.qualificationLow = qualification;
       if (linear !== undefined) exit.setLinear(linear);
@@ -285,7 +292,7 @@ export class VmxGuest implements GuestMode, ApicGuest {
     if (!intercepted) return;
     const { exit } = this;
     exit.reset(ExitReason.exceptionOrNmi);
-    exit.interruptionInfo = (vector | (type << 8) | Interruption.valid) >>> 0;
+    exit.interruptionInfo = (vector | (type << 8) | Interruption.valid | (this.#isUnblocking ? NMI_UNBLOCKING : 0)) >>> 0;
     if (errorCode !== undefined) {
       exit.interruptionInfo = (exit.interruptionInfo | Interruption.errorCodeValid) >>> 0;
       exit.errorCode = errorCode;
@@ -305,6 +312,7 @@ export class VmxGuest implements GuestMode, ApicGuest {
 
   vectoring(event: VectoringEvent | undefined): void {
     this.#isVectoring = event !== undefined;
+    this.#isUnblocking = false;
     if (event === undefined) return;
     this.#event.vector = event.vector;
     this.#event.type = event.type;
@@ -314,6 +322,8 @@ export class VmxGuest implements GuestMode, ApicGuest {
 
   windowOpened(): boolean {
     const { primary } = this;
+    // IRET comes here when nothing of it can fail any more
+    this.#isUnblocking = false;
     if (this.apic.delivers && this.apic.isDeliverable()) return true;
     if ((primary & (Primary.interruptWindowExiting | Primary.nmiWindowExiting)) === 0) return false;
     return this.interruptWindowOpen() || this.nmiWindowOpen();
@@ -406,7 +416,15 @@ export class VmxGuest implements GuestMode, ApicGuest {
   softwareInterrupt(_vector: number): boolean {
     return false;
   }
+  /** Blocking by NMI ends with the attempt: an IRET that faults has lifted it. */
   iret(): boolean {
+    const { u32 } = this.engine;
+    const at = state.interruptibility >>> 2;
+    const blocking = u32[at] as number;
+    if ((blocking & Blocking.byNmi) === 0) return false;
+    u32[at] = blocking & ~Blocking.byNmi;
+    if (this.nmiWindowOpen()) this.engine.requestStop();
+    this.#isUnblocking = true;
     return false;
   }
   pushf(): void {}

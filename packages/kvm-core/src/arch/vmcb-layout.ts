@@ -20,6 +20,7 @@ export const VmcbControl = {
   EVENTINJ: 0xa8,
   N_CR3: 0xb0,
   VIRTUAL_EXTENSIONS: 0xb8,
+  CLEAN: 0xc0,
   NEXT_RIP: 0xc8,
 } as const;
 
@@ -57,6 +58,34 @@ export const VmcbSave = {
   G_PAT: 0x668,
   DBGCTL: 0x670,
 } as const;
+
+/**
+ * VMCB clean bits, with the bytes that each stands for: first offset, one past the last. Source: AMD64 APM Vol. 2, VMCB Clean Bits.
+ */
+export const VMCB_CLEAN_BITS: readonly (readonly [number, number, number])[] = [
+  [0, 0x00, 0x18],
+  [0, 0x3c, 0x40],
+  [0, 0x50, 0x58],
+  [1, 0x40, 0x50],
+  [2, 0x58, 0x5c],
+  [3, 0x60, 0x68],
+  [4, 0xb0, 0xb8],
+  [4, VmcbSave.G_PAT, VmcbSave.G_PAT + 8],
+  [5, VmcbSave.EFER, VmcbSave.EFER + 8],
+  [5, VmcbSave.CR4, VmcbSave.CR0 + 8],
+  [6, VmcbSave.DR7, VmcbSave.DR6 + 8],
+  [7, VmcbSave.GDTR, VmcbSave.GDTR + 16],
+  [7, VmcbSave.IDTR, VmcbSave.IDTR + 16],
+  [8, VmcbSave.ES, VmcbSave.DS + 16],
+  [8, VmcbSave.CPL & ~3, (VmcbSave.CPL & ~3) + 4],
+  [9, VmcbSave.CR2, VmcbSave.CR2 + 8],
+  [10, VmcbSave.DBGCTL, VmcbSave.DBGCTL + 40],
+  [11, 0x98, 0xa0],
+  [11, 0xe0, 0xe8],
+  [11, 0xf0, 0x100],
+];
+/** All that have a meaning. */
+export const VMCB_ALL_CLEAN = 0xfff;
 
 /** Bits of the intercept words. */
 export const CrIntercept = { readCr8: 1 << 8, writeCr4: 1 << 20, writeCr8: 1 << 24 } as const;

@@ -6,11 +6,14 @@ export interface SvmCapabilities {
   readonly flushByAsid: boolean;
   /** DebugCtl is the guest's own, and with it single steps on branches. */
   readonly branchRecords: boolean;
+  /** The VMCB can say which of its fields have not changed. */
+  readonly cleanBits: boolean;
 }
 
 const NESTED_PAGING = 1 << 0;
 const BRANCH_RECORDS = 1 << 1;
 const NEXT_RIP = 1 << 3;
+const CLEAN_BITS = 1 << 5;
 const FLUSH_BY_ASID = 1 << 6;
 const DECODE_ASSISTS = 1 << 7;
 
@@ -21,5 +24,9 @@ export function probeSvm(cpu: LogicalCpu): SvmCapabilities | string {
   if ((edx & NESTED_PAGING) === 0) return "nested paging is missing (CPUID Fn8000_000A_EDX[NP])";
   if ((edx & NEXT_RIP) === 0) return "the next RIP at #VMEXIT is missing (CPUID Fn8000_000A_EDX[NRIPS])";
   if ((edx & DECODE_ASSISTS) === 0) return "decode assists are missing (CPUID Fn8000_000A_EDX[DecodeAssists])";
-  return { flushByAsid: (edx & FLUSH_BY_ASID) !== 0, branchRecords: (edx & BRANCH_RECORDS) !== 0 };
+  return {
+    flushByAsid: (edx & FLUSH_BY_ASID) !== 0,
+    branchRecords: (edx & BRANCH_RECORDS) !== 0,
+    cleanBits: (edx & CLEAN_BITS) !== 0,
+  };
 }

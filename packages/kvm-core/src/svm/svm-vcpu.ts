@@ -299,6 +299,7 @@ export class SvmVcpu {
     vmcb.setQuad(VmcbSave.RAX, cpu.gpr(Gpr.RAX));
     vmcb.setQuad(VmcbSave.CR2, cpu.cr2);
     vmcb.setQuad(VmcbSave.DR6, cpu.readDr(6));
+    const { generation } = this.#tag;
     const flushAll = vac.assignAsid(owner, this.#tag);
     vmcb.setWord(VmcbControl.GUEST_ASID, this.#tag.asid);
     const flushOne = capabilities.flushByAsid ? TlbControl.flushGuest : TlbControl.flushAll;
@@ -306,6 +307,8 @@ export class SvmVcpu {
       VmcbControl.TLB_CONTROL,
       flushAll ? TlbControl.flushAll : this.#flushRequested ? flushOne : TlbControl.nothing,
     );
+    // A new generation of ASIDs comes with power or SVM that was off in between, too
+    vmcb.tellClean(!capabilities.cleanBits || this.#tag.generation !== generation);
     // Interrupts between the last look at them and VMRUN must not be lost
     cpu.svm.clgi();
     const status = cpu.svm.vmrun(address);
@@ -314,6 +317,7 @@ export class SvmVcpu {
     vmcb.setWord(VmcbControl.EVENTINJ, 0);
     if (status !== SUCCEED) throw new Error(`VMRUN of the VMCB at 0x${address.toString(16)} raised status ${status}`);
     if (this.exit.code === SvmExitCode.INVALID) return false;
+    vmcb.exited();
     if (flushAll) vac.asidsFlushed(owner);
     this.#flushRequested = false;
     cpu.setGpr(Gpr.RAX, vmcb.quad(VmcbSave.RAX));

@@ -1,5 +1,8 @@
-/** A VMCB as memory: fields by their offsets in vmcb-layout.ts. */
-import { VmcbControl, VmcbSave } from "../arch/vmcb-layout.ts";
+/**
+ * A VMCB as memory: fields by their offsets in vmcb-layout.ts. It keeps count of what software has changed since the last #VMEXIT, for
+ * the clean bits.
+ */
+import { VMCB_ALL_CLEAN, VMCB_CLEAN_BITS, VmcbControl, VmcbSave } from "../arch/vmcb-layout.ts";
 import { type SegmentState, SystemSegment } from "../guest/guest-cpu.ts";
 
 const UNUSABLE = 0x1_0000;
@@ -18,7 +21,13 @@ const SEGMENTS: readonly number[] = [
   VmcbSave.TR,
 ];
 
+/** By word of the VMCB: the clean bit that a change of it takes away, 0 for none. */
+const CLEAN_BIT_OF = new Uint16Array(1024);
+for (const [bit, first, end] of VMCB_CLEAN_BITS) CLEAN_BIT_OF.fill(1 << bit, first >>> 2, end >>> 2);
+
 export class Vmcb {
+  /** Clean bits that are true of the fields as they are. */
+  #clean = 0;
   readonly #bytes: Uint8Array;
   readonly #words: Uint32Array;
   readonly #quads: BigUint64Array;
@@ -34,14 +43,31 @@ export class Vmcb {
     return this.#words[offset >>> 2]!;
   }
   setWord(offset: number, value: number): void {
-    this.#words[offset >>> 2] = value;
+    const at = offset >>> 2;
+    if (this.#words[at] === value >>> 0) return;
+    this.#words[at] = value;
+    this.#clean &= ~CLEAN_BIT_OF[at]!;
   }
   quad(offset: number): bigint {
     return this.#quads[offset >>> 3]!;
   }
   setQuad(offset: number, value: bigint): void {
-    this.#quads[offset >>> 3] = value;
+    const at = offset >>> 3;
+    if (this.#quads[at] === value) return;
+    this.#quads[at] = value;
+    this.#clean &= ~(CLEAN_BIT_OF[2 * at]! | CLEAN_BIT_OF[2 * at + 1]!);
   }
+
+  /** Before VMRUN. `isElsewhere`: the processor has no copy of this VMCB, or none that it may use. */
+  tellClean(isElsewhere: boolean): void {
+    if (isElsewhere) this.#clean = 0;
+    this.#words[VmcbControl.CLEAN >>> 2] = this.#clean;
+  }
+  /** After a #VMEXIT, which has left VMCB and processor with the same. */
+  exited(): void {
+    this.#clean = VMCB_ALL_CLEAN;
+  }
+
   /** A 64-bit field below 2^53. */
   number(offset: number): number {
     return this.word(offset + 4) * 0x1_0000_0000 + this.word(offset);
@@ -68,7 +94,9 @@ export class Vmcb {
     this.setWord(at, selector | (((present & 0xff) | ((present >>> 4) & 0xf00)) << 16));
     this.setWord(at + 4, limit);
     this.setQuad(at + 8, base);
-    if (register === SS) this.#bytes[VmcbSave.CPL] = (access >>> 5) & 3;
+    if (register !== SS) return;
+    this.#bytes[VmcbSave.CPL] = (access >>> 5) & 3;
+    this.#clean &= ~CLEAN_BIT_OF[VmcbSave.CPL >>> 2]!;
   }
 
   /** Fields that are not zero, for the log. */

@@ -123,6 +123,9 @@ const handleExceptionOrNmi: Handler = (vcpu, exit, host) => {
   // NMIs of the host; of the guest's exceptions a debugger's are intercepted
   if (type === InterruptionType.nmi) return "resume";
   const vector = info & InterruptionInfo.vectorMask;
+  const vectoring = (exit.vectoringInformation & InterruptionInfo.valid) !== 0;
+  // As for EPT violations: IRET runs again
+  if (!vectoring && (info & InterruptionInfo.nmiUnblockingByIret) !== 0) vcpu.nmiMasked = true;
   if (vector === Vector.DB && vcpu.debug.takesTraps) return vcpu.debug.exit(vcpu, vector, BigInt(exit.qualification));
   if (vector === Vector.BP && vcpu.debug.takesBreakpoints) return vcpu.debug.exit(vcpu, vector, 0n);
   return unexpectedExit(vcpu, exit, host);

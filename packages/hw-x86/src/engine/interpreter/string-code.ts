@@ -88,6 +88,7 @@ function begin(c: Code, length: number): void {
   c.loadAt("i32.load", state.codeSize).i32(64).op("i32.ne");
   c.get(OPERATION).memory("i32.load8_u", op.addressSize).i32(64).op("i32.ne").op("i32.or");
   c.loadAt("i32.load", state.systemFlags).i32(STEPWISE).op("i32.and").op("i32.or");
+  c.loadAt("i32.load", state.iteratesSingly).op("i32.or");
   c.get(COUNT).i64(BigInt(PAGE)).op("i64.gt_u");
   refuse(c.op("i32.or"));
   c.get(COUNT).op("i32.wrap_i64").get(BYTES).op("i32.mul").tee(length);

@@ -90,7 +90,8 @@ function move(cpu: Cpu, register: number, by: number): void {
 }
 
 function isStepwise(cpu: Cpu): boolean {
-  return (cpu.u32[state.systemFlags >>> 2] & (DF | TF)) !== 0 || cpu.breakpoints.hasData || checksAlignment(cpu);
+  const flags = (cpu.u32[state.systemFlags >>> 2] & (DF | TF)) | cpu.u32[state.iteratesSingly >>> 2];
+  return flags !== 0 || cpu.breakpoints.hasData || checksAlignment(cpu);
 }
 
 function written(cpu: Cpu, offset: number, bytes: number): void {
