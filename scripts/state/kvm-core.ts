@@ -271,7 +271,12 @@ export const kvmCore: Declarations = {
     "#inMemory": transient,
     "#onCpu": transient,
   },
-  "svm/vmcb.ts Vmcb": { "#bytes": inStructure, "#words": inStructure, "#quads": inStructure },
+  "svm/vmcb.ts Vmcb": {
+    "#clean": rebuilt("a new VMCB, of which the processor has no copy"),
+    "#bytes": inStructure,
+    "#words": inStructure,
+    "#quads": inStructure,
+  },
   "vmx/vmcs-setup.ts VmcsSetup": {
     capabilities: ofTheModule,
     vpid: rebuilt("a VPID of the new side's own"),

@@ -88,6 +88,23 @@ describe("instruction information", () => {
     expect(exit.qualification).toBe(displacement);
   });
 
+  it("has the operand size, segments and register pairs of 16-bit code", () => {
+    // sgdt [bp + si - 2]; o32 sgdt [bx]; a32 lidt es:[eax + ecx * 4 + 0x12345]; sgdt [0x1234]
+    for (const [code, field, displacement] of [
+      [[0x0f, 0x01, 0x42, 0xfe], SS | index(6, 0) | base(5) | kind(0), -2],
+      [[0x66, 0x0f, 0x01, 0x07], DS | NO_INDEX | base(3) | OPERAND_32 | kind(0), 0],
+      [[0x67, 0x26, 0x0f, 0x01, 0x9c, 0x88, 0x45, 0x23, 1, 0], AS_32 | index(1, 2) | base(0) | kind(3), 0x1_2345],
+      [[0x0f, 0x01, 0x06, 0x34, 0x12], DS | NO_INDEX | NO_BASE | kind(0), 0x1234],
+    ] as const) {
+      const h = new VmxHarness({ mode: "real", engine: (options) => new Engine({ ...options, translate: engineMode() }) });
+      h.load(code);
+      h.setControl("SECONDARY_CONTROLS", Secondary.descriptorTableExiting);
+      expect(h.run()).toMatchObject({ reason: ExitReason.gdtrIdtr, instructionLength: code.length });
+      expect(h.read("EXIT_INSTRUCTION_INFO").toString(16)).toBe((field >>> 0).toString(16));
+      expect(Number(BigInt.asIntN(64, h.cpu.vmx.vmread(0x6400)))).toBe(displacement);
+    }
+  });
+
   it("is of instructions whose exits are switched on, and of those only", () => {
     // sgdt [0x10_0000]; sldt eax; rdrand ecx; rdseed ecx; hlt
     const code = [0x0f, 0x01, 0x04, 0x25, 0, 0, 0x10, 0, 0x0f, 0, 0xc0, 0x0f, 0xc7, 0xf1, 0x0f, 0xc7, 0xf9];

@@ -1,41 +1,19 @@
 /**
- * The VM-exit instruction-information field and the displacement that goes with it, decoded from the bytes of the instruction that
- * exited. Source: Intel SDM Vol. 3C, VM-Exit Instruction-Information Field; Exit Qualification.
+ * The VM-exit instruction-information field and the displacement that goes with it, of the instruction that exited. Source: Intel SDM
+ * Vol. 3C, VM-Exit Instruction-Information Field; Exit Qualification.
  */
-import { CS, state } from "../engine/cpu-state.ts";
+import { CS, SEGMENT_STRIDE, state } from "../engine/cpu-state.ts";
+import { createDecodedOperation, decode, variants } from "../engine/decoder/decoder.ts";
+import { parseForm } from "../engine/decoder/form-syntax.ts";
+import type { DecodedOperation } from "../engine/decoder/variant.ts";
 import { FETCH, translate } from "../engine/system/paging.ts";
 import type { GuestEngine } from "../root-interface.ts";
 
 const PAGE = 4096;
-const RBP = 5;
-const RSP = 4;
-const NO_REGISTER = -1;
-const SEGMENT_PREFIXES: ReadonlyMap<number, number> = new Map([
-  [0x26, 0],
-  [0x2e, 1],
-  [0x36, 2],
-  [0x3e, 3],
-  [0x64, 4],
-  [0x65, 5],
-]);
-const OPERAND_SIZE = 0x66;
-const ADDRESS_SIZE = 0x67;
-
-interface Operands {
-  readonly isRegister: boolean;
-  /** ModRM.reg and, of a register form, ModRM.rm, with REX. */
-  readonly reg: number;
-  readonly rm: number;
-  readonly scale: number;
-  readonly index: number;
-  readonly base: number;
-  /** 16, 32 or 64. */
-  readonly addressSize: number;
-  readonly operandSize: number;
-  readonly segment: number;
-  /** With the RIP of the next instruction added where it is relative to that. */
-  readonly displacement: bigint;
-}
+const NO_INDEX = 1 << 22;
+const NO_BASE = 1 << 27;
+const IS_REGISTER = 1 << 10;
+const NOT_16_BITS = 1 << 11;
 
 /** Bytes of the instruction that is at hand. */
 function instructionBytes(engine: GuestEngine): Uint8Array {
@@ -53,86 +31,38 @@ function instructionBytes(engine: GuestEngine): Uint8Array {
   return bytes;
 }
 
-/** Base and index of 16-bit addressing, by ModRM.rm. */
-const PAIRS_16: readonly (readonly [number, number])[] = [
-  [3, 6],
-  [3, 7],
-  [RBP, 6],
-  [RBP, 7],
-  [6, NO_REGISTER],
-  [7, NO_REGISTER],
-  [RBP, NO_REGISTER],
-  [3, NO_REGISTER],
-];
+const decoded = createDecodedOperation();
 
-function decodeOperands(engine: GuestEngine): Operands {
+/** The instruction at hand, as the engine's decoder has it; reused. */
+function decodeAtHand(engine: GuestEngine): DecodedOperation {
   const bytes = instructionBytes(engine);
-  const view = new DataView(bytes.buffer);
-  const codeSize = engine.u32[state.codeSize >>> 2] as number;
-  let at = 0;
-  let segment: number | undefined;
-  let has66 = false;
-  let has67 = false;
-  let rex = 0;
-  for (; ; at++) {
-    const byte = bytes[at] as number;
-    const override = SEGMENT_PREFIXES.get(byte);
-    if (override !== undefined) segment = codeSize === 64 && override < 4 ? segment : override;
-    else if (byte === OPERAND_SIZE) has66 = true;
-    else if (byte === ADDRESS_SIZE) has67 = true;
-    else if (byte !== 0xf2 && byte !== 0xf3) break;
-  }
-  if (codeSize === 64 && ((bytes[at] as number) & 0xf0) === 0x40) rex = bytes[at++] as number;
-  // 0F and one byte, or 0F 38 and one
-  at += bytes[at + 1] === 0x38 ? 3 : 2;
-  const modrm = bytes[at++] as number;
-  const mod = modrm >>> 6;
-  const rmLow = modrm & 7;
-  const addressSize = codeSize === 64 ? (has67 ? 32 : 64) : (codeSize === 32) !== has67 ? 32 : 16;
-  const operandSize = codeSize === 64 ? ((rex & 8) !== 0 ? 64 : has66 ? 16 : 32) : (codeSize === 32) !== has66 ? 32 : 16;
-  const reg = ((modrm >>> 3) & 7) | ((rex & 4) << 1);
-  const rm = rmLow | ((rex & 1) << 3);
-  const sizes = { reg, rm, addressSize, operandSize };
-  const none = { scale: 0, index: NO_REGISTER, base: NO_REGISTER };
-  if (mod === 3) return { ...sizes, ...none, isRegister: true, segment: 0, displacement: 0n };
-  let { scale, index, base } = none;
-  let bytesOfDisplacement = mod === 1 ? 1 : mod === 2 ? (addressSize === 16 ? 2 : 4) : 0;
-  let isRelative = false;
-  if (addressSize === 16) {
-    if (mod === 0 && rmLow === 6) bytesOfDisplacement = 2;
-    else [base, index] = PAIRS_16[rmLow] as readonly [number, number];
-  } else if (rmLow === RSP) {
-    const sib = bytes[at++] as number;
-    scale = sib >>> 6;
-    index = ((sib >>> 3) & 7) | ((rex & 2) << 2);
-    if (index === RSP) index = NO_REGISTER;
-    base = (sib & 7) | ((rex & 1) << 3);
-    if (mod === 0 && (sib & 7) === RBP) {
-      base = NO_REGISTER;
-      bytesOfDisplacement = 4;
-    }
-  } else if (mod === 0 && rmLow === RBP) {
-    bytesOfDisplacement = 4;
-    isRelative = codeSize === 64;
-  } else base = rm;
-  let displacement = 0n;
-  if (bytesOfDisplacement === 1) displacement = BigInt(view.getInt8(at));
-  else if (bytesOfDisplacement === 2) displacement = BigInt(view.getInt16(at, true));
-  else if (bytesOfDisplacement === 4) displacement = BigInt(view.getInt32(at, true));
-  if (isRelative) displacement += engine.nextRip();
-  segment ??= base === RBP || base === RSP ? 2 : 3;
-  return { ...sizes, scale, index, base, isRegister: false, segment, displacement };
+  const result = decode(bytes, 0, bytes.length, engine.u32[state.codeSize >>> 2] as 16 | 32 | 64, decoded);
+  if (result !== "ok") throw new Error(`an instruction that exited does not decode: ${result}`);
+  return decoded;
 }
 
+const numberOf = (offset: number): number => (offset - state.gpr) >>> 3;
+
+/** Number of the general register that the ModRM field names; 0 where the form has none. */
+function registerOf(operation: DecodedOperation, field: "reg" | "rm"): number {
+  const variant = variants[operation.handler];
+  if (variant === undefined) return 0;
+  const { operands } = parseForm(variant.form);
+  for (const [position, access] of variant.access.entries())
+    if (access.kind === "gpr" && operands[position]?.register?.source === field) return numberOf(operation[access.field]);
+  return 0;
+}
+const sizeOf = (operation: DecodedOperation): number => variants[operation.handler]?.size ?? 0;
+const isMemory = (operation: DecodedOperation): boolean => variants[operation.handler]?.isMemory === true;
+
 /** What all memory operands have in the field. */
-function memoryInformation(operands: Operands): number {
-  const { scale, index, base, addressSize, segment } = operands;
+function memoryInformation({ scale, index, base, addressSize, segment }: DecodedOperation): number {
   return (
     scale |
     ((addressSize >>> 5) << 7) |
-    (segment << 15) |
-    (index === NO_REGISTER ? 1 << 22 : index << 18) |
-    (base === NO_REGISTER ? 1 << 27 : base << 23)
+    (((segment - state.segments) / SEGMENT_STRIDE) << 15) |
+    (index === state.zero ? NO_INDEX : numberOf(index) << 18) |
+    (base === state.zero || base === state.blockRip ? NO_BASE : numberOf(base) << 23)
   );
 }
 
@@ -152,18 +82,20 @@ export interface InstructionInformation {
 /** Of the instruction at hand, whose mnemonic is told; undefined: its exits have neither. */
 export function instructionInformation(engine: GuestEngine, mnemonic: string): InstructionInformation | undefined {
   if (RANDOM.includes(mnemonic)) {
-    const { rm, operandSize } = decodeOperands(engine);
-    return { field: (rm << 3) | ((operandSize >>> 5) << 11), displacement: 0n };
+    const operation = decodeAtHand(engine);
+    return { field: (registerOf(operation, "rm") << 3) | ((sizeOf(operation) >>> 5) << 11), displacement: 0n };
   }
   const isKnown = [TABLES, SELECTORS, MEMORY, MEMORY_AND_REGISTER, EITHER_AND_REGISTER].some((list) => list.includes(mnemonic));
   if (!isKnown) return undefined;
-  const operands = decodeOperands(engine);
-  let field = operands.isRegister ? (operands.rm << 3) | (1 << 10) : memoryInformation(operands);
+  const operation = decodeAtHand(engine);
+  const hasMemory = isMemory(operation);
+  let field = hasMemory ? memoryInformation(operation) : (registerOf(operation, "rm") << 3) | IS_REGISTER;
   if (TABLES.includes(mnemonic)) {
     // Undefined in 64-bit mode, where there is but one size
-    if (operands.operandSize !== 16) field |= 1 << 11;
+    if (sizeOf(operation) !== 16) field |= NOT_16_BITS;
     field |= TABLES.indexOf(mnemonic) << 28;
   } else if (SELECTORS.includes(mnemonic)) field |= SELECTORS.indexOf(mnemonic) << 28;
-  else if (!MEMORY.includes(mnemonic)) field |= operands.reg << 28;
-  return { field: field >>> 0, displacement: operands.displacement };
+  else if (!MEMORY.includes(mnemonic)) field |= registerOf(operation, "reg") << 28;
+  const relative = operation.ripRelative ? engine.nextRip() : 0n;
+  return { field: field >>> 0, displacement: hasMemory ? BigInt(operation.displacement) + relative : 0n };
 }
