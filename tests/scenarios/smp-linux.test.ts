@@ -27,6 +27,8 @@ test("Linux finds four CPUs, uses them, and does not notice that it moves", { ti
       return guest.transcript.slice(from);
     };
     expect(await ask("busybox nproc")).toMatch(/^4\r?$/m);
+    // The kernel names it only where it uses it: five levels of paging tables, on every CPU and on both versions
+    expect((await ask("cat /proc/cpuinfo")).match(/ la57\b/g)?.length).toBe(4);
     expect(await ask("cat /sys/devices/system/cpu/cpu3/topology/core_id")).toMatch(/^3\r?$/m);
     const before = interruptsBetweenCpus((await ask("cat /proc/interrupts")).replaceAll("\r", ""));
     expect(before.length).toBe(2);

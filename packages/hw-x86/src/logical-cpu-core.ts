@@ -6,6 +6,7 @@ import type { EngineStatistics } from "./engine/engine-statistics.ts";
 import { fxrstor, fxsave } from "./engine/fpu/fxsave.ts";
 import { xrstorAll, xsaveAll } from "./engine/fpu/xsave-state.ts";
 import type { GuestMode } from "./engine/guest-mode.ts";
+import { Cr4 } from "./engine/system/bits.ts";
 import type { EngineControl } from "./engine/system-interface.ts";
 import { IPI_VECTOR, TIMER_VECTOR } from "./guest-slices.ts";
 import { InterruptLines } from "./interrupt-lines.ts";
@@ -160,6 +161,10 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   }
   set cr4(value: bigint) {
     if (!this.mayWriteCr4(value)) return;
+    if (((value ^ this.cr4) & BigInt(Cr4.LA57)) !== 0n) {
+      this.log("#GP: CR4.LA57 cannot change in IA-32e mode; CR4 left as it is");
+      return;
+    }
     this.hostRegisterWritten();
     this.msrs.values[Root.cr4] = value;
   }

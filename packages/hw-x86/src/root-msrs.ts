@@ -4,6 +4,7 @@
  */
 
 import type { CpuModel } from "./engine/cpu.ts";
+import { isLinearAddress } from "./engine/system/linear-address.ts";
 import { Msr } from "./msr.ts";
 import type { StateBlock } from "./state-block.ts";
 
@@ -52,10 +53,6 @@ const HOLDS_ADDRESS = new Set<number>([
 ]);
 
 const EFER_LMA = 1n << 10n;
-
-export function isCanonical(address: bigint): boolean {
-  return BigInt.asUintN(64, BigInt.asIntN(48, address)) === address;
-}
 
 /** True when each byte is a memory type that PAT may hold. */
 export function isPat(low: number, high: number): boolean {
@@ -114,7 +111,7 @@ export class RootMsrs {
 
   /** false: #GP(0). */
   write(index: number, value: bigint): boolean {
-    if (HOLDS_ADDRESS.has(index) && !isCanonical(value)) return false;
+    if (HOLDS_ADDRESS.has(index) && !isLinearAddress(this.#model, value)) return false;
     if (index === Msr.EFER && !this.#eferAllows(value)) return false;
     if (index === Msr.PAT && !isPat(Number(value & 0xffff_ffffn), Number(value >> 32n))) return false;
     if ((index === Msr.TSC_AUX || index === Msr.SYSENTER_CS || index === Msr.FMASK) && value >> 32n !== 0n) return false;

@@ -144,7 +144,7 @@ describe("VM entry", () => {
     ["CR0 without PG", "HOST_CR0", 0x31],
     ["a null TR", "HOST_TR_SELECTOR", 0],
     ["a selector with RPL", "HOST_CS_SELECTOR", 0x13],
-    ["a base that is not canonical", "HOST_GDTR_BASE", 0x8000_0000_0000],
+    ["a base that is not canonical", "HOST_GDTR_BASE", 2 ** 56],
     ["EFER without LMA", "HOST_EFER", 0x901],
   ] as const)("fails with 8 for a host with %s", (_name, field, value) => {
     for (const entry of [first, later]) {
@@ -162,7 +162,7 @@ describe("VM entry", () => {
   it.each([
     ["CR0.PG without PE", "GUEST_CR0", 0x8000_0020, 0],
     ["RFLAGS bit 1 clear", "GUEST_RFLAGS", 0, 0],
-    ["RIP not canonical", "GUEST_RIP", 0x8000_0000_0000, 0],
+    ["RIP not canonical", "GUEST_RIP", 2 ** 56, 0],
     ["CS not present", "GUEST_CS_ACCESS", 0xa01b, 0],
     ["TR with a data type", "GUEST_TR_ACCESS", 0x93, 0],
     ["a VMCS link pointer", "VMCS_LINK_POINTER", 0x1000, 4],
@@ -276,7 +276,7 @@ describe("MSRs of root mode", () => {
     const { cpu } = harness();
     expect(cpu.wrmsr(0xc000_0081, 0x1234_5678_9abc_def0n)).toBe(true);
     expect(cpu.rdmsr(0xc000_0081)).toBe(0x1234_5678_9abc_def0n);
-    expect(cpu.wrmsr(0xc000_0082, 0x8000_0000_0000n)).toBe(false);
+    expect(cpu.wrmsr(0xc000_0082, 1n << 56n)).toBe(false);
     expect(cpu.wrmsr(0xc000_0103, 1n << 32n)).toBe(false);
     expect(cpu.wrmsr(0x277, 2n)).toBe(false);
     expect(cpu.wrmsr(0xc000_0080, 0n)).toBe(false);

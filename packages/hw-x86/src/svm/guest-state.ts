@@ -21,6 +21,7 @@ import {
 } from "../engine/cpu-state.ts";
 import { Access, Cr0, Cr4, Efer, Flag } from "../engine/system/bits.ts";
 import { settledDr6, settledDr7 } from "../engine/system/breakpoints.ts";
+import { LINEAR_ADDRESS_BITS } from "../engine/system/cpuid.ts";
 import type { GuestEngine } from "../root-interface.ts";
 import { Save } from "./vmcb.ts";
 import type { Vmcb } from "./vmcb-access.ts";
@@ -72,7 +73,10 @@ interface StateWords {
   readonly u32: Uint32Array;
 }
 
-/** Segments are canonicalised: bits 63:48 of a base repeat bit 47. */
+/** Bits of an upper half beyond the processor's linear addresses. */
+const BEYOND = 64 - LINEAR_ADDRESS_BITS;
+
+/** Segments are canonicalised: the bits of a base beyond the processor's linear addresses repeat the one below. */
 function loadSegment(s: Uint32Array, vmcb: Vmcb, segment: number, from: number): void {
   const at = word(state.segments + segment * SEGMENT_STRIDE);
   const selector = vmcb.low(from);
@@ -84,7 +88,7 @@ function loadSegment(s: Uint32Array, vmcb: Vmcb, segment: number, from: number):
   s[at + word(SEG_LIMIT)] = vmcb.high(from);
   s[at + word(SEG_LIMIT) + 1] = 0;
   s[at + word(SEG_BASE)] = vmcb.low(from + 8);
-  s[at + word(SEG_BASE) + 1] = (vmcb.high(from + 8) << 16) >> 16;
+  s[at + word(SEG_BASE) + 1] = (vmcb.high(from + 8) << BEYOND) >> BEYOND;
 }
 
 function saveSegment(s: Uint32Array, vmcb: Vmcb, segment: number, to: number): void {
@@ -133,7 +137,7 @@ export function loadGuestState(engine: GuestEngine, vmcb: Vmcb): void {
 function loadTable(s: Uint32Array, vmcb: Vmcb, base: number, limit: number, from: number): void {
   s[word(limit)] = vmcb.high(from) & 0xffff;
   s[word(base)] = vmcb.low(from + 8);
-  s[word(base) + 1] = (vmcb.high(from + 8) << 16) >> 16;
+  s[word(base) + 1] = (vmcb.high(from + 8) << BEYOND) >> BEYOND;
 }
 
 /** PAE paging: CR0.PG and CR4.PAE outside long mode, with four pointers that are loaded when CR3 is. */
@@ -176,10 +180,10 @@ export function loadHiddenState(block: StateWords, vmcb: Vmcb): void {
   canonicalise(s);
 }
 
-/** Addresses that code is entered at, and the base that SWAPGS exchanges: bits 63:48 repeat bit 47. */
+/** Addresses that code is entered at, and the base that SWAPGS exchanges, are canonicalised too. */
 const ADDRESSES = [state.lstar, state.cstar, state.kernelGsBase, state.sysenterEsp, state.sysenterEip] as const;
 function canonicalise(s: Uint32Array): void {
-  for (const offset of ADDRESSES) s[word(offset) + 1] = ((s[word(offset) + 1] as number) << 16) >> 16;
+  for (const offset of ADDRESSES) s[word(offset) + 1] = ((s[word(offset) + 1] as number) << BEYOND) >> BEYOND;
 }
 
 /** VMSAVE. */

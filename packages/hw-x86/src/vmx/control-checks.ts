@@ -2,7 +2,9 @@
  * Checks of the VMX controls and the host-state area by VM entry. Source: Intel SDM Vol. 3C, Checks on VMX Controls and
  * Host-State Area. Each function returns undefined when all is well, else the rule that was broken, for the hardware's log.
  */
+
 import type { CpuModel } from "../engine/cpu.ts";
+import { isCanonicalTop, linearAddressBits } from "../engine/system/linear-address.ts";
 import { isPat } from "../root-msrs.ts";
 import {
   type AllowedSettings,
@@ -36,10 +38,9 @@ function isMsrList(vmcs: Vmcs, address: number, count: number, physicalAddressBi
   return entries <= MSR_LIST_LIMIT && (vmcs.low(address) & 15) === 0 && last < 2 ** physicalAddressBits;
 }
 
-/** Bits 63:47 all equal. */
-export function isCanonicalField(vmcs: Vmcs, field: number): boolean {
-  const top = vmcs.high(field) >>> 15;
-  return top === 0 || top === 0x1_ffff;
+/** Bits beyond the processor's linear addresses repeat the top one, whatever the paging mode. */
+export function isCanonicalField(vmcs: Vmcs, field: number, model: CpuModel): boolean {
+  return isCanonicalTop(vmcs.high(field), linearAddressBits(model));
 }
 
 export function isEptPointer(low: number, high: number, physicalAddressBits: number): boolean {
@@ -162,9 +163,9 @@ export function checkHostState(vmcs: Vmcs, model: CpuModel): string | undefined 
     slot.HOST_GS_BASE,
     slot.HOST_GDTR_BASE,
   ]) {
-    if (!isCanonicalField(vmcs, field)) return "host address not canonical";
+    if (!isCanonicalField(vmcs, field, model)) return "host address not canonical";
   }
-  if (!isCanonicalField(vmcs, slot.HOST_IDTR_BASE) || !isCanonicalField(vmcs, slot.HOST_TR_BASE))
+  if (!isCanonicalField(vmcs, slot.HOST_IDTR_BASE, model) || !isCanonicalField(vmcs, slot.HOST_TR_BASE, model))
     return "host address not canonical";
   if ((exit & ExitControl.loadPat) !== 0 && !isPat(vmcs.low(slot.HOST_PAT), vmcs.high(slot.HOST_PAT))) return "host PAT";
   const hostIs64 = (exit & ExitControl.hostAddressSpaceSize) !== 0;
@@ -190,7 +191,7 @@ export function checkHostState(vmcs: Vmcs, model: CpuModel): string | undefined 
   // Root mode is 64-bit here, so VM entry from outside IA-32e mode does not occur
   if (!hostIs64) return "host address-space size 0 in IA-32e mode";
   if ((cr4 & 0x20) === 0) return "host CR4.PAE";
-  if (!isCanonicalField(vmcs, slot.HOST_RIP)) return "host RIP";
+  if (!isCanonicalField(vmcs, slot.HOST_RIP, model)) return "host RIP";
   // A 64-bit host may enter guests of either kind; only the reverse is restricted
   return (entry & EntryControl.ia32eModeGuest) === 0 || hostIs64 ? undefined : "IA-32e guest under a 32-bit host";
 }

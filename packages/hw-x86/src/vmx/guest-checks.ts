@@ -39,7 +39,7 @@ function secondaryControls(vmcs: Vmcs): number {
 }
 
 export function checkGuestState(vmcs: Vmcs, model: CpuModel): GuestStateError | undefined {
-  return checkRegisters(vmcs, model) ?? checkSegments(vmcs) ?? checkTables(vmcs, model);
+  return checkRegisters(vmcs, model) ?? checkSegments(vmcs, model) ?? checkTables(vmcs, model);
 }
 
 function checkRegisters(vmcs: Vmcs, model: CpuModel): GuestStateError | undefined {
@@ -61,7 +61,7 @@ function checkRegisters(vmcs: Vmcs, model: CpuModel): GuestStateError | undefine
     if ((vmcs.low(slot.GUEST_DEBUGCTL) & ~0xdfc3) !== 0 || vmcs.high(slot.GUEST_DEBUGCTL) !== 0) return failed("IA32_DEBUGCTL");
     if (vmcs.high(slot.GUEST_DR7) !== 0) return failed("DR7");
   }
-  if (!isCanonicalField(vmcs, slot.GUEST_SYSENTER_ESP) || !isCanonicalField(vmcs, slot.GUEST_SYSENTER_EIP))
+  if (!isCanonicalField(vmcs, slot.GUEST_SYSENTER_ESP, model) || !isCanonicalField(vmcs, slot.GUEST_SYSENTER_EIP, model))
     return failed("SYSENTER address");
   if ((entry & EntryControl.loadPat) !== 0 && !isPat(vmcs.low(slot.GUEST_PAT), vmcs.high(slot.GUEST_PAT)))
     return failed("IA32_PAT");
@@ -80,7 +80,7 @@ function granularityFits(bytesLimit: number, rights: number): boolean {
   return bytesLimit < 0x10_0000 || (rights & 0x8000) !== 0;
 }
 
-function checkSegments(vmcs: Vmcs): GuestStateError | undefined {
+function checkSegments(vmcs: Vmcs, model: CpuModel): GuestStateError | undefined {
   const isVm86 = (vmcs.low(slot.GUEST_RFLAGS) & RFLAGS_VM) !== 0;
   const unrestricted = (secondaryControls(vmcs) & Secondary.unrestrictedGuest) !== 0;
   const isLong = (vmcs.low(slot.ENTRY_CONTROLS) & EntryControl.ia32eModeGuest) !== 0;
@@ -89,9 +89,13 @@ function checkSegments(vmcs: Vmcs): GuestStateError | undefined {
   if (ldtrUsable && (selector(vmcs, LDTR) & 4) !== 0) return failed("LDTR selector: TI");
   if (!isVm86 && !unrestricted && (selector(vmcs, SS) & 3) !== (selector(vmcs, CS) & 3))
     return failed("RPL of SS and CS differ");
-  if (!isCanonicalField(vmcs, base(TR)) || !isCanonicalField(vmcs, base(4)) || !isCanonicalField(vmcs, base(5)))
+  if (
+    !isCanonicalField(vmcs, base(TR), model) ||
+    !isCanonicalField(vmcs, base(4), model) ||
+    !isCanonicalField(vmcs, base(5), model)
+  )
     return failed("TR, FS or GS base not canonical");
-  if (ldtrUsable && !isCanonicalField(vmcs, base(LDTR))) return failed("LDTR base not canonical");
+  if (ldtrUsable && !isCanonicalField(vmcs, base(LDTR), model)) return failed("LDTR base not canonical");
   if (vmcs.high(base(CS)) !== 0) return failed("CS base above 32 bits");
   for (const i of [0, SS, 3]) {
     if ((access(vmcs, i) & UNUSABLE) === 0 && vmcs.high(base(i)) !== 0) return failed(`${NAMES[i]} base above 32 bits`);
@@ -153,7 +157,7 @@ function checkSystemSegments(vmcs: Vmcs, isLong: boolean): GuestStateError | und
 }
 
 function checkTables(vmcs: Vmcs, model: CpuModel): GuestStateError | undefined {
-  if (!isCanonicalField(vmcs, slot.GUEST_GDTR_BASE) || !isCanonicalField(vmcs, slot.GUEST_IDTR_BASE))
+  if (!isCanonicalField(vmcs, slot.GUEST_GDTR_BASE, model) || !isCanonicalField(vmcs, slot.GUEST_IDTR_BASE, model))
     return failed("GDTR or IDTR base");
   if (vmcs.low(slot.GUEST_GDTR_LIMIT) > 0xffff || vmcs.low(slot.GUEST_IDTR_LIMIT) > 0xffff) return failed("GDTR or IDTR limit");
   if (vmcs.low(slot.VMCS_LINK_POINTER) !== 0xffff_ffff || vmcs.high(slot.VMCS_LINK_POINTER) !== 0xffff_ffff)
@@ -171,11 +175,11 @@ function checkTables(vmcs: Vmcs, model: CpuModel): GuestStateError | undefined {
 }
 
 /** RIP, RFLAGS, activity, interruptibility, and what is to be injected. */
-export function checkGuestNow(vmcs: Vmcs): GuestStateError | undefined {
+export function checkGuestNow(vmcs: Vmcs, model: CpuModel): GuestStateError | undefined {
   const isLong = (vmcs.low(slot.ENTRY_CONTROLS) & EntryControl.ia32eModeGuest) !== 0;
   const flags = vmcs.low(slot.GUEST_RFLAGS);
   if (isLong && (access(vmcs, CS) & 0x2000) !== 0) {
-    if (!isCanonicalField(vmcs, slot.GUEST_RIP)) return failed("RIP not canonical");
+    if (!isCanonicalField(vmcs, slot.GUEST_RIP, model)) return failed("RIP not canonical");
   } else if (vmcs.high(slot.GUEST_RIP) !== 0) return failed("RIP above 32 bits");
   if ((flags & 0xffc0_802a) !== 2 || vmcs.high(slot.GUEST_RFLAGS) !== 0) return failed("RFLAGS reserved bits");
   if ((flags & RFLAGS_VM) !== 0 && (isLong || (vmcs.low(slot.GUEST_CR0) & 1) === 0)) return failed("RFLAGS.VM");

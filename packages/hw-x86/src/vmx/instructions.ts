@@ -4,6 +4,7 @@
  */
 import { bankOf, type Hpa, offsetOf } from "../addresses.ts";
 import { state } from "../engine/cpu-state.ts";
+import { isLinearAddress } from "../engine/system/linear-address.ts";
 import { type VmxInstructions, VmxStatus } from "../logical-cpu.ts";
 import type { MemoryBank } from "../physical-memory.ts";
 import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
@@ -405,7 +406,8 @@ export class VmxInstructionSet implements VmxInstructions {
     }
     const threshold = this.#thresholdRule();
     if (threshold !== undefined) return this.#fail(VmxError.entryInvalidControls, threshold);
-    const error = ((checked & CHECKED_GUEST) === 0 ? checkGuestState(vmcs, model) : undefined) ?? checkGuestNow(vmcs);
+    const error =
+      ((checked & CHECKED_GUEST) === 0 ? checkGuestState(vmcs, model) : undefined) ?? checkGuestNow(vmcs, this.#cpu.model);
     if (error !== undefined) return this.#entryFailed(error);
     return this.#enterChecked(isLaunch);
   }
@@ -437,7 +439,7 @@ export class VmxInstructionSet implements VmxInstructions {
       this.#settle();
       return this.#fail(VmxError.entryInvalidControls, threshold);
     }
-    const error = checkGuestNow(vmcs);
+    const error = checkGuestNow(vmcs, this.#cpu.model);
     if (error !== undefined) return this.#entryFailed(error);
     const { engine } = this.#engine as BankEngine;
     this.#isReady = false;
@@ -663,7 +665,7 @@ export class VmxInstructionSet implements VmxInstructions {
 
   invvpid(type: number, vpid: number, linear: bigint): VmxStatus {
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
-    const isCanonical = BigInt.asUintN(64, BigInt.asIntN(48, linear)) === linear;
+    const isCanonical = isLinearAddress(this.#cpu.model, linear);
     if (type < 0 || type > 3 || vpid >>> 16 !== 0 || (type !== 2 && vpid === 0) || (type === 0 && !isCanonical))
       return this.#fail(VmxError.invalidInveptInvvpidOperand);
     this.#settle();

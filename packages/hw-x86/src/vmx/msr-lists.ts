@@ -1,8 +1,9 @@
 /** MSR areas that VM entry and exit load and store: 16 bytes an entry: number, reserved, value. Source: Intel SDM Vol. 3C, Loading MSRs. */
 import { state } from "../engine/cpu-state.ts";
+import { isLinearAddress } from "../engine/system/linear-address.ts";
 import { Msr } from "../msr.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
-import { isCanonical, isPat } from "../root-msrs.ts";
+import { isPat } from "../root-msrs.ts";
 
 /** Guest MSRs in the state block, whether shared with root mode or switched by the VMCS. */
 const GUEST = new Map<number, number>([
@@ -34,7 +35,7 @@ function entryAt(cpu: RootCpu, address: number): DataView | undefined {
 
 function writeGuest(engine: GuestEngine, index: number, value: bigint): boolean {
   const where = GUEST.get(index);
-  if (where === undefined || (ADDRESSES.has(index) && !isCanonical(value))) return false;
+  if (where === undefined || (ADDRESSES.has(index) && !isLinearAddress(engine.model, value))) return false;
   if (index === Msr.PAT && !isPat(Number(value & 0xffff_ffffn), Number(value >> 32n))) return false;
   if (index === Msr.EFER) {
     // Paging decides LMA, and LME cannot change under it

@@ -111,7 +111,7 @@ export function writeMsr(vcpu: VcpuParts, index: number, value: bigint, byHost: 
   }
   if (HARDWARE.has(index)) {
     if (index === Msr.IA32_PAT && !isValidPat(value)) return "refused";
-    if (CANONICAL_MSRS.has(index) && !isCanonical(value)) return "refused";
+    if (CANONICAL_MSRS.has(index) && !isCanonical(value, byHost || hasWideAddresses(vcpu) ? 57 : 48)) return "refused";
     if (index === Msr.IA32_TSC_AUX && ((!byHost && !hasTscAux(vcpu)) || value >> 32n !== 0n)) return "refused";
     // Branch records are not offered: LBR is taken and forgotten, as Linux does. BTF the processor has
     if (index === Msr.IA32_DEBUGCTL && (value & ~3n) !== 0n) return "refused";
@@ -122,6 +122,11 @@ export function writeMsr(vcpu: VcpuParts, index: number, value: bigint, byHost: 
   const clock = writeClockMsr(vcpu, index, value, byHost);
   if (clock !== undefined) return verdict(clock);
   return vcpu.msrs.write(index, value, byHost);
+}
+
+/** Addresses in MSRs may have as many bits as the processor's, whatever the paging mode. What user space restores was the guest's. */
+function hasWideAddresses(vcpu: VcpuParts): boolean {
+  return ((findCpuid(vcpu.cpuid, 7, 0)?.ecx ?? 0) & (1 << 16)) !== 0;
 }
 
 function hasTscAux(vcpu: VcpuParts): boolean {

@@ -5,7 +5,9 @@ import { type Form, form, type Instruction, instruction, sdm } from "../instruct
 import { setCounter } from "./counters.ts";
 import { pop, push } from "./stack-access.ts";
 
-/** A target that is not canonical, or beyond the limit of the code segment outside 64-bit mode. */
+const upperHalf = (e: Emitter, value: Int): Bool => e.low32(e.shr(value, e.int(32)));
+
+/** A target that takes more than 48 bits, or is beyond the limit of the code segment outside 64-bit mode. */
 function isOutOfReach(e: Emitter, target: Int): Bool {
   if (e.size !== 64) return e.ltu(e.state(segmentOffset(CS) + SEG_LIMIT, 32), target);
   return e.ne(e.sar(e.shl(target, e.int(16), 64), e.int(16), 64), target);
@@ -17,7 +19,15 @@ function isOutOfReach(e: Emitter, target: Int): Bool {
  */
 function checkTarget(e: Emitter, target: Int, condition?: Bool): void {
   const isBeyond = isOutOfReach(e, target);
-  e.raiseIf(condition === undefined ? isBeyond : e.and1(condition, isBeyond), "#GP", 0);
+  const isRefused = condition === undefined ? isBeyond : e.and1(condition, isBeyond);
+  if (e.size !== 64) {
+    e.raiseIf(isRefused, "#GP", 0);
+    return;
+  }
+  // With five levels of tables it may be canonical still
+  e.if(isRefused, () => {
+    e.helper("checkWideTarget", upperHalf(e, target));
+  });
 }
 
 /** Where the form's relative operand leads. */
@@ -33,7 +43,7 @@ function checkRelative(e: Emitter, condition?: Bool): void {
 /** The same for calls. Whether the return address is on the stack then is up to the vendor. */
 function checkCall(e: Emitter, target: Int): void {
   e.if(isOutOfReach(e, target), () => {
-    e.helper("refuseCall", e.size);
+    e.helper("refuseCall", e.size, upperHalf(e, target));
   });
 }
 

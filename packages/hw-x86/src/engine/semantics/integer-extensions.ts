@@ -95,7 +95,10 @@ function readBase(e: Emitter, operand: FormOperand, slot: number): void {
 function writeBase(e: Emitter, operand: FormOperand, slot: number): void {
   const base = e.read(operand);
   const sign = e.sar(base, e.int(47), 64);
-  e.raiseIf(e.ltu(e.int(1), e.add(sign, e.int(1), 64)), "#GP", 0);
+  // 48 bits do not hold it: the processor's addresses may be wider, whatever the paging mode
+  e.if(e.ltu(e.int(1), e.add(sign, e.int(1), 64)), () => {
+    e.helper("checkWideBase", e.low32(e.shr(base, e.int(32))));
+  });
   e.setState(slot + SEG_BASE, 64, base);
   e.setState(slot + SEG_EFFECTIVE_BASE, 64, base);
 }

@@ -20,8 +20,8 @@ import {
 } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
 import { op } from "../operation.ts";
+import { isCanonicalHigh } from "../system/linear-address.ts";
 import { isApicPage, READ, translate, WRITE } from "../system/paging.ts";
-import { isCanonicalHigh } from "../system/processor-mode.ts";
 import { checksAlignment } from "../system/translation-caches.ts";
 
 const TF = 0x100;
@@ -48,7 +48,7 @@ function locate(cpu: Cpu, slot: number, top: number, register: number, bytes: nu
   let room = inPage;
   if (cpu.u32[state.codeSize >>> 2] === 64) {
     linearHigh = (high + baseHigh + (sum >= TWO32 ? 1 : 0)) | 0;
-    if (!isCanonicalHigh(linearHigh)) return 0;
+    if (!isCanonicalHigh(cpu, linearHigh)) return 0;
   } else {
     linearHigh = 0;
     if (baseHigh !== 0) return 0;

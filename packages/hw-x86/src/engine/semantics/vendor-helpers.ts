@@ -6,6 +6,7 @@ import { setTop } from "../fpu/x87-state.ts";
 import type { HelperTable } from "../helpers.ts";
 import { op } from "../operation.ts";
 import { Vector } from "../system/bits.ts";
+import { isCanonicalHigh } from "../system/linear-address.ts";
 import { doesBehave, VendorBehaviour } from "../vendor-behaviour.ts";
 
 /** At the start of a repeated string instruction with something in upper halves. `registers`: bit mask of what it may clear. */
@@ -15,8 +16,9 @@ function clearUpperHalves(cpu: Cpu, registers: number): void {
   for (let i = 0; i < 16; i++) if (((registers >>> i) & 1) !== 0) cpu.u32[(gprOffset(i) + 4) >>> 2] = 0;
 }
 
-/** A near call with operands of `size` bits to where it cannot go. Raises #GP, or the fault of the stack. */
-function refuseCall(cpu: Cpu, size: number): void {
+/** A near call with operands of `size` bits to where it cannot go, unless it is canonical. Raises #GP, or the stack's fault. */
+function refuseCall(cpu: Cpu, size: number, high: number): void {
+  if (size === 64 && isCanonicalHigh(cpu, high)) return;
   if (doesBehave(cpu, VendorBehaviour.callPushesFirst)) {
     const bytes = (size / 8) as 2 | 4 | 8;
     const offset = (cpu.reg(RSP) - BigInt(bytes)) & cpu.get64(state.stackMask);

@@ -25,6 +25,7 @@ export const Cr4 = {
   OSFXSR: 0x200,
   OSXMMEXCPT: 0x400,
   UMIP: 0x800,
+  LA57: 0x1000,
   VMXE: 0x2000,
   FSGSBASE: 0x1_0000,
   PCIDE: 0x2_0000,

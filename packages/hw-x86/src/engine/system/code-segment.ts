@@ -14,7 +14,8 @@ import {
   limitOf,
   writeSegment,
 } from "./descriptors.ts";
-import { isCanonical, isLongMode } from "./processor-mode.ts";
+import { isCanonical } from "./linear-address.ts";
+import { isLongMode } from "./processor-mode.ts";
 import { loadDescriptor, updateSegments } from "./segmentation.ts";
 
 /** #GP when it says both 64-bit and 32-bit, #NP when absent. */
@@ -35,7 +36,7 @@ export function checkDirectCode(cpu: Cpu, descriptor: Descriptor, selector: numb
 /** #GP(error) unless the instruction pointer is inside the segment, or canonical for 64-bit code. */
 export function checkTarget(cpu: Cpu, descriptor: Descriptor, rip: bigint, error = 0): void {
   if (isLongMode(cpu) && isLongCode(descriptor)) {
-    if (!isCanonical(rip)) cpu.raise(Vector.GP, error);
+    if (!isCanonical(cpu, rip)) cpu.raise(Vector.GP, error);
   } else if (rip > BigInt(limitOf(descriptor))) cpu.raise(Vector.GP, error);
 }
 

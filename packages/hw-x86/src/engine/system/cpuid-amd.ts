@@ -11,6 +11,7 @@ import {
   CR4_ALLOWED,
   EXTENDED_1_EDX,
   INVARIANT_TSC,
+  LA57,
   LEAF_1_EDX,
   LINEAR_ADDRESS_BITS,
   ONE_LOGICAL_PROCESSOR,
@@ -57,7 +58,7 @@ function amdCpuid(leaf: number, subleaf: number): CpuidResult {
     case 6:
       return result(ARAT);
     case 7:
-      return subleaf === 0 ? result(0, InstructionSets.leaf7Ebx, InstructionSets.leaf7Ecx | bits(PKU)) : result();
+      return subleaf === 0 ? result(0, InstructionSets.leaf7Ebx, InstructionSets.leaf7Ecx | bits(PKU, LA57)) : result();
     case 0xd:
       return xsaveLeaf(subleaf);
     case 0x8000_0001:

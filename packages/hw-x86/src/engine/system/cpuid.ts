@@ -28,8 +28,10 @@ export const PKU = 3;
 const OSPKE = bits(4);
 /** SMEP INVPCID SMAP. */
 const LEAF_7_EBX = bits(7, 10, 20);
-/** UMIP PKU. */
-const LEAF_7_ECX = bits(2, PKU);
+/** Five levels of paging tables. */
+export const LA57 = 16;
+/** UMIP PKU LA57. */
+const LEAF_7_ECX = bits(2, PKU, LA57);
 /** ARCH_CAPABILITIES. */
 const LEAF_7_EDX = bits(29);
 /** LAHF in 64-bit mode. */
@@ -39,7 +41,7 @@ export const EXTENDED_1_EDX = bits(11, 20, 26, 27, 29);
 export const INVARIANT_TSC = bits(8);
 export const ARAT = bits(2);
 export const PHYSICAL_ADDRESS_BITS = 52;
-export const LINEAR_ADDRESS_BITS = 48;
+export const LINEAR_ADDRESS_BITS = 57;
 export const BRAND = "mkvm software processor";
 const LAST_BASIC = 0xd;
 /** XSAVEOPT XSAVEC, XGETBV of what is in use, XSAVES. */
@@ -148,7 +150,8 @@ export const CR4_ALLOWED = BigInt(
     Cr4.OSFXSR |
     Cr4.OSXMMEXCPT |
     Cr4.OSXSAVE |
-    Cr4.PKE,
+    Cr4.PKE |
+    Cr4.LA57,
 );
 
 /** The Intel-type machine: x86-64-v3, VMX. */

@@ -25,7 +25,8 @@ import {
   typeOf,
   writeRealCodeSegment,
 } from "./descriptors.ts";
-import { cplOf, is64Bit, isCanonical, isVirtual8086 } from "./processor-mode.ts";
+import { isCanonical } from "./linear-address.ts";
+import { cplOf, is64Bit, isVirtual8086 } from "./processor-mode.ts";
 import { loadDescriptor, loadNull, markAccessed, updateSegments } from "./segmentation.ts";
 import { checkLongRoom, checkRoom, currentStack, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
 import { innerRsp, innerStack, interruptRsp } from "./task-state.ts";
@@ -121,7 +122,7 @@ export function deliverLong(cpu: Cpu, event: GuestEvent): void {
   ];
   if (event.errorCode !== undefined) frame.push(BigInt(event.errorCode));
   checkLongRoom(cpu, stack & ~15n, frame.length * 8, external);
-  if (!isCanonical(target)) cpu.raise(Vector.GP, external);
+  if (!isCanonical(cpu, target)) cpu.raise(Vector.GP, external);
   const rsp = pushLong(cpu, stack & ~15n, frame, newCpl < 3, external);
   markAccessed(cpu, selector, code);
 

@@ -6,7 +6,8 @@ import type { Cpu } from "../cpu.ts";
 import { RCX, RDX, RSP, state } from "../cpu-state.ts";
 import { Efer, FLAGS_DEFINED, FLAGS_FIXED, Flag, Vector } from "./bits.ts";
 import { loadFlat, loadFlatCode } from "./code-segment.ts";
-import { changeFlags, cplOf, is64Bit, isCanonical, isLongMode, isProtected } from "./processor-mode.ts";
+import { isCanonical } from "./linear-address.ts";
+import { changeFlags, cplOf, is64Bit, isLongMode, isProtected } from "./processor-mode.ts";
 
 const R11 = 11;
 /** Flags that SYSRET takes from R11: all but RF and VM. */
@@ -58,7 +59,7 @@ export function sysret(cpu: Cpu, toLong: boolean): void {
     return;
   }
   // AMD's processors fault with the first fetch, at the new privilege
-  if (toLong && !isAmd(cpu) && !isCanonical(rcx)) cpu.raise(Vector.GP, 0);
+  if (toLong && !isAmd(cpu) && !isCanonical(cpu, rcx)) cpu.raise(Vector.GP, 0);
   const flags = (Number(cpu.reg(R11) & 0xffff_ffffn) & SYSRET_FLAGS) | FLAGS_FIXED;
   load(cpu, toLong ? user + 16 : user, user + 8, 3, toLong);
   cpu.setNextRip(toLong ? rcx : BigInt.asUintN(32, rcx));
@@ -86,7 +87,7 @@ export function sysexit(cpu: Cpu, toLong: boolean): void {
   if (!isProtected(cpu) || code === 0 || cplOf(cpu) !== 0) cpu.raise(Vector.GP, 0);
   const rip = cpu.reg(RDX);
   const rsp = cpu.reg(RCX);
-  if (toLong && !(isCanonical(rip) && isCanonical(rsp))) cpu.raise(Vector.GP, 0);
+  if (toLong && !(isCanonical(cpu, rip) && isCanonical(cpu, rsp))) cpu.raise(Vector.GP, 0);
   const selector = code + (toLong ? 32 : 16);
   loadFlat(cpu, selector, selector + 8, 3, toLong);
   cpu.setReg(RSP, toLong ? rsp : BigInt.asUintN(32, rsp));

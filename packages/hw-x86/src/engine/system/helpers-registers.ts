@@ -7,8 +7,9 @@ import { Cr0, Cr4, Flag, Vector } from "./bits.ts";
 import { Dr6, Dr7, settledDr6, settledDr7 } from "./breakpoints.ts";
 import { currentCpuid } from "./cpuid.ts";
 import { argument, operandAddress, operandSegment, registerNumber, setResult } from "./helper-operands.ts";
+import { isLinearAddress } from "./linear-address.ts";
 import { Msr, readMsr, writeMsr } from "./msrs.ts";
-import { cplOf, is64Bit, isCanonical, isProtected } from "./processor-mode.ts";
+import { cplOf, is64Bit, isProtected } from "./processor-mode.ts";
 import { writeCr0, writeCr3, writeCr4, writeCr8 } from "./registers.ts";
 import { linear } from "./segmentation.ts";
 
@@ -129,7 +130,7 @@ export const registerHelpers: HelperTable = {
       is64Bit(cpu) ? BigInt.asUintN(64, offset + (isBased ? base : 0n)) : BigInt.asUintN(32, offset + base)
     ) as Gva;
     cpu.guest.invlpg(address);
-    if (isCanonical(address)) cpu.flushPage(address);
+    if (isLinearAddress(cpu.model, address)) cpu.flushPage(address);
   },
   /** INVPCID: its type; effective address of the descriptor in argument 0. */
   invalidateProcessContext(cpu, type) {
@@ -141,7 +142,7 @@ export const registerHelpers: HelperTable = {
     if (context >> 12n !== 0n) cpu.raise(Vector.GP, 0);
     if (type < 2 && context !== 0n && !cr4Has(cpu, Cr4.PCIDE)) cpu.raise(Vector.GP, 0);
     if (type === 0) {
-      if (!isCanonical(address)) cpu.raise(Vector.GP, 0);
+      if (!isLinearAddress(cpu.model, address)) cpu.raise(Vector.GP, 0);
       // What is kept is of the current identifier alone
       if (context === (cpu.get64(state.cr3) & 0xfffn) || !cr4Has(cpu, Cr4.PCIDE)) cpu.flushPage(address as Gva);
       return;
@@ -231,7 +232,7 @@ export const registerHelpers: HelperTable = {
     const wide = baseBytes === 8;
     let base = cpu.readLinear(operandAddress(cpu, 2, wide ? 8 : 4, false), wide ? 8 : 4);
     if (baseBytes === 3) base &= 0xff_ffffn;
-    if (wide && !isCanonical(base)) cpu.raise(Vector.GP, 0);
+    if (wide && !isLinearAddress(cpu.model, base)) cpu.raise(Vector.GP, 0);
     cpu.set64(isIdt !== 0 ? state.idtrBase : state.gdtrBase, base);
     cpu.set32(isIdt !== 0 ? state.idtrLimit : state.gdtrLimit, limit);
   },

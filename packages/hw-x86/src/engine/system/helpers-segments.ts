@@ -19,6 +19,7 @@ import {
 } from "./descriptors.ts";
 import { setResult } from "./helper-operands.ts";
 import { checkUserMode } from "./helpers-registers.ts";
+import { isCanonicalTop, linearAddressBits } from "./linear-address.ts";
 import { cplOf, hasParagraphSegments, isLongMode } from "./processor-mode.ts";
 import { loadLdt, loadSegment, loadTaskRegister } from "./segmentation.ts";
 
@@ -99,6 +100,10 @@ export const segmentHelpers: HelperTable = {
     if (descriptor === undefined || !isApplication(descriptor)) return 0;
     if (isWrite !== 0) return !isCode(descriptor) && isWritableOrReadable(descriptor) ? 1 : 0;
     return !isCode(descriptor) || isWritableOrReadable(descriptor) ? 1 : 0;
+  },
+  /** WRFSBASE and WRGSBASE of a base that takes more than 48 bits, by its upper half. */
+  checkWideBase(cpu, high) {
+    if (!isCanonicalTop(high, linearAddressBits(cpu.model))) cpu.raise(Vector.GP, 0);
   },
   requireProtectedMode: (cpu) => requireProtected(cpu),
 };

@@ -8,6 +8,7 @@ import { jumpOrCallFar, returnFar, type TransferBytes } from "./far-transfers.ts
 import { syscall, sysenter, sysexit, sysret } from "./fast-calls.ts";
 import { argument, operandAddress } from "./helper-operands.ts";
 import { interruptReturn } from "./interrupt-return.ts";
+import { isCanonicalHigh } from "./linear-address.ts";
 import { is64Bit, isVirtual8086 } from "./processor-mode.ts";
 import { enterRedirected, isRedirected } from "./virtual-8086-extensions.ts";
 
@@ -39,6 +40,10 @@ function softwareEvent(cpu: Cpu, vector: number, type: 4 | 5 | 6): void {
 }
 
 export const transferHelpers: HelperTable = {
+  /** A target of 64-bit code that takes more than 48 bits, by its upper half. */
+  checkWideTarget(cpu, high) {
+    if (!isCanonicalHigh(cpu, high)) cpu.raise(Vector.GP, 0);
+  },
   jumpFarDirect: (cpu, bytes) => direct(cpu, bytes as TransferBytes, false),
   callFarDirect: (cpu, bytes) => direct(cpu, bytes as TransferBytes, true),
   jumpFarIndirect: (cpu, bytes) => indirect(cpu, bytes as TransferBytes, false),

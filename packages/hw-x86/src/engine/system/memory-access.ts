@@ -7,8 +7,8 @@ import type { Cpu } from "../cpu.ts";
 import { RSP, SCRATCH, SEG_EFFECTIVE_BASE, SS, segmentOffset, state } from "../cpu-state.ts";
 import { op } from "../operation.ts";
 import { Vector } from "./bits.ts";
+import { isCanonicalHigh } from "./linear-address.ts";
 import { isApicPage, READ, setImplicit, translate, WRITE } from "./paging.ts";
-import { isCanonicalHigh } from "./processor-mode.ts";
 import { checksAlignment } from "./translation-caches.ts";
 
 /** Upper half of the effective base that `updateSegments` gives unusable segments outside 64-bit mode, so that no access hits. */
@@ -34,7 +34,7 @@ function raiseAddress(cpu: Cpu, lo: number, hi: number): never {
 /** Upper half of a linear address computed by generated code: checked in 64-bit mode, dropped elsewhere, where addresses wrap. */
 function checkedHigh(cpu: Cpu, lo: number, hi: number): number {
   if (cpu.u32[state.codeSize >>> 2] === 64) {
-    if (!isCanonicalHigh(hi)) raiseAddress(cpu, lo, hi);
+    if (!isCanonicalHigh(cpu, hi)) raiseAddress(cpu, lo, hi);
     return hi;
   }
   if (hi < 0) raiseAddress(cpu, lo, hi);
@@ -233,7 +233,7 @@ const lowOf = (address: bigint): number => Number(BigInt.asIntN(32, address));
 /** Upper half of an address that system code computed; a 64-bit one must be canonical. */
 function highOf(cpu: Cpu, address: bigint): number {
   const hi = Number(BigInt.asIntN(32, address >> 32n));
-  if (hi === 0 || isCanonicalHigh(hi)) return hi;
+  if (hi === 0 || isCanonicalHigh(cpu, hi)) return hi;
   return cpu.raise(Vector.GP, 0);
 }
 

@@ -4,7 +4,7 @@
  */
 import type { Cpu, CpuModel } from "../cpu.ts";
 import { FS, GS, segmentOffset, state } from "../cpu-state.ts";
-import { isCanonical } from "./processor-mode.ts";
+import { isLinearAddress } from "./linear-address.ts";
 import { writeEfer } from "./registers.ts";
 import { updateSegment } from "./segmentation.ts";
 
@@ -44,8 +44,9 @@ export const Msr = {
 } as const;
 
 /** Registers that are a field of the state block and nothing more: field, and what may be written. */
-const fields = new Map<number, { offset: number; accepts: (value: bigint, vendor: CpuModel["vendor"]) => boolean }>();
+const fields = new Map<number, { offset: number; accepts: (value: bigint, model: CpuModel) => boolean }>();
 const anyValue = (): boolean => true;
+const anyLinearAddress = (value: bigint, model: CpuModel): boolean => isLinearAddress(model, value);
 const upTo32Bits = (value: bigint): boolean => value >> 32n === 0n;
 /** Memory types UC, WC, WT, WP, WB and UC- in each of eight bytes. */
 function isPat(value: bigint): boolean {
@@ -58,7 +59,7 @@ function isPat(value: bigint): boolean {
 const DEBUGCTL_WRITABLE = { intel: 2n, amd: 3n } as const;
 fields.set(Msr.DEBUGCTL, {
   offset: state.debugctl,
-  accepts: (value, vendor) => (value & ~DEBUGCTL_WRITABLE[vendor]) === 0n,
+  accepts: (value, { vendor }) => (value & ~DEBUGCTL_WRITABLE[vendor]) === 0n,
 });
 /** AMD's branch records, which are read only. */
 const branchRecords = new Map<number, number>([
@@ -69,15 +70,15 @@ const branchRecords = new Map<number, number>([
 ]);
 fields.set(Msr.APIC_BASE, { offset: state.apicBase, accepts: (value) => (value & ~0xf_ffff_ffff_fd00n) === 0n });
 fields.set(Msr.SYSENTER_CS, { offset: state.sysenterCs, accepts: upTo32Bits });
-fields.set(Msr.SYSENTER_ESP, { offset: state.sysenterEsp, accepts: isCanonical });
-fields.set(Msr.SYSENTER_EIP, { offset: state.sysenterEip, accepts: isCanonical });
+fields.set(Msr.SYSENTER_ESP, { offset: state.sysenterEsp, accepts: anyLinearAddress });
+fields.set(Msr.SYSENTER_EIP, { offset: state.sysenterEip, accepts: anyLinearAddress });
 fields.set(Msr.MISC_ENABLE, { offset: state.miscEnable, accepts: anyValue });
 fields.set(Msr.PAT, { offset: state.pat, accepts: isPat });
 fields.set(Msr.STAR, { offset: state.star, accepts: anyValue });
-fields.set(Msr.LSTAR, { offset: state.lstar, accepts: isCanonical });
-fields.set(Msr.CSTAR, { offset: state.cstar, accepts: isCanonical });
+fields.set(Msr.LSTAR, { offset: state.lstar, accepts: anyLinearAddress });
+fields.set(Msr.CSTAR, { offset: state.cstar, accepts: anyLinearAddress });
 fields.set(Msr.FMASK, { offset: state.fmask, accepts: upTo32Bits });
-fields.set(Msr.KERNEL_GS_BASE, { offset: state.kernelGsBase, accepts: isCanonical });
+fields.set(Msr.KERNEL_GS_BASE, { offset: state.kernelGsBase, accepts: anyLinearAddress });
 fields.set(Msr.TSC_AUX, { offset: state.tscAux, accepts: upTo32Bits });
 
 /** Locked, VMX outside SMX. */
@@ -144,7 +145,7 @@ export function readMsr(cpu: Cpu, index: number): bigint | undefined {
 export function writeMsr(cpu: Cpu, index: number, value: bigint): boolean {
   const field = fields.get(index);
   if (field !== undefined) {
-    if (isMissing(cpu, index) || !field.accepts(value, cpu.model.vendor)) return false;
+    if (isMissing(cpu, index) || !field.accepts(value, cpu.model)) return false;
     cpu.set64(field.offset, value);
     // Branches are recorded in single steps
     if (index === Msr.DEBUGCTL && (value & 1n) !== 0n) cpu.requestStop();
@@ -155,7 +156,7 @@ export function writeMsr(cpu: Cpu, index: number, value: bigint): boolean {
       return writeEfer(cpu, value);
     case Msr.FS_BASE:
     case Msr.GS_BASE: {
-      if (!isCanonical(value)) return false;
+      if (!isLinearAddress(cpu.model, value)) return false;
       const segment = index === Msr.FS_BASE ? FS : GS;
       cpu.set64(segmentOffset(segment), value);
       updateSegment(cpu, segment);

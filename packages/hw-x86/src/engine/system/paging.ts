@@ -7,7 +7,7 @@ import { offsetOf } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
 import { Cr0, Cr4, Efer, Flag, Vector } from "./bits.ts";
-import { isCanonicalHigh } from "./processor-mode.ts";
+import { isCanonicalHigh } from "./linear-address.ts";
 import { cachesOf, FRAME_ENTRIES, noteFetch, PAGE_ENTRIES, TranslationCaches } from "./translation-caches.ts";
 
 export {
@@ -95,8 +95,8 @@ function pageFault(
 }
 
 // Entries that the walk went through: bank offset of the entry and frame of its table. Filled by `walk`, consumed at once.
-const entryOffset = new Float64Array(4);
-const entryFrame = new Float64Array(4);
+const entryOffset = new Float64Array(5);
+const entryFrame = new Float64Array(5);
 let entryCount = 0;
 
 /** Marks the entries of the walk accessed, and the last dirty for writes; through the second level, as writes of its own. */
@@ -157,7 +157,7 @@ function noteLarge(caches: TranslationCaches, lo: number, hi: number): void {
 /** Result of the walk beside the frame it returns: PageFlag without the second level's bits. */
 let walkFlags = 0;
 
-/** 4-level and PAE paging: 64-bit entries. Returns the guest frame. */
+/** 5-level, 4-level and PAE paging: 64-bit entries. Returns the guest frame. */
 function walkWide(cpu: Cpu, caches: TranslationCaches, lo: number, hi: number, access: number, user: boolean): number {
   const isLong = (cpu.u32[state.efer >>> 2] & Efer.LMA) !== 0;
   const noExecute = (cpu.u32[state.efer >>> 2] & Efer.NXE) !== 0;
@@ -167,7 +167,7 @@ function walkWide(cpu: Cpu, caches: TranslationCaches, lo: number, hi: number, a
   let level: number;
   let frame: number;
   if (isLong) {
-    level = 4;
+    level = (cpu.u32[state.cr4 >>> 2] & Cr4.LA57) !== 0 ? 5 : 4;
     frame = (cpu.u32[state.cr3 >>> 2] >>> 12) + (cpu.u32[(state.cr3 >>> 2) + 1] & 0xf_ffff) * 0x10_0000;
   } else {
     reserved |= 0x7ff0_0000;
@@ -183,7 +183,8 @@ function walkWide(cpu: Cpu, caches: TranslationCaches, lo: number, hi: number, a
     if (level === 1) index = lo >>> 12;
     else if (level === 2) index = lo >>> 21;
     else if (level === 3) index = (hi << 2) | (lo >>> 30);
-    else index = hi >>> 7;
+    else if (level === 4) index = hi >>> 7;
+    else index = hi >>> 16;
     const table = frameToOffset(cpu, caches, frame, READ, lo, hi, true);
     const at = table + (index & 511) * 8;
     const low = cpu.u32[at >>> 2];
@@ -191,7 +192,7 @@ function walkWide(cpu: Cpu, caches: TranslationCaches, lo: number, hi: number, a
     if ((low & PRESENT) === 0) return pageFault(cpu, caches, lo, hi, access, user, 0);
     entryOffset[entryCount] = at;
     entryFrame[entryCount++] = frame;
-    if ((high & reserved) !== 0 || (level === 4 && (low & LARGE) !== 0)) {
+    if ((high & reserved) !== 0 || (level >= 4 && (low & LARGE) !== 0)) {
       return pageFault(cpu, caches, lo, hi, access, user, 9);
     }
     if ((low & USER) === 0) flags &= ~PageFlag.user;
@@ -327,7 +328,7 @@ export function translate(cpu: Cpu, lo: number, hi: number, access: number, user
 /** `translateFetch` for an address in halves (signed 32-bit numbers). */
 export function translateFetchHalves(cpu: Cpu, lo: number, hi: number): number {
   if ((cpu.u32[state.efer >>> 2] & Efer.LMA) === 0) hi = 0;
-  else if (!isCanonicalHigh(hi)) return cpu.raise(Vector.GP, 0);
+  else if (!isCanonicalHigh(cpu, hi)) return cpu.raise(Vector.GP, 0);
   return translate(cpu, lo, hi, FETCH, cpu.u32[state.cpl >>> 2] === 3);
 }
 

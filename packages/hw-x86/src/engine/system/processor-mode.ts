@@ -14,13 +14,6 @@ export const is64Bit = (cpu: Cpu): boolean => cpu.u32[state.codeSize >>> 2] === 
 export const cplOf = (cpu: Cpu): number => cpu.u32[state.cpl >>> 2];
 export const ioplOf = (cpu: Cpu): number => (cpu.u32[state.systemFlags >>> 2] >>> 12) & 3;
 
-/** True when bits 63 to 47 of the address with this upper half are all equal. */
-export const isCanonicalHigh = (hi: number): boolean => (((hi >> 15) + 1) | 1) === 1;
-export const isCanonical = (address: bigint): boolean => {
-  const top = BigInt.asUintN(64, address) >> 47n;
-  return top === 0n || top === 0x1_ffffn;
-};
-
 /** Loads RFLAGS and asks the engine to stop where that opens a window (interrupts, NMIs). */
 export function changeFlags(cpu: Cpu, value: number): void {
   cpu.setFlags(value);

@@ -88,7 +88,7 @@ export function writeCr4(cpu: Cpu, value: bigint): void {
   if ((value & ~cpu.model.cr4Allowed) !== 0n) cpu.raise(Vector.GP, 0);
   const old = cpu.get64(state.cr4);
   const changed = value ^ old;
-  if (isLongMode(cpu) && !has(value, Cr4.PAE)) cpu.raise(Vector.GP, 0);
+  if (isLongMode(cpu) && (!has(value, Cr4.PAE) || has(changed, Cr4.LA57))) cpu.raise(Vector.GP, 0);
   if (has(value & changed, Cr4.PCIDE) && (!isLongMode(cpu) || (cpu.get64(state.cr3) & 0xfffn) !== 0n)) cpu.raise(Vector.GP, 0);
   if (has(changed, Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)) {
     loadPdptes(cpu, cpu.get64(state.cr0), cpu.get64(state.cr3), value, cpu.get64(state.efer));

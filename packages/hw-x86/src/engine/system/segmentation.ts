@@ -28,8 +28,9 @@ import {
   writeDerived,
   writeSegment,
 } from "./descriptors.ts";
+import { isCanonical, isLinearAddress } from "./linear-address.ts";
 import { UNUSABLE_BASE_HIGH } from "./memory-access.ts";
-import { cplOf, hasParagraphSegments, is64Bit, isCanonical, isLongMode, isProtected, isVirtual8086 } from "./processor-mode.ts";
+import { cplOf, hasParagraphSegments, is64Bit, isLongMode, isProtected, isVirtual8086 } from "./processor-mode.ts";
 import { updateTags } from "./translation-caches.ts";
 
 const ALL_ONES = 0xffff_ffff;
@@ -122,7 +123,7 @@ export function linear(cpu: Cpu, segment: number, offset: bigint, bytes: number,
   if (is64Bit(cpu)) {
     const base = segment === FS || segment === GS ? segmentBase64(cpu, segment) : 0n;
     const address = BigInt.asUintN(64, base + offset);
-    if (!isCanonical(address) || !isCanonical(BigInt.asUintN(64, address + BigInt(bytes - 1)))) {
+    if (!isCanonical(cpu, address) || !isCanonical(cpu, address + BigInt(bytes - 1))) {
       cpu.raise(stackOrGeneral(segment), 0);
     }
     return address as Gva;
@@ -206,7 +207,7 @@ export function loadSegment(cpu: Cpu, segment: number, selector: number): void {
 /** #GP(error) for a base that no linear address has. */
 function checkSystemBase(cpu: Cpu, descriptor: Descriptor, error: number): void {
   const base = (BigInt(descriptor.upper) << 32n) | BigInt(baseOf(descriptor));
-  if (isLongMode(cpu) && !isCanonical(base)) cpu.raise(Vector.GP, error);
+  if (isLongMode(cpu) && !isLinearAddress(cpu.model, base)) cpu.raise(Vector.GP, error);
 }
 
 function loadSystemSegment(cpu: Cpu, segment: number, selector: number, descriptor: Descriptor): void {

@@ -7,8 +7,9 @@ import type { Cpu } from "../cpu.ts";
 import { RSP, SS, state } from "../cpu-state.ts";
 import { Access, Vector } from "./bits.ts";
 import { accessOf, baseOf, type Descriptor, limitOf, rightsOf, segmentBase, segmentLimit } from "./descriptors.ts";
+import { isCanonical } from "./linear-address.ts";
 import { isApicPage, translate, WRITE } from "./paging.ts";
-import { is64Bit, isCanonical } from "./processor-mode.ts";
+import { is64Bit } from "./processor-mode.ts";
 import { linear } from "./segmentation.ts";
 
 /** Where frames go: a stack segment outside 64-bit mode. */
@@ -78,7 +79,7 @@ export function pushLegacy(
 /** #SS(error) where values of `bytes` in all do not go below the pointer, an address not being canonical. */
 export function checkLongRoom(cpu: Cpu, pointer: bigint, bytes: number, error: number): void {
   const bottom = BigInt.asUintN(64, pointer - BigInt(bytes));
-  if (!isCanonical(bottom) || !isCanonical(BigInt.asUintN(64, pointer - 1n))) cpu.raise(Vector.SS, error);
+  if (!isCanonical(cpu, bottom) || !isCanonical(cpu, pointer - 1n)) cpu.raise(Vector.SS, error);
 }
 
 /** Pushes 64-bit values, first one first; returns the new stack pointer. #SS(error) for an address that is not canonical. */

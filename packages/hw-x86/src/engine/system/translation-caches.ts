@@ -28,7 +28,7 @@ const LAST_GENERATION = 0x7fff_0000;
 /** Block tags are 32 bits, eight for each epoch. */
 const LAST_BLOCK_EPOCH = 0x1fff_fff0;
 const CR0_MODE = Cr0.PE | Cr0.WP | Cr0.PG;
-const CR4_MODE = Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP | Cr4.PKE;
+const CR4_MODE = Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP | Cr4.PKE | Cr4.LA57;
 /** User pages that are open at once to supervisor code; where there are more, all of the data TLB is dropped. */
 const OPENED = 256;
 const EFER_MODE = Efer.LME | Efer.LMA | Efer.NXE;
