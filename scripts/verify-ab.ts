@@ -65,7 +65,7 @@ function icountPlan(random: Random, planted: boolean): PlanInput {
 }
 
 function wallPlan(random: Random, planted: boolean): PlanInput {
-  const [rounds, work] = [100, 1_200_000];
+  const [rounds, work] = [100, 600_000];
   const b = planted ? { kernel: guest("wall-planted", rounds, work * (1 + plantedShare)) } : {};
   return {
     arms: { a: { module }, b: { module, ...b } },

@@ -4,7 +4,7 @@
  */
 
 import { clearBlockTables, codePageAt, enterByPhysical, enterByRip, pageAtRip } from "./block-tables.ts";
-import { CodePage, PAGE_BYTES } from "./code-pages.ts";
+import { CodePage, type GranulesEqual, PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu } from "./cpu.ts";
 import { CS, DS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
 import type { Decode, DecodedOperation, Variant } from "./decoder/variant.ts";
@@ -69,6 +69,8 @@ export class Blocks {
   flushes = 0;
   /** Set once, by the engine. */
   translator!: Translator;
+  granulesEqual!: GranulesEqual;
+  readonly #allocateHere = (bytes: number): number => this.#allocate(bytes);
 
   constructor(cpu: Cpu, decode: Decode, into: DecodedOperation, variants: readonly Variant[], handlers: HandlerNumbers) {
     this.#cpu = cpu;
@@ -167,7 +169,7 @@ export class Blocks {
           return found === undefined || this.#straddling.has(found) ? undefined : found;
         },
       },
-      (bytes) => this.#allocate(bytes),
+      this.#allocateHere,
     );
   }
   /** Room in the arena, which lasts as long as the blocks; 0 when it is full. */
@@ -215,7 +217,7 @@ export class Blocks {
       this.#unlink(page);
       for (const header of page.blocks.values()) {
         const first = cpu.u32[(header + block.physical) >>> 2];
-        page.cover(first, Math.min(cpu.u32[(header + block.bytes) >>> 2], page.offset + PAGE_BYTES - first), cpu.u32);
+        page.cover(first, Math.min(cpu.u32[(header + block.bytes) >>> 2], page.offset + PAGE_BYTES - first));
       }
     }
   }
@@ -258,7 +260,7 @@ export class Blocks {
     const number = physical >>> 12;
     let page = this.#pages.get(number);
     if (page === undefined) {
-      page = new CodePage((physical & ~(PAGE_BYTES - 1)) >>> 0);
+      page = new CodePage((physical & ~(PAGE_BYTES - 1)) >>> 0, this.#cpu.u8, this.#allocateHere);
       this.#pages.set(number, page);
     }
     return page;
@@ -302,7 +304,7 @@ export class Blocks {
     const epoch = this.#trustEpoch();
     if (page.checkedEpoch === epoch) return;
     page.checkedEpoch = epoch;
-    if (page.isUnchanged(this.#cpu.u32)) return;
+    if (page.isUnchanged(this.granulesEqual)) return;
     for (const [key, header] of [...page.blocks]) this.#kill(page, key, header);
     for (const header of [...page.tails]) this.#killTail(page, header);
     page.uncoverAll();
@@ -363,7 +365,7 @@ export class Blocks {
       this.#holdsCode[page.offset >>> 12] = 1;
       protectCodePage(this.#cpu, page.offset);
     }
-    page.cover(start, bytes, this.#cpu.u32);
+    page.cover(start, bytes);
     return page;
   }
 
@@ -424,11 +426,12 @@ export class Blocks {
     u32[at + (block.next >>> 2)] = 0;
     u32[at + (block.entries >>> 2)] = isScratch ? 0 : this.translator.initialEntries;
     u32[at + (block.region >>> 2)] = 0;
+    // Copies of what was decoded go behind it
+    if (!isScratch) this.#next = record + OP_BYTES;
     const page = this.#cover(physical, Math.min(offset, inPage));
     if (second >= 0) this.#noteStraddling(header, physical, inPage, second, offset, isScratch);
     if (isScratch) return header;
     page.blocks.set(this.#key(physical), header);
-    this.#next = record + OP_BYTES;
     return header;
   }
 

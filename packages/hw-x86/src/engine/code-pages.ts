@@ -1,12 +1,18 @@
 /**
  * Pages of the bank that decoded code came from: which blocks lie in each, which 64-byte granules they cover, and what the bytes
  * were when they were decoded, so that changes by whoever writes past the CPU (devices, software in root mode) are noticed.
+ * Comparing is what an entry to the guest costs most, so the copies lie in the bank, where generated code compares them.
  */
+import type { Code } from "./wasm/code.ts";
+import { FunctionBuilder, type ModuleBuilder, signature } from "./wasm/module-builder.ts";
+
 export const PAGE_BYTES = 4096;
 const GRANULE_LOG2 = 6;
+const GRANULE_BYTES = 1 << GRANULE_LOG2;
 const GRANULES = PAGE_BYTES >>> GRANULE_LOG2;
-const GRANULE_WORDS = 1 << (GRANULE_LOG2 - 2);
 const FIRST_SLOTS = 8;
+/** Copies: the number of the granule of each in a byte, and then the granules, one after the other. */
+const NUMBERS_BYTES = GRANULES;
 
 export class CodePage {
   /** Bank offset of the page. */
@@ -19,14 +25,18 @@ export class CodePage {
   checkedEpoch = -1;
   /** By granule: 0, or 1 more than the number of its copy. */
   readonly #granules = new Uint8Array(GRANULES);
-  /** Granules by number of their copy. */
-  readonly #covered = new Uint8Array(GRANULES);
-  /** Copies of covered granules, one after the other: few granules of most pages hold code that ran. */
-  #copies = new Uint32Array(FIRST_SLOTS * GRANULE_WORDS);
+  /** Bank offset of the copies of covered granules, and for how many there is room: few granules of most pages hold code that ran. */
+  #copies = 0;
+  #slots = 0;
   #copied = 0;
+  readonly #u8: Uint8Array;
+  readonly #allocate: (bytes: number) => number;
 
-  constructor(offset: number) {
+  /** `bank`: all of it. `allocate` finds room in it that lasts as long as the page's blocks, or returns 0. */
+  constructor(offset: number, bank: Uint8Array, allocate: (bytes: number) => number) {
     this.offset = offset;
+    this.#u8 = bank;
+    this.#allocate = allocate;
   }
 
   get isEmpty(): boolean {
@@ -34,28 +44,32 @@ export class CodePage {
   }
 
   /** `bytes` from `start` (bank offset, in this page) were decoded. */
-  cover(start: number, bytes: number, bank: Uint32Array): void {
-    const first = (start - this.offset) >>> GRANULE_LOG2;
+  cover(start: number, bytes: number): void {
     const last = (start - this.offset + bytes - 1) >>> GRANULE_LOG2;
-    const base = this.offset >>> 2;
-    for (let granule = first; granule <= last; granule++) {
-      const copy = this.#copyOf(granule) * GRANULE_WORDS;
-      const from = base + granule * GRANULE_WORDS;
-      for (let word = 0; word < GRANULE_WORDS; word++) this.#copies[copy + word] = bank[from + word];
+    for (let granule = (start - this.offset) >>> GRANULE_LOG2; granule <= last; granule++) {
+      const number = this.#copyOf(granule);
+      if (number >= this.#slots) continue;
+      const from = this.offset + granule * GRANULE_BYTES;
+      this.#u8[this.#copies + number] = granule;
+      this.#u8.copyWithin(this.#copies + NUMBERS_BYTES + number * GRANULE_BYTES, from, from + GRANULE_BYTES);
     }
   }
   /** Number of the granule's copy, a new one if need be. */
   #copyOf(granule: number): number {
     if (this.#granules[granule] === 0) {
-      this.#covered[this.#copied] = granule;
       this.#granules[granule] = ++this.#copied;
-      if (this.#copied * GRANULE_WORDS > this.#copies.length) {
-        const larger = new Uint32Array(2 * this.#copies.length);
-        larger.set(this.#copies);
-        this.#copies = larger;
-      }
+      if (this.#copied > this.#slots) this.#grow();
     }
     return this.#granules[granule] - 1;
+  }
+  /** Where there is no room, the copies end before the granules do, which counts as changed. */
+  #grow(): void {
+    const slots = Math.min(GRANULES, Math.max(FIRST_SLOTS, 2 * this.#slots));
+    const larger = this.#allocate(NUMBERS_BYTES + slots * GRANULE_BYTES);
+    if (larger === 0) return;
+    this.#u8.copyWithin(larger, this.#copies, this.#copies + NUMBERS_BYTES + this.#slots * GRANULE_BYTES);
+    this.#copies = larger;
+    this.#slots = slots;
   }
   uncoverAll(): void {
     this.#granules.fill(0);
@@ -68,18 +82,41 @@ export class CodePage {
     }
     return false;
   }
-  /** False when covered bytes are no longer what was decoded. */
-  isUnchanged(bank: Uint32Array): boolean {
-    const base = this.offset >>> 2;
-    const copies = this.#copies;
-    for (let number = 0; number < this.#copied; number++) {
-      const copy = number * GRANULE_WORDS;
-      const from = base + this.#covered[number] * GRANULE_WORDS;
-      // Most pages are unchanged: one branch for a granule, not one for each word
-      let changed = 0;
-      for (let word = 0; word < GRANULE_WORDS; word++) changed |= copies[copy + word] ^ bank[from + word];
-      if (changed !== 0) return false;
-    }
-    return true;
+  /** False when covered bytes are no longer what was decoded. `equal` is what `buildGranulesEqual` made. */
+  isUnchanged(equal: GranulesEqual): boolean {
+    if (this.#copied === 0) return true;
+    return this.#copied <= this.#slots && equal(this.#copies, this.#copied, this.offset) !== 0;
   }
+}
+
+/** (copies, count, page) -> 1 when each of the first `count` copies is what the page has, else 0. */
+export type GranulesEqual = (copies: number, count: number, page: number) => number;
+
+export function buildGranulesEqual(module: ModuleBuilder): number {
+  const type = signature(["i32", "i32", "i32"], ["i32"]);
+  const f = new FunctionBuilder(module.typeIndex(type), type.parameters.length);
+  const [copies, count, page] = [0, 1, 2] as const;
+  const number = f.allocate("i32");
+  const copy = f.allocate("i32");
+  const granule = f.allocate("i32");
+  const c = f.code;
+  c.get(copies).i32(NUMBERS_BYTES).op("i32.add").set(copy);
+  const next = c.loop();
+  c.get(copies).get(number).op("i32.add").memory("i32.load8_u", 0);
+  c.i32(GRANULE_LOG2).op("i32.shl").get(page).op("i32.add").set(granule);
+  for (let at = 0; at < GRANULE_BYTES; at += VECTOR_BYTES) {
+    emitDifference(c, copy, granule, at);
+    if (at > 0) c.op("v128.or");
+  }
+  c.op("v128.any_true").if();
+  c.i32(0).return().end();
+  c.get(copy).i32(GRANULE_BYTES).op("i32.add").set(copy);
+  c.get(number).i32(1).op("i32.add").tee(number).get(count).op("i32.lt_u").brIf(next).end();
+  c.i32(1);
+  return module.add(f);
+}
+
+const VECTOR_BYTES = 16;
+function emitDifference(c: Code, a: number, b: number, at: number): void {
+  c.get(a).memory("v128.load", at).get(b).memory("v128.load", at).op("v128.xor");
 }

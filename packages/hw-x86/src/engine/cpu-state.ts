@@ -23,7 +23,7 @@ export const CODE_TLB = 0x3_0000;
 export const BLOCK_TABLE = 0x4_0000;
 export const PHYSICAL_TABLE = 0xc_0000;
 export const OP_ARENA = 0x10_0000;
-export const OP_ARENA_BYTES = 0x100_0000;
+export const OP_ARENA_BYTES = 0x140_0000;
 export const BANK_FIRST_FREE = OP_ARENA + OP_ARENA_BYTES;
 
 /** Register numbers as instructions encode them. */

@@ -128,6 +128,7 @@ export class Engine implements Cpu, EngineControl {
     const mode = options.translate ?? "hot";
     this.#translator = new Translator(mode, this, options.memory, this.#interpreter, variants, numbers, options.hotEntries);
     this.#blocks.translator = this.#translator;
+    this.#blocks.granulesEqual = this.#interpreter.granulesEqual;
   }
 
   /** Fields that generated code takes for granted. */

@@ -1,6 +1,7 @@
 /** The generated interpreter at run time: compiled once a thread, instantiated once a bank. */
 import { base64, endsBlock, flat, flatNoIndex, general, variantCount } from "../../generated/interpreter.ts";
 import type { HandlerNumbers } from "../blocks.ts";
+import type { GranulesEqual } from "../code-pages.ts";
 import type { ENGINE_IMPORTS } from "./common-functions.ts";
 
 export type EngineImports = Readonly<Record<keyof typeof ENGINE_IMPORTS, (...values: number[]) => number | void>>;
@@ -10,6 +11,7 @@ export interface InterpreterInstance {
   run(header: number): void;
   /** Handlers that are functions, and after them translated regions. */
   readonly handlers: WebAssembly.Table;
+  readonly granulesEqual: GranulesEqual;
   /** What regions import, by name. */
   readonly exports: WebAssembly.Exports;
 }
@@ -43,5 +45,10 @@ export function instantiateInterpreter(
   compiled ??= new WebAssembly.Module(bytesOf(base64));
   const instance = new WebAssembly.Instance(compiled, { bank: { memory }, helper, engine });
   const { exports } = instance;
-  return { run: exports.run as (header: number) => void, handlers: exports.handlers as WebAssembly.Table, exports };
+  return {
+    run: exports.run as (header: number) => void,
+    handlers: exports.handlers as WebAssembly.Table,
+    granulesEqual: exports.granulesEqual as GranulesEqual,
+    exports,
+  };
 }

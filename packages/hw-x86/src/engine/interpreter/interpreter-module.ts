@@ -2,6 +2,7 @@
  * Puts the interpreter module together: common functions, a function or an arm of the main function for each variant, and the main
  * function, which dispatches on the `handler` of operation records.
  */
+import { buildGranulesEqual } from "../code-pages.ts";
 import { state } from "../cpu-state.ts";
 import type { Variant } from "../decoder/variant.ts";
 import { block, OP_BYTES, op } from "../operation.ts";
@@ -106,6 +107,7 @@ export function buildInterpreter(
   module.table(functions.map((fn) => module.add(fn)));
   module.export("run", module.add(main));
   for (const [name, index] of Object.entries(buildRegionSupport(module, common))) module.export(name, index);
+  module.export("granulesEqual", buildGranulesEqual(module));
   module.exportTable("handlers");
   return {
     bytes: module.encode(),
