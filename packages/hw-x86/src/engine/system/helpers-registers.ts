@@ -9,9 +9,11 @@ import { currentCpuid } from "./cpuid.ts";
 import { argument, operandAddress, operandSegment, registerNumber, setResult } from "./helper-operands.ts";
 import { isLinearAddress } from "./linear-address.ts";
 import { Msr, readMsr, writeMsr } from "./msrs.ts";
+import { forgetProcessContext, forgetProcessContexts } from "./process-contexts.ts";
 import { cplOf, is64Bit, isProtected } from "./processor-mode.ts";
 import { writeCr0, writeCr3, writeCr4, writeCr8 } from "./registers.ts";
 import { linear } from "./segmentation.ts";
+import { identifierOf } from "./translation-caches.ts";
 
 const low32 = (value: bigint): number => Number(value & 0xffff_ffffn);
 const cr4Has = (cpu: Cpu, bit: number): boolean => (cpu.u32[state.cr4 >>> 2] & bit) !== 0;
@@ -141,13 +143,14 @@ export const registerHelpers: HelperTable = {
     const address = cpu.readLinear(operandAddress(cpu, 8, 8, false), 8);
     if (context >> 12n !== 0n) cpu.raise(Vector.GP, 0);
     if (type < 2 && context !== 0n && !cr4Has(cpu, Cr4.PCIDE)) cpu.raise(Vector.GP, 0);
+    const identifier = BigInt(identifierOf(cpu));
     if (type === 0) {
       if (!isLinearAddress(cpu.model, address)) cpu.raise(Vector.GP, 0);
-      // What is kept is of the current identifier alone
-      if (context === (cpu.get64(state.cr3) & 0xfffn) || !cr4Has(cpu, Cr4.PCIDE)) cpu.flushPage(address as Gva);
-      return;
-    }
-    cpu.flushTlb(type !== 2);
+      if (context === identifier) cpu.flushPage(address as Gva);
+      else forgetProcessContext(cpu, Number(context));
+    } else if (type === 1 && context !== identifier) forgetProcessContext(cpu, Number(context));
+    else if (type === 3) forgetProcessContexts(cpu);
+    else cpu.flushTlb(type === 1);
   },
   /** CLAC, at CPL 0. */
   clearAccessFlag(cpu) {

@@ -4,6 +4,7 @@ import { CS, state } from "../cpu-state.ts";
 import { Access, Cr0, Cr4, Efer, Vector } from "./bits.ts";
 import { accessOf } from "./descriptors.ts";
 import { READ, translatePhysical } from "./paging.ts";
+import { switchProcessContext } from "./process-contexts.ts";
 import { isLongMode } from "./processor-mode.ts";
 
 const has = (value: bigint, bit: number): boolean => (Number(value & 0xffff_ffffn) & bit) !== 0;
@@ -71,17 +72,16 @@ export function writeCr0(cpu: Cpu, value: bigint): void {
 /** With CR4.PCIDE: translations of the process-context identifier may stay. */
 const NO_FLUSH = 1n << 63n;
 
-/**
- * MOV to CR3: translations of pages that are not global are dropped, those of other process-context identifiers too, and those that
- * NO_FLUSH lets stay: a processor may drop translations at any time.
- */
+/** MOV to CR3: translations of pages that are not global are dropped, of the new process-context identifier where there are any. */
 export function writeCr3(cpu: Cpu, value: bigint): void {
-  const given = has(cpu.get64(state.cr4), Cr4.PCIDE) ? value & ~NO_FLUSH : value;
+  const hasIdentifiers = has(cpu.get64(state.cr4), Cr4.PCIDE);
+  const given = hasIdentifiers ? value & ~NO_FLUSH : value;
   const cr3 = isLongMode(cpu) ? given : BigInt.asUintN(32, given);
   if (cr3 >> BigInt(cpu.model.physicalAddressBits) !== 0n) cpu.raise(Vector.GP, 0);
   loadPdptes(cpu, cpu.get64(state.cr0), cr3, cpu.get64(state.cr4), cpu.get64(state.efer));
   cpu.set64(state.cr3, cr3);
-  cpu.flushTlb(true);
+  if (hasIdentifiers) switchProcessContext(cpu, (value & NO_FLUSH) !== 0n);
+  else cpu.flushTlb(true);
 }
 
 export function writeCr4(cpu: Cpu, value: bigint): void {

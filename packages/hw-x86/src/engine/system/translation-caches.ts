@@ -8,7 +8,8 @@
  * and "all ones" cannot match; no entry is ever made under 0xffe either, which is the tag of user code whose alignment is checked.
  *
  * Generations. An entry of the second-level TLB is valid when its generation is the current one: `globalGeneration` for pages
- * with G set, which MOV to CR3 leaves alone, `generation` for the rest.
+ * with G set, which MOV to CR3 leaves alone, `generation` for the rest. A process-context identifier has a generation and tags of its
+ * own, put aside while another one is in use (process-contexts.ts).
  *
  * Block epochs. What leads from RIP to decoded blocks carries the epoch of its privilege. MOV to CR3 takes a new one for user code;
  * supervisor code keeps its own as long as it was all fetched from global pages, which is how kernels map themselves.
@@ -17,6 +18,7 @@ import { clearBlockTables } from "../block-tables.ts";
 import type { Cpu } from "../cpu.ts";
 import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
 import { Cr0, Cr4, Efer, Flag } from "./bits.ts";
+import { KeptContexts } from "./kept-contexts.ts";
 
 export const PAGE_ENTRIES = 8192;
 export const FRAME_ENTRIES = 2048;
@@ -33,26 +35,6 @@ const CR4_MODE = Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.PCIDE | Cr4.SMEP | Cr4.SMAP |
 const OPENED = 256;
 const EFER_MODE = Efer.LME | Efer.LMA | Efer.NXE;
 
-/** What belongs to one translation tag, kept while another vCPU of the same bank runs. */
-interface Context {
-  translationTag: number;
-  generation: number;
-  globalGeneration: number;
-  supervisorTag: number;
-  userEpoch: number;
-  systemEpoch: number;
-  systemIsPrivate: boolean;
-  cr0: number;
-  cr3Low: number;
-  cr3High: number;
-  cr4: number;
-  efer: number;
-  pkru: number;
-  breakpoints: number;
-}
-/** As many as a VM has vCPUs that take turns. */
-const CONTEXTS = 16;
-
 export class TranslationCaches {
   generation = 1;
   globalGeneration = 1;
@@ -66,8 +48,9 @@ export class TranslationCaches {
   /** Supervisor code was fetched from a page that is not global, in this epoch. */
   systemIsPrivate = false;
   translationTag = -1;
-  readonly contexts: Context[] = [];
-  nextContext = 0;
+  /** The process-context identifier in use. */
+  identifier = 0;
+  readonly contexts = new KeptContexts();
   cr0 = 0;
   cr3Low = 0;
   cr3High = 0;
@@ -157,18 +140,13 @@ export function publishTags(cpu: Cpu, caches: TranslationCaches): void {
   cpu.u32[state.blockTag >>> 2] = epoch * 8 + (cpu.u32[state.codeSize >>> 2] >>> 5) * 2 + (isUser ? 1 : 0);
 }
 
-function forgetContexts(caches: TranslationCaches): void {
-  caches.contexts.length = 0;
-  caches.nextContext = 0;
-}
-
 /** Makes every lookup of a user block, or of a supervisor block too, miss once. */
-function renewBlocks(cpu: Cpu, caches: TranslationCaches, user: boolean, system: boolean): void {
+export function renewBlocks(cpu: Cpu, caches: TranslationCaches, user: boolean, system: boolean): void {
   if (caches.lastBlockEpoch >= LAST_BLOCK_EPOCH) {
     clearBlockTables(cpu);
     caches.userStamp.fill(0);
     caches.systemStamp.fill(0);
-    forgetContexts(caches);
+    caches.contexts.forgetAll();
     caches.lastBlockEpoch = 0;
     user = system = true;
   }
@@ -192,10 +170,15 @@ export function noteFetch(caches: TranslationCaches, low: number, high: number, 
 }
 
 /** PKRU where protection keys are on. */
-const keyRights = (cpu: Cpu): number => ((cpu.u32[state.cr4 >>> 2] & Cr4.PKE) === 0 ? 0 : cpu.u32[state.pkru >>> 2]);
+export const keyRights = (cpu: Cpu): number => ((cpu.u32[state.cr4 >>> 2] & Cr4.PKE) === 0 ? 0 : cpu.u32[state.pkru >>> 2]);
 
-function noteMode(cpu: Cpu, caches: TranslationCaches): void {
+/** The process-context identifier in CR3, 0 where there are none. */
+export const identifierOf = (cpu: Cpu): number =>
+  (cpu.u32[state.cr4 >>> 2] & Cr4.PCIDE) === 0 ? 0 : cpu.u32[state.cr3 >>> 2] & 0xfff;
+
+export function noteMode(cpu: Cpu, caches: TranslationCaches): void {
   caches.cr0 = cpu.i32[state.cr0 >>> 2] & CR0_MODE;
+  caches.identifier = identifierOf(cpu);
   caches.cr3Low = cpu.i32[state.cr3 >>> 2];
   caches.cr3High = cpu.i32[(state.cr3 >>> 2) + 1];
   caches.cr4 = cpu.i32[state.cr4 >>> 2] & CR4_MODE;
@@ -217,10 +200,10 @@ function modeChanged(cpu: Cpu, caches: TranslationCaches): boolean {
 }
 
 /** Tags under which nothing has been entered yet: drops all of the data TLB for the present context. */
-function takeTags(cpu: Cpu, caches: TranslationCaches): void {
+export function takeTags(cpu: Cpu, caches: TranslationCaches): void {
   if (caches.lastTag + 2 > LAST_TAG) {
     clearTlb(cpu);
-    forgetContexts(caches);
+    caches.contexts.forgetAll();
     caches.lastTag = 0;
   }
   caches.supervisorTag = caches.lastTag + 1;
@@ -253,41 +236,39 @@ export function closeUserPages(cpu: Cpu): void {
   caches.openedCount = 0;
 }
 
+/** Drops translations: of the identifier in use, or, global ones included, of all of them. */
 export function flushTlb(cpu: Cpu, keepGlobal: boolean): void {
   const caches = cachesOf(cpu);
   if (caches.lastGeneration >= LAST_GENERATION) {
     caches.pageGeneration.fill(0);
     caches.largeStamp.fill(0);
     caches.hugeStamp = 0;
-    forgetContexts(caches);
+    caches.contexts.forgetAll();
     caches.lastGeneration = 0;
     keepGlobal = false;
   }
   caches.generation = ++caches.lastGeneration;
-  if (!keepGlobal) caches.globalGeneration = caches.generation;
+  if (!keepGlobal) {
+    caches.globalGeneration = caches.generation;
+    caches.contexts.forget(caches.translationTag);
+  }
   takeTags(cpu, caches);
   noteMode(cpu, caches);
   renewBlocks(cpu, caches, true, !keepGlobal || caches.systemIsPrivate);
 }
 
-/** Puts the present context aside. */
-function keepContext(caches: TranslationCaches): void {
-  const { translationTag, generation, globalGeneration, supervisorTag, cr0, cr3Low, cr3High, cr4, efer } = caches;
+/** Puts the present context aside; `isLast` where it is for another translation tag, not for another identifier. */
+export function keepContext(caches: TranslationCaches, isLast: boolean): void {
+  const { translationTag, identifier, generation, globalGeneration, supervisorTag, cr0, cr3Low, cr3High, cr4, efer } = caches;
   const { userEpoch, systemEpoch, systemIsPrivate, pkru, breakpoints } = caches;
   const mode = { cr0, cr3Low, cr3High, cr4, efer, pkru, breakpoints };
   const epochs = { userEpoch, systemEpoch, systemIsPrivate };
-  const context = { translationTag, generation, globalGeneration, supervisorTag, ...epochs, ...mode };
-  const known = caches.contexts.findIndex((kept) => kept.translationTag === translationTag);
-  if (known >= 0) caches.contexts[known] = context;
-  else {
-    caches.contexts[caches.nextContext % CONTEXTS] = context;
-    caches.nextContext = (caches.nextContext + 1) % CONTEXTS;
-  }
+  caches.contexts.keep({ translationTag, identifier, generation, globalGeneration, supervisorTag, ...epochs, ...mode }, isLast);
 }
 
-/** The context of another translation tag, as it was left; false when there is none. Tags are never used twice. */
-function takeContext(caches: TranslationCaches, translationTag: number): boolean {
-  const context = caches.contexts.find((kept) => kept.translationTag === translationTag);
+/** The context of another translation tag, as it was left; false when there is none. */
+function takeContext(caches: TranslationCaches, translationTag: number, identifier: number): boolean {
+  const context = caches.contexts.lastOf(translationTag, identifier);
   if (context === undefined) return false;
   Object.assign(caches, context);
   return true;
@@ -301,8 +282,8 @@ export function updateTags(cpu: Cpu): void {
   if (translationTag !== caches.translationTag) {
     // Another vCPU comes back to its context with an AC of its own
     closeUserPages(cpu);
-    if (caches.translationTag >= 0) keepContext(caches);
-    isKnown = takeContext(caches, translationTag);
+    if (caches.translationTag >= 0) keepContext(caches, true);
+    isKnown = takeContext(caches, translationTag, identifierOf(cpu));
     caches.translationTag = translationTag;
     caches.frame.fill(-1);
   }
@@ -328,6 +309,8 @@ function dropEntry(cpu: Cpu, caches: TranslationCaches, low: number, high: numbe
   const user = caches.userStamp[stamp] >= caches.userEpoch;
   const system = caches.systemStamp[stamp] >= caches.systemEpoch;
   if (user || system) renewBlocks(cpu, caches, user, system);
+  // The page may be global: then other identifiers have run it as well
+  if (caches.userStamp[stamp] > 0) caches.contexts.dropUserCode(caches.translationTag, caches.userStamp[stamp]);
 }
 
 /** INVLPG: drops the translation of the page at a linear address, whatever its size. Halves as signed 32-bit numbers. */
