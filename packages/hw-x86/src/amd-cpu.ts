@@ -3,12 +3,15 @@ import type { CpuModel } from "./engine/cpu.ts";
 import type { SvmInstructions } from "./logical-cpu.ts";
 import { type EngineFactory, LogicalCpuCore } from "./logical-cpu-core.ts";
 import type { MachineDescription } from "./machine.ts";
+import { Msr } from "./msr.ts";
 import { RootMsrs } from "./root-msrs.ts";
 import { amdMsrs } from "./svm/amd-msrs.ts";
 import { SvmInstructionSet } from "./svm/instructions.ts";
 import type { SvmGuest } from "./svm/svm-guest.ts";
 import { exitCodeName, exitOfCounter } from "./svm/vmcb.ts";
 import { absentVmx } from "./vmx/absent-vmx.ts";
+
+const HIGHEST_APIC_ID = 0xffn;
 
 export class AmdCpu extends LogicalCpuCore {
   readonly vendor = "amd";
@@ -28,6 +31,14 @@ export class AmdCpu extends LogicalCpuCore {
     this.msrs = new RootMsrs(amdMsrs, this.block, model, id === 0);
     this.#svm = new SvmInstructionSet(this);
     this.svm = this.#svm;
+  }
+
+  /** The doorbell is written only; the value is the number of a processor. */
+  override wrmsr(index: number, value: bigint): boolean {
+    if (index >>> 0 !== Msr.AVIC_DOORBELL) return super.wrmsr(index, value);
+    if (value > HIGHEST_APIC_ID) return false;
+    this.lines.ring(Number(value));
+    return true;
   }
 
   protected get guestMode(): SvmGuest {

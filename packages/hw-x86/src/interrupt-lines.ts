@@ -6,6 +6,9 @@
 const LINE_WORDS = 16;
 export const LINE_BYTES = LINE_WORDS * 4;
 const FLAG = 0;
+/** Bits of the flag: an interrupt waits; the doorbell of AMD's virtual interrupt controller has rung. */
+const RAISED = 1;
+const DOORBELL = 2;
 const VECTORS = 1;
 const VECTOR_WORDS = 8;
 
@@ -21,12 +24,26 @@ export class InterruptLines {
   raise(cpu: number, vector: number): void {
     const line = cpu * LINE_WORDS;
     Atomics.or(this.#words, line + VECTORS + (vector >>> 5), 1 << (vector & 31));
-    Atomics.store(this.#words, line + FLAG, 1);
+    Atomics.or(this.#words, line + FLAG, RAISED);
     Atomics.notify(this.#words, line + FLAG);
   }
 
+  /** No interrupt: a guest there looks at its local APIC anew, and without one nothing comes of it. */
+  ring(cpu: number): void {
+    const line = cpu * LINE_WORDS;
+    if (line >= this.#words.length) return;
+    Atomics.or(this.#words, line + FLAG, DOORBELL);
+    Atomics.notify(this.#words, line + FLAG);
+  }
+  /** Whether it has rung since the last time. */
+  answerDoorbell(): boolean {
+    if ((Atomics.load(this.#words, this.#own + FLAG) & DOORBELL) === 0) return false;
+    Atomics.and(this.#words, this.#own + FLAG, ~DOORBELL);
+    return true;
+  }
+
   isRaised(): boolean {
-    return Atomics.load(this.#words, this.#own + FLAG) !== 0;
+    return (Atomics.load(this.#words, this.#own + FLAG) & RAISED) !== 0;
   }
 
   /** Highest vector that waits, -1 when there is none. */
@@ -41,9 +58,9 @@ export class InterruptLines {
   /** Takes one that waits. */
   take(vector: number): void {
     // The flag goes down first: whoever raises another meanwhile puts it up again, and so does what is left
-    Atomics.store(this.#words, this.#own + FLAG, 0);
+    Atomics.and(this.#words, this.#own + FLAG, ~RAISED);
     Atomics.and(this.#words, this.#own + VECTORS + (vector >>> 5), ~(1 << (vector & 31)));
-    if (this.highest() >= 0) Atomics.store(this.#words, this.#own + FLAG, 1);
+    if (this.highest() >= 0) Atomics.or(this.#words, this.#own + FLAG, RAISED);
   }
 
   /** Takes all. */
@@ -52,7 +69,7 @@ export class InterruptLines {
     for (let i = 0; i < VECTOR_WORDS; i++) Atomics.store(this.#words, this.#own + VECTORS + i, 0);
   }
 
-  /** Blocks the thread until something is raised at this CPU or the time is over. */
+  /** Blocks the thread until something is raised at this CPU, or its doorbell rings, or the time is over. */
   wait(milliseconds: number): void {
     Atomics.wait(this.#words, this.#own + FLAG, 0, milliseconds);
   }

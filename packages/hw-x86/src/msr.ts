@@ -46,5 +46,6 @@ export const Msr = {
   TSC_AUX: 0xc000_0103,
   TSC_RATIO: 0xc000_0104,
   VM_CR: 0xc001_0114,
+  AVIC_DOORBELL: 0xc001_011b,
   VM_HSAVE_PA: 0xc001_0117,
 } as const;

@@ -13,6 +13,7 @@ import { Control, counterOfExit, Event, ExitCode } from "./vmcb.ts";
 import type { Vmcb } from "./vmcb-access.ts";
 
 const INTERRUPTIBILITY = state.interruptibility >>> 2;
+const ACTIVITY = state.activity >>> 2;
 const SHADOWS = 3;
 const BP = 3;
 const OF = 4;
@@ -110,6 +111,13 @@ export class GuestRun extends GuestSlices {
         return true;
       }
       this.#deliverOutside(engine, INTERRUPT, this.cpu.takeInterrupt());
+    }
+    const { apic } = guest;
+    if (apic.isEnabled && this.cpu.lines.answerDoorbell()) apic.evaluate();
+    if (apic.isDeliverable()) {
+      engine.u32[ACTIVITY] = 0;
+      this.#deliverOutside(engine, INTERRUPT, apic.acknowledge());
+      return false;
     }
     if (!interrupts.isInterruptDue()) return false;
     if (guest.interceptsVirtualInterrupts) {

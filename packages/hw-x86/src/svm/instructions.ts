@@ -199,7 +199,8 @@ export class SvmInstructionSet implements SvmInstructions {
     }
     const root = vmcb.number(Control.NESTED_CR3);
     const table = root - (root % 4096);
-    const tag = current.tags.tagFor(asid, table);
+    // Translations know where the registers of the local APIC are
+    const tag = current.tags.tagFor(asid, table + (guest.apic.isEnabled ? 1 : 0));
     guest.translationTag = tag;
     const noExecute = ((this.#cpu.msrs.halves[2 * Root.efer] as number) & Efer.NXE) !== 0;
     const offset = table % 0x1_0000_0000;
@@ -230,6 +231,7 @@ export class SvmInstructionSet implements SvmInstructions {
     s[pat] = guest.usesNpt ? vmcb.low(Save.G_PAT) : (halves[2 * Root.pat] as number);
     s[pat + 1] = guest.usesNpt ? vmcb.high(Save.G_PAT) : (halves[2 * Root.pat + 1] as number);
     guest.interrupts.enter(vmcb);
+    guest.apic.enter();
     guest.trapDue = false;
     s[state.pushfIntercepted >>> 2] = guest.interceptsFlagAccess ? 1 : 0;
     engine.setFlags((vmcb.low(Save.RFLAGS) & FLAGS_DEFINED) | FLAGS_FIXED);

@@ -4,7 +4,6 @@
  * `useControls`, since some of these methods run for every translation.
  */
 import { bankOf, type Gpa, type Gva, offsetOf } from "../addresses.ts";
-import { absentApic } from "../engine/apic-access.ts";
 import { CS, state } from "../engine/cpu-state.ts";
 import { GUEST_FAULT, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
@@ -13,6 +12,7 @@ import { translateFetch } from "../engine/system/paging.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
 import { MAPPED } from "../second-level-tables.ts";
+import { Avic, type AvicGuest } from "./avic.ts";
 import { ExitInformation } from "./exit-information.ts";
 import { loadHiddenState, saveHiddenState } from "./guest-state.ts";
 import { Npt } from "./npt.ts";
@@ -71,8 +71,8 @@ interface VectoringEvent {
   instructionLength: number;
 }
 
-export class SvmGuest implements GuestMode {
-  readonly apic = absentApic;
+export class SvmGuest implements GuestMode, AvicGuest {
+  readonly apic: Avic;
   translationTag = 0;
   readonly exit = new ExitInformation();
   readonly npt: Npt;
@@ -112,6 +112,7 @@ export class SvmGuest implements GuestMode {
     this.npt = new Npt(cpu.model.physicalAddressBits, (line) => cpu.log(line));
     this.interrupts = new VirtualInterrupts(cpu);
     this.#pauseFilter = new PauseFilter(cpu);
+    this.apic = new Avic(cpu, this);
   }
 
   /** The engine that runs the guest from now on. */
@@ -141,6 +142,7 @@ export class SvmGuest implements GuestMode {
     this.#tscRatio = msrs.values[Root.tscRatio] as bigint;
     this.#pauseFilter.load(vmcb);
     this.interrupts.load(vmcb, this.#word3);
+    this.apic.useControls(vmcb);
     this.virtualizesBranchRecords = (vmcb.low(Control.VIRTUAL_EXTENSIONS) & VIRTUAL_LBR) !== 0;
     this.#virtualizesVmload = (vmcb.low(Control.VIRTUAL_EXTENSIONS) & VIRTUAL_VMLOAD_VMSAVE) !== 0;
   }
@@ -198,10 +200,48 @@ export class SvmGuest implements GuestMode {
 
   translate(gpa: Gpa, access: number, _linear: Gva | undefined, walk: boolean): SecondLevelPage {
     const { npt } = this;
+    npt.page.isApic = false;
     if (!this.usesNpt) return npt.physical(this.#cpu.memory.bank(this.bank), gpa, access);
     // Walks of guest page tables are writes, whatever they are for: they may set accessed and dirty bits
     const wanted = walk ? access | WRITE : access;
-    return npt.translate(gpa, wanted) === MAPPED ? npt.page : this.#nestedPageFault(gpa, access, walk);
+    if (npt.translate(gpa, wanted) !== MAPPED) return this.#nestedPageFault(gpa, access, walk);
+    // What is no data access goes to memory
+    npt.page.isApic = !walk && (access & FETCH) === 0 && this.apic.isRegisters(gpa);
+    return npt.page;
+  }
+
+  // The local APIC
+
+  leaveForAccess(offset: number, isWrite: boolean): never {
+    this.exit.reset(ExitCode.avicNoAcceleration);
+    this.exit.info1Low = offset;
+    this.exit.info1High = isWrite ? 1 : 0;
+    return this.#leave();
+  }
+  trapAccess(offset: number, vector: number): void {
+    this.exit.reset(ExitCode.avicNoAcceleration);
+    this.exit.info1Low = offset;
+    this.exit.info1High = 1;
+    this.exit.info2Low = vector;
+    this.#trap();
+  }
+  trapIpi(high: number, low: number, failure: number, index: number): void {
+    this.exit.reset(ExitCode.avicIncompleteIpi);
+    this.exit.info1Low = low >>> 0;
+    this.exit.info1High = high >>> 0;
+    this.exit.info2Low = index;
+    this.exit.info2High = failure;
+    this.#trap();
+  }
+  #trap(): void {
+    this.trapDue = true;
+    this.engine.requestStop();
+  }
+  stopAfterInstruction(): void {
+    this.engine.requestStop();
+  }
+  acceptsInterrupts(): boolean {
+    return this.interrupts.acceptsInterrupts();
   }
 
   #nestedPageFault(gpa: number, access: number, walk: boolean): never {
@@ -289,7 +329,7 @@ export class SvmGuest implements GuestMode {
   }
 
   windowOpened(): boolean {
-    return this.interrupts.isDue();
+    return this.interrupts.isDue() || this.apic.isDeliverable();
   }
 
   // Instructions
@@ -430,12 +470,12 @@ export class SvmGuest implements GuestMode {
   registerWritten(register: "efer" | number, value: bigint): void {
     // A lower task priority may let an interrupt through behind this instruction, which may be the one that STI shadows
     if (register === 8 && this.interrupts.isRequested) this.engine.requestStop();
+    if (register === 8 && this.apic.isEnabled) this.apic.taskPriorityWritten(Number(value & 15n));
     const trap = register === "efer" ? Intercept4.eferWriteTrap : 1 << (16 + register);
     if ((this.#word4 & trap) === 0) return;
     this.exit.reset(register === "efer" ? ExitCode.eferWriteTrap : ExitCode.crWriteTrap + register);
     this.exit.setInfo1(value);
-    this.trapDue = true;
-    this.engine.requestStop();
+    this.#trap();
   }
 
   taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt"): void {

@@ -67,10 +67,14 @@ export class VirtualInterrupts {
     return (this.#word & (VInterrupt.gifEnable | VInterrupt.gif)) === VInterrupt.gifEnable;
   }
 
-  /** The guest takes the virtual interrupt now, or would if it were not intercepted. */
+  /** A virtual interrupt of whatever priority is not held off. */
+  acceptsInterrupts(): boolean {
+    return !this.#isGifClear() && this.#hasIf() && !this.#isShadowed();
+  }
+  /** The guest takes the virtual interrupt now, or would if it were not intercepted. With AVIC on there is none but the backing page's. */
   isInterruptDue(): boolean {
     const word = this.#word;
-    if ((word & VInterrupt.irq) === 0 || this.#isGifClear() || !this.#hasIf() || this.#isShadowed()) return false;
+    if ((word & (VInterrupt.irq | VInterrupt.avicEnable)) !== VInterrupt.irq || !this.acceptsInterrupts()) return false;
     const priority = (word >>> VInterrupt.priorityShift) & 0xf;
     const tpr = ((this.engine as GuestEngine).u32[CR8] as number) & 0xf;
     return (word & VInterrupt.ignoreTpr) !== 0 || priority > tpr;

@@ -196,6 +196,8 @@ export const ExitCode = {
   eferWriteTrap: 0x8f,
   crWriteTrap: 0x90,
   nestedPageFault: 0x400,
+  avicIncompleteIpi: 0x401,
+  avicNoAcceleration: 0x402,
   /** Minus one, 64 bits wide in the VMCB. */
   invalid: -1,
 } as const;
@@ -212,6 +214,7 @@ export const VInterrupt = {
   masking: 1 << 24,
   gifEnable: 1 << 25,
   nmiEnable: 1 << 26,
+  avicEnable: 1 << 31,
 } as const;
 
 /** Low word of INTERRUPT_STATE. */

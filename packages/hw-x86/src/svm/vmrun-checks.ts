@@ -22,6 +22,11 @@ import type { Vmcb } from "./vmcb-access.ts";
 const CS_LONG = 0x200;
 const CS_BIG = 0x400;
 const FLUSHES: readonly number[] = Object.values(TlbControl);
+const AVIC_ADDRESSES = [
+  [Control.AVIC_BACKING_PAGE, "backing page"],
+  [Control.AVIC_LOGICAL_TABLE, "logical APIC ID table"],
+  [Control.AVIC_PHYSICAL_TABLE, "physical APIC ID table"],
+] as const;
 const IOPM_BYTES = 0x3000;
 const MSRPM_BYTES = 0x2000;
 
@@ -46,6 +51,11 @@ function checkControls(vmcb: Vmcb, model: CpuModel): string | undefined {
   if ((vmcb.low(Control.VIRTUAL_EXTENSIONS) & VIRTUAL_VMLOAD_VMSAVE) !== 0 && (vmcb.low(Control.NESTED) & NESTED_PAGING) === 0)
     return "virtual VMLOAD and VMSAVE without nested paging";
   const virtual = vmcb.low(Control.V_INTERRUPT);
+  if ((virtual & VInterrupt.avicEnable) !== 0) {
+    if ((vmcb.low(Control.NESTED) & NESTED_PAGING) === 0) return "AVIC without nested paging";
+    for (const [field, name] of AVIC_ADDRESSES) if (vmcb.number(field) >= end) return `AVIC ${name} beyond physical addresses`;
+    if (vmcb.byte(Control.AVIC_PHYSICAL_TABLE) === 0xff) return "AVIC physical APIC ID table with an entry for ID 255";
+  }
   if ((virtual & VInterrupt.nmiEnable) !== 0 && (vmcb.low(Control.INTERCEPT_3) & Intercept3.nmi) === 0)
     return "virtual NMIs without the NMI intercept";
   if ((vmcb.low(Control.NESTED) & NESTED_PAGING) !== 0 && !isPat(vmcb.low(Save.G_PAT), vmcb.high(Save.G_PAT)))

@@ -2,18 +2,7 @@
  * Which registers on the APIC-access page the processor virtualizes; all else exits. Source: Intel SDM Vol. 3C, Virtualizing Reads from
  * the APIC-Access Page; Virtualizing Writes to the APIC-Access Page.
  */
-
-/** Offsets in the APIC page. */
-export const Apic = {
-  tpr: 0x80,
-  ppr: 0xa0,
-  eoi: 0xb0,
-  isr: 0x100,
-  irr: 0x200,
-  icrLow: 0x300,
-  icrHigh: 0x310,
-  selfIpi: 0x3f0,
-} as const;
+import { Apic } from "../apic-page.ts";
 
 /** Registers are 16 bytes apart: a bit each in 256. */
 function registers(...ranges: readonly (readonly [number, number])[]): Uint8Array {

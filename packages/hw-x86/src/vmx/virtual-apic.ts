@@ -1,14 +1,12 @@
 /**
  * The virtual-APIC page and what the processor does with it: TPR, PPR, EOI and self-IPI virtualization, evaluation and delivery of
  * virtual interrupts, posted interrupts. Source: Intel SDM Vol. 3C, APIC Virtualization and Virtual Interrupts.
- *
- * Under icount an access that is virtualized does not move the TSC, as it would not if it exited for software to emulate: so a run is the
- * same whether its hypervisor uses these controls or not.
  */
+import { Apic, ApicPage, HeldTime, VECTOR_CLASS } from "../apic-page.ts";
 import type { ApicAccess } from "../engine/apic-access.ts";
 import type { MemoryBank } from "../physical-memory.ts";
 import type { RootCpu } from "../root-interface.ts";
-import { Apic, virtualizedReads, virtualizedWrites } from "./apic-registers.ts";
+import { virtualizedReads, virtualizedWrites } from "./apic-registers.ts";
 import { ExitReason, Pin, Primary, Secondary } from "./controls.ts";
 import { slot } from "./fields.ts";
 import type { Vmcs } from "./vmcs.ts";
@@ -16,7 +14,6 @@ import type { Vmcs } from "./vmcs.ts";
 /** ICR bits that must be clear, and those that say "self", for a self-IPI without software: reserved, status, level, mode, delivery. */
 const ICR_SELF_MASK = 0xfff0_0000 | (3 << 18) | (3 << 16) | 0xb000 | 0x700;
 const ICR_SELF = 1 << 18;
-const VECTOR_CLASS = 0xf0;
 const isSelfIpi = (icr: number): boolean => (icr & ICR_SELF_MASK) === ICR_SELF && (icr & VECTOR_CLASS) !== 0;
 /** Words of the posted-interrupt descriptor: eight of requests, then ON in bit 0. */
 const REQUEST_WORDS = 8;
@@ -32,15 +29,13 @@ export interface ApicGuest {
   acceptsInterrupts(): boolean;
 }
 
-const NO_WORDS = new Uint32Array(0x400);
-
 export class VirtualApic implements ApicAccess {
   readonly #cpu: RootCpu;
   readonly #vmcs: Vmcs;
   readonly #guest: ApicGuest;
-  /** Words of the bank that holds the virtual-APIC page, and where it begins. */
-  #words: Uint32Array = NO_WORDS;
-  #base = 0;
+  /** The virtual-APIC page. */
+  readonly #page = new ApicPage();
+  readonly #time: HeldTime;
   #reads: Uint8Array = virtualizedReads(false);
   #writes: Uint8Array = virtualizedWrites(false, false);
   #registers = false;
@@ -58,13 +53,12 @@ export class VirtualApic implements ApicAccess {
   /** A trap-like exit is due before the next instruction: its reason, 0 for none. */
   due = 0;
   dueQualification = 0;
-  /** Retired instructions before the last one that was kept from moving the TSC. */
-  #heldAt = -1;
 
   constructor(cpu: RootCpu, vmcs: Vmcs, guest: ApicGuest) {
     this.#cpu = cpu;
     this.#vmcs = vmcs;
     this.#guest = guest;
+    this.#time = new HeldTime(cpu);
   }
 
   /** Takes the controls of the current VMCS over. */
@@ -78,7 +72,7 @@ export class VirtualApic implements ApicAccess {
     this.accessPage = (secondary & Secondary.virtualizeApicAccesses) !== 0 ? vmcs.number(slot.APIC_ACCESS_ADDRESS) : -1;
     this.#reads = virtualizedReads(this.#registers);
     this.#writes = virtualizedWrites(this.#registers, this.delivers);
-    this.#words = NO_WORDS;
+    this.#page.point(undefined, 0);
     if (this.usesShadow) this.#pointPage(vmcs.number(slot.VIRTUAL_APIC_ADDRESS));
     if (!this.posts) return;
     this.notificationVector = vmcs.low(slot.POSTED_INTERRUPT_VECTOR) & 0xff;
@@ -91,9 +85,8 @@ export class VirtualApic implements ApicAccess {
 
   #pointPage(address: number): void {
     const bank = this.#cpu.memory.holding(address, 4096);
-    this.#base = bank === undefined ? 0 : (address % 0x1_0000_0000) >>> 2;
-    if (bank !== undefined) this.#words = bank.u32;
-    else this.#cpu.log(`virtual-APIC page ${address.toString(16)}: no memory there`);
+    this.#page.point(bank, address % 0x1_0000_0000);
+    if (bank === undefined) this.#cpu.log(`virtual-APIC page ${address.toString(16)}: no memory there`);
   }
 
   /** What is wrong with the TPR threshold at a VM entry. */
@@ -112,33 +105,8 @@ export class VirtualApic implements ApicAccess {
     } else if (this.usesShadow && this.accessPage >= 0) this.#compareTpr();
   }
 
-  // The page
-
-  #get(offset: number): number {
-    return this.#words[this.#base + (offset >>> 2)] as number;
-  }
-  #set(offset: number, value: number): void {
-    this.#words[this.#base + (offset >>> 2)] = value;
-  }
   #taskClass(): number {
-    return (this.#get(Apic.tpr) >>> 4) & 15;
-  }
-  /** Word and bit of a vector in ISR or IRR. */
-  #mark(block: number, vector: number): void {
-    const at = block + (vector >>> 5) * 16;
-    this.#set(at, this.#get(at) | (1 << (vector & 31)));
-  }
-  #unmark(block: number, vector: number): void {
-    const at = block + (vector >>> 5) * 16;
-    this.#set(at, this.#get(at) & ~(1 << (vector & 31)));
-  }
-  /** Highest vector of a block, 0 when there is none. */
-  #highest(block: number): number {
-    for (let i = 7; i >= 0; i--) {
-      const word = this.#get(block + i * 16);
-      if (word !== 0) return i * 32 + 31 - Math.clz32(word);
-    }
-    return 0;
+    return (this.#page.get(Apic.tpr) >>> 4) & 15;
   }
 
   // Guest interrupt status
@@ -154,14 +122,14 @@ export class VirtualApic implements ApicAccess {
   }
 
   #updatePpr(): void {
-    const task = this.#get(Apic.tpr) & 0xff;
+    const task = this.#page.get(Apic.tpr) & 0xff;
     const servicing = this.#servicing & VECTOR_CLASS;
-    this.#set(Apic.ppr, (task & VECTOR_CLASS) >= servicing ? task : servicing);
+    this.#page.set(Apic.ppr, (task & VECTOR_CLASS) >= servicing ? task : servicing);
   }
   /** Evaluation of pending virtual interrupts. */
   #evaluate(): void {
     const isHeld = (this.#vmcs.low(slot.PRIMARY_CONTROLS) & Primary.interruptWindowExiting) !== 0;
-    this.#isRecognized = !isHeld && (this.#requesting & VECTOR_CLASS) > (this.#get(Apic.ppr) & VECTOR_CLASS);
+    this.#isRecognized = !isHeld && (this.#requesting & VECTOR_CLASS) > (this.#page.get(Apic.ppr) & VECTOR_CLASS);
   }
   #evaluateInGuest(): void {
     this.#evaluate();
@@ -176,10 +144,10 @@ export class VirtualApic implements ApicAccess {
   /** Takes it from the page; its vector. */
   acknowledge(): number {
     const vector = this.#requesting;
-    this.#mark(Apic.isr, vector);
-    this.#set(Apic.ppr, vector & VECTOR_CLASS);
-    this.#unmark(Apic.irr, vector);
-    this.#setStatus(this.#highest(Apic.irr), vector);
+    this.#page.mark(Apic.isr, vector);
+    this.#page.set(Apic.ppr, vector & VECTOR_CLASS);
+    this.#page.unmark(Apic.irr, vector);
+    this.#setStatus(this.#page.highest(Apic.irr), vector);
     this.#isRecognized = false;
     return vector;
   }
@@ -194,7 +162,7 @@ export class VirtualApic implements ApicAccess {
     for (let i = 0; i < REQUEST_WORDS; i++) {
       const posted = Atomics.exchange(bank.u32, at + i, 0);
       if (posted === 0) continue;
-      this.#set(Apic.irr + i * 16, this.#get(Apic.irr + i * 16) | posted);
+      this.#page.set(Apic.irr + i * 16, this.#page.get(Apic.irr + i * 16) | posted);
       highest = i * 32 + 31 - Math.clz32(posted);
     }
     this.#setStatus(Math.max(this.#requesting, highest), this.#servicing);
@@ -221,8 +189,8 @@ export class VirtualApic implements ApicAccess {
   }
   #endOfInterrupt(): void {
     const vector = this.#servicing;
-    this.#unmark(Apic.isr, vector);
-    this.#setStatus(this.#requesting, this.#highest(Apic.isr));
+    this.#page.unmark(Apic.isr, vector);
+    this.#setStatus(this.#requesting, this.#page.highest(Apic.isr));
     this.#updatePpr();
     const bitmap = slot.EOI_EXIT_BITMAP0 + 2 * (vector >>> 6);
     const half = (vector & 32) === 0 ? this.#vmcs.low(bitmap) : this.#vmcs.high(bitmap);
@@ -230,7 +198,7 @@ export class VirtualApic implements ApicAccess {
     else this.#evaluateInGuest();
   }
   #selfIpi(vector: number): void {
-    this.#mark(Apic.irr, vector);
+    this.#page.mark(Apic.irr, vector);
     this.#setStatus(Math.max(this.#requesting, vector), this.#servicing);
     this.#evaluateInGuest();
   }
@@ -238,23 +206,15 @@ export class VirtualApic implements ApicAccess {
   /** APIC-write emulation. Source: Intel SDM Vol. 3C, APIC-Write Emulation. */
   #written(register: number, offset: number): void {
     if (register === Apic.tpr) {
-      this.#set(Apic.tpr, this.#get(Apic.tpr) & 0xff);
+      this.#page.set(Apic.tpr, this.#page.get(Apic.tpr) & 0xff);
       this.#tprWritten();
-    } else if (register === Apic.icrHigh) this.#set(Apic.icrHigh, this.#get(Apic.icrHigh) & 0xff00_0000);
+    } else if (register === Apic.icrHigh) this.#page.set(Apic.icrHigh, this.#page.get(Apic.icrHigh) & 0xff00_0000);
     else if (this.delivers && register === Apic.eoi) {
-      this.#set(Apic.eoi, 0);
+      this.#page.set(Apic.eoi, 0);
       this.#endOfInterrupt();
-    } else if (this.delivers && register === Apic.icrLow && isSelfIpi(this.#get(Apic.icrLow)))
-      this.#selfIpi(this.#get(Apic.icrLow) & 0xff);
+    } else if (this.delivers && register === Apic.icrLow && isSelfIpi(this.#page.get(Apic.icrLow)))
+      this.#selfIpi(this.#page.get(Apic.icrLow) & 0xff);
     else this.#trap(ExitReason.apicWrite, offset);
-  }
-
-  #hold(): void {
-    if (this.#cpu.clock.isWall) return;
-    const retired = this.#cpu.retiredInstructions();
-    if (retired === this.#heldAt) return;
-    this.#heldAt = retired;
-    this.#cpu.clock.holdBack();
   }
 
   // Accesses to the page
@@ -265,8 +225,8 @@ export class VirtualApic implements ApicAccess {
   }
   read(offset: number, bytes: number): number {
     if (!this.#isVirtualized(this.#reads, offset, bytes)) this.#guest.leaveForApicAccess(offset, false);
-    this.#hold();
-    const value = this.#get(offset & 0xff0) >>> (8 * (offset & 3));
+    this.#time.hold();
+    const value = this.#page.get(offset & 0xff0) >>> (8 * (offset & 3));
     return bytes === 4 ? value : value & (2 ** (8 * bytes) - 1);
   }
   checkWrite(offset: number, bytes: number): void {
@@ -274,11 +234,11 @@ export class VirtualApic implements ApicAccess {
   }
   write(offset: number, bytes: number, value: number): void {
     this.checkWrite(offset, bytes);
-    this.#hold();
+    this.#time.hold();
     const register = offset & 0xff0;
     const shift = 8 * (offset & 3);
     const mask = bytes === 4 ? 0xffff_ffff : (2 ** (8 * bytes) - 1) << shift;
-    this.#set(register, (this.#get(register) & ~mask) | ((value << shift) & mask));
+    this.#page.set(register, (this.#page.get(register) & ~mask) | ((value << shift) & mask));
     this.#written(register, offset);
   }
 
@@ -288,17 +248,17 @@ export class VirtualApic implements ApicAccess {
     if (!this.#isX2apic) return undefined;
     const offset = (index & 0xff) << 4;
     if (!this.#registers && offset !== Apic.tpr) return undefined;
-    this.#hold();
-    return (BigInt(this.#get(offset + 4)) << 32n) | BigInt(this.#get(offset));
+    this.#time.hold();
+    return (BigInt(this.#page.get(offset + 4)) << 32n) | BigInt(this.#page.get(offset));
   }
   writeMsr(index: number, value: bigint): boolean | undefined {
     const offset = (index & 0xff) << 4;
     const isOurs = offset === Apic.tpr || (this.delivers && (offset === Apic.eoi || offset === Apic.selfIpi));
     if (!this.#isX2apic || !isOurs) return undefined;
     if (value > (offset === Apic.eoi ? 0n : 0xffn)) return false;
-    this.#hold();
-    this.#set(offset, Number(value));
-    this.#set(offset + 4, 0);
+    this.#time.hold();
+    this.#page.set(offset, Number(value));
+    this.#page.set(offset + 4, 0);
     if (offset === Apic.tpr) this.#tprWritten();
     else if (offset === Apic.eoi) this.#endOfInterrupt();
     else if (Number(value) >= 16) this.#selfIpi(Number(value));
@@ -309,12 +269,12 @@ export class VirtualApic implements ApicAccess {
   // CR8
 
   readCr8(): bigint {
-    this.#hold();
+    this.#time.hold();
     return BigInt(this.#taskClass());
   }
   writeCr8(value: number): void {
-    this.#hold();
-    this.#set(Apic.tpr, value << 4);
+    this.#time.hold();
+    this.#page.set(Apic.tpr, value << 4);
     this.#tprWritten();
   }
 }

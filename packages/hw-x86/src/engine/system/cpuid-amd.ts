@@ -37,10 +37,10 @@ const EXTENDED_1_ECX = bits(0, 2);
 const REPEATED_EDX = LEAF_1_EDX & bits(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24);
 const SVM_REVISION = 1;
 /**
- * NP, LbrVirt, NRIPS, TscRateMsr, VmcbClean, FlushByAsid, DecodeAssists, PauseFilter, PauseFilterThreshold, virtual VMLOAD and VMSAVE,
+ * NP, LbrVirt, NRIPS, TscRateMsr, VmcbClean, FlushByAsid, DecodeAssists, PauseFilter, PauseFilterThreshold, AVIC, virtual VMLOAD and VMSAVE,
  * vGIF, vNMI.
  */
-const SVM_FEATURES = bits(0, 1, 3, 4, 5, 6, 7, 10, 12, 15, 16, 25);
+const SVM_FEATURES = bits(0, 1, 3, 4, 5, 6, 7, 10, 12, 13, 15, 16, 25);
 /** ASIDs, that of the host included. */
 export const ASIDS = 0x8000;
 const LAST_BASIC = 0xd;
