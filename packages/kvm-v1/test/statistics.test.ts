@@ -268,7 +268,7 @@ describe.each([
   });
 
   test("dirty logging: pages that become writable again, and the flushes that it takes", async () => {
-    const vm = start({ flags: 1 });
+    const vm = start({ flags: 1 }, version === 2 ? { pml: false } : {});
     vm.load([0xa0, 0x00, 0x05, 0xa2, 0x00, 0x05, ...OUT, 0xa2, 0x00, 0x05, ...OUT]); // mov al, [0x500]; mov [0x500], al
     vm.startReal();
     await vm.enter();
@@ -329,6 +329,22 @@ describe.each([
     ]);
     expect(kernel.ioctl(vm.vcpu, Ioctl.KVM_GET_LAPIC, state)).toBe(0);
     expect(state[0x120]).toBe(0);
+  });
+
+  test("a log of modified pages that is full", async () => {
+    if (version === 1) return;
+    const vm = start();
+    // mov edi, 0x100000; L: mov [rdi], al; add rdi, 0x1000; cmp rdi, 0x3ff000; jb L
+    const all = [
+      ...[0xbf, 0, 0, 0x10, 0, 0x88, 0x07, 0x48, 0x81, 0xc7, 0, 0x10, 0, 0],
+      ...[0x48, 0x81, 0xff, 0, 0xf0, 0x3f, 0, 0x72, 0xee, ...OUT],
+    ];
+    vm.load([...all, ...all]);
+    vm.startLong();
+    expect(await vm.enter()).toBe("KVM_EXIT_IO");
+    expect(vm.setRegion({ memory_size: 0x40_0000n, flags: 1 })).toBe(0);
+    expect(await vm.enter()).toBe("KVM_EXIT_IO");
+    expect(look(vm).vcpu.words[VcpuStat.exit_pml_full]).toBe(1);
   });
 
   test("slots that come and go leave no pages behind", async () => {

@@ -19,6 +19,8 @@ export interface Parameters {
   readonly exitLatency: boolean;
   /** The processor has the local APICs in hand. */
   readonly apicVirtualization: boolean;
+  /** The processor logs which pages the guest makes dirty. */
+  readonly modificationLog: boolean;
 }
 
 /** One loaded instance of the module on one logical CPU. */
@@ -65,6 +67,7 @@ function init(kernel: Kernel<Vac, LogicalCpu>): ModuleInstance | number {
     maxVcpus: Number(parameters.max_vcpus),
     exitLatency: parameters.exit_latency === true,
     apicVirtualization: parameters.enable_apicv === true && vendor.name === "vmx" && vendor.capabilities.apicVirtualization,
+    modificationLog: parameters.pml === true && vendor.name === "vmx" && vendor.capabilities.modificationLog,
   });
   const { maxVcpus, kvmclock } = module.parameters;
   const createVm = (process: Vm["process"]): Vm | number => Vm.create(module, process);
@@ -102,6 +105,12 @@ export const kernelModule: KernelModule<Vac, LogicalCpu> = {
     },
     huge_pages: { type: "bool", default: true, description: "map guest memory with 2 MiB pages where it is aligned for them" },
     kvmclock: { type: "bool", default: true, description: "offer the paravirtual clock to guests" },
+    pml: {
+      type: "bool",
+      default: true,
+      description:
+        "Intel: let the processor log which pages guests write, for dirty logs, where it can; else pages are write-protected",
+    },
     exit_latency: {
       type: "bool",
       default: false,

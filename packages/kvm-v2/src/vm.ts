@@ -44,6 +44,8 @@ export class Vm implements TransferableVm {
   readonly settings: VmSettings = defaultVmSettings();
   readonly clockState: VmClockState;
   openFiles = 0;
+  /** Some slot's dirty pages are logged. */
+  logsDirtyPages = false;
   readonly #byId = new Map<number, Vcpu>();
   #inOrder: readonly Vcpu[] = [];
   readonly #logged = new Set<string>();
@@ -59,6 +61,7 @@ export class Vm implements TransferableVm {
     this.mmu = new TdpMmu(kernel, process, this.slots, this.statistics, {
       largePages: module.parameters.hugePages,
       accessedDirty: module.parameters.accessedDirty,
+      logsModifications: module.parameters.modificationLog,
       format: this.vendor.format,
       flush: () => this.vendor.flushSecondLevel(this),
     });
@@ -148,6 +151,14 @@ export class Vm implements TransferableVm {
   }
 
   setMemoryRegion(raw: RawMemoryRegion): number {
+    const failed = this.#changeSlots(raw);
+    this.#noteLogging();
+    return failed;
+  }
+  #noteLogging(): void {
+    this.logsDirtyPages = this.slots.all().some(({ dirty }) => dirty !== undefined);
+  }
+  #changeSlots(raw: RawMemoryRegion): number {
     const change = checkMemoryRegion(this.slots, raw, this.physicalBits);
     if (typeof change === "number") return change;
     if (change.kind === "none") return 0;
@@ -165,7 +176,7 @@ export class Vm implements TransferableVm {
   }
 
   #logChanged(old: Slot, slot: Slot): void {
-    if (old.dirty === undefined && slot.dirty !== undefined) this.mmu.writeProtect(slot.baseGfn, slot.endGfn);
+    if (old.dirty === undefined && slot.dirty !== undefined) this.mmu.trackWrites(slot.baseGfn, slot.endGfn);
     // Large pages come back by faults
     if (old.dirty !== undefined && slot.dirty === undefined) this.mmu.zap(slot.baseGfn, slot.endGfn);
   }
@@ -175,7 +186,7 @@ export class Vm implements TransferableVm {
   }
   takeDirtyLog(id: number): Uint8Array {
     const slot = this.slots.byId(id)!;
-    this.mmu.writeProtect(slot.baseGfn, slot.endGfn, (gfn) => slot.isDirty(gfn));
+    this.mmu.trackWrites(slot.baseGfn, slot.endGfn, (gfn) => slot.isDirty(gfn));
     const bitmap = slot.dirty!.slice();
     slot.dirty!.fill(0);
     return bitmap;
@@ -195,6 +206,7 @@ export class Vm implements TransferableVm {
       this.slots.delete(slot.id);
     }
     for (const region of regions) if (this.slots.byId(region.id) === undefined) this.slots.set(new Slot(region));
+    this.#noteLogging();
   }
   setDirtyLog(id: number, bitmap: Uint8Array): void {
     this.slots.byId(id)?.dirty?.set(bitmap);

@@ -41,7 +41,7 @@ describe("the MMU of v2", () => {
   });
 
   test("splits large pages when a slot begins to be logged, and maps large again afterwards", async () => {
-    const vm = start();
+    const vm = start({ pml: false });
     vm.load([0xa2, 0x00, 0x05, 0xe6, 0xe9, 0xa2, 0x00, 0x05, 0xe6, 0xe9]); // mov [0x500], al; out; twice
     vm.startReal();
     await vm.enter();

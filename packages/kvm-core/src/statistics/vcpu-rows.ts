@@ -85,7 +85,6 @@ const NEVER_EXITS: Partial<Record<ExitName, string>> = {
   rdseed: "RDSEED does not exit",
   invpcid: "INVPCID does not exit",
   encls: "there is no SGX",
-  pml_full: "there is no page-modification log",
   xsaves: "there are no supervisor states",
   xrstors: "there are no supervisor states",
 };
@@ -95,6 +94,7 @@ const NEVER_IN_V1: Partial<Record<ExitName, string>> = {
   apic_access: "it has the local APIC in software",
   virtualized_eoi: "it has the local APIC in software",
   apic_write: "it has the local APIC in software",
+  pml_full: "it write-protects the pages that it logs",
 };
 function neverExits(name: ExitName): Pick<Row, "never" | "neverInV1"> {
   const never = NEVER_EXITS[name];

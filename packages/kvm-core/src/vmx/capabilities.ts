@@ -20,6 +20,8 @@ export interface VmxCapabilities {
   readonly ept: EptCapabilities;
   /** The local APIC can be virtualized whole but for posted interrupts. */
   readonly apicVirtualization: boolean;
+  /** Pages whose dirty flags are set can be logged. */
+  readonly modificationLog: boolean;
   readonly cr0Fixed0: bigint;
   readonly cr0Fixed1: bigint;
   readonly cr4Fixed0: bigint;
@@ -93,6 +95,7 @@ export function probeVmx(cpu: LogicalCpu): VmxCapabilities | string {
     entry,
     ept: { pages2m: bit(16n), accessedDirty: bit(21n), invvpidSingle: bit(41n) },
     apicVirtualization,
+    modificationLog: bit(21n) && offers(read(Msr.IA32_VMX_PROCBASED_CTLS2), SecondaryControl.enablePml),
     cr0Fixed0: read(Msr.IA32_VMX_CR0_FIXED0),
     cr0Fixed1: read(Msr.IA32_VMX_CR0_FIXED1),
     cr4Fixed0: read(Msr.IA32_VMX_CR4_FIXED0),

@@ -1,7 +1,7 @@
 /** What each VM exit means (SDM 3C, "VM Exits"): one handler a reason. */
 import { ExitReason, InternalError } from "@mkvm/kvm-abi";
 import { Vector } from "../arch/registers.ts";
-import { InterruptionInfo, InterruptionType } from "../arch/vmx-controls.ts";
+import { EptViolation, InterruptionInfo, InterruptionType } from "../arch/vmx-controls.ts";
 import { BASIC_REASON_MASK, ENTRY_FAILED, VmxExitReason, vmxExitReasonName } from "../arch/vmx-exit-reasons.ts";
 import {
   exitCpuid,
@@ -43,6 +43,7 @@ export function handleVmxExit(vcpu: VcpuParts, exit: VmxExit, host: VmxExitHost)
 
 const DURING_DELIVERY: ReadonlySet<number> = new Set([
   VmxExitReason.EXCEPTION_OR_NMI,
+  VmxExitReason.PML_FULL,
   VmxExitReason.EXTERNAL_INTERRUPT,
   VmxExitReason.EPT_VIOLATION,
   VmxExitReason.EPT_MISCONFIGURATION,
@@ -155,6 +156,13 @@ function eventOf(type: number): "software" | "exception" | "interrupt" | "nmi" {
   return type === InterruptionType.hardwareException ? "exception" : "software";
 }
 
+const handleLogFull: Handler = (vcpu, { qualification, vectoringInformation }) => {
+  // As for EPT violations: IRET runs again
+  const vectoring = (vectoringInformation & InterruptionInfo.valid) !== 0;
+  if (!vectoring && (qualification & EptViolation.nmiUnblocking) !== 0) vcpu.nmiMasked = true;
+  return "resume";
+};
+
 /** By basic exit reason. */
 const HANDLERS: (Handler | undefined)[] = [];
 const BY_REASON: readonly (readonly [number, Handler])[] = [
@@ -177,6 +185,8 @@ const BY_REASON: readonly (readonly [number, Handler])[] = [
       return "resume";
     },
   ],
+  // The log is emptied on every exit
+  [VmxExitReason.PML_FULL, handleLogFull],
   [VmxExitReason.TASK_SWITCH, handleTaskSwitch],
   [VmxExitReason.CPUID, (vcpu, exit) => exitCpuid(vcpu, exit.instructionLength)],
   [VmxExitReason.HLT, (vcpu, exit) => exitHlt(vcpu, exit.instructionLength)],

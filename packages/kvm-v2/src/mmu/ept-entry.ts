@@ -10,6 +10,7 @@ export const EPT: TdpFormat = {
   present: READ_WRITE_EXECUTE,
   table: READ_WRITE_EXECUTE,
   leaf: READ_EXECUTE | RAM,
+  dirty: 1 << 9,
   /** Write-back tables, 4 levels. */
   pointer: (root, accessedDirty) => BigInt(root) | 6n | (3n << 3n) | (accessedDirty ? 1n << 6n : 0n),
 };

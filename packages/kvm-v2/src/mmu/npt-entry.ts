@@ -9,5 +9,6 @@ export const NPT: TdpFormat = {
   table: PRESENT | TDP_WRITE | USER,
   // Memory type: PAT entry 0 of the host, write-back
   leaf: PRESENT | USER,
+  dirty: 1 << 6,
   pointer: (root) => BigInt(root),
 };

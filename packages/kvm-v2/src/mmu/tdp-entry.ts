@@ -20,6 +20,8 @@ export interface TdpFormat {
   readonly table: number;
   /** A leaf without the right to write. */
   readonly leaf: number;
+  /** Of a leaf that has been written to, where the processor sets such a flag. */
+  readonly dirty: number;
   /** What the control structure takes for a tree of tables. */
   pointer(root: number, accessedDirty: boolean): bigint;
 }

@@ -24,6 +24,8 @@ interface Root {
 export interface TdpOptions {
   readonly largePages: boolean;
   readonly accessedDirty: boolean;
+  /** The processor notes the pages that it makes dirty: logged pages stay writable. */
+  readonly logsModifications: boolean;
   readonly format: TdpFormat;
   /** Drops cached translations of this VM on this CPU. */
   flush(): void;
@@ -36,6 +38,7 @@ export class TdpMmu {
   readonly #slots: SlotTable<Slot>;
   readonly #largePages: boolean;
   readonly #accessedDirty: boolean;
+  readonly #logsModifications: boolean;
   readonly #format: TdpFormat;
   readonly #flushCached: () => void;
   readonly #statistics: VmCounters;
@@ -57,6 +60,7 @@ export class TdpMmu {
     this.#statistics = statistics;
     this.#largePages = options.largePages;
     this.#accessedDirty = options.accessedDirty;
+    this.#logsModifications = options.logsModifications;
     this.#format = options.format;
     this.#flushCached = options.flush;
   }
@@ -157,9 +161,13 @@ export class TdpMmu {
     }
   }
 
-  /** Splits large pages of the range and takes away the right to write: dirty logging begins, or begins anew. */
-  writeProtect(start: number, end: number, selected: (gfn: number) => boolean = () => true): void {
+  /**
+   * Dirty logging of the range begins, or begins anew: large pages are split, and the next write to each page is to be told of, by
+   * a violation, or by the processor's log of dirty flags that it sets.
+   */
+  trackWrites(start: number, end: number, selected: (gfn: number) => boolean = () => true): void {
     let any = false;
+    const cleared = this.#logsModifications ? this.#format.dirty : TDP_WRITE;
     for (const root of this.#roots) {
       const iterator = new TdpIterator(this.#bank.u32, this.#format, root.address, start, end);
       while (!iterator.done) {
@@ -167,8 +175,8 @@ export class TdpMmu {
           this.#split(root, iterator.entry, iterator.level);
           any = true;
           // The walk goes on with the new table, or with nothing when there was no memory for one
-        } else if (iterator.leaf && selected(iterator.gfn) && (iterator.low & TDP_WRITE) !== 0) {
-          this.#bank.u32[iterator.entry >>> 2] = iterator.low & ~TDP_WRITE;
+        } else if (iterator.leaf && selected(iterator.gfn) && (iterator.low & cleared) !== 0) {
+          this.#bank.u32[iterator.entry >>> 2] = iterator.low & ~cleared;
           any = true;
         }
         iterator.advance();
@@ -208,12 +216,14 @@ export class TdpMmu {
     const address = this.#process.memory.translate(slot.userAddress(first));
     if (address < 0) return -Errno.EFAULT;
     const readOnly = (slot.flags & MEM_READONLY) !== 0;
-    const writable = !readOnly && (slot.dirty === undefined || write);
+    const writable = !readOnly && (slot.dirty === undefined || write || this.#logsModifications);
     const large = iterator.level > LEVEL_4K ? TDP_LARGE : 0;
     const had = iterator.low;
     // A page of a logged slot that is writable already stays so
     const rights = this.#format.leaf | (writable || (!readOnly && (had & TDP_WRITE) !== 0) ? TDP_WRITE : 0);
-    this.#set(iterator.entry, address, rights | large);
+    // A dirty flag that is set already would keep a write out of the log, and one that is lost would put it there twice
+    const dirty = this.#logsModifications ? had & this.#format.dirty : 0;
+    this.#set(iterator.entry, address, rights | large | dirty);
     if ((had & this.#format.present) === 0) {
       this.#countPages(iterator.level, 1);
       return "mapped";
@@ -221,7 +231,10 @@ export class TdpMmu {
     return (rights & ~had & TDP_WRITE) !== 0 ? "unprotected" : "spurious";
   }
 
-  /** Replaces a 2 MiB leaf by a table of 4 KiB leaves without the right to write; by nothing when there is no memory. */
+  /**
+   * Replaces a 2 MiB leaf by a table of 4 KiB leaves, clean ones if the processor logs, else without the right to write; by nothing when
+   * there is no memory.
+   */
   #split(root: Root, entry: number, level: number): void {
     const low = this.#bank.u32[entry >>> 2]!;
     const high = this.#bank.u32[(entry >>> 2) + 1]!;
@@ -232,10 +245,11 @@ export class TdpMmu {
       return;
     }
     this.#countPages(LEVEL_4K, FRAMES_PER_LARGE_PAGE);
+    const rights = this.#format.leaf | (this.#logsModifications ? low & TDP_WRITE : 0);
     const base = high * BANK_SPAN + ((low & TDP_ADDRESS) >>> 0);
     for (let index = 0; index < FRAMES_PER_LARGE_PAGE; index++) {
       const child = (table % BANK_SPAN) + index * 8;
-      this.#set(child, base + index * PAGE_BYTES, this.#format.leaf);
+      this.#set(child, base + index * PAGE_BYTES, rights);
     }
     this.#set(entry, table, this.#format.table);
   }

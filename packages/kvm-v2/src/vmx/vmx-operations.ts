@@ -34,6 +34,7 @@ import type { Vm } from "../vm.ts";
 import { ApicVirtualization } from "./apic-virtualization.ts";
 import { requeueCutShort } from "./event-completion.ts";
 import { ExitCache } from "./exit-cache.ts";
+import { ModificationLog } from "./modification-log.ts";
 import { fetchRegister, settleTaskRegister, storeRegister } from "./register-fields.ts";
 
 const SUCCEED = 0;
@@ -74,6 +75,7 @@ interface VmxState {
   /** Primary controls as the VMCS has them. */
   primaryControls: number;
   readonly apic: ApicVirtualization | undefined;
+  readonly log: ModificationLog | undefined;
 }
 
 const stateOf = (vcpu: Vcpu): VmxState => vcpu.vendorState as VmxState;
@@ -148,10 +150,13 @@ export class VmxOperations implements VendorOperations {
     if (vpid === 0) return -Errno.ENOSPC;
     const vmcs = memory.allocatePages(vm.process, ONE_PAGE);
     const msrBitmap = vmcs < 0 ? vmcs : memory.allocatePages(vm.process, ONE_PAGE);
-    if (msrBitmap < 0) {
+    const hasLog = this.#module.parameters.modificationLog;
+    const log = msrBitmap < 0 || !hasLog ? msrBitmap : memory.allocatePages(vm.process, ONE_PAGE);
+    if (log < 0) {
       if (vmcs >= 0) memory.freePages(vmcs, ONE_PAGE);
+      if (msrBitmap >= 0) memory.freePages(msrBitmap, ONE_PAGE);
       vac.freeVpid(owner, vpid);
-      return msrBitmap;
+      return log;
     }
     fillMsrBitmap(memory.bytes(msrBitmap, 4096), vm.settings.msrFilter);
     const head = memory.bytes(vmcs, 4);
@@ -166,6 +171,7 @@ export class VmxOperations implements VendorOperations {
       launched: false,
       primaryControls: this.#capabilities.primary,
       apic,
+      log: hasLog ? new ModificationLog(this.#cpu.vmx, vm, log as Hpa) : undefined,
     };
     vcpu.vendorState = state;
     vac.clearVmcs(owner, state.vmcs);
@@ -177,6 +183,7 @@ export class VmxOperations implements VendorOperations {
       msrBitmap: state.msrBitmap,
     });
     this.#cpu.vmx.vmwrite(VmcsField.GUEST_IA32_PAT, RESET_PAT);
+    state.log?.setUp();
     if (apic === undefined) return 0;
     apic.setUp(this.#cpu.vmx.vmread32(VmcsField.SECONDARY_PROCESSOR_CONTROLS));
     this.#setPrimaryControls(state, CR8_EXITING | PrimaryControl.tprShadow, PrimaryControl.tprShadow);
@@ -211,6 +218,7 @@ export class VmxOperations implements VendorOperations {
     vac.freeVpid(this.#module.owner, state.vpid);
     memory.freePages(state.vmcs, ONE_PAGE);
     memory.freePages(state.msrBitmap, ONE_PAGE);
+    if (state.log !== undefined) memory.freePages(state.log.page, ONE_PAGE);
     vcpu.vendorState = undefined;
     if (this.#current === state) this.#current = undefined;
   }
@@ -344,6 +352,7 @@ export class VmxOperations implements VendorOperations {
     const { vmx } = this.#cpu;
     vcpu.registers.flush();
     state.apic?.enter();
+    state.log?.enter();
     let status = state.launched ? vmx.vmresume() : vmx.vmlaunch();
     if (status !== SUCCEED && state.launched && vmx.vmread32(VmcsField.VM_INSTRUCTION_ERROR) === NOT_LAUNCHED) {
       // VAC cleared the VMCS meanwhile (suspend, emergency)
@@ -358,6 +367,7 @@ export class VmxOperations implements VendorOperations {
     state.launched = true;
     vcpu.registers.invalidate();
     state.exit.invalidate();
+    state.log?.flush();
     requeueCutShort(vmx, state.exit, vcpu);
   }
   handleExit(vcpu: Vcpu): ExitOutcome {
