@@ -30,13 +30,13 @@ export class Leaving {
     this.#vendor = vendor;
     const refuse = (why: string) =>
       new HostError("EBUSY", `process ${process.pid} (${process.name}) cannot move to ${to}: ${why}`);
-    if (process.moving) throw refuse(`it is moving to ${process.moving.to}`);
+    if (process.standstill) throw refuse(`it is ${process.standstill.doing}`);
     const blocker = blockerOfSave(process);
     if (blocker !== null) throw refuse(blocker);
     const done = new Promise<void>((resolve) => {
       this.#over = resolve;
     });
-    process.moving = { to, done };
+    process.standstill = { doing: `moving to ${to}`, done };
   }
 
   offer(): MigrationOffer {
@@ -108,7 +108,7 @@ export class Leaving {
     }
     const pages = process.memory.pages.holders();
     process.depart();
-    process.moving = undefined;
+    process.standstill = undefined;
     kernel.departed(process);
     this.#over();
     return pages;
@@ -118,7 +118,7 @@ export class Leaving {
   stay(): void {
     const { process } = this;
     if (this.#reserved) process.memory.pages.freeKernel(this.#reserved.offset, this.#reserved.count);
-    process.moving = undefined;
+    process.standstill = undefined;
     this.#thaw?.();
     this.#over();
     process.settle();

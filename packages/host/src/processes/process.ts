@@ -17,6 +17,16 @@ const mostDescriptors = 4096;
 export const killedStatus = 137;
 export const crashedStatus = 134;
 
+/** Something that a process stands still for, one at a time. */
+export interface Standstill {
+  /** What the process is doing, as in "process 1 is ...". */
+  readonly doing: string;
+  /** Module that its VMs are to be on. */
+  readonly module?: string;
+  /** Settles when it is over. */
+  readonly done: Promise<unknown>;
+}
+
 export class KernelProcess implements Process {
   readonly pid: number;
   readonly name: string;
@@ -48,8 +58,8 @@ export class KernelProcess implements Process {
   previous: string[] = [];
   /** Where the last finalise left the VM. */
   finalisedOn: string | undefined;
-  /** The move that is going on; being saved counts as one. */
-  moving: { to: string; done: Promise<unknown> } | undefined;
+  /** What goes on that it stands still for, or will: a move, being saved, sleep. */
+  standstill: Standstill | undefined;
   moves = 0;
   /** Times of its CPU's thread at its start, when the process is profiled. */
   profiled: ReadonlyMap<TimePart, number> | undefined;
@@ -292,7 +302,7 @@ export class KernelProcess implements Process {
   }
 
   #finish(): void {
-    if (this.#ended || !this.ending || this.tasksInside().length > 0 || this.moving) return;
+    if (this.#ended || !this.ending || this.tasksInside().length > 0 || this.standstill) return;
     this.#ended = true;
     const statistics = this.#lastStatistics();
     for (const fd of [...this.files.keys()].reverse()) this.close(fd);

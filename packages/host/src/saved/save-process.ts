@@ -10,14 +10,14 @@ import { blockerOfSave, takeImage } from "./take-image.ts";
 
 /** @throws HostError when it cannot be saved: it runs on as if nothing had been */
 export async function saveProcess(process: KernelProcess, vendor: "intel" | "amd", save: ProcessSave): Promise<SavedProcess> {
-  if (process.moving)
-    throw new HostError("EBUSY", `process ${process.pid} is moving to ${process.moving.to}: wait for that to end`);
+  if (process.standstill)
+    throw new HostError("EBUSY", `process ${process.pid} is ${process.standstill.doing}: wait for that to end`);
   const blocker = blockerOfSave(process);
   if (blocker !== null) throw new HostError("EBUSY", `process ${process.pid} (${process.name}) cannot be saved: ${blocker}`);
   const done = writeStill(process, vendor, save);
-  process.moving = { to: save.path, done };
+  process.standstill = { doing: `being saved to ${save.path}`, done };
   return done.finally(() => {
-    process.moving = undefined;
+    process.standstill = undefined;
     process.settle();
   });
 }

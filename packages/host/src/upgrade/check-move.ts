@@ -14,7 +14,7 @@ export function blockerOfMove(process: KernelProcess, toName: string): string | 
     if (!to || to.seized) return `no module ${toName} is loaded`;
     if (from === to) return `it is on ${toName} already`;
     if (process.ending) return "it is ending";
-    if (process.moving) return `it is moving to ${process.moving.to}`;
+    if (process.standstill) return `it is ${process.standstill.doing}`;
     const fault = faultOfVms(process, from);
     if (fault) return fault;
     const wayBack = [from.name, ...process.previous].flatMap((name) => modules.get(name) ?? []);

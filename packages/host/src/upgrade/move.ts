@@ -74,15 +74,15 @@ export function moveVms(process: KernelProcess, options: MoveOptions): Promise<M
   if (!to || to.seized)
     throw new HostError("ENOENT", `no module ${options.to} is loaded: load it with 'mkvm insmod', see 'mkvm lsmod'`);
   if (from === to) throw new HostError("EINVAL", `the VM of process ${process.pid} is on ${to.name} already`);
-  if (process.moving)
-    throw new HostError("EBUSY", `process ${process.pid} is moving to ${process.moving.to}: wait for that move to end`);
+  if (process.standstill)
+    throw new HostError("EBUSY", `process ${process.pid} is ${process.standstill.doing}: wait for that to end`);
   if (process.ending) throw new HostError("ESRCH", `process ${process.pid} is ending`);
   const fault = faultOfVms(process, from);
   if (fault) throw new HostError("EIO", `the VM of process ${process.pid} cannot move: ${fault}`);
   const done = new Move(process, from, to, options).run();
-  process.moving = { to: to.name, done };
+  process.standstill = { doing: `moving to ${to.name}`, module: to.name, done };
   return done.finally(() => {
-    process.moving = undefined;
+    process.standstill = undefined;
     process.settle();
   });
 }

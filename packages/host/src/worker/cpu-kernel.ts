@@ -229,7 +229,7 @@ export class CpuKernel {
     },
     "move.finalise": async ({ pid }) => {
       const process = this.#process(pid);
-      await process.moving?.done;
+      await process.standstill?.done;
       if (process.previous.length === 0) throw new HostError("EINVAL", `process ${pid} has no move to finalise: see 'mkvm ps'`);
       const released = process.previous;
       process.previous = [];
@@ -410,8 +410,8 @@ export class CpuKernel {
           return;
         }
         // Two moves at one instruction happen one after the other.
-        if (process.moving) {
-          process.moving.done.then(begin, begin);
+        if (process.standstill) {
+          process.standstill.done.then(begin, begin);
           return;
         }
         process.atEnd.delete(tooLate);
@@ -461,7 +461,7 @@ export class CpuKernel {
       const add = (fd: number, what: string) => users.push({ pid: process.pid, process: process.name, fd, what });
       for (const [fd, file] of process.moduleFiles()) if (file.operations.owner === name) add(fd, file.name);
       if (process.previous.includes(name)) add(-1, "can roll back to it until finalised");
-      if (process.moving?.to === name) add(-1, "is moving to it");
+      if (process.standstill?.module === name) add(-1, "is moving to it");
     }
     return users;
   }

@@ -30,8 +30,8 @@ export class CpuSleep {
   /** @throws HostError when a process moves, or does not come out of a module: all of them run on then */
   async suspend(processes: readonly KernelProcess[]): Promise<void> {
     const { vac, cpu, scheduler } = this.#kernel;
-    const moving = processes.find((process) => process.moving);
-    if (moving) throw new HostError("EBUSY", `process ${moving.pid} is moving to ${moving.moving!.to}: wait for that to end`);
+    for (const { pid, standstill } of processes)
+      if (standstill) throw new HostError("EBUSY", `process ${pid} is ${standstill.doing}: wait for that to end`);
     const releaseIdle = scheduler.holdIdle();
     const awake = Promise.withResolvers<void>();
     const wake = () => {
@@ -74,14 +74,14 @@ export class CpuSleep {
         resolve();
         return awake;
       });
-      process.moving = { to: "sleep", done };
+      process.standstill = { doing: "asleep", done };
       done
         .catch((thrown) => {
           if (thrown instanceof HostError && thrown.code === "ESRCH") resolve();
           else reject(new HostError("EBUSY", `process ${process.pid} cannot be suspended: ${messageOf(thrown)}`));
         })
         .finally(() => {
-          process.moving = undefined;
+          process.standstill = undefined;
           process.settle();
         });
     });
