@@ -45,6 +45,21 @@ describe("guest paging", () => {
     translateGuest(state, LINEAR, "write", true);
     expect(memory.get(0x4000 + 0x145 * 8)).toBe(0x5067n);
   });
+  it("walks five levels with CR4.LA57, where addresses have 57 bits", () => {
+    const { memory, state } = fourLevels(0x5007n, { cr3: 0x6000n, cr4: Cr4.PAE | Cr4.LA57 });
+    const linear = (0x111n << 48n) | LINEAR | (-1n << 57n);
+    memory.set(0x6000 + 0x111 * 8, 0x1007n);
+    expect(translateGuest(state, linear, "write", true)).toMatchObject({ gpa: 0x5678 });
+    expect([memory.get(0x6000 + 0x111 * 8), memory.get(0x1000)]).toEqual([0x1027n, 0x2027n]);
+    expect(translateGuest(state, (0x112n << 48n) | LINEAR | (-1n << 57n), "read", true)).toMatchObject({
+      vector: 14,
+      errorCode: 0,
+    });
+    expect(translateGuest(state, 1n << 56n, "read", true)).toMatchObject({ vector: 13 });
+    expect(translateGuest(fourLevels(0x5007n).state, 1n << 48n, "read", true)).toMatchObject({ vector: 13 });
+    memory.set(0x6000 + 0x111 * 8, 0x1087n);
+    expect(translateGuest(state, linear, "read", true)).toMatchObject({ vector: 14, errorCode: 9 });
+  });
   it("faults with the error code of the access", () => {
     const fault = (leaf: bigint, access: "read" | "write" | "fetch", registers: Partial<PagingState> = {}) => {
       const result = translateGuest(fourLevels(leaf, registers).state, LINEAR, access, true);
