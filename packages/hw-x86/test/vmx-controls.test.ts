@@ -408,7 +408,7 @@ describe("MSR lists", () => {
     ["GS_BASE", 0xc000_0101, 0n, 0],
     ["an x2APIC register", 0x808, 0n, 0],
     ["reserved bits", LSTAR, 0n, 1],
-    ["an address that is not canonical", LSTAR, 0x8000_0000_0000n, 0],
+    ["an address that is not canonical", LSTAR, 0x0100_0000_0000_0000n, 0],
     ["a memory type that does not exist", 0x277, 2n, 0],
     ["EFER without LME under paging", 0xc000_0080, 0xc01n, 0],
     ["an MSR that does not exist", 0x1234_5678, 0n, 0],
@@ -622,7 +622,7 @@ describe("INVVPID and INVEPT", () => {
     ["INVVPID of one address of VPID 0", (h: VmxHarness) => h.cpu.vmx.invvpid(0, 0, 0n)],
     ["INVVPID but for globals of VPID 0", (h: VmxHarness) => h.cpu.vmx.invvpid(3, 0, 0n)],
     ["INVVPID of more than 16 bits", (h: VmxHarness) => h.cpu.vmx.invvpid(1, 0x1_0001, 0n)],
-    ["INVVPID of an address that is not canonical", (h: VmxHarness) => h.cpu.vmx.invvpid(0, 1, 0x8000_0000_0000n)],
+    ["INVVPID of an address that is not canonical", (h: VmxHarness) => h.cpu.vmx.invvpid(0, 1, 0x0100_0000_0000_0000n)],
   ] as const)("%s fails with 28", (_name, invalidate) => {
     const h = guest([HLT]);
     expect(invalidate(h)).toBe(VmxStatus.failValid);
