@@ -313,6 +313,20 @@ describe("intercept words", () => {
     expect(plain.run().code, plain.log.join()).toBe(scenario.otherwise ?? ExitCode.hlt);
   });
 
+  it("of the fifth word are of instructions that this machine has not: INVLPGB, INVPCID, MCOMMIT, TLBSYNC", () => {
+    for (const code of [
+      [0x0f, 0x01, 0xfe],
+      [0x66, 0x0f, 0x38, 0x82, 0x04, 0x25, 0, 0, 0x30, 0],
+      [0xf3, 0x0f, 0x01, 0xfa],
+      [0x0f, 0x01, 0xff],
+    ]) {
+      const h = guest({ code });
+      h.set32(Control.INTERCEPT_5, 0xffff_ffff);
+      h.set32(Control.INTERCEPT_EXCEPTIONS, 1 << 6);
+      expect(h.run()).toMatchObject({ code: ExitCode.exception + 6, rip: CODE });
+    }
+  });
+
   it("do no harm with what this machine has nothing to raise with", () => {
     const h = guest({ code: [NOP] });
     const absent = rows.filter(isAbsent);

@@ -22,6 +22,7 @@ import { Control, Event, ExitCode, Intercept3, Intercept4, NESTED_PAGING, VIRTUA
 import { PermissionMap, Vmcb } from "./vmcb-access.ts";
 
 const PAGE = 4096;
+const UD = 6;
 const GP = 13;
 const READ = 1;
 const WRITE = 2;
@@ -365,7 +366,10 @@ export class SvmGuest implements GuestMode, AvicGuest {
     this.exit.nextRip = this.engine.nextRip();
     this.#leave();
   }
-  invpcid(): void {}
+  /** Not offered, and so without its intercept. */
+  invpcid(): void {
+    this.engine.raise(UD);
+  }
   monitor(): boolean {
     return this.#exitIf4(Intercept4.monitor, ExitCode.monitor);
   }
