@@ -70,7 +70,16 @@ export const kvmCore: Declarations = {
     instructionLength: carried("vcpu.events.instruction_length"),
     tripleFault: carried("vcpu.events.events.triple_fault.pending"),
   },
+  "guest/ioeventfds.ts Ioeventfds": {
+    "#all": carried(...["address", "datamatch", "length", "flags", "eventfd"].map((field) => `vm.ioeventfds[].${field}`)),
+  },
+  "guest/irqfds.ts Watched": { stop: rebuilt("the side that has the VM listens") },
+  "guest/irqfds.ts Irqfds": {
+    "#setGsi": wiring,
+    "#all": carried(...["gsi", "eventfd", "resample_eventfd"].map((field) => `vm.irqfds[].${field}`)),
+  },
   "guest/interrupt-fabric.ts InterruptFabric": {
+    irqfds: held("Irqfds"),
     "#clock": wiring,
     "#vcpus": wiring,
     irqchip: held("createIrqchip"),

@@ -105,6 +105,7 @@ export const kvmV1: Declarations = {
     statistics: held("Statistics"),
     mmu: held("FaultMmu"),
     memory: held("slotMemory"),
+    ioeventfds: held("Ioeventfds"),
     fabric: held("InterruptFabric"),
     settings: held("VmSettings"),
     clockState: held("VmClockState"),

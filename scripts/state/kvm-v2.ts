@@ -159,6 +159,7 @@ export const kvmV2: Declarations = {
     statistics: held("Statistics"),
     mmu: held("TdpMmu"),
     memory: held("slotMemory"),
+    ioeventfds: held("Ioeventfds"),
     fabric: held("InterruptFabric"),
     settings: held("VmSettings"),
     clockState: held("VmClockState"),

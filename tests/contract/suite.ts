@@ -28,8 +28,10 @@ import {
   VCPU_MMAP_SIZE_BYTES,
 } from "@mkvm/kvm-abi";
 import { BenchVm, type Calls, CODE, fails, ok, RAM_BYTES, setSlot } from "./bench-vm.ts";
+import { eventfdChecks } from "./eventfd-checks.ts";
 import { msrChecks } from "./msr-checks.ts";
 import { smpChecks } from "./smp-checks.ts";
+import { syncRegsChecks } from "./sync-regs-checks.ts";
 
 export interface Check {
   name: string;
@@ -453,6 +455,8 @@ export const contract: readonly Check[] = [
     const events = await calls.get(vm.vcpuFd, Ioctl.KVM_GET_VCPU_EVENTS, KvmVcpuEvents);
     ok(await calls.set(vm.vcpuFd, Ioctl.KVM_SET_VCPU_EVENTS, KvmVcpuEvents, events));
   }),
+  ...eventfdChecks,
   ...msrChecks,
+  ...syncRegsChecks,
   ...smpChecks,
 ];

@@ -25,6 +25,8 @@ export {
 } from "./layout.ts";
 export type {
   Clock,
+  Eventfd,
+  EventfdWatcher,
   File,
   FileOperations,
   Hva,
@@ -43,6 +45,7 @@ export type {
   UserMemory,
   WaitQueue,
 } from "./module-contract.ts";
+export { EfdFlag } from "./module-contract.ts";
 export {
   type Decoded,
   differenceOf,
@@ -60,6 +63,7 @@ export {
   LapicEvent,
   LapicTimerMode,
   NO_DEADLINE,
+  NO_EVENTFD,
   PendingExitFlag,
   PendingExitKind,
   SECTIONS,
@@ -81,7 +85,9 @@ export {
   VcpuTsc,
   VmClock,
   VmDirtyLog,
+  VmIoeventfds,
   VmIrqchip,
+  VmIrqfds,
   VmIrqRouting,
   VmMemorySlots,
   VmMsrFilter,

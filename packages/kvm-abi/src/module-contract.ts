@@ -116,7 +116,35 @@ export interface Process {
   installFile(file: NewFile): number;
   /** The open file behind a descriptor. */
   file(fd: number): File | undefined;
+  /** A reference to the eventfd behind a descriptor, to be released; -EBADF, or -EINVAL for a file of another kind. */
+  eventfd(fd: number): Eventfd | number;
+  /** A reference by `Eventfd.id`, which stays when the process goes on elsewhere. */
+  eventfdById(id: number): Eventfd | undefined;
 }
+
+/** A module's reference to an eventfd: it lasts until it is released, whether the program has closed its descriptor or not. @implementedBy kernel */
+export interface Eventfd {
+  /** Unique in its process. */
+  readonly id: number;
+  /** Adds 1 to the counter and wakes those who read it. */
+  signal(): void;
+  /** Takes what a read would take: the counter, or 1 of it; 0n where it is 0. */
+  take(): bigint;
+  /** The result ends it. */
+  watch(watcher: EventfdWatcher): () => void;
+  release(): void;
+}
+
+/** @implementedBy module */
+export interface EventfdWatcher {
+  /** Something was added. Others may have taken it by now. */
+  signalled(): void;
+  /** The program's descriptor is gone. */
+  closed(): void;
+}
+
+/** Flags of eventfd(2). */
+export const EfdFlag = { EFD_SEMAPHORE: 0o1, EFD_NONBLOCK: 0o4000, EFD_CLOEXEC: 0o2000000 } as const;
 
 /** Memory of a process as the kernel reaches it. */
 export interface UserMemory {

@@ -118,6 +118,37 @@ export const VmIrqRouting = sectionList("vm.irq-routing", {
   entry: KvmIrqRoutingEntry,
 });
 
+/** Says that there is no eventfd: numbers of eventfds begin at 1. */
+export const NO_EVENTFD = 0;
+
+/** KVM_IOEVENTFD, where the VM has any, in the order of the calls. Eventfds are the process's, by their numbers in it. */
+export const VmIoeventfds = sectionList("vm.ioeventfds", {
+  version: 1,
+  required: true,
+  fixed: struct("mkvm_vm_ioeventfds", 8, { reserved: u64(0) }),
+  entry: struct("mkvm_ioeventfd", 32, {
+    address: u64(0), // port or guest physical
+    datamatch: u64(8),
+    length: u32(16), // 0: writes of any length
+    flags: u32(20), // IoeventfdFlag
+    eventfd: u32(24),
+    reserved: u32(28),
+  }),
+});
+
+/** KVM_IRQFD, as vm.ioeventfds. */
+export const VmIrqfds = sectionList("vm.irqfds", {
+  version: 1,
+  required: true,
+  fixed: struct("mkvm_vm_irqfds", 8, { reserved: u64(0) }),
+  entry: struct("mkvm_irqfd", 16, {
+    gsi: u32(0),
+    eventfd: u32(4),
+    resample_eventfd: u32(8), // NO_EVENTFD: edges
+    reserved: u32(12),
+  }),
+});
+
 /** KVM_X86_SET_MSR_FILTER, where the VM has a filter: its ranges in their order. */
 export const VmMsrFilter = sectionList("vm.msr-filter", {
   version: 1,
@@ -335,6 +366,8 @@ export const SECTIONS = [
   VmPit,
   VmClock,
   VmIrqRouting,
+  VmIoeventfds,
+  VmIrqfds,
   VmMsrFilter,
   VmMsrFilterBitmap,
   VmStatistics,

@@ -40,8 +40,13 @@ export interface SystemCalls {
   read(fd: number, address: Hva, lengthBytes: number): number | Promise<number>;
   /** As pread, from regular files and from files of modules that can be read (KVM_GET_STATS_FD). */
   pread(fd: number, address: Hva, lengthBytes: number, offsetBytes: number): number;
-  /** Descriptors 1 and 2: the console of the process. */
+  /** Descriptors 1 and 2: the console of the process. Eventfds: adds to the counter. */
   write(fd: number, address: Hva, lengthBytes: number): number;
+  /**
+   * eventfd(2) with EfdFlag. Reads take 8 bytes, and wait where the counter is 0 unless EFD_NONBLOCK was asked for; writes of 8 bytes
+   * that would overflow the counter are -EAGAIN in either case.
+   */
+  eventfd(initial: number, flags: number): number;
   /** Size of a regular file in bytes. */
   fstatSize(fd: number): number;
   /** What the process has used, as getrusage tells it. */

@@ -63,6 +63,7 @@ export {
 } from "./guest/guest-cpu.ts";
 export { type DebugIntercepts, GuestDebug } from "./guest/guest-debug.ts";
 export { hasInterrupt, hasPicInterrupt, InterruptFabric, takeInterrupt } from "./guest/interrupt-fabric.ts";
+export { Ioeventfds } from "./guest/ioeventfds.ts";
 export { renewMasterClock, updateClockPage } from "./guest/kvmclock-msrs.ts";
 export { guestTsc } from "./guest/msr-access.ts";
 export { MsrFilter, type MsrFilterRange } from "./guest/msr-filter.ts";
@@ -70,6 +71,7 @@ export { readPdptrs, usesPdptrs } from "./guest/paging.ts";
 export { resetRegisters } from "./guest/reset-state.ts";
 export { RunPage } from "./guest/run-page.ts";
 export { pauseExits, yieldsOnPause } from "./guest/spinning.ts";
+export { storeValidRegs, takeDirtyRegs } from "./guest/sync-regs.ts";
 export { completeUserExit } from "./guest/user-exits.ts";
 export {
   defaultVmSettings,

@@ -5,6 +5,8 @@ import {
   completeUserExit,
   hasInterrupt,
   Rflags,
+  storeValidRegs,
+  takeDirtyRegs,
   takeInterrupt,
   updateClockPage,
   VcpuStat,
@@ -19,8 +21,8 @@ type Pause = number | "yield" | "wait";
 /** Result of the ioctl; a promise only when the vCPU has to wait or gives way. */
 export function runVcpu(vcpu: Vcpu, task: Task): number | Promise<number> {
   if (vcpu.running) return -Errno.EBUSY;
-  const { run } = vcpu;
-  if (run.validRegs !== 0n || run.dirtyRegs !== 0n) return -Errno.EINVAL;
+  const refused = takeDirtyRegs(vcpu);
+  if (refused !== 0) return refused;
   vcpu.running = true;
   const pause = begin(vcpu, task);
   if (typeof pause === "number") return end(vcpu, pause);
@@ -69,6 +71,7 @@ function end(vcpu: Vcpu, result: number): number {
     apicBase: lapic?.apicBase ?? vcpu.userApicBase,
   });
   vcpu.debug.end(vcpu);
+  storeValidRegs(vcpu);
   vcpu.vm.vendor.put(vcpu);
   vcpu.running = false;
   return result;

@@ -7,6 +7,7 @@ import {
   defaultVmSettings,
   type GuestMemory,
   InterruptFabric,
+  Ioeventfds,
   type Irqchip,
   type MemoryRegion,
   PAGE_BYTES,
@@ -38,6 +39,7 @@ export class Vm implements TransferableVm {
   readonly statistics: VmCounters;
   readonly mmu: FaultMmu;
   readonly memory: GuestMemory;
+  readonly ioeventfds = new Ioeventfds();
   readonly fabric: InterruptFabric;
   readonly settings: VmSettings = defaultVmSettings();
   readonly clockState: VmClockState = { offsetNs: 0n, masterMonotonicNs: 0n, masterTsc: 0n };
@@ -199,6 +201,7 @@ export class Vm implements TransferableVm {
   destroy(moved: boolean): void {
     for (const vcpu of this.#vcpus) vcpu.dispose(moved);
     this.#vcpus.length = 0;
+    this.ioeventfds.clear();
     this.fabric.dispose();
     this.mmu.destroy();
     this.vendor.destroyVm(this);

@@ -17,11 +17,14 @@ import {
   type Timer,
 } from "@mkvm/kvm-abi";
 import { attachVac, createVacMemory, type Vac } from "@mkvm/vac";
+import { EventCounter, EventfdReference } from "../../host/src/devices/eventfd.ts";
 
 const BANK = 5;
 const BANK_BYTES = 0x800_0000;
 /** User addresses are offsets in the bank from here on; below lie the CPU's own and what the kernel hands out. */
 const USER_BASE = 0x400_0000;
+/** Descriptors of eventfds are apart from those of modules' files. */
+const FIRST_EVENTFD = 1000;
 const SLICE_TICKS = 4_000_000;
 
 class TestFile implements File {
@@ -76,6 +79,10 @@ export class InThreadKernel {
   sliceTicks = SLICE_TICKS;
   /** Called when a task waits and no timer is armed. */
   onIdle: (() => void) | undefined;
+  /** By descriptor. */
+  readonly eventfds = new Map<number, EventCounter>();
+  /** Less those that were released. */
+  eventfdReferences = 0;
   readonly #freePages: number[] = [];
   #nextPage: number;
   #nextUser = USER_BASE;
@@ -109,6 +116,8 @@ export class InThreadKernel {
       },
       installFile: (file) => this.#install(file),
       file: (fd) => this.#files.get(fd),
+      eventfd: (fd) => this.#reference(this.eventfds.get(fd)) ?? (this.#files.has(fd) ? -Errno.EINVAL : -Errno.EBADF),
+      eventfdById: (id) => this.#reference([...this.eventfds.values()].find((each) => each.id === id)),
     };
     this.task = {
       tid: 1,
@@ -139,6 +148,19 @@ export class InThreadKernel {
     const file = this.#files.get(fd);
     if (file === undefined) throw new Error(`no descriptor ${fd}`);
     return file;
+  }
+  /** eventfd(2): a descriptor. */
+  eventfd(): number {
+    const fd = FIRST_EVENTFD + this.eventfds.size;
+    this.eventfds.set(fd, new EventCounter(this.eventfds.size + 1, 0n, false));
+    return fd;
+  }
+  #reference(counter: EventCounter | undefined): EventfdReference | undefined {
+    if (counter === undefined) return undefined;
+    this.eventfdReferences++;
+    return new EventfdReference(counter, () => {
+      this.eventfdReferences--;
+    });
   }
   /** Anonymous user memory, zeroed; 2 MiB aligned from 2 MiB on. */
   mmap(bytes: number): number {

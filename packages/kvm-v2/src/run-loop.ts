@@ -6,6 +6,8 @@ import {
   hasInterrupt,
   hasPicInterrupt,
   Rflags,
+  storeValidRegs,
+  takeDirtyRegs,
   takeInterrupt,
   updateClockPage,
   VcpuStat,
@@ -35,9 +37,8 @@ export class RunLoop {
   /** Result of the ioctl; a promise only when the vCPU has to wait or gives way. */
   run(task: Task): number | Promise<number> {
     if (this.#busy) return -Errno.EBUSY;
-    const { run } = this.#vcpu;
-    // No KVM_CAP_SYNC_REGS
-    if (run.validRegs !== 0n || run.dirtyRegs !== 0n) return -Errno.EINVAL;
+    const refused = takeDirtyRegs(this.#vcpu);
+    if (refused !== 0) return refused;
     this.#busy = true;
     const stop = this.#start(task);
     return "result" in stop ? this.#finish(stop.result) : this.#alternate(task, stop.wait);
@@ -93,6 +94,7 @@ export class RunLoop {
       apicBase: lapic?.apicBase ?? vcpu.userApicBase,
     });
     vcpu.debug.end(vcpu);
+    storeValidRegs(vcpu);
     vcpu.vm.vendor.leaveCpu(vcpu);
     this.#busy = false;
     return result;

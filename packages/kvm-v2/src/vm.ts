@@ -7,6 +7,7 @@ import {
   defaultVmSettings,
   type GuestMemory,
   InterruptFabric,
+  Ioeventfds,
   type Irqchip,
   type MemoryRegion,
   PAGE_BYTES,
@@ -40,6 +41,7 @@ export class Vm implements TransferableVm {
   readonly statistics: VmCounters;
   readonly mmu: TdpMmu;
   readonly memory: GuestMemory;
+  readonly ioeventfds = new Ioeventfds();
   readonly fabric: InterruptFabric;
   readonly settings: VmSettings = defaultVmSettings();
   readonly clockState: VmClockState;
@@ -216,6 +218,7 @@ export class Vm implements TransferableVm {
     for (const vcpu of this.#inOrder) vcpu.dispose(moved);
     this.#byId.clear();
     this.#inOrder = [];
+    this.ioeventfds.clear();
     this.fabric.dispose();
     this.mmu.destroy();
     this.vendor.destroyVm(this);

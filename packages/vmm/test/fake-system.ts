@@ -27,6 +27,7 @@ export function fakeSystem(files: Record<string, Uint8Array>, memoryBytes = 64 <
       return part.length;
     },
     write: absent("write"),
+    eventfd: absent("eventfd"),
     fstatSize: (fd) => open[fd]!.length,
     resourceUsage: () => ({ instructions: 0, kernelBytes: 0 }),
     clockMonotonicNs: () => 0,

@@ -1,6 +1,7 @@
 /** What a descriptor leads to. */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { Errno, type File, type FileOperations, type Process } from "@mkvm/kvm-abi";
+import { Errno, type File, type FileOperations, type Process, type WaitQueue } from "@mkvm/kvm-abi";
+import type { EventCounter } from "./eventfd.ts";
 
 /** A device or anonymous file of a module. `operations` and `privateData` change hands when its VM moves. */
 export class ModuleFile implements File {
@@ -93,7 +94,24 @@ export class ConsoleFile {
   }
 }
 
-export type OpenFile = ModuleFile | RegularFile | ConsoleFile;
+/** What eventfd(2) gives. */
+export class EventfdFile {
+  readonly name = "[eventfd]";
+  readonly counter: EventCounter;
+  readonly isNonblocking: boolean;
+  /** Of those who wait for the counter to be more than 0. */
+  readonly readable: WaitQueue;
+  readonly stopWatching: () => void;
+
+  constructor(counter: EventCounter, isNonblocking: boolean, readable: WaitQueue) {
+    this.counter = counter;
+    this.isNonblocking = isNonblocking;
+    this.readable = readable;
+    this.stopWatching = counter.watch({ signalled: () => readable.wake(), closed: () => undefined });
+  }
+}
+
+export type OpenFile = ModuleFile | RegularFile | ConsoleFile | EventfdFile;
 
 function errnoOf(thrown: unknown): number {
   const code = (thrown as { code?: unknown } | undefined)?.code;

@@ -77,6 +77,7 @@ export class Arriving {
     if (image.vms.length !== this.#incoming.length)
       throw new HostError("EBUSY", "a VM was opened or closed meanwhile: move it again");
     this.#kernel.current = process;
+    process.eventfds.restore(image.eventfds);
     // Under a wall clock the CPUs of a machine agree, and the guest's time has gone on; elsewhere each counts its own instructions
     if (scheduler.clock.isIcount && !this.#kernel.hasProcesses) scheduler.windTo(image.clock.tsc);
     const now = { tsc: cpu.rdtsc(), monotonicNs: scheduler.clock.monotonicNs() };

@@ -1,15 +1,16 @@
 /** A process on one CPU: its bank, descriptors, threads, console; standing still for a move, and its end. */
 
 import type { ProgramState, Section, WaitQueue } from "@mkvm/kvm-abi";
-import { Errno, type File, type NewFile, type Process } from "@mkvm/kvm-abi";
+import { Errno, type Eventfd, type File, type NewFile, type Process } from "@mkvm/kvm-abi";
 import type { ExitStatus, TimePart, VmStatistics } from "../control/types.ts";
 import type { MountNamespace } from "../devices/device-tree.ts";
-import { ConsoleFile, ModuleFile, type OpenFile, RegularFile } from "../devices/open-file.ts";
+import { ConsoleFile, EventfdFile, ModuleFile, type OpenFile, RegularFile } from "../devices/open-file.ts";
 import { HostError, messageOf, stackOf } from "../errors.ts";
 import type { BankUserMemory } from "../memory/user-memory.ts";
 import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import type { CpuKernel } from "../worker/cpu-kernel.ts";
 import type { ConsoleInput, ConsoleOutput } from "./console.ts";
+import { ProcessEventfds } from "./eventfds.ts";
 import { Freeze } from "./freeze.ts";
 import { KernelTask, type UndeliveredResult } from "./task.ts";
 
@@ -54,6 +55,7 @@ export class KernelProcess implements Process {
   atFirstRun: (() => void) | undefined;
   readonly tasks = new Set<KernelTask>();
   readonly files = new Map<number, OpenFile>();
+  readonly eventfds = new ProcessEventfds(this);
   /** Modules that the VM can go back to, the latest last; empty once finalised. */
   previous: string[] = [];
   /** Where the last finalise left the VM. */
@@ -123,11 +125,19 @@ export class KernelProcess implements Process {
     return file instanceof ModuleFile ? file : undefined;
   }
 
+  eventfd(fd: number): Eventfd | number {
+    return this.eventfds.behind(fd);
+  }
+  eventfdById(id: number): Eventfd | undefined {
+    return this.eventfds.byId(id);
+  }
+
   close(fd: number): number {
     const file = this.files.get(fd);
     if (!file) return -Errno.EBADF;
     this.files.delete(fd);
     if (file instanceof RegularFile) file.close();
+    if (file instanceof EventfdFile) this.eventfds.closed(file);
     if (file instanceof ModuleFile) {
       try {
         file.operations.release?.(file);

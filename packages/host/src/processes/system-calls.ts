@@ -4,9 +4,10 @@ import { resolve as resolvePath } from "node:path";
 import { bankOf, type Hpa, offsetOf } from "@mkvm/hw-x86";
 import { Errno, type Hva, Ioctl, type SystemCalls } from "@mkvm/kvm-abi";
 import { isDevicePath } from "../devices/device-tree.ts";
-import { ConsoleFile, ModuleFile, RegularFile } from "../devices/open-file.ts";
+import { ConsoleFile, EventfdFile, ModuleFile, RegularFile } from "../devices/open-file.ts";
 import { pageBytes } from "../memory/page-allocator.ts";
 import { canContain, resultOnFailedVm } from "./contained-fault.ts";
+import { readEventfd, waitForEventfd, writeEventfd } from "./eventfd-calls.ts";
 import type { KernelProcess } from "./process.ts";
 import type { KernelTask } from "./task.ts";
 
@@ -213,6 +214,11 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       if (process.ending) return never();
       const file = process.files.get(fd);
       if (!file) return -Errno.EBADF;
+      if (file instanceof EventfdFile)
+        return (
+          readEventfd(process, file, address, lengthBytes) ??
+          waitForEventfd(process, task, file, address, never).then(backToUser)
+        );
       const into = memory.view(address, lengthBytes);
       if (!into) return -Errno.EFAULT;
       if (file instanceof RegularFile) return file.read(into);
@@ -225,7 +231,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       check();
       const file = process.files.get(fd);
       if (!file) return -Errno.EBADF;
-      if (file instanceof ConsoleFile) return -Errno.ESPIPE;
+      if (file instanceof ConsoleFile || file instanceof EventfdFile) return -Errno.ESPIPE;
       const into = memory.view(address, lengthBytes);
       if (!into) return -Errno.EFAULT;
       if (file instanceof RegularFile) return file.pread(into, offsetBytes);
@@ -236,11 +242,17 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
     write(fd, address, lengthBytes) {
       check();
       const file = process.files.get(fd);
+      if (file instanceof EventfdFile) return writeEventfd(process, file, address, lengthBytes);
       if (!(file instanceof ConsoleFile) || file.stream === 0) return file ? -Errno.EINVAL : -Errno.EBADF;
       const bytes = memory.view(address, lengthBytes);
       if (!bytes) return -Errno.EFAULT;
       process.output.write(file.stream, bytes);
       return lengthBytes;
+    },
+
+    eventfd(initial, flags) {
+      check();
+      return process.eventfds.create(initial, flags);
     },
 
     fstatSize(fd) {

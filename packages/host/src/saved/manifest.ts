@@ -26,6 +26,17 @@ const manifest = z.object({
   memory: z.array(z.object({ address: count, lengthBytes: count })),
   systemFiles: z.array(z.object({ fd: count, path: z.string() })),
   vms: z.array(z.object({ files: z.array(z.object({ fd: count, name: z.string(), role })) })).min(1),
+  /** Files of before there were any have none. */
+  eventfds: z
+    .array(
+      z.object({
+        id: count,
+        count: z.string().regex(/^\d{1,20}$/),
+        isSemaphore: z.boolean(),
+        descriptors: z.array(z.object({ fd: count, isNonblocking: z.boolean() })),
+      }),
+    )
+    .default([]),
   undelivered: z.array(z.object({ fd: count, request: count, result: z.number().int() })),
   inputEnded: z.boolean(),
 });
@@ -34,7 +45,7 @@ export type Manifest = z.infer<typeof manifest>;
 export type SavedPackages = Pick<Manifest, "program" | "savedBy">;
 
 export function manifestOf(image: ProcessImage, packages: SavedPackages): Manifest {
-  const { name, args, machine, clock, retired, bankBytes, memory, systemFiles, undelivered, input } = image;
+  const { name, args, machine, clock, retired, bankBytes, memory, systemFiles, eventfds, undelivered, input } = image;
   const vms = image.vms.map(({ files }) => ({ files: [...files] }));
   return {
     ...packages,
@@ -47,6 +58,7 @@ export function manifestOf(image: ProcessImage, packages: SavedPackages): Manife
     memory: [...memory],
     systemFiles: [...systemFiles],
     vms,
+    eventfds: eventfds.map((each) => ({ ...each, descriptors: [...each.descriptors] })),
     undelivered: [...undelivered],
     inputEnded: input.ended,
   };

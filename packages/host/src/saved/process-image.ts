@@ -9,6 +9,15 @@ export interface SavedFile {
   readonly role: Exclude<FileRole, { kind: "other" }>;
 }
 
+/** An eventfd, with its descriptors: none where only modules refer to it. */
+export interface SavedEventfd {
+  readonly id: number;
+  /** A 64-bit number, decimal. */
+  readonly count: string;
+  readonly isSemaphore: boolean;
+  readonly descriptors: readonly { readonly fd: number; readonly isNonblocking: boolean }[];
+}
+
 /** One VM: its portable state, and the files behind which it lies. */
 export interface SavedVm {
   readonly sections: readonly Section[];
@@ -37,6 +46,7 @@ export interface ProcessImage {
   /** Descriptors of /dev/kvm, by the path that was opened. */
   readonly systemFiles: readonly { readonly fd: number; readonly path: string }[];
   readonly vms: readonly SavedVm[];
+  readonly eventfds: readonly SavedEventfd[];
   /** Contents of the pages that vCPUs share with the program, by VM and vCPU. */
   readonly runPages: readonly { readonly vm: number; readonly vcpu: number; readonly bytes: Uint8Array }[];
   readonly undelivered: readonly UndeliveredResult[];

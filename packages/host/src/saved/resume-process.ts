@@ -32,6 +32,7 @@ export function blockerOfResume(
 export async function resumeVms(process: KernelProcess, image: ProcessImage, module: LoadedInstance): Promise<void> {
   const { kernel } = process;
   const made: IncomingVm[] = [];
+  process.eventfds.restore(image.eventfds);
   try {
     for (const [index, vm] of image.vms.entries()) {
       const pages = mapRunPages(process, image, index);

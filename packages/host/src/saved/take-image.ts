@@ -65,6 +65,7 @@ export function takeImage(process: KernelProcess, args: readonly string[], vendo
     program: program.sections,
     systemFiles: [...roles.values()].filter(({ role }) => role.kind === "system").map(({ fd, name }) => ({ fd, path: name })),
     vms,
+    eventfds: process.eventfds.save(),
     runPages,
     undelivered: process.undelivered(),
     input: process.input.waiting(),

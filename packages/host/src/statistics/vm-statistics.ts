@@ -2,7 +2,7 @@
  * Statistics of a process's VMs, read as a kernel shows them in debugfs: without the VMM's help, and through nothing but what a
  * VMM would use, KVM_GET_STATS_FD and read, on an open file of the kernel's own.
  */
-import { Errno, type File, Ioctl, type NewFile, type Process } from "@mkvm/kvm-abi";
+import { Errno, type Eventfd, type File, Ioctl, type NewFile, type Process } from "@mkvm/kvm-abi";
 import type { VmStatistics } from "../control/types.ts";
 import { ModuleFile } from "../devices/open-file.ts";
 import { HostError } from "../errors.ts";
@@ -90,5 +90,11 @@ class KernelOpen implements Process {
   }
   file(fd: number): File | undefined {
     return this.#process.file(fd);
+  }
+  eventfd(fd: number): Eventfd | number {
+    return this.#process.eventfd(fd);
+  }
+  eventfdById(id: number): Eventfd | undefined {
+    return this.#process.eventfdById(id);
   }
 }

@@ -1,5 +1,6 @@
 /** KVM_CHECK_EXTENSION: what is there, and nothing else. Capabilities that are not listed answer 0. */
 import { Capability, GuestDebugFlag } from "@mkvm/kvm-abi";
+import { SYNC_REGS_FIELDS } from "../guest/sync-regs.ts";
 import { USER_MEMORY_SLOTS } from "./memory-region.ts";
 
 /** KVM_MAX_VCPU_IDS: an APIC id has 8 bits, and 255 is broadcast. */
@@ -50,6 +51,11 @@ const PRESENT: ReadonlySet<number> = new Set([
   Capability.KVM_CAP_SREGS2,
   Capability.KVM_CAP_USER_MEMORY2,
   Capability.KVM_CAP_IOAPIC_POLARITY_IGNORED,
+  Capability.KVM_CAP_IOEVENTFD,
+  Capability.KVM_CAP_IOEVENTFD_NO_LENGTH,
+  Capability.KVM_CAP_IOEVENTFD_ANY_LENGTH,
+  Capability.KVM_CAP_IRQFD,
+  Capability.KVM_CAP_IRQFD_RESAMPLE,
   Capability.KVM_CAP_X86_USER_SPACE_MSR,
   Capability.KVM_CAP_X86_MSR_FILTER,
 ]);
@@ -70,6 +76,8 @@ export function checkExtension(capability: number, context: CapabilityContext): 
       return USER_MEMORY_SLOTS;
     case Capability.KVM_CAP_SET_GUEST_DEBUG2:
       return GUEST_DEBUG_FLAGS;
+    case Capability.KVM_CAP_SYNC_REGS:
+      return SYNC_REGS_FIELDS;
     case Capability.KVM_CAP_XSAVE2:
       return 4096;
     case Capability.KVM_CAP_VM_TYPES:

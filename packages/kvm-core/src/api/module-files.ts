@@ -82,7 +82,11 @@ export class ModuleFiles {
           ? this.#installStatistics(file.process, "kvm-vm-stats", { vm, vcpu: undefined })
           : this.#vmIoctl(vm, request, argument);
       },
-      release: (file) => closeFile(file.privateData as ManagedVm),
+      release: (file) => {
+        const vm = file.privateData as ManagedVm;
+        vm.fabric.irqfds.clear();
+        closeFile(vm);
+      },
     };
     this.vcpuOperations = {
       owner,

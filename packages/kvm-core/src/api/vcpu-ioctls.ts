@@ -28,17 +28,10 @@ import type { CpuidEntry } from "../cpuid-table.ts";
 import { acceptApicEvents } from "../guest/apic-events.ts";
 import { setXcr } from "../guest/control-registers.ts";
 import { checkedXsave, fpuFromXsave, fpuIntoXsave } from "../guest/fpu-state.ts";
+import { getSregs, setSregs } from "../guest/legacy-sregs.ts";
 import { isFault, translateLinear } from "../guest/paging.ts";
-import {
-  getDebugregs,
-  getEvents,
-  getRegs,
-  getSregs2,
-  setDebugregs,
-  setEvents,
-  setRegs,
-  setSregs2,
-} from "../guest/register-state.ts";
+import { getDebugregs, getEvents, getRegs, getSregs2, setDebugregs, setEvents, setSregs2 } from "../guest/register-state.ts";
+import { replaceRegs } from "../guest/sync-regs.ts";
 import type { VcpuParts } from "../guest/vcpu-parts.ts";
 import { PvclockFlag } from "../kvmclock.ts";
 import { copyCpuid2In, copyCpuidIn, copyCpuidOut } from "./cpuid-ioctls.ts";
@@ -61,14 +54,19 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
     (vcpu, argument) => {
       const value = readUser(vcpu.vm.process, argument, KvmRegs);
       if (typeof value === "number") return value;
-      setRegs(vcpu, value);
-      // As Linux: exceptions that were queued for the old RIP are gone
-      vcpu.setEvents({ ...vcpu.events(), exception: undefined });
+      replaceRegs(vcpu, value);
       return 0;
     },
   ],
-  [Ioctl.KVM_GET_SREGS, getSregs],
-  [Ioctl.KVM_SET_SREGS, setSregs],
+  [Ioctl.KVM_GET_SREGS, (vcpu, argument) => writeUser(vcpu.vm.process, argument, KvmSregs, getSregs(vcpu))],
+  [
+    Ioctl.KVM_SET_SREGS,
+    (vcpu, argument) => {
+      const value = readUser(vcpu.vm.process, argument, KvmSregs);
+      if (typeof value === "number") return value;
+      return setSregs(vcpu, value) ? 0 : -Errno.EINVAL;
+    },
+  ],
   [Ioctl.KVM_GET_SREGS2, (vcpu, argument) => writeUser(vcpu.vm.process, argument, KvmSregs2, getSregs2(vcpu))],
   [
     Ioctl.KVM_SET_SREGS2,
@@ -222,29 +220,6 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
 /** Guests run at the host's rate: there is no TSC scaling. 250 parts per million are taken as equal. */
 export function checkTscKhz(hostKhz: number, khz: number): number {
   return khz === 0 || Math.abs(khz - hostKhz) <= hostKhz * 250e-6 ? 0 : -Errno.EINVAL;
-}
-
-function getSregs(vcpu: VcpuParts, argument: Hva): number {
-  const { flags: _flags, pdptrs: _pdptrs, ...sregs } = getSregs2(vcpu);
-  const bitmap = [0n, 0n, 0n, 0n];
-  const { interrupt } = vcpu.events();
-  if (interrupt !== undefined && !interrupt.software) bitmap[interrupt.vector >> 6] = 1n << BigInt(interrupt.vector & 63);
-  return writeUser(vcpu.vm.process, argument, KvmSregs, { ...sregs, interrupt_bitmap: bitmap });
-}
-
-function setSregs(vcpu: VcpuParts, argument: Hva): number {
-  const value = readUser(vcpu.vm.process, argument, KvmSregs);
-  if (typeof value === "number") return value;
-  const { interrupt_bitmap, ...sregs } = value;
-  if (!setSregs2(vcpu, { ...sregs, flags: 0n, pdptrs: [0n, 0n, 0n, 0n] })) return -Errno.EINVAL;
-  const word = interrupt_bitmap.findIndex((bits) => bits !== 0n);
-  if (word >= 0) {
-    const bits = interrupt_bitmap[word]!;
-    let bit = 0;
-    while (((bits >> BigInt(bit)) & 1n) === 0n) bit++;
-    vcpu.setEvents({ ...vcpu.events(), interrupt: { vector: word * 64 + bit, software: false } });
-  }
-  return 0;
 }
 
 function takeCpuid(vcpu: VcpuParts, table: CpuidEntry[] | number): number {

@@ -22,6 +22,7 @@ import type { InterruptFabric } from "../guest/interrupt-fabric.ts";
 import { guestTimeNs, setGuestTime } from "../guest/kvmclock-msrs.ts";
 import type { VmParts } from "../guest/vcpu-parts.ts";
 import { enableCap } from "./enable-cap.ts";
+import { ioeventfd, irqfd } from "./eventfd-ioctls.ts";
 import { setMsrFilter } from "./msr-filter-ioctl.ts";
 import { readUser, readUserU64, writeUser } from "./user-copy.ts";
 import { checkTscKhz } from "./vcpu-ioctls.ts";
@@ -140,6 +141,8 @@ const HANDLERS: ReadonlyMap<number, Handler> = new Map<number, Handler>([
   [Ioctl.KVM_SET_TSC_KHZ, (vm, argument) => checkTscKhz(vm.tscKhz, argument)],
   [Ioctl.KVM_ENABLE_CAP, enableCap],
   [Ioctl.KVM_X86_SET_MSR_FILTER, setMsrFilter],
+  [Ioctl.KVM_IOEVENTFD, ioeventfd],
+  [Ioctl.KVM_IRQFD, irqfd],
 ]);
 
 function createIrqchip(vm: VmUnderControl): number {

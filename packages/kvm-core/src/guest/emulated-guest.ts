@@ -46,7 +46,7 @@ export function emulatedGuest(vcpu: VcpuParts): EmulatedCpu {
     writeDevice(gpa, bytes) {
       const page = deviceAt(vcpu, gpa);
       page?.device.mmioWrite(page.offset, bytes);
-      return page !== undefined;
+      return page !== undefined || vm.ioeventfds.signal("mmio", gpa, bytes);
     },
   };
 }

@@ -5,6 +5,7 @@ import { createIrqchip, type Irqchip } from "../irqchip.ts";
 import { createLapic, type Lapic, type LapicHost } from "../lapic.ts";
 import { createPit, type Pit } from "../pit.ts";
 import { PIC_REQUEST, type VcpuCounters } from "../statistics/vcpu-statistics.ts";
+import { Irqfds } from "./irqfds.ts";
 
 /** What the fabric needs of a vCPU. */
 export interface FabricVcpu {
@@ -18,6 +19,8 @@ const PIT_GSI = 0;
 export class InterruptFabric {
   readonly #clock: Clock;
   readonly #vcpus: () => readonly FabricVcpu[];
+  /** KVM_IRQFD. */
+  readonly irqfds = new Irqfds((gsi, source, level) => this.irqchip?.setGsi(gsi, source, level));
   irqchip: Irqchip | undefined;
   pit: Pit | undefined;
 
@@ -39,6 +42,7 @@ export class InterruptFabric {
       },
       acknowledged: (gsi) => {
         if (gsi === PIT_GSI) this.pit?.acknowledged();
+        this.irqfds.acknowledged(gsi);
       },
     });
   }
@@ -77,6 +81,7 @@ export class InterruptFabric {
   }
 
   dispose(): void {
+    this.irqfds.dispose();
     this.pit?.dispose();
     this.pit = undefined;
     this.irqchip = undefined;

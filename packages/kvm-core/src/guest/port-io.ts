@@ -74,6 +74,10 @@ function handleSingle(vcpu: VcpuParts, exit: PortExit): ExitOutcome {
     return "resume";
   }
   vcpu.run.setPortItem(size, isIn ? 0 : outValue(vcpu, size));
+  if (!isIn && vcpu.vm.ioeventfds.signal("pio", port, vcpu.run.portData(size))) {
+    vcpu.skip(exit.instructionLength);
+    return "resume";
+  }
   return toUser(vcpu, exit, 1, exit.instructionLength);
 }
 
@@ -133,6 +137,10 @@ function handleString(vcpu: VcpuParts, exit: PortExit, string: NonNullable<PortE
   }
   const finished = stringIoFinished(cpu, io);
   if (device === undefined) {
+    if (signalItems(vcpu, exit, items)) {
+      if (finished) vcpu.skip(exit.instructionLength);
+      return "resume";
+    }
     vcpu.run.portData(items.length).set(items);
     // RSI and RCX have moved: an unfinished REP OUTS exits again by itself
     return toUser(vcpu, exit, count, finished ? exit.instructionLength : 0);
@@ -141,6 +149,14 @@ function handleString(vcpu: VcpuParts, exit: PortExit, string: NonNullable<PortE
     writeDevice(device, exit.port, exit.size, little(items, item * exit.size, exit.size));
   if (finished) vcpu.skip(exit.instructionLength);
   return "resume";
+}
+
+/** Writes to an ioeventfd. As Linux: the first item decides, and what follows the last that an eventfd takes is lost. */
+function signalItems(vcpu: VcpuParts, { port, size }: PortExit, items: Uint8Array): boolean {
+  const { ioeventfds } = vcpu.vm;
+  for (let at = 0; at < items.length; at += size)
+    if (!ioeventfds.signal("pio", port, items.subarray(at, at + size))) return at > 0;
+  return true;
 }
 
 /** KVM_RUN after KVM_EXIT_IO: takes the data of an IN and moves past the instruction. */

@@ -1,5 +1,15 @@
 /** The pages that a vCPU shares with its VMM: `struct kvm_run`, the port data page, the coalesced MMIO ring. */
-import { KvmDebugExitArch, KvmRun, VCPU_MMAP_SIZE_BYTES, VcpuMapping } from "@mkvm/kvm-abi";
+import {
+  KvmDebugExitArch,
+  KvmRegs,
+  KvmRun,
+  KvmSregs,
+  KvmSyncRegs,
+  KvmVcpuEvents,
+  type StructValue,
+  VCPU_MMAP_SIZE_BYTES,
+  VcpuMapping,
+} from "@mkvm/kvm-abi";
 
 const at = KvmRun.offsets;
 const io = KvmRun.fields.exit.members.io.offsets;
@@ -8,6 +18,9 @@ const debug = KvmRun.fields.exit.members.debug.offsets;
 const failEntry = KvmRun.fields.exit.members.fail_entry.offsets;
 const msr = KvmRun.fields.exit.members.msr.offsets;
 const internal = KvmRun.fields.exit.members.internal.offsets;
+
+const SYNC_SREGS = at.s + KvmSyncRegs.offsets.sregs;
+const SYNC_EVENTS = at.s + KvmSyncRegs.offsets.events;
 
 export const PORT_DATA_OFFSET = VcpuMapping.KVM_PIO_PAGE_OFFSET * 4096;
 
@@ -33,6 +46,28 @@ export class RunPage {
   }
   get dirtyRegs(): bigint {
     return this.#view.getBigUint64(at.kvm_dirty_regs, true);
+  }
+  set dirtyRegs(fields: bigint) {
+    this.#view.setBigUint64(at.kvm_dirty_regs, fields, true);
+  }
+  // KVM_CAP_SYNC_REGS
+  syncRegs(): StructValue<(typeof KvmRegs)["fields"]> {
+    return KvmRegs.read(this.#view, at.s);
+  }
+  setSyncRegs(value: StructValue<(typeof KvmRegs)["fields"]>): void {
+    KvmRegs.write(this.#view, value, at.s);
+  }
+  syncSregs(): StructValue<(typeof KvmSregs)["fields"]> {
+    return KvmSregs.read(this.#view, SYNC_SREGS);
+  }
+  setSyncSregs(value: StructValue<(typeof KvmSregs)["fields"]>): void {
+    KvmSregs.write(this.#view, value, SYNC_SREGS);
+  }
+  syncEvents(): StructValue<(typeof KvmVcpuEvents)["fields"]> {
+    return KvmVcpuEvents.read(this.#view, SYNC_EVENTS);
+  }
+  setSyncEvents(value: StructValue<(typeof KvmVcpuEvents)["fields"]>): void {
+    KvmVcpuEvents.write(this.#view, value, SYNC_EVENTS);
   }
   get cr8(): bigint {
     return this.#view.getBigUint64(at.cr8, true);

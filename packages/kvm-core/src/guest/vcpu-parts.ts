@@ -13,6 +13,7 @@ import type { VcpuCounters } from "../statistics/vcpu-statistics.ts";
 import type { VmCounters } from "../statistics/vm-statistics.ts";
 import type { GuestCpu } from "./guest-cpu.ts";
 import type { DebugIntercepts, GuestDebug } from "./guest-debug.ts";
+import type { Ioeventfds } from "./ioeventfds.ts";
 import type { MsrFilter } from "./msr-filter.ts";
 import type { RunPage } from "./run-page.ts";
 
@@ -75,6 +76,7 @@ export interface VmParts {
   readonly process: Process;
   readonly clock: Clock;
   readonly memory: GuestMemory;
+  readonly ioeventfds: Ioeventfds;
   readonly irqchip: Irqchip | undefined;
   readonly pit: Pit | undefined;
   readonly clockState: VmClockState;

@@ -8,7 +8,9 @@ import {
   supportOf,
   VmClock,
   VmDirtyLog,
+  VmIoeventfds,
   VmIrqchip,
+  VmIrqfds,
   VmIrqRouting,
   VmMemorySlots,
   VmMsrFilter,
@@ -19,6 +21,7 @@ import {
 } from "@mkvm/kvm-abi";
 import type { MemoryRegion } from "../api/memory-region.ts";
 import type { VmUnderControl } from "../api/vm-state-ioctls.ts";
+import { restoreEventfds, saveEventfds } from "./eventfd-sections.ts";
 import { decodeMsrFilter, saveMsrFilter } from "./msr-filter-sections.ts";
 import { unknownState } from "./unused-fields.ts";
 import { VCPU_SECTIONS } from "./vcpu-sections.ts";
@@ -31,6 +34,8 @@ export const VM_SECTIONS = [
   VmIrqchip,
   VmIrqRouting,
   VmPit,
+  VmIoeventfds,
+  VmIrqfds,
   VmMsrFilter,
   VmMsrFilterBitmap,
   VmStatistics,
@@ -107,7 +112,7 @@ export function saveVm(vm: VmUnderControl, slots: readonly PortableSlot[], featu
   );
   if (vm.irqchip !== undefined) sections.push(...vm.irqchip.save());
   if (vm.pit !== undefined) sections.push(VmPit.encode(0, vm.pit.save()));
-  sections.push(...saveMsrFilter(vm.settings.msrFilter), VmStatistics.encode(0, {}, vm.statistics.save()));
+  sections.push(...saveEventfds(vm), ...saveMsrFilter(vm.settings.msrFilter), VmStatistics.encode(0, {}, vm.statistics.save()));
   return sections;
 }
 
@@ -161,7 +166,7 @@ export function applySettings(vm: VmUnderControl, shape: ShapeValue): void {
   settings.msrExitReasons = shape.msr_exit_reasons;
 }
 
-/** Clock, interrupt controllers, PIT and MSR filter. Undefined: restored. */
+/** Clock, interrupt controllers, PIT, eventfds and MSR filter. Undefined: restored. */
 export function restoreVmDevices(vm: VmUnderControl, sections: readonly Section[]): string | undefined {
   const clock = VmClock.find(sections);
   if (typeof clock === "string") return clock;
@@ -179,5 +184,5 @@ export function restoreVmDevices(vm: VmUnderControl, sections: readonly Section[
   if (typeof filter === "string") return filter;
   vm.settings.msrFilter = filter;
   vm.msrFilterChanged();
-  return undefined;
+  return restoreEventfds(vm, sections);
 }

@@ -229,6 +229,7 @@ class Incoming implements IncomingVm {
       case "system":
         return { operations: this.#files.systemOperations, privateData: undefined };
       case "vm":
+        this.#vm.fabric.irqfds.listen();
         this.#vm.openFiles++;
         return { operations: this.#files.vmOperations, privateData: this.#vm };
       case "vcpu": {

@@ -1,0 +1,60 @@
+/** Eventfds of a process go where its VM goes: to another module, another CPU, and through a file. */
+import { mkdir, mkdtemp, rm, symlink } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createHost, type ProcessHandle } from "@mkvm/host";
+import { expect, test } from "vitest";
+
+/** Waits for lines of a process's console, each once. */
+class Console {
+  readonly #output: AsyncIterator<Uint8Array>;
+  #said = "";
+
+  constructor(process: ProcessHandle) {
+    this.#output = process.output[Symbol.asyncIterator]();
+  }
+  async line(): Promise<string> {
+    while (!this.#said.includes("\n")) {
+      const { done, value } = await this.#output.next();
+      if (done) return `the program ended after "${this.#said}"`;
+      this.#said += new TextDecoder().decode(value);
+    }
+    const [line] = this.#said.split("\n", 1);
+    this.#said = this.#said.slice(line.length + 1);
+    return line;
+  }
+}
+
+const program = join(import.meta.dirname, "eventfd-program");
+
+test.each(["intel", "amd"] as const)("modules, CPUs and a file find the same eventfds (%s)", async (vendor) => {
+  const folder = await mkdtemp(join(tmpdir(), "mkvm-eventfds-"));
+  const host = await createHost({ directory: import.meta.dirname, vendor, cpus: 2 });
+  try {
+    await host.insmod("@mkvm/kvm-v1");
+    await host.insmod("@mkvm/kvm-v2");
+    await host.ln("/dev/kvm1", "/dev/kvm");
+    const process = await host.run({ program, args: [], cpu: 0 });
+    const { pid } = process;
+    const console = new Console(process);
+    expect(await console.line()).toBe("as they were");
+    expect((await host.upgrade({ pid, to: "kvm2" })).map(({ moved, failed }) => failed?.reason ?? moved)).toEqual([true]);
+    process.write("\n");
+    expect(await console.line()).toBe("still so");
+    expect(await host.migrate({ pid, cpu: 1 })).toMatchObject({ moved: true });
+    expect(await console.line()).toBe("as they were");
+    const path = join(folder, "saved");
+    await host.save({ pid, path, stop: true });
+    // The program's package is looked for by name
+    const packages = join(folder, "node_modules", "@mkvm");
+    await mkdir(packages, { recursive: true });
+    await symlink(program, join(packages, "eventfd-program"));
+    const again = await host.restore({ path, module: "kvm1", directory: folder });
+    expect(await new Console(again).line()).toBe("as they were");
+    again.endInput();
+    expect(await again.exited).toMatchObject({ status: 0 });
+  } finally {
+    await host.close();
+    await rm(folder, { recursive: true, force: true });
+  }
+});
