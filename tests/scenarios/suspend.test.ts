@@ -76,6 +76,8 @@ test("a host that sleeps tells what it has, refuses all else, and can be shut do
   try {
     await expect(host.resume()).rejects.toThrow("the host is not suspended");
     const process = await start(host, "kvm2", tinyGuest(1_000_000));
+    // Its VM is there when the guest talks
+    await process.output[Symbol.asyncIterator]().next();
     await host.suspend();
     await expect(host.suspend()).rejects.toThrow("the host is suspended: wake it with 'mkvm resume' first");
     await expect(host.kill(process.pid)).rejects.toThrow("the host is suspended: wake it with 'mkvm resume' first");
