@@ -47,7 +47,7 @@ const UPPER = 0xff11_0000_0000_0000n;
 const BEYOND = 1n << 56n;
 
 const wide = (mode: 16 | 32 | 64 = 64): SystemMachine =>
-  createSystemMachine(mode, { cr4Allowed: FLAT_MODEL.cr4Allowed | LA57 });
+  createSystemMachine(mode, { cr4Allowed: FLAT_MODEL.cr4Allowed | LA57, linearAddressBits: 57 });
 
 interface FiveLevels extends SystemMachine {
   /** Maps a page of 4 KiB; addresses of the five entries, uppermost first. */

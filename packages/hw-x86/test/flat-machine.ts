@@ -34,6 +34,7 @@ export const FLAT_MODEL: CpuModel = {
   eferAllowed: 0xd01n,
   xcr0Allowed: 0x7n,
   physicalAddressBits: 40,
+  linearAddressBits: 48,
 };
 
 /** Guest mode that intercepts nothing. What it cannot answer throws, with its name. */

@@ -220,6 +220,16 @@ describe.each(["intel", "amd"] as const)("on a machine of vendor %s", (vendor) =
       expect(kernel.bank.view.getUint32(page, true)).toBe(Number(vm.regs().rax & 0xffff_ffffn));
     });
 
+    test("before it has a vCPU", async () => {
+      const file = kernel.file(kernel.ioctl(kernel.open(kvm1), Ioctl.KVM_CREATE_VM));
+      const incoming = await kvm2.transfer.prepare(kernel.process, kvm1.transfer.describe(file, kvm2.transfer.receives));
+      if (typeof incoming === "string") throw new Error(incoming);
+      const sections = kvm1.transfer.save(file, kvm2.transfer.receives);
+      expect(incoming.restore(sections)).toBeUndefined();
+      expect(differenceOf(sections, incoming.save())).toBeUndefined();
+      incoming.abort();
+    });
+
     test("without its statistics, when the receiver takes none; and not with half of them", async () => {
       const vm = new TestVm(kernel, kvm1, options);
       vm.load([0xe6, 0xe9]);

@@ -97,4 +97,6 @@ export interface CpuModel {
   /** State components that XCR0 may enable; 0: no XSAVE. */
   readonly xcr0Allowed: bigint;
   readonly physicalAddressBits: number;
+  /** Those of the widest paging mode that there is. */
+  readonly linearAddressBits: number;
 }

@@ -57,11 +57,12 @@ const WORDS = CLEAN_BITS.map(({ fields }) =>
   ),
 );
 const TOTAL = WORDS.reduce((sum, words) => sum + words.length, 0);
-/** Of a VMCB that sets no clean bit not even this many exits are remembered: it seems to use none. */
-const PATIENCE = 2;
+/** Remembering all fields takes its time: it is done at the first exits of each VMCB, and then at one of so many. */
+const FIRST_EXITS = 256;
+const SAMPLE = 64;
 
 interface Remembered {
-  /** Words as the last exit left them. */
+  /** Words as the last exit left them, if `isKnown`. */
   readonly words: Uint32Array;
   isKnown: boolean;
   exits: number;
@@ -121,10 +122,9 @@ export class CleanBits {
       last = { words: new Uint32Array(TOTAL), isKnown: true, exits: 0 };
       this.#vmcbs.set(address, last);
     }
-    if (vmcb.low(Control.CLEAN) !== 0) last.exits = 0;
-    last.isKnown = last.exits < PATIENCE;
-    if (!last.isKnown) return;
+    last.isKnown = last.exits < FIRST_EXITS || last.exits % SAMPLE === 0;
     last.exits++;
+    if (!last.isKnown) return;
     let at = 0;
     for (const words of WORDS) for (let i = 0; i < words.length; i++) last.words[at++] = vmcb.low(words[i] as number);
   }

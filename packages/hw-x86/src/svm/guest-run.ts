@@ -113,7 +113,8 @@ export class GuestRun extends GuestSlices {
       this.#deliverOutside(engine, INTERRUPT, this.cpu.takeInterrupt());
     }
     const { apic } = guest;
-    if (apic.isEnabled && this.cpu.lines.answerDoorbell()) apic.evaluate();
+    // Answered in any case: what rings on keeps a guest that halts awake
+    if (this.cpu.lines.answerDoorbell() && apic.isEnabled) apic.evaluate();
     if (apic.isDeliverable()) {
       engine.u32[ACTIVITY] = 0;
       this.#deliverOutside(engine, INTERRUPT, apic.acknowledge());

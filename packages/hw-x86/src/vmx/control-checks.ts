@@ -2,9 +2,8 @@
  * Checks of the VMX controls and the host-state area by VM entry. Source: Intel SDM Vol. 3C, Checks on VMX Controls and
  * Host-State Area. Each function returns undefined when all is well, else the rule that was broken, for the hardware's log.
  */
-
 import type { CpuModel } from "../engine/cpu.ts";
-import { isCanonicalTop, linearAddressBits } from "../engine/system/linear-address.ts";
+import { isCanonicalTop } from "../engine/system/linear-address.ts";
 import { isPat } from "../root-msrs.ts";
 import {
   type AllowedSettings,
@@ -40,7 +39,7 @@ function isMsrList(vmcs: Vmcs, address: number, count: number, physicalAddressBi
 
 /** Bits beyond the processor's linear addresses repeat the top one, whatever the paging mode. */
 export function isCanonicalField(vmcs: Vmcs, field: number, model: CpuModel): boolean {
-  return isCanonicalTop(vmcs.high(field), linearAddressBits(model));
+  return isCanonicalTop(vmcs.high(field), model.linearAddressBits);
 }
 
 export function isEptPointer(low: number, high: number, physicalAddressBits: number): boolean {

@@ -72,8 +72,8 @@ export class VirtualApic implements ApicAccess {
     this.accessPage = (secondary & Secondary.virtualizeApicAccesses) !== 0 ? vmcs.number(slot.APIC_ACCESS_ADDRESS) : -1;
     this.#reads = virtualizedReads(this.#registers);
     this.#writes = virtualizedWrites(this.#registers, this.delivers);
-    this.#page.point(undefined, 0);
     if (this.usesShadow) this.#pointPage(vmcs.number(slot.VIRTUAL_APIC_ADDRESS));
+    else this.#page.point(undefined, 0);
     if (!this.posts) return;
     this.notificationVector = vmcs.low(slot.POSTED_INTERRUPT_VECTOR) & 0xff;
     const descriptor = vmcs.number(slot.POSTED_INTERRUPT_DESCRIPTOR);

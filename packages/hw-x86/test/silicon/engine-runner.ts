@@ -116,6 +116,7 @@ export class EngineRunner {
         xcr0Allowed: 7n,
         eferAllowed: 0xd01n,
         physicalAddressBits: 40,
+        linearAddressBits: 48,
       },
       guest: bareGuest((fault) => {
         this.#fault = fault;

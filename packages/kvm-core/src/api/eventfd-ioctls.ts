@@ -1,16 +1,11 @@
 /** KVM_IOEVENTFD and KVM_IRQFD, with Linux's checks in their order. */
 import { Errno, type Hva, IoeventfdFlag, IrqfdFlag, KvmIoeventfd, KvmIrqfd } from "@mkvm/kvm-abi";
-import type { IoBus } from "../guest/ioeventfds.ts";
+import { busOf } from "../guest/ioeventfds.ts";
 import { readUser } from "./user-copy.ts";
 import type { VmUnderControl } from "./vm-state-ioctls.ts";
 
 const LENGTHS: ReadonlySet<number> = new Set([0, 1, 2, 4, 8]);
 const IRQFD_FLAGS = IrqfdFlag.KVM_IRQFD_FLAG_DEASSIGN | IrqfdFlag.KVM_IRQFD_FLAG_RESAMPLE;
-
-function busOf(flags: number): IoBus {
-  if ((flags & IoeventfdFlag.KVM_IOEVENTFD_FLAG_PIO) !== 0) return "pio";
-  return (flags & IoeventfdFlag.KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY) !== 0 ? "ccw" : "mmio";
-}
 
 export function ioeventfd(vm: VmUnderControl, argument: Hva): number {
   const request = readUser(vm.process, argument, KvmIoeventfd);

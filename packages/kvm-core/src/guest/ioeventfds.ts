@@ -1,8 +1,14 @@
 /** KVM_IOEVENTFD: guest writes that signal an eventfd instead of leaving for user space. Errors are those of Linux's virt/kvm/eventfd.c. */
-import { Errno, type Eventfd } from "@mkvm/kvm-abi";
+import { Errno, type Eventfd, IoeventfdFlag } from "@mkvm/kvm-abi";
 
 /** Virtio-CCW notifications are taken as Linux does on x86, where nothing sends them. */
 export type IoBus = "mmio" | "pio" | "ccw";
+
+/** The bus that IoeventfdFlag names. */
+export function busOf(flags: number): IoBus {
+  if ((flags & IoeventfdFlag.KVM_IOEVENTFD_FLAG_PIO) !== 0) return "pio";
+  return (flags & IoeventfdFlag.KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY) !== 0 ? "ccw" : "mmio";
+}
 
 export interface Ioeventfd {
   readonly bus: IoBus;
@@ -47,9 +53,13 @@ export class Ioeventfds {
     return 0;
   }
 
+  get isEmpty(): boolean {
+    return this.#all.length === 0;
+  }
+
   /** A guest's write: true when an eventfd took it. */
   signal(bus: IoBus, address: number, bytes: Uint8Array): boolean {
-    if (this.#all.length === 0) return false;
+    if (this.isEmpty) return false;
     const at = BigInt(address);
     const found = this.#all.find(
       (each) => each.bus === bus && each.address === at && (each.length === 0 || takes(each, bytes)),

@@ -74,7 +74,8 @@ function handleSingle(vcpu: VcpuParts, exit: PortExit): ExitOutcome {
     return "resume";
   }
   vcpu.run.setPortItem(size, isIn ? 0 : outValue(vcpu, size));
-  if (!isIn && vcpu.vm.ioeventfds.signal("pio", port, vcpu.run.portData(size))) {
+  const { ioeventfds } = vcpu.vm;
+  if (!isIn && !ioeventfds.isEmpty && ioeventfds.signal("pio", port, vcpu.run.portData(size))) {
     vcpu.skip(exit.instructionLength);
     return "resume";
   }

@@ -41,6 +41,12 @@ export class RunPage {
   get interruptWindowRequested(): boolean {
     return this.bytes[at.request_interrupt_window] !== 0;
   }
+  /** Bits of `validRegs` or `dirtyRegs` are set: seldom, and cheap to see. */
+  get syncsRegs(): boolean {
+    const view = this.#view;
+    const valid = view.getUint32(at.kvm_valid_regs, true) | view.getUint32(at.kvm_valid_regs + 4, true);
+    return (valid | view.getUint32(at.kvm_dirty_regs, true) | view.getUint32(at.kvm_dirty_regs + 4, true)) !== 0;
+  }
   get validRegs(): bigint {
     return this.#view.getBigUint64(at.kvm_valid_regs, true);
   }

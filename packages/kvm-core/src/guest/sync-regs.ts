@@ -21,6 +21,7 @@ export function replaceRegs(vcpu: VcpuParts, value: Parameters<typeof setRegs>[1
  */
 export function takeDirtyRegs(vcpu: VcpuParts): number {
   const { run } = vcpu;
+  if (!run.syncsRegs) return 0;
   if (((run.validRegs | run.dirtyRegs) & UNKNOWN) !== 0n) return -Errno.EINVAL;
   const isDirty = (field: number): boolean => (run.dirtyRegs & BigInt(field)) !== 0n;
   const taken = (field: number): void => {
@@ -44,8 +45,8 @@ export function takeDirtyRegs(vcpu: VcpuParts): number {
 /** At its end: what user space asked for. */
 export function storeValidRegs(vcpu: VcpuParts): void {
   const { run } = vcpu;
+  if (!run.syncsRegs) return;
   const valid = Number(run.validRegs & BigInt(SYNC_REGS_FIELDS));
-  if (valid === 0) return;
   if ((valid & KVM_SYNC_X86_REGS) !== 0) run.setSyncRegs(getRegs(vcpu));
   if ((valid & KVM_SYNC_X86_SREGS) !== 0) run.setSyncSregs(getSregs(vcpu));
   if ((valid & KVM_SYNC_X86_EVENTS) !== 0) run.setSyncEvents(getEvents(vcpu));

@@ -1,7 +1,7 @@
 /** Eventfds that a VM's guest or its VMM signals, in the sections of the portable state: by their numbers in the process. */
 import { type Eventfd, IoeventfdFlag, NO_EVENTFD, type Process, type Section, VmIoeventfds, VmIrqfds } from "@mkvm/kvm-abi";
 import type { VmUnderControl } from "../api/vm-state-ioctls.ts";
-import type { IoBus, Ioeventfd } from "../guest/ioeventfds.ts";
+import { busOf, type IoBus, type Ioeventfd } from "../guest/ioeventfds.ts";
 import type { Irqfd } from "../guest/irqfds.ts";
 
 const { KVM_IOEVENTFD_FLAG_DATAMATCH, KVM_IOEVENTFD_FLAG_PIO, KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY } = IoeventfdFlag;
@@ -70,10 +70,8 @@ function decode(
     for (const { address, datamatch, length, flags, eventfd: id } of decoded.entries) {
       const eventfd = hold(id);
       if (eventfd === undefined) return missing(VmIoeventfds.name, id);
-      const isPio = (flags & KVM_IOEVENTFD_FLAG_PIO) !== 0;
-      const bus: IoBus = isPio ? "pio" : (flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY) !== 0 ? "ccw" : "mmio";
       const matches = (flags & KVM_IOEVENTFD_FLAG_DATAMATCH) !== 0;
-      ioeventfds.push({ bus, address, length, datamatch: matches ? datamatch : undefined, eventfd });
+      ioeventfds.push({ bus: busOf(flags), address, length, datamatch: matches ? datamatch : undefined, eventfd });
     }
   }
   if (has(VmIrqfds.name)) {

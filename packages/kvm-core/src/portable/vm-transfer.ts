@@ -66,7 +66,7 @@ function save(vm: TransferableVm, taken: (name: string, version: number) => bool
   const level = vcpus.some(({ name, version }) => name === VcpuFpu.name && version === VcpuFpu.version)
     ? ABI_FEATURE_LEVEL
     : ABI_FEATURE_LEVEL_FXSAVE;
-  const all = [...saveVm(vm, vm.portableSlots(), vcpus.length === 0 && takesXsave ? ABI_FEATURE_LEVEL : level), ...vcpus];
+  const all = [...saveVm(vm, vm.portableSlots(), level), ...vcpus];
   return all.filter(({ required, name, version }) => required || taken(name, version));
 }
 

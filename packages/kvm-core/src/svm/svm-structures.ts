@@ -44,7 +44,7 @@ export class SvmStructures {
     this.msrFilterChanged(vm);
     return 0;
   }
-  /** No VMCB says that its maps are clean, so that each VMRUN looks at them. */
+  /** A VMCB's clean bit is about where its maps are: what is in them counts at once. */
   msrFilterChanged(vm: SvmVm): void {
     const map = this.#pages.get(vm)! + IO_MAP_PAGES * PAGE;
     fillMsrMap(this.#kernel.memory.bytes(map, MSR_MAP_PAGES * PAGE), vm.settings.msrFilter);

@@ -50,21 +50,19 @@ export const FLAT_CODE_64 = 0xa09b;
 export const FLAT_CODE_32 = 0xc09b;
 export const FLAT_DATA = 0xc093;
 
-/** CS as AMD's processors load it for SYSRET, which take a new selector for SS and leave what is behind it (AMD64 APM Vol. 3, SYSRET). */
-export function loadFlatCode(cpu: Cpu, code: number, stack: number, cpl: number, is64: boolean): void {
+/**
+ * CS and SS as SYSCALL, SYSRET, SYSENTER and SYSEXIT load them: flat, privilege `cpl`. `keepsStack`: SS gets the selector alone, as with
+ * SYSRET of AMD's processors (AMD64 APM Vol. 3, SYSRET).
+ */
+export function loadFlat(cpu: Cpu, code: number, stack: number, cpl: number, is64: boolean, keepsStack = false): void {
   const dpl = cpl << Access.dplShift;
-  const slot = segmentOffset(SS);
+  const stackSelector = (stack & 0xfffc) | cpl;
   writeSegment(cpu, CS, (code & 0xfffc) | cpl, 0, 0xffff_ffff, (is64 ? FLAT_CODE_64 : FLAT_CODE_32) | dpl);
-  cpu.set32(slot + SEG_SELECTOR, (stack & 0xfffc) | cpl);
-  // Here the privilege level is that of SS
-  cpu.set32(slot + SEG_ACCESS, (accessOf(cpu, SS) & ~(3 << Access.dplShift)) | dpl);
-  updateSegments(cpu);
-}
-
-/** CS and SS as SYSCALL, SYSRET, SYSENTER and SYSEXIT load them: flat, privilege `cpl`. */
-export function loadFlat(cpu: Cpu, code: number, stack: number, cpl: number, is64: boolean): void {
-  const dpl = cpl << Access.dplShift;
-  writeSegment(cpu, CS, (code & 0xfffc) | cpl, 0, 0xffff_ffff, (is64 ? FLAT_CODE_64 : FLAT_CODE_32) | dpl);
-  writeSegment(cpu, SS, (stack & 0xfffc) | cpl, 0, 0xffff_ffff, FLAT_DATA | dpl);
+  if (keepsStack) {
+    const slot = segmentOffset(SS);
+    cpu.set32(slot + SEG_SELECTOR, stackSelector);
+    // Here the privilege level is that of SS
+    cpu.set32(slot + SEG_ACCESS, (accessOf(cpu, SS) & ~(3 << Access.dplShift)) | dpl);
+  } else writeSegment(cpu, SS, stackSelector, 0, 0xffff_ffff, FLAT_DATA | dpl);
   updateSegments(cpu);
 }

@@ -95,5 +95,6 @@ export function createAmdModel(): CpuModel {
     xcr0Allowed: BigInt(XCR0_ALLOWED),
     eferAllowed: BigInt(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | Efer.SVME),
     physicalAddressBits: PHYSICAL_ADDRESS_BITS,
+    linearAddressBits: LINEAR_ADDRESS_BITS,
   });
 }

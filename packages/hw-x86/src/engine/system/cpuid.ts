@@ -169,5 +169,6 @@ export function createIntelModel(): CpuModel {
     xcr0Allowed: BigInt(XCR0_ALLOWED),
     eferAllowed: BigInt(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE),
     physicalAddressBits: PHYSICAL_ADDRESS_BITS,
+    linearAddressBits: LINEAR_ADDRESS_BITS,
   });
 }

@@ -5,7 +5,7 @@
 import type { Cpu } from "../cpu.ts";
 import { RCX, RDX, RSP, state } from "../cpu-state.ts";
 import { Efer, FLAGS_DEFINED, FLAGS_FIXED, Flag, Vector } from "./bits.ts";
-import { loadFlat, loadFlatCode } from "./code-segment.ts";
+import { loadFlat } from "./code-segment.ts";
 import { isCanonical } from "./linear-address.ts";
 import { changeFlags, cplOf, is64Bit, isLongMode, isProtected } from "./processor-mode.ts";
 
@@ -51,9 +51,8 @@ export function sysret(cpu: Cpu, toLong: boolean): void {
   if (cplOf(cpu) !== 0) cpu.raise(Vector.GP, 0);
   const rcx = cpu.reg(RCX);
   const user = starUser(cpu);
-  const load = isAmd(cpu) ? loadFlatCode : loadFlat;
   if (!is64Bit(cpu)) {
-    load(cpu, user, user + 8, 3, false);
+    loadFlat(cpu, user, user + 8, 3, false, isAmd(cpu));
     cpu.setNextRip(BigInt.asUintN(32, rcx));
     changeFlags(cpu, cpu.readFlags() | Flag.IF);
     return;
@@ -61,7 +60,7 @@ export function sysret(cpu: Cpu, toLong: boolean): void {
   // AMD's processors fault with the first fetch, at the new privilege
   if (toLong && !isAmd(cpu) && !isCanonical(cpu, rcx)) cpu.raise(Vector.GP, 0);
   const flags = (Number(cpu.reg(R11) & 0xffff_ffffn) & SYSRET_FLAGS) | FLAGS_FIXED;
-  load(cpu, toLong ? user + 16 : user, user + 8, 3, toLong);
+  loadFlat(cpu, toLong ? user + 16 : user, user + 8, 3, toLong, isAmd(cpu));
   cpu.setNextRip(toLong ? rcx : BigInt.asUintN(32, rcx));
   changeFlags(cpu, flags);
 }

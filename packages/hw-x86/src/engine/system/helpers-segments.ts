@@ -19,7 +19,7 @@ import {
 } from "./descriptors.ts";
 import { setResult } from "./helper-operands.ts";
 import { checkUserMode } from "./helpers-registers.ts";
-import { isCanonicalTop, linearAddressBits } from "./linear-address.ts";
+import { isCanonicalTop } from "./linear-address.ts";
 import { cplOf, hasParagraphSegments, isLongMode } from "./processor-mode.ts";
 import { loadLdt, loadSegment, loadTaskRegister } from "./segmentation.ts";
 
@@ -103,7 +103,7 @@ export const segmentHelpers: HelperTable = {
   },
   /** WRFSBASE and WRGSBASE of a base that takes more than 48 bits, by its upper half. */
   checkWideBase(cpu, high) {
-    if (!isCanonicalTop(high, linearAddressBits(cpu.model))) cpu.raise(Vector.GP, 0);
+    if (!isCanonicalTop(high, cpu.model.linearAddressBits)) cpu.raise(Vector.GP, 0);
   },
   requireProtectedMode: (cpu) => requireProtected(cpu),
 };

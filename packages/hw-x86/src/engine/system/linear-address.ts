@@ -10,16 +10,12 @@ import { Cr4 } from "./bits.ts";
 const WIDE = 57;
 const NARROW = 48;
 
-/** Width of the processor's linear addresses, in bits. */
-export const linearAddressBits = (model: Pick<CpuModel, "cr4Allowed">): typeof WIDE | typeof NARROW =>
-  (model.cr4Allowed & BigInt(Cr4.LA57)) !== 0n ? WIDE : NARROW;
-
 /** All bits of the upper half from the top one of an address of `bits` on are equal. */
 export const isCanonicalTop = (high: number, bits: number): boolean => ((((high | 0) >> (bits - 33)) + 1) | 1) === 1;
 
 /** Whether the processor can keep the address. */
-export const isLinearAddress = (model: Pick<CpuModel, "cr4Allowed">, address: bigint): boolean =>
-  isCanonicalTop(Number(BigInt.asIntN(32, address >> 32n)), linearAddressBits(model));
+export const isLinearAddress = ({ linearAddressBits }: Pick<CpuModel, "linearAddressBits">, address: bigint): boolean =>
+  isCanonicalTop(Number(BigInt.asIntN(32, address >> 32n)), linearAddressBits);
 
 /** Whether the address with this upper half is canonical in the paging mode. */
 export const isCanonicalHigh = (cpu: Cpu, high: number): boolean =>

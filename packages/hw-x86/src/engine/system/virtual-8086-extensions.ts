@@ -6,7 +6,7 @@
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { CS, RSP, state, TR } from "../cpu-state.ts";
-import { Cr4, Flag, Vector } from "./bits.ts";
+import { Cr4, FLAGS_DEFINED, FLAGS_FIXED, Flag, Vector } from "./bits.ts";
 import { segmentBase64, segmentLimit, selectorOf } from "./descriptors.ts";
 import { loadParagraphCode } from "./far-transfers.ts";
 import { cplOf, ioplOf, isProtected, isVirtual8086 } from "./processor-mode.ts";
@@ -35,8 +35,8 @@ export function fromVirtualImage(cpu: Cpu, popped: number): number {
   const isAwaited = (popped & Flag.IF) !== 0 && (flags & Flag.VIP) !== 0;
   if (isAwaited || (popped & Flag.TF) !== 0) cpu.raise(Vector.GP, 0);
   const kept = (flags & ~(0xffff | Flag.VIF)) | (flags & (Flag.IF | Flag.IOPL));
-  const taken = popped & 0x7fd5 & ~(Flag.IF | Flag.IOPL);
-  return kept | taken | 2 | ((popped & Flag.IF) !== 0 ? Flag.VIF : 0);
+  const taken = popped & FLAGS_DEFINED & 0xffff & ~(Flag.IF | Flag.IOPL);
+  return kept | taken | FLAGS_FIXED | ((popped & Flag.IF) !== 0 ? Flag.VIF : 0);
 }
 
 const IO_MAP_BASE = 102;
