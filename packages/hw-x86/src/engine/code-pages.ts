@@ -1,7 +1,7 @@
 /**
  * Pages of the bank that decoded code came from: which blocks lie in each, which 64-byte granules they cover, and what the bytes
  * were when they were decoded, so that changes by whoever writes past the CPU (devices, software in root mode) are noticed.
- * Comparing is what an entry to the guest costs most, so the copies lie in the bank, where generated code compares them.
+ * Every entry to the guest compares some, so the copies lie in the bank, where generated code compares them sixteen bytes at a time.
  */
 import type { Code } from "./wasm/code.ts";
 import { FunctionBuilder, type ModuleBuilder, signature } from "./wasm/module-builder.ts";
