@@ -3,10 +3,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createHost } from "@mkvm/host";
 import { expect, test } from "vitest";
+import { chooseSeed } from "../../packages/hw-x86/test/random.ts";
 import { movesOf, randomSchedule } from "./move-schedule.ts";
 import { linuxGuest, smpTestGuest, tinyGuest } from "./running-guest.ts";
 
-const SEED = Number(process.env.MKVM_SEED ?? Math.floor(Math.random() * 2 ** 31));
+const SEED = chooseSeed();
 
 interface Run {
   console: string;

@@ -3,10 +3,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createHost, type Host, type HostOptions, type ProcessHandle } from "@mkvm/host";
 import { expect, test } from "vitest";
+import { chooseSeed } from "../../packages/hw-x86/test/random.ts";
 import { random } from "./move-schedule.ts";
 import { RunningGuest, tinyGuest } from "./running-guest.ts";
 
-const SEED = Number(process.env.MKVM_SEED ?? Math.floor(Math.random() * 2 ** 31));
+const SEED = chooseSeed();
 const folder = mkdtempSync(join(tmpdir(), "mkvm-saved-"));
 
 async function withHost<Result>(options: HostOptions, body: (host: Host) => Promise<Result>): Promise<Result> {

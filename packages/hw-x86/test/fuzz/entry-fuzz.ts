@@ -119,9 +119,10 @@ export class VmcsFuzzer {
         if (random.oneIn(3)) done.push(this.#mutate(random));
       }
     } catch (error) {
-      // What silicon makes a VMX abort of, a processor in shutdown, is the hypervisor's mistake and ends its thread here
-      if (error instanceof Error && error.message.startsWith("VMX abort")) {
-        this.#count(`${error.message} 0 at 0`);
+      // What leaves silicon in shutdown, a VMX abort or an entry to that activity state, is the hypervisor's mistake and ends its thread here
+      const shutdown = error instanceof Error && /^VMX abort|shutdown in guest mode with no timer/.exec(error.message);
+      if (shutdown) {
+        this.#count(`${shutdown[0]} 0 at 0`);
         this.#powerOn();
         return;
       }
