@@ -37,7 +37,8 @@ const below32 = (count: Node | undefined): count is Node => count?.constant !== 
 export function narrow(make: NodeMaker, node: Node, depth = 0): Node {
   if (node.constant !== undefined) return make.constant32(Number(BigInt.asIntN(32, node.constant)));
   const wrapped = (): Node => make.operation("i32.wrap_i64", [node]);
-  const [a, b] = node.args as [Node | undefined, Node | undefined];
+  const a = node.args[0];
+  const b = node.args[1];
   if (node.name === undefined || a === undefined) return wrapped();
   if (node.name === "i64.extend_i32_u" || node.name === "i64.extend_i32_s") return a;
   if (node.name === "i64.extend32_s") return narrow(make, a, depth);
@@ -58,7 +59,9 @@ export function narrow(make: NodeMaker, node: Node, depth = 0): Node {
 /** A rotation by a constant of 32 bits, written as two shifts. */
 function rotated(make: NodeMaker, node: Node, depth: number): Node | undefined {
   if (node.name !== "i64.or") return undefined;
-  const [left, right] = node.args[0]?.name === "i64.shl" ? node.args : [...node.args].reverse();
+  const isFirst = node.args[0]?.name === "i64.shl";
+  const left = node.args[isFirst ? 0 : 1];
+  const right = node.args[isFirst ? 1 : 0];
   if (left?.name !== "i64.shl" || right?.name !== "i64.shr_u") return undefined;
   const [value, up] = left.args as [Node, Node];
   const [other, down] = right.args as [Node, Node];

@@ -9,6 +9,8 @@ import type { FormOperand, Requirement } from "./instruction.ts";
 import {
   EVERYTHING,
   makeNode,
+  makeResult,
+  NO_ARGUMENTS,
   NOTHING,
   type Node,
   type Scope,
@@ -51,7 +53,16 @@ export const STORE64: Readonly<Record<Size, string>> = {
   32: "i64.store32",
   64: "i64.store",
 };
-export const maskOf = (size: Size): bigint => (1n << BigInt(size)) - 1n;
+const MASKS: Readonly<Record<Size, bigint>> = { 8: 0xffn, 16: 0xffffn, 32: 0xffff_ffffn, 64: 0xffff_ffff_ffff_ffffn };
+export const maskOf = (size: Size): bigint => MASKS[size];
+
+const i64Constant = (value: bigint, bits: number): Node =>
+  makeNode("i64", NO_ARGUMENTS, (c) => c.i64(value), NOTHING, bits, value);
+const i32Constant = (value: number): Node => makeNode("i32", NO_ARGUMENTS, (c) => c.i32(value), NOTHING, 64, BigInt(value));
+/** Nodes of constants have no place where they are computed, so that one serves all: of those that nearly everything uses. */
+const SMALL_I64 = Array.from({ length: 256 }, (_, value) => i64Constant(BigInt(value), bitLength(BigInt(value))));
+const SMALL_I32 = Array.from({ length: 256 }, (_, value) => i32Constant(value));
+const MASK_I64 = new Map([16, 32, 64].map((size) => [MASKS[size as Size], i64Constant(MASKS[size as Size], size)]));
 
 /** Bits up to the highest that is set, of an unsigned number of 64 bits; 1 for zero. */
 function bitLength(value: bigint): number {
@@ -62,6 +73,13 @@ function bitLength(value: bigint): number {
 export function integerSize(bits: number): Size {
   if (bits === 8 || bits === 16 || bits === 32 || bits === 64) return bits;
   throw new Error(`no integer of ${bits} bits`);
+}
+
+type ByOperand<T> = readonly (T | undefined)[];
+export function withOperand<T>(all: ByOperand<T>, position: number, value: T): ByOperand<T> {
+  const changed = [...all];
+  changed[position] = value;
+  return changed;
 }
 
 /** How two numbers compare, as WebAssembly calls it. */
@@ -109,10 +127,11 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   readonly size: Size;
   protected readonly variant: Variant;
   protected statements: Statement[] = [];
-  /** Effective addresses of memory operands, by operand position. */
-  protected readonly addresses = new Map<number, Node>();
-  /** Bank offsets that `readForWrite` found, by operand position. */
-  protected readonly places = new Map<number, Node>();
+  // By operand position; replaced and never changed, so that the end of a branch goes back to what was there before it
+  /** Effective addresses of memory operands. */
+  protected addresses: ByOperand<Node> = [];
+  /** Bank offsets that `readForWrite` found. */
+  protected places: ByOperand<Node> = [];
 
   constructor(variant: Variant) {
     this.variant = variant;
@@ -166,29 +185,33 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   protected value(
     type: ValueType,
     args: readonly Node[],
-    emit: (code: Code) => void,
-    options: { reads?: number; bits?: number; constant?: bigint; name?: string } = {},
+    emit: ((code: Code) => void) | undefined,
+    reads = NOTHING,
+    bits = 64,
+    name?: string,
   ): Node {
-    const node = makeNode(type, args, emit, options);
-    this.statements.push({ kind: "value", node });
+    const node = makeNode(type, args, emit, reads, bits, undefined, name);
+    this.statements.push(node);
     return node;
   }
   protected operation(name: string, args: readonly Node[], bits = 64): Node {
     const simpler = simplify(name, args);
-    if (typeof simpler === "bigint")
+    if (simpler !== undefined) {
+      if (typeof simpler !== "bigint") return simpler;
       return resultType(name) === "i64" ? this.constant(simpler) : this.constant32(Number(simpler));
-    if (simpler !== undefined) return simpler;
-    return this.value(resultType(name), args, (c) => c.op(name), { bits, name });
+    }
+    return this.value(resultType(name), args, undefined, NOTHING, bits, name);
   }
   protected effect(args: readonly Node[], writes: number, emit: (code: Code, scope: Scope) => void, result?: Node): void {
     this.statements.push({ kind: "effect", args, writes, result, emit });
   }
   protected constant(value: bigint): Node {
+    if (value >= 0n && value < 256n) return SMALL_I64[Number(value)] as Node;
     const wrapped = BigInt.asUintN(64, value);
-    return this.value("i64", [], (c) => c.i64(wrapped), { constant: wrapped, bits: bitLength(wrapped) });
+    return MASK_I64.get(wrapped) ?? i64Constant(wrapped, bitLength(wrapped));
   }
   protected constant32(value: number): Node {
-    return this.value("i32", [], (c) => c.i32(value), { constant: BigInt(value) });
+    return SMALL_I32[value] ?? i32Constant(value);
   }
   protected access(operand: FormOperand): OperandAccess {
     const access = this.variant.access[operand.position];
@@ -205,10 +228,14 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     }
     return this.operation("i64.and", [node, this.constant(mask)], Math.min(node.bits, bitLength(mask)));
   }
-  readonly #maker: NodeMaker = {
-    constant32: (value) => this.constant32(value),
-    operation: (name, args, bits) => this.operation(name, args, bits),
-  };
+  #nodeMaker: NodeMaker | undefined;
+  get #maker(): NodeMaker {
+    this.#nodeMaker ??= {
+      constant32: (value) => this.constant32(value),
+      operation: (name, args, bits) => this.operation(name, args, bits),
+    };
+    return this.#nodeMaker;
+  }
   protected fail(what: string): never {
     throw new Error(`${this.variant.name}: ${what}`);
   }
@@ -216,7 +243,8 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   // ---- Constants and variables ----
 
   int(value: number | bigint): Int {
-    return asInt(this.constant(BigInt(value)));
+    const small = typeof value === "number" ? SMALL_I64[value] : undefined;
+    return asInt(small ?? this.constant(BigInt(value)));
   }
   bool(value: boolean): Bool {
     return asBool(this.constant32(value ? 1 : 0));
@@ -228,7 +256,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     const slot: VariableSlot = { type, local: -1 };
     this.statements.push({ kind: "declare", variable: slot, initial: nodeOf(initial) });
     return {
-      get: () => this.value(type, [], (c) => c.get(slot.local), { reads: VARIABLES }) as unknown as V,
+      get: () => this.value(type, NO_ARGUMENTS, (c) => c.get(slot.local), VARIABLES) as unknown as V,
       set: (value) => {
         this.statements.push({ kind: "assign", variable: slot, value: nodeOf(value) });
       },
@@ -314,7 +342,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   }
   /** Division traps on zero, so that it must not move into or out of the row's guards. */
   protected faulting(name: string, a: Int, b: Int): Node {
-    const result = makeNode("i64", [], () => undefined);
+    const result = makeResult("i64");
     this.effect([nodeOf(a), nodeOf(b)], NOTHING, (c) => c.op(name), result);
     return result;
   }
@@ -405,7 +433,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     const known = nodeOf(condition).constant;
     if (known !== undefined) return known !== 0n ? whenTrue : whenFalse;
     const args = [nodeOf(whenTrue), nodeOf(whenFalse), nodeOf(condition)];
-    return asInt(this.value("i64", args, (c) => c.op("select"), { bits: this.widest(whenTrue, whenFalse) }));
+    return asInt(this.value("i64", args, (c) => c.op("select"), NOTHING, this.widest(whenTrue, whenFalse)));
   }
 
   protected toTop(vector: Int, size: Size): Int {
@@ -476,24 +504,15 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   }
   /** The statements that `body` makes; what it computed is not there outside of it. */
   protected branch(body: () => void): Statement[] {
-    const outer = this.statements;
-    const restore = this.branchCaches().map((cache) => {
-      const before = new Map<unknown, Node>(cache);
-      return () => {
-        cache.clear();
-        for (const [key, node] of before) cache.set(key, node);
-      };
-    });
+    const { statements, addresses, places, vectors } = this;
     this.statements = [];
     body();
     const inner = this.statements;
-    this.statements = outer;
-    for (const put of restore) put();
+    this.statements = statements;
+    this.addresses = addresses;
+    this.places = places;
+    this.vectors = vectors;
     return inner;
-  }
-  /** What holds nodes that are valid where they were computed only. */
-  protected branchCaches(): Map<unknown, Node>[] {
-    return [this.addresses, this.places, this.vectors] as unknown as Map<unknown, Node>[];
   }
   if(condition: Bool, whenTrue: () => void, whenFalse?: () => void): void {
     const known = nodeOf(condition).constant;
@@ -538,7 +557,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
 
   /** Pushes whether the run was done, by calling `run`; `pushOperation` pushes the operation's record. */
   protected runNode(kind: "move" | "store", run: number, pushOperation: (c: Code) => void): Bool {
-    const done = makeNode("i32", [], () => undefined);
+    const done = makeResult("i32");
     const other = kind === "move" ? this.reg(RSI, 64) : this.reg(RAX, this.size as Size);
     const [count, to, last] = [this.reg(RCX, 64), this.reg(RDI, 64), other].map(nodeOf);
     const operation = this.value("i32", [], pushOperation);
@@ -557,7 +576,7 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
   // ---- Vector operands ----
 
   /** Memory operands that views have read, so that both halves read once. */
-  protected readonly vectors = new Map<number, readonly Node[]>();
+  protected vectors: ByOperand<readonly Node[]> = [];
   /** The lower of two halves is being emitted. */
   protected isLowerHalf = false;
 
@@ -574,10 +593,10 @@ export abstract class NodeEmitter implements Omit<Emitter, Rest> {
     const from = view.reads ?? operand;
     const isPair = this.sizeOf(from) === 256;
     if (!this.isMemory(from)) return isPair ? this.readHalves(from)[view.half] : this.readVector(from);
-    let parts = this.vectors.get(from.position);
+    let parts = this.vectors[from.position];
     if (parts === undefined) {
       parts = (isPair ? this.readHalves(from) : [this.readVector(from)]).map(nodeOf);
-      this.vectors.set(from.position, parts);
+      this.vectors = withOperand(this.vectors, from.position, parts);
     }
     return asVec(parts[isPair ? view.half : 0] as Node);
   }

@@ -3,6 +3,7 @@ import type { Node } from "./interpreter/schedule.ts";
 
 const wrap = (value: bigint): bigint => BigInt.asUintN(64, value);
 const signed = (value: bigint): bigint => BigInt.asIntN(64, value);
+const ALL = 0xffff_ffff_ffff_ffffn;
 const truth = (value: boolean): bigint => (value ? 1n : 0n);
 
 const BINARY: Readonly<Record<string, (a: bigint, b: bigint) => bigint>> = {
@@ -35,7 +36,8 @@ const UNARY: Readonly<Record<string, (a: bigint) => bigint>> = {
 
 /** The constant, or the operand, that the operation is equal to; undefined where it is neither. */
 export function simplify(name: string, args: readonly Node[]): bigint | Node | undefined {
-  const [a, b] = args as [Node | undefined, Node | undefined];
+  const a = args[0];
+  const b = args[1];
   const x = a?.constant;
   const y = b?.constant;
   if (a === undefined || (x === undefined && y === undefined)) return undefined;
@@ -76,6 +78,7 @@ export function simplify(name: string, args: readonly Node[]): bigint | Node | u
 
 /** True when the mask has every bit that the node can have. */
 function keeps(node: Node, mask: bigint): boolean {
+  if (node.bits === 64) return mask === ALL;
   const all = (1n << BigInt(node.bits)) - 1n;
   return (mask & all) === all;
 }

@@ -3,13 +3,26 @@ import { DS, ES, gprOffset, SEG_EFFECTIVE_BASE, segmentOffset, state } from "../
 import type { Variant } from "../decoder/variant.ts";
 import type { Bool, Emitter, FlagName, Int, Size, Vec } from "../emitter.ts";
 import type { FormOperand } from "../instruction.ts";
-import { asBool, asInt, asVec, integerSize, LOAD64, NodeEmitter, nodeOf, STORE64 } from "../node-emitter.ts";
+import { asBool, asInt, asVec, integerSize, LOAD64, NodeEmitter, nodeOf, STORE64, withOperand } from "../node-emitter.ts";
 import { block, OP_BYTES, op } from "../operation.ts";
 import { Vector } from "../system/bits.ts";
 import type { Code } from "../wasm/code.ts";
 import { resultType } from "../wasm/opcodes.ts";
 import { emitProbe } from "./memory-code.ts";
-import { EVERYTHING, FLAGS, GENERAL, makeNode, NOTHING, type Node, OTHER, type Scope, schedule, VECTOR } from "./schedule.ts";
+import {
+  EVERYTHING,
+  FLAGS,
+  GENERAL,
+  makeNode,
+  makeResult,
+  NOTHING,
+  type Node,
+  OTHER,
+  type Scope,
+  type Statement,
+  schedule,
+  VECTOR,
+} from "./schedule.ts";
 import type { HandlerTarget, HandlerTraits } from "./target.ts";
 
 const RFLAGS_BITS: Readonly<Record<FlagName, number>> = { CF: 0, PF: 2, AF: 4, ZF: 6, SF: 7, OF: 11 };
@@ -27,16 +40,20 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   readonly traits: HandlerTraits = { endsBlock: false, usesMemory: false, usesAddress: false };
   readonly #target: HandlerTarget;
   readonly #pc: Node;
-  readonly #fields = new Map<string, Node>();
+  #fields = new Map<string, Node>();
 
   constructor(variant: Variant, target: HandlerTarget) {
     super(variant);
     this.#target = target;
-    this.#pc = makeNode("i32", [], (c) => c.get(target.pc), { constant: -1n });
+    this.#pc = makeNode("i32", [], (c) => c.get(target.pc), NOTHING, 64, -1n);
   }
 
-  protected override branchCaches(): Map<unknown, Node>[] {
-    return [...super.branchCaches(), this.#fields as Map<unknown, Node>];
+  protected override branch(body: () => void): Statement[] {
+    const before = this.#fields;
+    this.#fields = new Map(before);
+    const statements = super.branch(body);
+    this.#fields = before;
+    return statements;
   }
 
   /** Emits the whole handler: the row's checks, its semantics and the way to the next operation. */
@@ -53,7 +70,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     const key = `${offset}:${load}`;
     let node = this.#fields.get(key);
     if (node === undefined) {
-      node = this.value(resultType(load), [this.#pc], (c) => c.memory(load, offset), { bits });
+      node = this.value(resultType(load), [this.#pc], (c) => c.memory(load, offset), NOTHING, bits);
       this.#fields.set(key, node);
     }
     return node;
@@ -102,15 +119,15 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     const size = integerSize(access.size);
     const bytes = size / 8;
     const linear = this.#linear(operand, bytes, true);
-    const place = makeNode("i32", [], () => undefined);
+    const place = makeResult("i32");
     if (this.#target.main !== undefined)
       this.effect([linear], NOTHING, (c, scope) => this.#probe(c, scope, true, bytes), place);
     else {
       const { common } = this.#target;
       this.effect([this.#pc, linear, this.constant32(bytes)], NOTHING, (c) => c.call(common.rmwProbe), place);
     }
-    this.places.set(operand.position, place);
-    const value = makeNode("i64", [], () => undefined, { bits: size });
+    this.places = withOperand(this.places, operand.position, place);
+    const value = makeResult("i64", size);
     this.effect([place], NOTHING, (c) => c.memory(LOAD64[size], 0), value);
     return asInt(value);
   }
@@ -125,7 +142,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
         return;
       case "memory": {
         const size = integerSize(access.size);
-        const place = this.places.get(operand.position);
+        const place = this.places[operand.position];
         if (place === undefined) this.#storeGuest(this.#linear(operand, size / 8, true), size, nodeOf(value));
         else this.#storePlace(place, size, nodeOf(value));
         return;
@@ -139,26 +156,22 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     }
   }
   address(operand: FormOperand): Int {
-    let node = this.addresses.get(operand.position);
+    let node = this.addresses[operand.position];
     if (node !== undefined) return asInt(node);
     if (this.access(operand).kind !== "memory") this.fail(`${operand.text} is no memory operand here`);
     this.traits.usesAddress = true;
     this.traits.usesMemory = true;
     const { flat, noIndex, common } = this.#target;
     if (flat) {
-      const base = this.value("i64", [this.#field(op.base, "i32.load16_u")], (c) => c.memory("i64.load", 0), {
-        reads: GENERAL,
-      });
+      const base = this.value("i64", [this.#field(op.base, "i32.load16_u")], (c) => c.memory("i64.load", 0), GENERAL);
       let sum = this.operation("i64.add", [base, this.#field(op.displacement, "i64.load32_s")]);
       if (!noIndex) {
-        const index = this.value("i64", [this.#field(op.index, "i32.load16_u")], (c) => c.memory("i64.load", 0), {
-          reads: GENERAL,
-        });
+        const index = this.value("i64", [this.#field(op.index, "i32.load16_u")], (c) => c.memory("i64.load", 0), GENERAL);
         sum = this.operation("i64.add", [this.operation("i64.shl", [index, this.#field(op.scale, "i64.load8_u", 8)]), sum]);
       }
       node = this.operation("i64.and", [sum, this.#stateNode(state.flatMask, 64)]);
-    } else node = this.value("i64", [this.#pc], (c) => c.call(common.effectiveAddress), { reads: GENERAL });
-    this.addresses.set(operand.position, node);
+    } else node = this.value("i64", [this.#pc], (c) => c.call(common.effectiveAddress), GENERAL);
+    this.addresses = withOperand(this.addresses, operand.position, node);
     return asInt(node);
   }
 
@@ -168,9 +181,9 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     const access = this.access(operand);
     switch (access.kind) {
       case "xmm":
-        return asVec(this.value("v128", [this.#fieldOf(access)], (c) => c.memory("v128.load", 0), { reads: VECTOR }));
+        return asVec(this.value("v128", [this.#fieldOf(access)], (c) => c.memory("v128.load", 0), VECTOR));
       case "mm":
-        return asVec(this.value("v128", [this.#fieldOf(access)], (c) => c.memory("v128.load64_zero", 0), { reads: OTHER }));
+        return asVec(this.value("v128", [this.#fieldOf(access)], (c) => c.memory("v128.load64_zero", 0), OTHER));
       case "memory": {
         const load = ({ 32: "v128.load32_zero", 64: "v128.load64_zero", 128: "v128.load" } as Record<number, string>)[
           access.size
@@ -178,11 +191,11 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
         if (load === undefined) return this.fail(`no vector of ${access.size} bits`);
         const linear = this.#linear(operand, access.size / 8);
         const { common } = this.#target;
-        const place = makeNode("i32", [], () => undefined);
+        const place = makeResult("i32");
         if (this.#target.main !== undefined)
           this.effect([linear], NOTHING, (c, scope) => this.#probe(c, scope, false, access.size / 8), place);
         else this.effect([this.#pc, linear, this.constant32(access.size / 8)], NOTHING, (c) => c.call(common.readProbe), place);
-        const value = makeNode("v128", [], () => undefined);
+        const value = makeResult("v128");
         this.effect([place], NOTHING, (c) => c.memory(load, 0), value);
         return asVec(value);
       }
@@ -200,13 +213,13 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
       upper = UPPER_HALF;
       reads = VECTOR;
     } else {
-      place = makeNode("i32", [], () => undefined);
+      place = makeResult("i32");
       const { common } = this.#target;
       this.effect([this.#pc, this.#linear(operand, 32), this.constant32(32)], NOTHING, (c) => c.call(common.readProbe), place);
     }
     const part = (offset: number): Vec => {
-      if (reads !== NOTHING) return asVec(this.value("v128", [place], (c) => c.memory("v128.load", offset), { reads }));
-      const value = makeNode("v128", [], () => undefined);
+      if (reads !== NOTHING) return asVec(this.value("v128", [place], (c) => c.memory("v128.load", offset), reads));
+      const value = makeResult("v128");
       this.effect([place], NOTHING, (c) => c.memory("v128.load", offset), value);
       return asVec(value);
     };
@@ -329,13 +342,10 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   }
 
   #stateNode(offset: number, size: Size): Node {
-    return this.value("i64", [this.constant32(0)], (c) => c.memory(LOAD64[size], offset), {
-      reads: groupOf(offset),
-      bits: size,
-    });
+    return this.value("i64", [this.constant32(0)], (c) => c.memory(LOAD64[size], offset), groupOf(offset), size);
   }
   #loadState(place: Node, size: Size, group: number): Node {
-    return this.value("i64", [place], (c) => c.memory(LOAD64[size], 0), { reads: group, bits: size });
+    return this.value("i64", [place], (c) => c.memory(LOAD64[size], 0), group, size);
   }
   #storeState(place: Node, size: Size, value: Node, group: number): void {
     // A 32-bit result clears the upper half of a 64-bit register.
@@ -345,9 +355,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   }
   #segmentBase(): Node {
     if (this.#target.flat) return this.constant(0n);
-    return this.value("i64", [this.#field(op.segment, "i32.load16_u")], (c) => c.memory("i64.load", SEG_EFFECTIVE_BASE), {
-      reads: OTHER,
-    });
+    return this.value("i64", [this.#field(op.segment, "i32.load16_u")], (c) => c.memory("i64.load", SEG_EFFECTIVE_BASE), OTHER);
   }
 
   /** Linear address of a memory operand, limits checked. */
@@ -363,7 +371,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     this.traits.usesMemory = true;
     if (this.#target.flat) return offset;
     const { common } = this.#target;
-    const result = makeNode("i64", [], () => undefined);
+    const result = makeResult("i64");
     this.effect(
       [this.#pc, slot, offset, this.constant32(bytes)],
       NOTHING,
@@ -375,7 +383,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
 
   #loadGuest(linear: Node, size: Size): Node {
     const bytes = size / 8;
-    const value = makeNode("i64", [], () => undefined, { bits: size });
+    const value = makeResult("i64", size);
     if (this.#target.main !== undefined) {
       this.effect(
         [linear],
@@ -522,7 +530,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   }
   readFlags(): Int {
     const { common } = this.#target;
-    const arithmetic = this.value("i32", [], (c) => c.call(common.getFlags), { reads: FLAGS });
+    const arithmetic = this.value("i32", [], (c) => c.call(common.getFlags), FLAGS);
     return this.or(asInt(this.operation("i64.extend_i32_u", [arithmetic], 32)), this.state(state.systemFlags, 32));
   }
   recordComparison(flags: Int): void {
@@ -537,9 +545,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   fusedMultiplyAdd(bits: 32 | 64, lanes: number, a: Vec, b: Vec, c: Vec): Vec {
     const { common } = this.#target;
     const kind = [bits === 64 ? 1 : 0, lanes].map((value) => this.constant32(value));
-    return asVec(
-      this.value("v128", [...kind, ...[a, b, c].map(nodeOf)], (code) => code.call(common.fusedMultiplyAdd), { reads: OTHER }),
-    );
+    return asVec(this.value("v128", [...kind, ...[a, b, c].map(nodeOf)], (code) => code.call(common.fusedMultiplyAdd), OTHER));
   }
   writeArithmeticFlags(value: Int): void {
     const { common } = this.#target;
@@ -666,7 +672,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   }
   #callsInLowerHalf = false;
   helper(name: string, ...args: (number | Int | Bool)[]): Bool {
-    const result = makeNode("i32", [], () => undefined);
+    const result = makeResult("i32");
     if (this.isLowerHalf) this.setState(state.isLowerHalf, 32, this.int(1));
     this.#call(name, args, result);
     if (this.isLowerHalf) this.setState(state.isLowerHalf, 32, this.int(0));
@@ -675,11 +681,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   }
   helperThenEndBlock(name: string, ...args: (number | Int | Bool)[]): void {
     this.traits.endsBlock = true;
-    this.#call(
-      name,
-      args,
-      makeNode("i32", [], () => undefined),
-    );
+    this.#call(name, args, makeResult("i32"));
     this.effect([], NOTHING, (c, scope) => {
       c.call(this.#target.common.settle).loadAt("i64.load", state.nextRip);
       this.#goto(c, scope);

@@ -18,14 +18,14 @@ export function emitMatch(
   lastByte: (() => void) | undefined,
   bytes: number | undefined,
 ): void {
-  c.get(linear).i64(BigInt(ENTRY_SHIFT)).op("i64.shr_u").op("i32.wrap_i64").i32(ENTRY_MASK).op("i32.and").tee(entry);
+  c.get(linear).i64(ENTRY_SHIFT).op("i64.shr_u").op("i32.wrap_i64").i32(ENTRY_MASK).op("i32.and").tee(entry);
   c.memory("i64.load", TLB + (isWrite ? TLB_WRITE_TAG : TLB_READ_TAG));
   c.get(linear);
   if (lastByte !== undefined) {
     lastByte();
     c.op("i64.add");
-  } else if (bytes !== undefined && bytes > 1) c.i64(BigInt(bytes - 1)).op("i64.add");
-  c.i64(-4096n).op("i64.and").loadAt("i64.load", state.tlbTag).op("i64.or").op("i64.eq");
+  } else if (bytes !== undefined && bytes > 1) c.i64(bytes - 1).op("i64.add");
+  c.i64(-4096).op("i64.and").loadAt("i64.load", state.tlbTag).op("i64.or").op("i64.eq");
 }
 
 /** After a match: pushes the bank offset of the byte at `linear`. */

@@ -16,11 +16,13 @@ export const NOTHING = 0,
   VARIABLES = 16,
   EVERYTHING = 31;
 
+/** A value. As a statement: the place where it is computed, if nothing keeps it from being computed later. */
 export interface Node {
+  readonly kind: "value";
   readonly type: ValueType;
   readonly args: readonly Node[];
-  /** Emits the instruction itself; the arguments are on the stack. */
-  readonly emit: (code: Code) => void;
+  /** Emits the instruction itself; the arguments are on the stack. Undefined: it is the one that `name` names. */
+  readonly emit: ((code: Code) => void) | undefined;
   readonly reads: number;
   /** i64 nodes: bits above this one are zero. */
   readonly bits: number;
@@ -31,10 +33,16 @@ export interface Node {
   remaining: number;
   local: number;
   loop: number;
+  /** It was put off to its only use. */
+  isPending: boolean;
+  /** What its tree reads while it is pending. */
+  pendingReads: number;
+  /** Number of the last flush that the statement which caused it consumes this node in. */
+  sparedBy: number;
 }
 
 export type Statement =
-  | { kind: "value"; node: Node }
+  | Node
   | {
       kind: "effect";
       args: readonly Node[];
@@ -61,23 +69,36 @@ export interface Scope {
 export function makeNode(
   type: ValueType,
   args: readonly Node[],
-  emit: (code: Code) => void,
-  options: { reads?: number; bits?: number; constant?: bigint; name?: string } = {},
+  emit: ((code: Code) => void) | undefined,
+  reads = NOTHING,
+  bits = 64,
+  constant?: bigint,
+  name?: string,
 ): Node {
   return {
+    kind: "value",
     type,
     args,
     emit,
-    reads: options.reads ?? NOTHING,
-    bits: options.bits ?? 64,
-    constant: options.constant,
-    name: options.name,
+    reads,
+    bits,
+    constant,
+    name,
     uses: 0,
     remaining: 0,
     local: -1,
     loop: 0,
+    isPending: false,
+    pendingReads: NOTHING,
+    sparedBy: 0,
   };
 }
+/** A value that an effect leaves. */
+export function makeResult(type: ValueType, bits = 64): Node {
+  return makeNode(type, NO_ARGUMENTS, nothing, NOTHING, bits);
+}
+export const NO_ARGUMENTS: readonly Node[] = [];
+const nothing = (): void => undefined;
 
 /** Emits all statements of one handler. */
 export function schedule(statements: readonly Statement[], target: FunctionBuilder): void {
@@ -87,8 +108,8 @@ export function schedule(statements: readonly Statement[], target: FunctionBuild
 class Scheduler implements Scope {
   readonly #target: FunctionBuilder;
   readonly #code: Code;
-  /** Nodes whose evaluation was put off to their only use, with what their tree reads. In order of creation. */
-  readonly #pending = new Map<Node, number>();
+  /** Nodes whose evaluation was put off to their only use, in order of creation; and some that no longer are. */
+  readonly #pending: Node[] = [];
   readonly #variables: VariableSlot[] = [];
   readonly #late: Node[] = [];
   #loop = 0;
@@ -152,11 +173,10 @@ class Scheduler implements Scope {
   #emit(statement: Statement): void {
     switch (statement.kind) {
       case "value": {
-        const node = statement.node;
-        node.loop = this.#loop;
-        if (node.uses === 0 || node.constant !== undefined) return;
-        if (node.uses === 1) this.#pending.set(node, this.#readsOf(node));
-        else this.#materialise(node);
+        statement.loop = this.#loop;
+        if (statement.uses === 0 || statement.constant !== undefined) return;
+        if (statement.uses === 1) this.#putOff(statement);
+        else this.#materialise(statement);
         return;
       }
       case "effect": {
@@ -210,32 +230,32 @@ class Scheduler implements Scope {
     }
   }
 
-  /** Evaluates pending nodes that read what is about to be written, except those that the writing statement itself consumes. */
-  #flush(writes: number, consumed: readonly Node[], all = false): void {
-    if (writes === NOTHING || this.#pending.size === 0) return;
-    const spared = new Set<Node>();
-    const spare = (node: Node): void => {
-      if (!this.#pending.has(node)) return;
-      spared.add(node);
-      node.args.forEach(spare);
-    };
-    consumed.forEach(spare);
-    for (const [node, reads] of [...this.#pending]) {
-      if (!this.#pending.has(node) || spared.has(node)) continue;
-      if (all || (reads & writes) !== 0) this.#materialise(node);
-    }
+  #putOff(node: Node): void {
+    let reads = node.reads;
+    for (const argument of node.args) if (argument.isPending) reads |= argument.pendingReads;
+    node.pendingReads = reads;
+    node.isPending = true;
+    this.#pending.push(node);
   }
 
-  #readsOf(node: Node): number {
-    let reads = node.reads;
-    for (const argument of node.args) reads |= this.#pending.get(argument) ?? NOTHING;
-    return reads;
+  /** Evaluates pending nodes that read what is about to be written, except those that the writing statement itself consumes. */
+  #flush(writes: number, consumed: readonly Node[], all = false): void {
+    const pending = this.#pending;
+    if (writes === NOTHING || pending.length === 0) return;
+    const flush = ++flushes;
+    for (const node of consumed) spare(node, flush);
+    let kept = 0;
+    for (const node of pending) {
+      if (!node.isPending) continue;
+      if (node.sparedBy !== flush && (all || (node.pendingReads & writes) !== 0)) this.#materialise(node);
+      else pending[kept++] = node;
+    }
+    pending.length = kept;
   }
 
   #materialise(node: Node): void {
-    this.#pending.delete(node);
-    for (const argument of node.args) this.#evaluate(argument);
-    node.emit(this.#code);
+    node.isPending = false;
+    this.#compute(node);
     this.#store(node);
   }
   #store(node: Node): void {
@@ -245,7 +265,7 @@ class Scheduler implements Scope {
 
   #evaluate(node: Node): void {
     if (node.constant !== undefined) {
-      node.emit(this.#code);
+      node.emit?.(this.#code);
       return;
     }
     if (node.local >= 0) {
@@ -257,11 +277,22 @@ class Scheduler implements Scope {
       else this.#late.push(node);
       return;
     }
-    if (!this.#pending.has(node)) throw new Error("a value is used outside of the branch that computed it");
-    this.#pending.delete(node);
-    for (const argument of node.args) this.#evaluate(argument);
-    node.emit(this.#code);
+    if (!node.isPending) throw new Error("a value is used outside of the branch that computed it");
+    node.isPending = false;
+    this.#compute(node);
   }
+  #compute(node: Node): void {
+    for (const argument of node.args) this.#evaluate(argument);
+    if (node.emit !== undefined) node.emit(this.#code);
+    else this.#code.op(node.name as string);
+  }
+}
+
+let flushes = 0;
+function spare(node: Node, flush: number): void {
+  if (!node.isPending) return;
+  node.sparedBy = flush;
+  for (const argument of node.args) spare(argument, flush);
 }
 
 function writesOf(statements: readonly Statement[]): number {

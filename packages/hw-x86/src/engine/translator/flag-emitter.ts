@@ -5,7 +5,7 @@
 import { state } from "../cpu-state.ts";
 import type { Variant } from "../decoder/variant.ts";
 import type { Bool, ConditionCode, FlagName, Int, Size } from "../emitter.ts";
-import { FLAGS, makeNode, type Node, type Scope, type Statement } from "../interpreter/schedule.ts";
+import { FLAGS, makeResult, NO_ARGUMENTS, type Node, type Scope, type Statement } from "../interpreter/schedule.ts";
 import { asBool, asInt, NodeEmitter, nodeOf, type Relation } from "../node-emitter.ts";
 import type { Code } from "../wasm/code.ts";
 import { CARRY_IN, FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW, sizeOfKind, sourceOf } from "./flag-kinds.ts";
@@ -28,6 +28,13 @@ const RFLAGS_BITS: Readonly<Record<FlagName, number>> = { CF: 0, PF: 2, AF: 4, Z
 /** By condition code, without its lowest bit, which inverts: how the operands of a comparison relate. */
 const RELATIONS: readonly (Relation | undefined)[] = [undefined, "lt_u", "eq", "le_u", undefined, undefined, "lt_s", "le_s"];
 
+/** A value that a general register holds in so many of its low bits. */
+interface Held {
+  readonly value: Node;
+  index: number;
+  size: Size;
+}
+
 export abstract class FlagEmitter extends NodeEmitter {
   protected readonly frame: RegionFrame;
   /** Where the flags are behind what was emitted so far. */
@@ -38,12 +45,11 @@ export abstract class FlagEmitter extends NodeEmitter {
   protected readsFlags = false;
   protected writesAllFlags = false;
   /** Statements that do nothing but write flags. */
-  protected readonly flagWrites = new Set<Statement>();
+  protected readonly flagWrites: Statement[] = [];
   /** Of these, those that are for nothing when the row writes all flags. */
-  protected readonly releases = new Set<Statement>();
+  protected readonly releases: Statement[] = [];
   #isRecording = false;
-  /** Values that a general register holds, in so many of its low bits. */
-  readonly #held = new Map<Node, { index: number; size: Size }>();
+  #held: Held[] = [];
 
   constructor(variant: Variant, frame: RegionFrame, flags: FlagState) {
     super(variant);
@@ -56,23 +62,32 @@ export abstract class FlagEmitter extends NodeEmitter {
   // ---- What registers hold ----
 
   protected noteHeld(value: Node, index: number, size: Size): void {
-    if (value.constant === undefined) this.#held.set(value, { index, size });
+    if (value.constant !== undefined) return;
+    const known = this.#held.find((held) => held.value === value);
+    if (known === undefined) this.#held.push({ value, index, size });
+    else {
+      known.index = index;
+      known.size = size;
+    }
   }
   protected forgetHeld(): void {
-    this.#held.clear();
+    this.#held = [];
   }
   /** The register is about to be written: what the flags have there is pinned. */
   protected releaseRegister(index: number): void {
-    for (const [value, held] of this.#held) if (held.index === index) this.#held.delete(value);
+    this.#forgetRegister(index);
     const { first, second, result } = this.flags;
     const isThere = (operand: FlagOperand | undefined): boolean => operand?.in === "register" && operand.index === index;
     if (!isThere(first) && !isThere(second) && !isThere(result)) return;
-    const known = new Set(this.flagWrites);
+    const known = this.flagWrites.length;
     if (this.flags.isMixed) this.settleInLocals();
     else this.#pinAll(isThere);
-    for (const statement of this.flagWrites) if (!known.has(statement)) this.releases.add(statement);
+    this.releases.push(...this.flagWrites.slice(known));
     // What was read to be pinned is held no longer
-    for (const [value, held] of this.#held) if (held.index === index) this.#held.delete(value);
+    this.#forgetRegister(index);
+  }
+  #forgetRegister(index: number): void {
+    if (this.#held.some((held) => held.index === index)) this.#held = this.#held.filter((held) => held.index !== index);
   }
   #pinAll(isThere: (operand: FlagOperand | undefined) => boolean): void {
     const { kind, first, second, result } = this.flags;
@@ -101,7 +116,7 @@ export abstract class FlagEmitter extends NodeEmitter {
     result?: Node,
   ): void {
     super.effect(args, writes, emit, result);
-    if (this.#isRecording && this.depth === 0) this.flagWrites.add(this.statements[this.statements.length - 1] as Statement);
+    if (this.#isRecording && this.depth === 0) this.flagWrites.push(this.statements[this.statements.length - 1] as Statement);
   }
   /** What `body` emits does nothing but change flags. */
   #flagsOnly(all: boolean, body: () => void): void {
@@ -113,13 +128,13 @@ export abstract class FlagEmitter extends NodeEmitter {
     if (all && this.depth === 0) this.writesAllFlags = true;
   }
   #reading(): void {
-    this.releases.clear();
+    this.releases.length = 0;
     if (!this.#isRecording) this.readsFlags = true;
   }
   /** Where the value is found again later, or undefined. */
   #locate(value: Node, size: Size): FlagOperand | undefined {
     if (value.constant !== undefined) return { in: "constant", value: value.constant };
-    const held = this.#held.get(value);
+    const held = this.#held.find((other) => other.value === value);
     return held !== undefined && held.size >= size ? { in: "register", index: held.index } : undefined;
   }
   #pin(value: Node, pin: number, size: Size): FlagOperand {
@@ -254,7 +269,7 @@ export abstract class FlagEmitter extends NodeEmitter {
   protected settleInLocals(): void {
     const { flags } = this;
     if (flags.kind === UNKNOWN_FLAGS) return;
-    this.#flagsOnly(false, () => this.effect([], FLAGS, (c) => emitSettle(c, this.frame, flags)));
+    this.#flagsOnly(false, () => this.effect(NO_ARGUMENTS, FLAGS, (c) => emitSettle(c, this.frame, flags)));
     this.flags = SETTLED;
   }
   #saveFlags(c: Code): void {
@@ -267,7 +282,7 @@ export abstract class FlagEmitter extends NodeEmitter {
     this.#reading();
     const { flags } = this;
     if (flags.kind === FlagSource.words && !flags.isMixed) return;
-    this.effect([], FLAGS, (c) => {
+    this.effect(NO_ARGUMENTS, FLAGS, (c) => {
       emitSettle(c, this.frame, flags);
       this.#saveFlags(c);
     });
@@ -276,7 +291,7 @@ export abstract class FlagEmitter extends NodeEmitter {
   /** CF of flags that are known at run time only. Loops that count with INC or DEC have it in a local after the first round. */
   #unknownCarry(): Bool {
     const { flags } = this;
-    const carry = makeNode("i32", [], () => undefined);
+    const carry = makeResult("i32");
     this.effect(
       [],
       FLAGS,
@@ -303,7 +318,7 @@ export abstract class FlagEmitter extends NodeEmitter {
     if (operand === undefined) return undefined;
     if (operand.in === "constant") return this.truncate(this.int(operand.value), size);
     if (operand.in === "register") return asInt(this.readRegister(operand.index, size));
-    return asInt(this.value("i64", [], (c) => c.get(pin), { reads: FLAGS, bits: size }));
+    return asInt(this.value("i64", NO_ARGUMENTS, (c) => c.get(pin), FLAGS, size));
   }
   /** Operands and result of the operation that the flags are from. */
   #operands(): { first: () => Int; second: () => Int; result: () => Int } {
@@ -331,7 +346,7 @@ export abstract class FlagEmitter extends NodeEmitter {
     };
   }
   #pinnedBit(pin: number): Bool {
-    return asBool(this.value("i32", [], (c) => c.get(pin), { reads: FLAGS }));
+    return asBool(this.value("i32", NO_ARGUMENTS, (c) => c.get(pin), FLAGS));
   }
   #isKnown(): boolean {
     return this.flags.kind !== UNKNOWN_FLAGS && !this.flags.isMixed;
@@ -418,7 +433,7 @@ export abstract class FlagEmitter extends NodeEmitter {
       arithmetic = this.and(this.#operands().first(), this.int(0x8d5));
     } else {
       this.#settleInWords();
-      const flags = this.value("i32", [], (c) => c.call(this.frame.support.getFlags), { reads: FLAGS });
+      const flags = this.value("i32", NO_ARGUMENTS, (c) => c.call(this.frame.support.getFlags), FLAGS);
       arithmetic = asInt(this.operation("i64.extend_i32_u", [flags], 32));
     }
     return this.or(arithmetic, this.state(state.systemFlags, 32));

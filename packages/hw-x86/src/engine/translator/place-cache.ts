@@ -17,7 +17,7 @@ export interface Place {
 }
 
 /** No linear address with its bits below 12 cleared, those of an operand's alignment excepted, is equal to it. */
-export const NO_PAGE = 0x800n;
+export const NO_PAGE = 0x800;
 
 /** Largest operand whose alignment the comparison checks, in bytes. */
 export const LARGEST_CACHED = 32;

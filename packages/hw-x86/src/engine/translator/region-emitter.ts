@@ -23,7 +23,8 @@ import { emitMatch, emitPlace } from "../interpreter/memory-code.ts";
 import {
   FLAGS,
   GENERAL,
-  makeNode,
+  makeResult,
+  NO_ARGUMENTS,
   NOTHING,
   type Node,
   OTHER,
@@ -31,7 +32,7 @@ import {
   type Statement,
   VECTOR,
 } from "../interpreter/schedule.ts";
-import { asBool, asInt, asVec, integerSize, LOAD64, maskOf, nodeOf, STORE64 } from "../node-emitter.ts";
+import { asBool, asInt, asVec, integerSize, LOAD64, maskOf, nodeOf, STORE64, withOperand } from "../node-emitter.ts";
 import type { Code } from "../wasm/code.ts";
 import { isInRange } from "./code-range.ts";
 import { NO_FACTS, type StateFact, type VectorFact, withFact } from "./facts.ts";
@@ -51,9 +52,9 @@ export type Terminator =
 export interface EmittedOperation {
   readonly statements: readonly Statement[];
   /** Statements that do nothing but write flags. */
-  readonly flagWrites: ReadonlySet<Statement>;
+  readonly flagWrites: readonly Statement[];
   /** Of these, those that keep flags from being lost that the operation itself replaces, if it writes all. */
-  readonly releases: ReadonlySet<Statement>;
+  readonly releases: readonly Statement[];
   /** They write all flags, whatever happens. */
   readonly writesAllFlags: boolean;
   readonly readsFlags: boolean;
@@ -121,15 +122,15 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     this.#leaves();
     if (this.depth === 0) throw new Untranslatable();
     const { flags } = this;
-    this.effect([], NOTHING, (c) => this.#leave(c, flags));
+    this.effect(NO_ARGUMENTS, NOTHING, (c) => this.#leave(c, flags));
   }
   helper(): Bool {
     this.#leaves();
     if (this.depth === 0) throw new Untranslatable();
-    const result = makeNode("i32", [], () => undefined);
+    const result = makeResult("i32");
     const { flags } = this;
     // What follows is never reached, and so has any type
-    this.effect([], NOTHING, (c) => this.#leave(c, flags), result);
+    this.effect(NO_ARGUMENTS, NOTHING, (c) => this.#leave(c, flags), result);
     return asBool(result);
   }
   helperThenEndBlock(): void {
@@ -163,7 +164,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   override unless<V extends Int | Vec>(doubts: readonly Doubt[], fast: V): V {
     this.#leaves();
     const { flags } = this;
-    for (const doubt of doubts) this.ifAll(doubt, () => this.effect([], NOTHING, (c) => this.#leave(c, flags)));
+    for (const doubt of doubts) this.ifAll(doubt, () => this.effect(NO_ARGUMENTS, NOTHING, (c) => this.#leave(c, flags)));
     return fast;
   }
 
@@ -203,7 +204,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   }
   protected readRegister(index: number, size: Size, isHighByte = false): Node {
     const local = this.#local(index);
-    const whole = this.value("i64", [], (c) => c.get(local), { reads: GENERAL });
+    const whole = this.value("i64", NO_ARGUMENTS, (c) => c.get(local), GENERAL);
     if (isHighByte) return nodeOf(this.and(this.shr(asInt(whole), this.int(8)), this.int(255)));
     const value = size === 64 ? whole : this.mask(whole, maskOf(size));
     this.noteHeld(value, index, size);
@@ -260,7 +261,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   #loadState(offset: number, size: Size): Node {
     if ((offset >= state.gpr && offset < state.gpr + 128) || isVector(offset)) throw new Untranslatable();
     const reads = isFlagWord(offset) ? FLAGS : OTHER;
-    return this.value("i64", [], (c) => c.loadAt(LOAD64[size], offset), { reads, bits: size });
+    return this.value("i64", NO_ARGUMENTS, (c) => c.loadAt(LOAD64[size], offset), reads, size);
   }
   setState(offset: number, size: Size, value: Int): void {
     // What helpers are passed is nobody else's
@@ -313,8 +314,8 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     if (access.kind !== "memory") return this.read(operand);
     const size = integerSize(access.size);
     const place = this.#probe(this.#linear(operand, size, true), size / 8, true);
-    this.places.set(operand.position, place);
-    const value = makeNode("i64", [], () => undefined, { bits: size });
+    this.places = withOperand(this.places, operand.position, place);
+    const value = makeResult("i64", size);
     this.effect([place], NOTHING, (c) => c.memory(LOAD64[size], 0), value);
     return asInt(value);
   }
@@ -331,7 +332,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
         return;
       case "memory": {
         const size = integerSize(access.size);
-        const place = this.places.get(operand.position);
+        const place = this.places[operand.position];
         if (place === undefined) this.#storeGuest(this.#linear(operand, size, true), size, nodeOf(value));
         else this.#storePlace(place, size, nodeOf(value));
         return;
@@ -349,7 +350,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     this.#storeState(offset + 8, "i64.store16", this.constant(0xffffn));
   }
   address(operand: FormOperand): Int {
-    const known = this.addresses.get(operand.position);
+    const known = this.addresses[operand.position];
     if (known !== undefined) return asInt(known);
     if (this.access(operand).kind !== "memory") this.fail(`${operand.text} is no memory operand here`);
     const { base, index, scale, displacement, addressSize } = this.#record;
@@ -366,7 +367,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
       sum = asInt(this.#ripNode(BigInt.asUintN(64, constant + BigInt(this.#block.offset)), 64));
     } else if (base !== state.zero) sum = this.#wrapping("i64.add", this.reg(this.#place(base).index, 64), sum);
     const node = addressSize === 64 ? nodeOf(sum) : this.mask(nodeOf(sum), maskOf(addressSize as Size));
-    this.addresses.set(operand.position, node);
+    this.addresses = withOperand(this.addresses, operand.position, node);
     return asInt(node);
   }
   #wrapping(name: string, a: Int, b: Int): Int {
@@ -382,8 +383,8 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   // ---- Vectors ----
 
   /** Registers that vectors were read from, and what is known of vectors. */
-  readonly #sources = new Map<Node, number>();
-  readonly #vectorFacts = new Map<Node, ReadonlySet<VectorFact>>();
+  #sources: Map<Node, number> | undefined;
+  #vectorFacts: Map<Node, ReadonlySet<VectorFact>> | undefined;
 
   override knows(fact: StateFact): boolean {
     if (fact === "sse") {
@@ -401,15 +402,19 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     if (this.depth === 0) this.frame.facts.learn(fact);
   }
   override knowsOf(value: Vec, fact: VectorFact): boolean {
-    return this.#vectorFacts.get(nodeOf(value))?.has(fact) ?? false;
+    return this.#vectorFacts?.get(nodeOf(value))?.has(fact) ?? false;
   }
   override learnOf(value: Vec, fact: VectorFact): void {
     if (this.depth > 0) return;
     const node = nodeOf(value);
-    const facts = withFact(this.#vectorFacts.get(node) ?? NO_FACTS, fact);
-    this.#vectorFacts.set(node, facts);
-    const source = this.#sources.get(node);
+    const facts = withFact(this.#vectorFacts?.get(node) ?? NO_FACTS, fact);
+    this.#noteFacts(node, facts);
+    const source = this.#sources?.get(node);
     if (source !== undefined) this.frame.facts.setRegister(source, facts);
+  }
+  #noteFacts(value: Node, facts: ReadonlySet<VectorFact>): void {
+    this.#vectorFacts ??= new Map();
+    this.#vectorFacts.set(value, facts);
   }
   #vectorPlace(access: { readonly field: "a" | "b" | "c" | "immediate" }): number {
     return Number(this.#record[access.field]);
@@ -417,9 +422,10 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   #readRegister(offset: number): Node {
     const index = VectorRegisters.indexOf(offset);
     const local = this.frame.vectors.local(index, false);
-    const node = this.value("v128", [], (c) => c.get(local), { reads: VECTOR });
+    const node = this.value("v128", NO_ARGUMENTS, (c) => c.get(local), VECTOR);
+    this.#sources ??= new Map();
     this.#sources.set(node, index);
-    this.#vectorFacts.set(node, this.frame.facts.ofRegister(index));
+    this.#noteFacts(node, this.frame.facts.ofRegister(index));
     return node;
   }
   #writeRegisterVector(offset: number, value: Node): void {
@@ -427,8 +433,8 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     const local = this.frame.vectors.local(index, true);
     this.hasWritten = true;
     this.effect([value], VECTOR, (c) => c.set(local));
-    this.#sources.clear();
-    this.frame.facts.setRegister(index, this.depth === 0 ? (this.#vectorFacts.get(value) ?? NO_FACTS) : NO_FACTS);
+    this.#sources = undefined;
+    this.frame.facts.setRegister(index, this.depth === 0 ? (this.#vectorFacts?.get(value) ?? NO_FACTS) : NO_FACTS);
   }
 
   protected readPair(operand: FormOperand): readonly [Vec, Vec] {
@@ -439,7 +445,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     }
     const place = this.#probe(this.#linear(operand, 256, false), 32, false);
     const part = (offset: number): Vec => {
-      const value = makeNode("v128", [], () => undefined);
+      const value = makeResult("v128");
       this.effect([place], NOTHING, (c) => c.memory("v128.load", offset), value);
       return asVec(value);
     };
@@ -459,17 +465,17 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     this.hasWritten = true;
     const registers = Array.from({ length: this.frame.codeSize === 64 ? 16 : 8 }, (_, i) => i);
     const halves = registers.flatMap((index) => (which === "all" ? [index, index + UPPER_HALVES] : [index + UPPER_HALVES]));
-    this.effect([], VECTOR, (c) => {
+    this.effect(NO_ARGUMENTS, VECTOR, (c) => {
       for (const index of halves) this.frame.vectors.zero(c, index);
     });
-    this.#sources.clear();
+    this.#sources = undefined;
     for (const index of halves) this.frame.facts.setRegister(index, NO_FACTS);
   }
   fusedMultiplyAdd(bits: 32 | 64, lanes: number, a: Vec, b: Vec, c: Vec): Vec {
     const { support } = this.frame;
     const kind = [bits === 64 ? 1 : 0, lanes].map((value) => this.constant32(value));
     const args = [...kind, ...[a, b, c].map(nodeOf)];
-    return asVec(this.value("v128", args, (code) => code.call(support.fusedMultiplyAdd), { reads: OTHER }));
+    return asVec(this.value("v128", args, (code) => code.call(support.fusedMultiplyAdd), OTHER));
   }
 
   protected readVector(operand: FormOperand): Vec {
@@ -479,13 +485,13 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
         return asVec(this.#readRegister(this.#vectorPlace(access)));
       case "mm": {
         const offset = this.#record[access.field];
-        return asVec(this.value("v128", [], (c) => c.loadAt("v128.load64_zero", offset), { reads: OTHER }));
+        return asVec(this.value("v128", NO_ARGUMENTS, (c) => c.loadAt("v128.load64_zero", offset), OTHER));
       }
       case "memory": {
         const load = VECTOR_LOADS[access.size];
         if (load === undefined) return this.fail(`no vector of ${access.size} bits`);
         const place = this.#probe(this.#linear(operand, access.size, false), access.size / 8, false);
-        const value = makeNode("v128", [], () => undefined);
+        const value = makeResult("v128");
         this.effect([place], NOTHING, (c) => c.memory(load, 0), value);
         return asVec(value);
       }
@@ -558,7 +564,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     if (codeSize !== 64) {
       this.#leaves();
       const { flags } = this;
-      const node = makeNode("i64", [], () => undefined);
+      const node = makeResult("i64");
       const access = { slot, bytes: bits / 8, isWrite };
       const emit = (c: Code, scope: Scope): void => emitSegmentedLinear(c, scope, access, () => this.#leave(c, flags));
       this.effect([nodeOf(offset)], NOTHING, emit, node);
@@ -594,7 +600,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
     this.#leaves();
     const { support, places } = this.frame;
     const { flags } = this;
-    const place = makeNode("i32", [], () => undefined);
+    const place = makeResult("i32");
     const name = this.#placeKey(key, bytes, isWrite);
     const miss = isWrite ? support.missUpdate : support.missRead;
     this.effect(
@@ -639,7 +645,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   }
   #loadGuest(linear: Linear, size: Size): Node {
     const place = this.#probe(linear, size / 8, false);
-    const value = makeNode("i64", [], () => undefined, { bits: size });
+    const value = makeResult("i64", size);
     this.effect([place], NOTHING, (c) => c.memory(LOAD64[size], 0), value);
     return value;
   }
@@ -740,7 +746,7 @@ export class RegionEmitter extends FlagEmitter implements Emitter {
   /** RIP at a distance from the start of the page. */
   #ripNode(distance: bigint, size: number): Node {
     const { base } = this.frame;
-    const node = this.value("i64", [], (c) => c.get(base).i64(distance).op("i64.add"));
+    const node = this.value("i64", NO_ARGUMENTS, (c) => c.get(base).i64(distance).op("i64.add"));
     return size === 64 ? node : this.mask(node, maskOf(size as Size));
   }
   nextRip(): Int {
@@ -788,7 +794,7 @@ const keyOfSegment = (segment: number): string | undefined => (segment === SS ? 
 /** Opens an `if`: the access is not, or not surely, in the page remembered. Leaves out what is not aligned, which may cross pages. */
 function emitElsewhere(c: Code, address: number, { page }: Place, bytes: number): void {
   c.get(address)
-    .i64(-4096n | BigInt(bytes - 1))
+    .i64(-4096 | (bytes - 1))
     .op("i64.and")
     .loadAt("i64.load", page)
     .op("i64.ne")
@@ -800,7 +806,7 @@ function emitRemember(c: Code, address: number, entry: number, { page, addend }:
     .get(entry)
     .memory("i32.load", TLB + TLB_ADDEND)
     .memory("i32.store", addend);
-  c.i32(0).get(address).i64(-4096n).op("i64.and");
+  c.i32(0).get(address).i64(-4096).op("i64.and");
   if (needsWrite) {
     c.i64(NO_PAGE);
     c.get(entry).memory("i64.load", TLB + TLB_READ_TAG);

@@ -18,7 +18,8 @@ interface Block {
 export class RegionLayout {
   readonly #global: number;
   readonly #words: number[] = [];
-  readonly #numbers = new Map<string, number>();
+  /** Numbers of the words. */
+  readonly #numbers = new Map<number, number>();
 
   /** `global`: index of what LAYOUT_IMPORT names. */
   constructor(global: number) {
@@ -32,7 +33,7 @@ export class RegionLayout {
 
   /** Pushes the bank offset of the block's header. */
   header(c: Code, { header }: Pick<Block, "header">): void {
-    this.#push(c, `header ${header}`, header);
+    this.#push(c, header);
   }
   /** Pushes the bank offset of one of the block's operations. */
   operation(c: Code, block: Pick<Block, "header">, at: number): void {
@@ -44,14 +45,14 @@ export class RegionLayout {
   }
   /** Pushes the bank offset of the page that the block lies in. */
   page(c: Code, { page }: Pick<Block, "page">): void {
-    this.#push(c, `page ${page}`, page);
+    this.#push(c, page);
   }
 
-  #push(c: Code, key: string, word: number): void {
-    let number = this.#numbers.get(key);
+  #push(c: Code, word: number): void {
+    let number = this.#numbers.get(word);
     if (number === undefined) {
       number = this.#words.push(word) - 1;
-      this.#numbers.set(key, number);
+      this.#numbers.set(word, number);
     }
     c.globalGet(this.#global).memory("i32.load", number * WORD_BYTES);
   }

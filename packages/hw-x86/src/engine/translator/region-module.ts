@@ -69,8 +69,10 @@ class ImportsOnDemand {
   constructor(module: ModuleBuilder) {
     this.#module = module;
   }
+  readonly #indexes: Partial<Record<keyof RegionSupport, number>> = {};
   index(name: keyof RegionSupport): number {
-    return this.#module.importFunction("support", name, REGION_SUPPORT[name]);
+    this.#indexes[name] ??= this.#module.importFunction("support", name, REGION_SUPPORT[name]);
+    return this.#indexes[name];
   }
 }
 for (const name of Object.keys(REGION_SUPPORT) as (keyof RegionSupport)[]) {
@@ -296,7 +298,7 @@ class RegionEmission {
   }
   #pushRip(offset: number): void {
     const c = this.#code;
-    c.get(this.#frame.base).i64(BigInt(offset)).op("i64.add");
+    c.get(this.#frame.base).i64(offset).op("i64.add");
     const { codeSize } = this.#frame;
     if (codeSize !== 64) c.i64(maskOf(codeSize)).op("i64.and");
   }
@@ -443,7 +445,7 @@ class RegionEmission {
   }
 }
 
-const NONE: ReadonlySet<Statement> = new Set();
+const NONE: readonly Statement[] = [];
 const EM_TS = 0xc,
   OSFXSR = 0x200;
 function returnUnlessStack(c: Code, mask: bigint): void {
@@ -485,7 +487,7 @@ function withoutDeadFlags(operations: readonly EmittedOperation[]): (readonly Em
   for (let i = operations.length - 1; i >= 0; i--) {
     const { statements, flagWrites, releases, writesAllFlags, readsFlags, mayLeave } = operations[i] as EmittedOperation;
     const dead = !isLive ? flagWrites : writesAllFlags ? releases : NONE;
-    if (dead.size > 0) result[i] = statements.filter((statement) => !dead.has(statement));
+    if (dead.length > 0) result[i] = statements.filter((statement) => !dead.includes(statement));
     if (writesAllFlags) isLive = false;
     if (readsFlags || mayLeave) isLive = true;
   }

@@ -1,10 +1,16 @@
 /** Bytes written one after the other, with the numbers of the WebAssembly binary format (WebAssembly Core Specification, Values). */
-const FIRST_ROOM = 1024;
+const FIRST_ROOM = 4096;
+/** Rooms kept for whoever writes next. */
+const MOST_ROOMS = 6;
 
 const encoder = new TextEncoder();
+const rooms: Uint8Array<ArrayBuffer>[] = [];
+
+const texts = new Map<string, Uint8Array>();
+const NO_ROOM = new Uint8Array(0);
 
 export class Bytes {
-  #room = new Uint8Array(FIRST_ROOM);
+  #room = rooms.pop() ?? new Uint8Array(FIRST_ROOM);
   #length = 0;
 
   get length(): number {
@@ -13,6 +19,13 @@ export class Bytes {
   /** What has been written; valid until more is. */
   get written(): Uint8Array<ArrayBuffer> {
     return this.#room.subarray(0, this.#length);
+  }
+
+  /** Nobody writes to it, or reads it, any more. */
+  release(): void {
+    if (rooms.length < MOST_ROOMS) rooms.push(this.#room);
+    this.#room = NO_ROOM;
+    this.#length = 0;
   }
 
   push(byte: number): void {
@@ -32,6 +45,10 @@ export class Bytes {
   }
   /** An unsigned LEB128 number, below 2^53. */
   unsigned(value: number): void {
+    if (value >= 0 && value < 128 && Number.isInteger(value)) {
+      this.push(value);
+      return;
+    }
     if (value < 0 || !Number.isSafeInteger(value)) throw new Error(`not an unsigned integer: ${value}`);
     let rest = value;
     while (rest >= 128) {
@@ -61,9 +78,14 @@ export class Bytes {
     }
     this.signed32(Number(rest));
   }
-  /** A name: its length, then its UTF-8. */
+  /** A name: its length, then its UTF-8. Few are different. */
   text(value: string): void {
-    this.#counted(encoder.encode(value));
+    let encoded = texts.get(value);
+    if (encoded === undefined) {
+      encoded = encoder.encode(value);
+      texts.set(value, encoded);
+    }
+    this.#counted(encoded);
   }
   /** The length of what was written elsewhere, then that. */
   vector(bytes: Bytes): void {

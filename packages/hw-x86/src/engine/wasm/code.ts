@@ -20,8 +20,8 @@ export class Code {
   op(name: string): this {
     const encoding = OPCODES.get(name);
     if (encoding === undefined) throw new Error(`no WebAssembly instruction is called ${name}`);
-    this.bytes.push(encoding[0] as number);
-    if (encoding.length > 1) this.bytes.unsigned(encoding[1] as number);
+    this.bytes.push(encoding & 0xff);
+    if (encoding > 0xff) this.bytes.unsigned((encoding >>> 8) - 1);
     return this;
   }
   i32(value: number): this {
@@ -29,9 +29,11 @@ export class Code {
     this.bytes.signed32(value);
     return this;
   }
-  i64(value: bigint): this {
+  i64(value: bigint | number): this {
     this.bytes.push(0x42);
-    this.bytes.signed64(value);
+    // Arithmetic on bigints is slow
+    if (typeof value === "number" && (value | 0) === value) this.bytes.signed32(value);
+    else this.bytes.signed64(BigInt(value));
     return this;
   }
   f64(value: number): this {
@@ -160,10 +162,12 @@ export class Code {
     this.unlikely.push(this.bytes.length);
     return this.brIf(label);
   }
-  /** Puts the code of another body in front. */
+  /** Puts the code of another body in front, which is done with. */
   prepend(other: Code): void {
+    const { length } = other.bytes;
     this.bytes.prepend(other.bytes.written);
-    for (let i = 0; i < this.unlikely.length; i++) this.unlikely[i] = (this.unlikely[i] as number) + other.bytes.length;
+    other.bytes.release();
+    for (let i = 0; i < this.unlikely.length; i++) this.unlikely[i] = (this.unlikely[i] as number) + length;
     this.unlikely.unshift(...other.unlikely);
   }
   brTable(labels: readonly Label[], fallback: Label): this {

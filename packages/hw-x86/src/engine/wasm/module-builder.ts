@@ -75,15 +75,20 @@ export class FunctionBuilder {
     }
     return declared;
   }
+  /** Locals and code. The last thing that is asked of it. */
   encode(): Bytes {
     const body = this.#declarations();
     body.append(this.code.bytes.written);
     body.push(0x0b);
+    this.code.bytes.release();
     return body;
   }
   /** Branches that are seldom taken, in bytes from the start of the body as `encode` gives it. */
   unlikely(): number[] {
-    const before = this.#declarations().length;
+    if (this.code.unlikely.length === 0) return [];
+    const declarations = this.#declarations();
+    const before = declarations.length;
+    declarations.release();
     return this.code.unlikely.map((at) => at + before);
   }
 }
@@ -91,6 +96,7 @@ export class FunctionBuilder {
 export class ModuleBuilder {
   readonly #types: Signature[] = [];
   readonly #typeKeys = new Map<string, number>();
+  readonly #typeIndexes = new Map<Signature, number>();
   readonly #imports: { module: string; name: string; typeIndex: number }[] = [];
   readonly #importKeys = new Map<string, number>();
   readonly #globals: { module: string; name: string; type: ValueType }[] = [];
@@ -100,12 +106,15 @@ export class ModuleBuilder {
   #tableEntries: readonly number[] = [];
 
   typeIndex(type: Signature): number {
+    const known = this.#typeIndexes.get(type);
+    if (known !== undefined) return known;
     const key = `${type.parameters.join()}:${type.results.join()}`;
     let index = this.#typeKeys.get(key);
     if (index === undefined) {
       index = this.#types.push(type) - 1;
       this.#typeKeys.set(key, index);
     }
+    this.#typeIndexes.set(type, index);
     return index;
   }
   /** All imports come before the first function, since they share one index space. */
@@ -172,10 +181,16 @@ export class ModuleBuilder {
     const hinted = this.#functions.map((made, index) => ({ index, at: made.unlikely() })).filter(({ at }) => at.length > 0);
     if (hinted.length > 0) this.#section(module, Section.custom, (section) => this.#encodeHints(section, hinted));
     this.#section(module, Section.code, (section) => {
-      list(section, this.#functions, (made) => section.vector(made.encode()));
+      list(section, this.#functions, (made) => {
+        const body = made.encode();
+        section.vector(body);
+        body.release();
+      });
     });
     if (this.#names.length > 0) this.#section(module, Section.custom, (section) => this.#encodeNames(section));
-    return module.written.slice();
+    const encoded = module.written.slice();
+    module.release();
+    return encoded;
   }
 
   #section(module: Bytes, id: number, write: (section: Bytes) => void): void {
@@ -183,6 +198,7 @@ export class ModuleBuilder {
     write(section);
     module.push(id);
     module.vector(section);
+    section.release();
   }
   #encodeTypes(section: Bytes): void {
     list(section, this.#types, (type) => {
@@ -231,6 +247,7 @@ export class ModuleBuilder {
       names.text(name);
     });
     section.vector(names);
+    names.release();
   }
 }
 

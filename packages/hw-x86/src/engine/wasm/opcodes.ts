@@ -6,19 +6,19 @@ export type ValueType = "i32" | "i64" | "f32" | "f64" | "v128";
 
 export const VALUE_TYPE_CODES: Readonly<Record<ValueType, number>> = { i32: 0x7f, i64: 0x7e, f32: 0x7d, f64: 0x7c, v128: 0x7b };
 
-/** Opcode bytes: [opcode] or [prefix, number]. */
-export const OPCODES: ReadonlyMap<string, readonly number[]> = buildOpcodes();
+/** Opcode, or prefix + 256 * (number + 1). */
+export const OPCODES: ReadonlyMap<string, number> = buildOpcodes();
 
-function buildOpcodes(): Map<string, readonly number[]> {
-  const table = new Map<string, readonly number[]>();
+function buildOpcodes(): Map<string, number> {
+  const table = new Map<string, number>();
   const core = (first: number, names: string): void => {
     let code = first;
-    for (const name of names.trim().split(/\s+/)) table.set(name, [code++]);
+    for (const name of names.trim().split(/\s+/)) table.set(name, code++);
   };
   const prefixed = (prefix: number, first: number, names: string): void => {
     let code = first;
     for (const name of names.trim().split(/\s+/)) {
-      if (name !== "-") table.set(name, [prefix, code]);
+      if (name !== "-") table.set(name, prefix + 256 * (code + 1));
       code++;
     }
   };
