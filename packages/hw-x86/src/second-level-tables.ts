@@ -1,5 +1,5 @@
 /**
- * What Intel's extended page tables and AMD's nested page tables have in common: four levels from guest-physical to host-physical
+ * What Intel's extended page tables and AMD's nested page tables have in common: levels of tables from guest-physical to host-physical
  * addresses, pages of 4 KiB, 2 MiB and 1 GiB, tables that lie in one bank, and a cache of finished walks. What entries mean, and what
  * is wrong with them, is the vendor's.
  */
@@ -21,8 +21,8 @@ const SPAN = 0x1_0000_0000;
 /** Direct-mapped by guest page number, four words each: page number + 1, translation tag, bank offset, rights and size. */
 const CACHE_ENTRIES = 4096;
 const CACHED_ABOVE = 0x1000;
-/** High half of the first address that four levels do not reach. */
-const OUT_OF_REACH = 0x1_0000;
+/** High half of the first address that as many levels do not reach: 48 bits, or all 52 of an address. */
+const reachOf = (levels: number): number => (levels === 5 ? 0x10_0000 : 0x1_0000);
 const ALL_ONES = new Uint32Array(1024).fill(0xffff_ffff);
 
 /** Bits 51:N of an entry, as bits of its high half, that must be 0 where physical addresses have N bits. */
@@ -37,6 +37,9 @@ export abstract class SecondLevelTables {
   /** The bank's words, and the bank offset of the top table. */
   protected words: Uint32Array = ALL_ONES;
   protected root = 0;
+  /** 4, or 5 where the vendor's pointer can say so. */
+  protected levels = 4;
+  #reach = reachOf(4);
   protected readonly reservedHigh: number;
   #memory: MemoryBank | undefined;
   #bank = 0;
@@ -59,7 +62,9 @@ export abstract class SecondLevelTables {
   }
 
   /** Turns to the tables at bank offset `root`; `tag` names what is cached of them. */
-  protected useTables(bank: MemoryBank, root: number, tag: number): void {
+  protected useTables(bank: MemoryBank, root: number, tag: number, levels = 4): void {
+    this.levels = levels;
+    this.#reach = reachOf(levels);
     this.words = bank.u32;
     this.root = root;
     this.#memory = bank;
@@ -106,21 +111,23 @@ export abstract class SecondLevelTables {
         return MAPPED;
       }
     }
-    return gpaHigh >= OUT_OF_REACH ? this.unreachable(access) : this.walk(gpaLow, gpaHigh, access);
+    return gpaHigh >= this.#reach ? this.unreachable(access) : this.walk(gpaLow, gpaHigh, access);
   }
 
-  /** Outcome for an address above bit 47, which no four levels map. */
+  /** Outcome for an address that the levels do not reach. */
   protected abstract unreachable(access: number): number;
   protected abstract walk(gpaLow: number, gpaHigh: number, access: number): number;
 
-  /** Index into `words` of the entry for the address in the table at bank offset `table`. Levels are 3 to 0. */
+  /** Index into `words` of the entry for the address in the table at bank offset `table`. Levels are 4 to 0. */
   protected entryOf(table: number, level: number, gpaLow: number, gpaHigh: number): number {
     const index =
-      level === 3
-        ? gpaHigh >>> 7
-        : level === 2
-          ? ((gpaHigh & 0x7f) << 2) | (gpaLow >>> 30)
-          : (gpaLow >>> (12 + level * 9)) & 511;
+      level === 4
+        ? gpaHigh >>> 16
+        : level === 3
+          ? (gpaHigh >>> 7) & 511
+          : level === 2
+            ? ((gpaHigh & 0x7f) << 2) | (gpaLow >>> 30)
+            : (gpaLow >>> (12 + level * 9)) & 511;
     return (table + index * 8) >>> 2;
   }
 

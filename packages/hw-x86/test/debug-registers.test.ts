@@ -10,6 +10,7 @@ import {
   imm32,
   KERNEL_CODE,
   KERNEL_DATA,
+  KERNEL_STACK,
   type SystemMachine,
 } from "./system-machine.ts";
 
@@ -127,6 +128,75 @@ describe("single step", () => {
       [BS, 10],
     ]);
     expect(m.engine.get64(state.debugctl)).toBe(0n);
+  });
+});
+
+describe.each(["intel", "amd"] as const)("a branch to the very next instruction, on %s", (vendor) => {
+  const JMP_POINTER = DATA + 0x800;
+  const ZF = 0x40;
+  /** Code, RCX and RFLAGS before it, and whether it branches. RAX is where it ends. */
+  const branches: [string, number[], number, number, boolean][] = [
+    ["JMP rel8", [0xeb, 0], 0, 0, true],
+    ["JMP rel32", [0xe9, 0, 0, 0, 0], 0, 0, true],
+    ["JMP r64", [0xff, 0xe0], 0, 0, true],
+    ["a far JMP", [0xff, 0x2c, 0x25, ...imm32(JMP_POINTER)], 0, 0, true],
+    ["CALL rel32", [0xe8, 0, 0, 0, 0], 0, 0, true],
+    ["CALL r64", [0xff, 0xd0], 0, 0, true],
+    ["RET", [0xc3], 0, 0, true],
+    ["IRETQ", [0x48, 0xcf], 0, 0, true],
+    ["JZ that is taken", [0x74, 0], 0, ZF, true],
+    ["JZ that is not", [0x74, 0], 0, 0, false],
+    ["JNZ rel32 that is taken", [0x0f, 0x85, 0, 0, 0, 0], 0, 0, true],
+    ["JNZ rel32 that is not", [0x0f, 0x85, 0, 0, 0, 0], 0, ZF, false],
+    ["JLE by SF and OF", [0x7e, 0], 0, 0x880, false],
+    ["JLE by OF", [0x7e, 0], 0, 0x800, true],
+    ["JA that is taken", [0x77, 0], 0, 0x80, true],
+    ["JRCXZ that is taken", [0xe3, 0], 0, 0, true],
+    ["JRCXZ that is not", [0xe3, 0], 1, 0, false],
+    ["LOOP that is taken", [0xe2, 0], 2, 0, true],
+    ["LOOP that is not", [0xe2, 0], 1, 0, false],
+    ["LOOPE that is taken", [0xe1, 0], 2, ZF, true],
+    ["LOOPE that is not", [0xe1, 0], 2, 0, false],
+    ["LOOPNE that is taken", [0xe0, 0], 2, 0, true],
+    ["LOOPNE that is not", [0xe0, 0], 2, ZF, false],
+    ["no branch", [0x90], 0, 0, false],
+    ["a repeated string instruction between its iterations", [0xf3, 0xa4], 3, 0, false],
+  ];
+  function start(code: number[], rcx: number, debugctl: bigint): SystemMachine {
+    const m = createSystemMachine(64, { vendor });
+    reset(m);
+    const next = CODE + code.length;
+    // A return address on the stack, and all of IRETQ's frame
+    [next, KERNEL_CODE, 2, KERNEL_STACK, KERNEL_DATA].forEach((word, index) => {
+      m.memory.setBigUint64(KERNEL_STACK - 0x100 + index * 8, BigInt(word), true);
+    });
+    m.memory.setUint32(JMP_POINTER, next, true);
+    m.memory.setUint16(JMP_POINTER + 4, KERNEL_CODE, true);
+    m.engine.setReg(RSP, BigInt(KERNEL_STACK - 0x100));
+    m.engine.setReg(RAX, BigInt(next));
+    m.engine.setReg(RCX, BigInt(rcx));
+    m.engine.setReg(RDI, BigInt(DATA));
+    m.engine.setReg(RSI, BigInt(DATA + 0x100));
+    m.engine.set64(state.debugctl, debugctl);
+    m.code(...code, 0x90, 0xf4);
+    return m;
+  }
+
+  it.each(branches)("%s ends a step of branches if it is taken", (_name, code, rcx, flags, isTaken) => {
+    const m = start(code, rcx, 2n);
+    m.engine.setFlags(2 | TF | flags);
+    expect(m.runToHandler()).toBe(isTaken ? DB : -1);
+    expect(dr(m, 6)).toBe((DR6_FIXED | (isTaken ? BS : 0)) >>> 0);
+    if (isTaken) expect(m.stacked(0)).toBe(BigInt(CODE + code.length));
+  });
+
+  it.each(branches)("%s is recorded if it is taken", (_name, code, rcx, flags, isTaken) => {
+    const m = start(code, rcx, 1n);
+    m.engine.set64(state.branchFrom, 1n);
+    m.engine.setFlags(2 | flags);
+    m.runToHandler();
+    const records = [m.engine.get64(state.branchFrom), m.engine.get64(state.branchTo)];
+    expect(records).toEqual(isTaken ? [BigInt(CODE), BigInt(CODE + code.length)] : [1n, 0n]);
   });
 });
 

@@ -398,6 +398,21 @@ describe("what AMD's processors do otherwise", () => {
     expect([m.rip, m.stacked(0)]).toEqual([DATA + 1, BigInt(CODE + 8)]);
   });
 
+  it("LSS with a 64-bit operand has 32 bits of offset, and clears the upper half of its register", () => {
+    for (const vendor of ["intel", "amd"] as const) {
+      const m = createSystemMachine(64, { vendor });
+      m.descriptor(SPARE, 0, 0xffff, 0x4093);
+      m.memory.setBigUint64(DATA + 0x100, (BigInt(SPARE) << 32n) | 0x8765_4321n, true);
+      m.memory.setUint16(DATA + 0x108, KERNEL_DATA, true);
+      m.engine.setReg(RBX, 0xffff_ffff_ffff_ffffn);
+      m.code(0x48, 0x0f, 0xb2, 0x1c, 0x25, ...imm32(DATA + 0x100), HLT);
+      expect(m.runToHandler()).toBe(-1);
+      expect([m.selector(SS), m.engine.reg(RBX)]).toEqual(
+        vendor === "amd" ? [SPARE, 0x8765_4321n] : [KERNEL_DATA, (BigInt(SPARE) << 32n) | 0x8765_4321n],
+      );
+    }
+  });
+
   it("a null selector leaves the base of FS", () => {
     for (const vendor of ["intel", "amd"] as const) {
       const m = createSystemMachine(64, { vendor });

@@ -1,7 +1,7 @@
 /** Protection keys: every combination of key rights, page rights, CR0.WP and privilege, from tables in memory and from cached translations. */
 import { describe, expect, it } from "vitest";
 import { RAX, RBX, RCX, RDX, RSP, state } from "../src/engine/cpu-state.ts";
-import { CR0_WP, mapLong } from "./page-tables.ts";
+import { CR0_WP, mapLong, mapNarrow, mapPae } from "./page-tables.ts";
 import { CODE, createSystemMachine, imm32, KERNEL_STACK, type SystemMachine } from "./system-machine.ts";
 
 const PAGE = 0x4000_0000n;
@@ -113,6 +113,21 @@ describe("protection keys", () => {
     m.engine.set64(state.cr4, m.engine.get64(state.cr4) & ~PKE);
     m.engine.updateTags();
     expect(run(m, false, ...STORE).vector).toBe(-1);
+  });
+
+  it("are nothing outside long mode, key 0 included", () => {
+    const page = 0x4000_0000;
+    for (const map of [mapNarrow, mapPae] as const) {
+      const m = createSystemMachine(32);
+      if (map === mapNarrow) mapNarrow(m, page, Number(FRAME), 7);
+      else mapPae(m, page, Number(FRAME));
+      m.engine.set64(state.cr4, m.engine.get64(state.cr4) | PKE);
+      m.engine.set32(state.pkru, -1);
+      m.engine.updateTags();
+      m.engine.setReg(RBX, BigInt(page));
+      m.code(...STORE, HLT);
+      expect(m.runToHandler()).toBe(-1);
+    }
   });
 
   it("are read and written by RDPKRU and WRPKRU, at any privilege", () => {

@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from "vitest";
 import type { CpuModel } from "../src/engine/cpu.ts";
-import { RAX, RCX, RDI, RSI, RSP } from "../src/engine/cpu-state.ts";
+import { RAX, RBX, RCX, RDI, RSI, RSP } from "../src/engine/cpu-state.ts";
 import { behaviourOf, VendorBehaviour } from "../src/engine/vendor-behaviour.ts";
 import { type CaseCodeSize, CODE, codeBase, DATA, DATA_BYTES } from "./silicon/case-generator.ts";
 import { EngineRunner, emptyOutcome, type Outcome } from "./silicon/engine-runner.ts";
@@ -336,4 +336,24 @@ test("a gather that faults leaves what was not loaded a mask of ones on Intel's,
   };
   expect(mask("intel")).toEqual([0, 0xffff_ffff, 0, 0xffff_ffff]);
   expect(mask("amd")).toEqual([0, 0x8000_0002, 0x0000_0003, 0xffff_ffff]);
+});
+
+test.for([
+  ["LFS", 0xb4],
+  ["LGS", 0xb5],
+] as [string, number][])("%s with REX.W reads 64 bits and a selector on Intel's, 32 and a selector on AMD's", ([, opcode]) => {
+  const stores = [0x48, 0x89, 0x1e, 0x48, 0x89, 0x4e, 0x08]; // mov [rsi], rbx; mov [rsi+8], rcx
+  const pointer = 0x9999_0000_8765_4321n;
+  const registers = { [RAX]: UPPER, [RBX]: pointer, [RCX]: 0n, [RSI]: BigInt(DATA) };
+  for (const vendor of VENDORS) {
+    const wide = run(vendor, [...stores, 0x48, 0x0f, opcode, 0x06], { registers });
+    expect([wide.vector, wide.gpr[RAX]]).toEqual([BP, vendor === "intel" ? pointer : 0x8765_4321n]);
+    const narrow = run(vendor, [...stores, 0x0f, opcode, 0x06], { registers });
+    expect([narrow.vector, narrow.gpr[RAX]]).toEqual([BP, 0x8765_4321n]);
+    // Of the last six bytes of the page a pointer of 64 bits has no more than these
+    const end = run(vendor, [0x31, 0xc0, 0x48, 0x89, 0x06, 0x48, 0x0f, opcode, 0x46, 0x02], {
+      registers: { [RAX]: UPPER, [RSI]: END - 8n },
+    });
+    expect([end.vector, end.gpr[RAX]]).toEqual(vendor === "intel" ? [PF, 0n] : [BP, 0n]);
+  }
 });

@@ -36,8 +36,8 @@ interface Setup {
   toMonitor?: boolean;
 }
 
-/** By IRETD into virtual-8086 mode, where the code runs; HLT ends it with #GP as any privileged instruction does. */
-function run(setup: Setup, ...code: number[]): { m: SystemMachine; vector: number } {
+/** Before an IRETD into virtual-8086 mode, where the code runs; HLT ends it with #GP as any privileged instruction does. */
+function prepare(setup: Setup, ...code: number[]): SystemMachine {
   const m = createSystemMachine(32);
   m.engine.set64(state.cr4, setup.cr4 ?? 0n);
   m.memory.setUint16(TSS + 102, IO_MAP, true);
@@ -59,6 +59,23 @@ function run(setup: Setup, ...code: number[]): { m: SystemMachine; vector: numbe
   });
   m.engine.setReg(4, BigInt(KERNEL_STACK - 0x40));
   m.engine.set64(state.rip, BigInt(DATA));
+  return m;
+}
+function run(setup: Setup, ...code: number[]): { m: SystemMachine; vector: number } {
+  const m = prepare(setup, ...code);
+  return { m, vector: m.runToHandler() };
+}
+/** In virtual-8086 mode an event is injected, as by VM entry, behind an instruction of two bytes. */
+function inject(
+  setup: Setup,
+  type: 0 | 4,
+  spoil: (m: SystemMachine) => void = () => undefined,
+): { m: SystemMachine; vector: number } {
+  const m = prepare(setup);
+  m.engine.run(1);
+  spoil(m);
+  const event = { errorCode: undefined, instructionLength: type === 4 ? 2 : 0, payload: 0n, injected: true };
+  m.engine.deliverEvent({ vector: 0x21, type, ...event });
   return { m, vector: m.runToHandler() };
 }
 /** Error code, EIP, CS, EFLAGS, ESP and so on, as the monitor finds them. */
@@ -210,4 +227,46 @@ it("POPF leaves VIF and VIP alone at CPL 0, and IRETD loads them", () => {
   );
   m.runToHandler();
   expect(m.engine.readFlags()).toBe(2);
+});
+
+describe("an injected software interrupt", () => {
+  it("goes through the program's own table where CR4.VME and the task's map say so", () => {
+    const { m, vector } = inject({ cr4: VME, flags: IF | VIF }, 4);
+    expect([vector, found(m, EIP), found(m, CS_WORD), found(m, ESP)]).toEqual([GP, HANDLER_IP, DATA >>> 4, SP - 6]);
+    expect([1, 2, 3].map((index) => pushedWord(m, index))).toEqual([IF | IOPL_3 | 2, CODE >>> 4, 2]);
+    expect(found(m, EFLAGS) & (IF | VIF | VM)).toBe(IF | VM);
+    const privileged = inject({ cr4: VME, flags: IF | VIF | IOPL_3 }, 4);
+    expect(found(privileged.m, EIP)).toBe(HANDLER_IP);
+    expect(pushedWord(privileged.m, 1)).toBe(IF | IOPL_3 | 2);
+    expect(found(privileged.m, EFLAGS) & (IF | VIF)).toBe(VIF);
+  });
+
+  it.each([
+    ["without CR4.VME", {}],
+    ["where the map says so", { cr4: VME, toMonitor: true }],
+  ] as [string, Setup][])("goes to the monitor %s, whatever IOPL is", (_name, setup) => {
+    for (const flags of [0, IOPL_3]) {
+      const { m, vector } = inject({ ...setup, flags: flags | IF }, 4);
+      // EIP, CS, EFLAGS: no error code
+      expect([vector, found(m, 0), found(m, 1), found(m, 2)]).toEqual([0x21, 2, CODE >>> 4, VM | IF | flags | 2]);
+    }
+  });
+
+  it("is refused by the privilege of the gate, and by a task without a map", () => {
+    const gate = inject({}, 4, (m) => m.gate(0x21, 14, 0));
+    expect([gate.vector, found(gate.m, 0), found(gate.m, EIP)]).toEqual([GP, 0x21 * 8 + 2, 0]);
+    for (const spoil of [
+      (m: SystemMachine) => m.memory.setUint16(TSS + 102, 0xfff0, true),
+      (m: SystemMachine) => m.memory.setUint16(TSS + 102, 16, true),
+      (m: SystemMachine) => m.engine.set64(segmentOffset(TR) + SEG_LIMIT, 102n),
+    ]) {
+      const { m, vector } = inject({ cr4: VME }, 4, spoil);
+      expect([vector, found(m, 0), found(m, EIP)]).toEqual([GP, 0, 0]);
+    }
+  });
+
+  it("is not what other events are", () => {
+    const { m, vector } = inject({ cr4: VME, flags: IF }, 0);
+    expect([vector, found(m, 0)]).toEqual([0x21, 0]);
+  });
 });

@@ -141,6 +141,11 @@ export class Blocks {
     return this.#build(physical, lo, hi, Math.min(count, LONGEST_BLOCK), true);
   }
 
+  /** Number of the variant that was decoded last: that of the one instruction of a block of one. */
+  get decoded(): number {
+    return this.#into.handler;
+  }
+
   /** The block at that header has been entered so often that it is to be translated. */
   hot(header: number): void {
     const { u32 } = this.#cpu;

@@ -9,6 +9,7 @@ import { PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu, CpuModel } from "./cpu.ts";
 import { CPU_STATE, CPU_STATE_BYTES, gprOffset, SEG_READ_TOP, SEG_WRITE_TOP, state } from "./cpu-state.ts";
 import { createDecodedOperation, decode, variants } from "./decoder/decoder.ts";
+import type { Variant } from "./decoder/variant.ts";
 import { type EngineCounts, EXIT_REASONS } from "./engine-statistics.ts";
 import { readFlags, writeFlags } from "./flags.ts";
 import { GUEST_FAULT, type GuestMode, VM_EXIT } from "./guest-mode.ts";
@@ -23,6 +24,7 @@ import * as paging from "./system/paging.ts";
 import * as segmentation from "./system/segmentation.ts";
 import { switchTags } from "./system/translation-caches.ts";
 import type { EngineControl, GuestEvent, StopReason } from "./system-interface.ts";
+import { isTakenBranch } from "./taken-branches.ts";
 import { type TranslateMode, Translator } from "./translator/translator.ts";
 import { behaviourOf } from "./vendor-behaviour.ts";
 
@@ -308,6 +310,7 @@ export class Engine implements Cpu, EngineControl {
     const header = this.#blocks.truncated(1, isResuming || (shadows & MOV_SS_SHADOW) !== 0);
     // Generated code may decode other blocks, but none in place of this one before it has run
     const record = header + OP_BYTES;
+    const variant = variants[this.#blocks.decoded] as Variant;
     this.#interpreter.run(header);
     this.i32[OPERATION] = 0;
     if (this.#left) {
@@ -318,8 +321,9 @@ export class Engine implements Cpu, EngineControl {
     if (deliveries === this.deliveries) {
       // Between the iterations of a repeated string instruction RF stays
       if (isResuming && this.#isRepeating(record, start)) this.#resumeAt = this.retired();
-      if (isTraced && this.#isStepEnd(record, start)) this.breakpoints.hits |= Dr6.BS;
-      if (isRecorded && this.#isBranch(record, start)) {
+      const isBranch = (isRecorded || this.#stepsBranches()) && isTakenBranch(this, variant, record);
+      if (isTraced && (isBranch || !this.#stepsBranches())) this.breakpoints.hits |= Dr6.BS;
+      if (isRecorded && isBranch) {
         this.set64(state.branchFrom, start);
         this.set64(state.branchTo, this.get64(state.rip));
       }
@@ -332,13 +336,8 @@ export class Engine implements Cpu, EngineControl {
   }
 
   /** With IA32_DEBUGCTL.BTF only branches that are taken end a step. */
-  #isStepEnd(record: number, start: bigint): boolean {
-    return (this.u32[DEBUGCTL] & BRANCH_TRAP) === 0 || this.#isBranch(record, start);
-  }
-  /** The instruction there has gone elsewhere than to the next one. */
-  #isBranch(record: number, start: bigint): boolean {
-    const next = BigInt.asUintN(this.u32[state.codeSize >>> 2], start + BigInt(this.u8[record + op.length]));
-    return this.get64(state.rip) !== next && !this.#isRepeating(record, start);
+  #stepsBranches(): boolean {
+    return (this.u32[DEBUGCTL] & BRANCH_TRAP) !== 0;
   }
   /** The instruction there, a repeated string instruction, has further iterations to do. */
   #isRepeating(record: number, start: bigint): boolean {

@@ -52,6 +52,12 @@ export const VendorBehaviour = {
    * fault on the way shows; else the mask of what was not loaded stays as it was.
    */
   gatherWidensMask: 7,
+  /**
+   * REX.W makes the pointer in memory of LSS, LFS, LGS and of far CALL and JMP one of 64 bits and a selector (Intel SDM Vol. 2A,
+   * LDS/LES/LFS/LGS/LSS; CALL; JMP); else it has 32 bits, and the register that LSS, LFS and LGS load is one of 32 (AMD64 APM Vol. 3, LDS
+   * LES LFS LGS LSS; CALL (Far); JMP (Far)).
+   */
+  farPointersHave64Bits: 8,
 } as const;
 export type VendorBehaviour = (typeof VendorBehaviour)[keyof typeof VendorBehaviour];
 

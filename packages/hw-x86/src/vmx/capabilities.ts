@@ -47,6 +47,7 @@ export const CR4_FIXED0 = 0x2000;
 export const EptVpid = {
   executeOnly: 1n << 0n,
   pageWalk4: 1n << 6n,
+  pageWalk5: 1n << 7n,
   uncacheable: 1n << 8n,
   writeBack: 1n << 14n,
   pages2M: 1n << 16n,

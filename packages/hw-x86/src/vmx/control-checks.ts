@@ -3,6 +3,7 @@
  * Host-State Area. Each function returns undefined when all is well, else the rule that was broken, for the hardware's log.
  */
 import type { CpuModel } from "../engine/cpu.ts";
+import { Cr4 } from "../engine/system/bits.ts";
 import { isCanonicalTop } from "../engine/system/linear-address.ts";
 import { isPat } from "../root-msrs.ts";
 import {
@@ -42,11 +43,21 @@ export function isCanonicalField(vmcs: Vmcs, field: number, model: CpuModel): bo
   return isCanonicalTop(vmcs.high(field), model.linearAddressBits);
 }
 
+/** The host's RIP is what its own paging mode, as the exit loads it, has addresses for. */
+function isHostRip(vmcs: Vmcs): boolean {
+  const bits = (vmcs.low(slot.HOST_CR4) & Cr4.LA57) !== 0 ? 57 : 48;
+  return isCanonicalTop(vmcs.high(slot.HOST_RIP), bits);
+}
+
+/** Page-walk length of an EPT pointer. */
+export const eptLevels = (pointerLow: number): number => ((pointerLow >>> 3) & 7) + 1;
+
 export function isEptPointer(low: number, high: number, physicalAddressBits: number): boolean {
   const memoryType = low & 7;
+  const levels = eptLevels(low);
   return (
     (memoryType === 0 || memoryType === 6) &&
-    ((low >>> 3) & 7) === 3 &&
+    (levels === 4 || levels === 5) &&
     (low & 0xf80) === 0 &&
     high < 2 ** (physicalAddressBits - 32)
   );
@@ -190,7 +201,7 @@ export function checkHostState(vmcs: Vmcs, model: CpuModel): string | undefined 
   // Root mode is 64-bit here, so VM entry from outside IA-32e mode does not occur
   if (!hostIs64) return "host address-space size 0 in IA-32e mode";
   if ((cr4 & 0x20) === 0) return "host CR4.PAE";
-  if (!isCanonicalField(vmcs, slot.HOST_RIP, model)) return "host RIP";
+  if (!isHostRip(vmcs)) return "host RIP";
   // A 64-bit host may enter guests of either kind; only the reverse is restricted
   return (entry & EntryControl.ia32eModeGuest) === 0 || hostIs64 ? undefined : "IA-32e guest under a 32-bit host";
 }

@@ -1,6 +1,7 @@
 /** Extended page tables, with accessed and dirty flags. Source: Intel SDM Vol. 3C, The Extended Page Table Mechanism (EPT). */
 import type { MemoryBank } from "../physical-memory.ts";
 import { FETCH, LARGE, MAPPED, READ, SecondLevelTables, WRITE } from "../second-level-tables.ts";
+import { eptLevels } from "./control-checks.ts";
 import type { ModificationLog } from "./modification-log.ts";
 
 /** `logFull`: a dirty flag was to be set, and the page-modification log has no room. */
@@ -24,7 +25,7 @@ export class Ept extends SecondLevelTables {
 
   /** Turns to the EPT at `pointer` (low half of the EPTP) in `bank`; `tag` names its cached walks. */
   use(bank: MemoryBank, pointerLow: number, tag: number): void {
-    this.useTables(bank, (pointerLow & 0xffff_f000) >>> 0, tag);
+    this.useTables(bank, (pointerLow & 0xffff_f000) >>> 0, tag, eptLevels(pointerLow));
     this.#accessedDirty = (pointerLow & (1 << 6)) !== 0;
   }
 
@@ -49,16 +50,16 @@ export class Ept extends SecondLevelTables {
     const { words } = this;
     let table = this.root;
     let rights = READ | WRITE | FETCH;
-    for (let level = 3; ; level--) {
+    for (let level = this.levels - 1; ; level--) {
       const at = this.entryOf(table, level, gpaLow, gpaHigh);
       const low = words[at] as number;
       const high = words[at + 1] as number;
       if ((low & 7) === 0) return this.#violation(0);
       if ((low & 3) === 2 || (high & this.reservedHigh) !== 0) return EptResult.misconfiguration; // writable but not readable
       rights &= low;
-      const isLeaf = level === 0 || (level !== 3 && (low & LARGE) !== 0);
+      const isLeaf = level === 0 || (level < 3 && (low & LARGE) !== 0);
       if (!isLeaf) {
-        if ((low & (level === 3 ? 0xf8 : 0x78)) !== 0) return EptResult.misconfiguration;
+        if ((low & (level >= 3 ? 0xf8 : 0x78)) !== 0) return EptResult.misconfiguration;
         if (this.#accessedDirty && (low & ACCESSED) === 0) words[at] = low | ACCESSED;
         const next = this.tableOf(low, high);
         // All ones are no valid entry

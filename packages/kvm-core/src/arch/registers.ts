@@ -82,7 +82,7 @@ export const Vector = {
 } as const;
 
 /** Bits of the page-fault error code. */
-export const PageFaultError = { present: 1, write: 2, user: 4, reserved: 8, fetch: 16 } as const;
+export const PageFaultError = { present: 1, write: 2, user: 4, reserved: 8, fetch: 16, protectionKey: 32 } as const;
 
 /** General registers in encoding order. */
 export const Gpr = {

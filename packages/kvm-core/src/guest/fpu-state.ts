@@ -8,10 +8,12 @@ export const FXSAVE_BYTES = 512;
 const XSTATE_BV = 512;
 const X87_AND_SSE = 3n;
 const MXCSR_MASK = 0xffff;
+const PKRU_COMPONENT = 9n;
+const PKRU_AT = 2688;
 /** Number in XSTATE_BV, offset and bytes: upper halves of YMM, PKRU. */
 const EXTENDED_COMPONENTS: readonly (readonly [bigint, number, number])[] = [
   [2n, 576, 256],
-  [9n, 2688, 8],
+  [PKRU_COMPONENT, PKRU_AT, 8],
 ];
 
 /** `image`: an XSAVE image or its legacy region. */
@@ -44,6 +46,12 @@ export function fpuIntoXsave(image: Uint8Array, value: FpuValue): void {
   view.setUint32(24, value.mxcsr, true);
   image.set(value.fpr, 32);
   image.set(value.xmm, 160);
+}
+
+/** PKRU of an image: zero, its initial state, where the image has none. */
+export function pkruFromXsave(image: Uint8Array): number {
+  const view = new DataView(image.buffer, image.byteOffset, image.byteLength);
+  return (view.getBigUint64(XSTATE_BV, true) & (1n << PKRU_COMPONENT)) === 0n ? 0 : view.getUint32(PKRU_AT, true);
 }
 
 /** The image after reset: everything in its initial configuration, MXCSR and the control word as FNINIT leaves it. */

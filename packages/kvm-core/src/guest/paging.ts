@@ -2,6 +2,7 @@
 import { Cr0, Cr4, Efer } from "../arch/registers.ts";
 import { type GuestTranslation, type PagingState, translateGuest } from "../guest-paging.ts";
 import type { GuestFault } from "../instruction-emulator/emulated-cpu.ts";
+import { pkruFromXsave } from "./fpu-state.ts";
 import { cpl } from "./guest-cpu.ts";
 import type { VcpuParts } from "./vcpu-parts.ts";
 
@@ -21,6 +22,10 @@ export function translateLinear(
     efer: vcpu.efer,
     rflags: vcpu.rflags,
     cpl: privilege ?? cpl(vcpu),
+    get pkru() {
+      return pkruFromXsave(vcpu.xsave());
+    },
+    physicalBits: vcpu.vm.physicalBits,
     pdptrs: vcpu.pdptrs,
     readEntry(gpa, bytes) {
       const data = memory.read(gpa, bytes);

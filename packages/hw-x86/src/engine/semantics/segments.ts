@@ -1,6 +1,8 @@
 /** Segment registers, LDTR and TR, and the instructions that examine descriptors. */
 import { CS, DS, ES, FS, GS, SEG_SELECTOR, SS, segmentOffset, state } from "../cpu-state.ts";
+import type { Emitter, Int, Size } from "../emitter.ts";
 import { type Attribute, form, type Instruction, instruction, sdm } from "../instruction.ts";
+import { behaves, VendorBehaviour } from "../vendor-behaviour.ts";
 import { pop, push } from "./stack-access.ts";
 
 /** MOV SS and POP SS hold off interrupts for one instruction; LSS does not. */
@@ -47,15 +49,41 @@ function popRow(name: string, segment: number, opcode: string, ...attributes: At
   });
 }
 
+interface FarPointer {
+  readonly offset: Int;
+  readonly selector: Int;
+}
+
+function loadPointer(e: Emitter, address: Int, size: Size): FarPointer {
+  const offset = e.loadDefault(address, size);
+  const behind = e.and(e.add(address, e.int(size / 8), 64), e.addressMask());
+  return { offset, selector: e.loadDefault(behind, 16) };
+}
+
+/** With REX.W: of 64 bits or of 32, by the vendor. */
+function loadWidePointer(e: Emitter, address: Int): FarPointer {
+  const offset = e.variable("i64", e.int(0));
+  const selector = e.variable("i64", e.int(0));
+  const load = (size: Size): void => {
+    const pointer = loadPointer(e, address, size);
+    offset.set(pointer.offset);
+    selector.set(pointer.selector);
+  };
+  e.if(
+    behaves(e, VendorBehaviour.farPointersHave64Bits),
+    () => load(64),
+    () => load(32),
+  );
+  return { offset: offset.get(), selector: selector.get() };
+}
+
 function loadPointerRow(mnemonic: string, segment: number, opcode: string, ...attributes: Attribute[]): Instruction {
   return instruction(mnemonic, {
     source: sdm("2A", "LDS/LES/LFS/LGS/LSS - Load Far Pointer"),
     forms: [form(opcode, "rv, m16:v", ...attributes)],
     semantics(e, [target, memory]) {
       const address = e.address(memory);
-      const offset = e.loadDefault(address, e.size);
-      const behind = e.and(e.add(address, e.int(e.size / 8), 64), e.addressMask());
-      const selector = e.loadDefault(behind, 16);
+      const { offset, selector } = e.size === 64 ? loadWidePointer(e, address) : loadPointer(e, address, e.size);
       e.helper("loadSegment", segment, e.low32(selector), 0);
       e.write(target, offset);
       e.endBlock();

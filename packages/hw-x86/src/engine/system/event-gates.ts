@@ -5,7 +5,7 @@ import { CS, DS, ES, FS, GS, RSP, SS, state } from "../cpu-state.ts";
 import type { GuestEvent } from "../system-interface.ts";
 import { Flag, Vector } from "./bits.ts";
 import { Dr6 } from "./breakpoints.ts";
-import { checkCode, checkTarget, loadCode } from "./code-segment.ts";
+import { checkTarget, loadCode } from "./code-segment.ts";
 import {
   type Descriptor,
   descriptorAt,
@@ -26,7 +26,7 @@ import {
   writeRealCodeSegment,
 } from "./descriptors.ts";
 import { isCanonical } from "./linear-address.ts";
-import { cplOf, is64Bit, isVirtual8086 } from "./processor-mode.ts";
+import { cplOf, is64Bit, isLongMode, isVirtual8086 } from "./processor-mode.ts";
 import { loadDescriptor, loadNull, markAccessed, updateSegments } from "./segmentation.ts";
 import { checkLongRoom, checkRoom, currentStack, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
 import { innerRsp, innerStack, interruptRsp } from "./task-state.ts";
@@ -37,7 +37,7 @@ import { switchTags } from "./translation-caches.ts";
 const externalBit = (event: GuestEvent): 0 | 1 => (event.type === 4 || event.type === 6 ? 0 : 1);
 
 /** Where execution goes on after the handler: behind the instruction for software events. */
-function returnRip(cpu: Cpu, event: GuestEvent): bigint {
+export function returnRip(cpu: Cpu, event: GuestEvent): bigint {
   const rip = cpu.get64(state.rip);
   if (event.type !== 4 && event.type !== 5 && event.type !== 6) return rip;
   const next = rip + BigInt(event.instructionLength);
@@ -78,13 +78,14 @@ function readGate(cpu: Cpu, event: GuestEvent, bytes: 8 | 16): Descriptor {
   if (event.vector * bytes + bytes - 1 > cpu.u32[state.idtrLimit >>> 2]) cpu.raise(Vector.GP, error);
   const address = BigInt.asUintN(64, cpu.get64(state.idtrBase) + BigInt(event.vector * bytes)) as Gva;
   const gate = descriptorAt(cpu, address);
+  // The whole entry is read before anything of it is looked at
+  if (bytes === 16) gate.upper = Number(cpu.readLinear(BigInt.asUintN(64, address + 8n) as Gva, 4, true));
   const type = typeOf(gate);
   const isGate = type === SystemType.interruptGate || type === SystemType.trapGate;
   const isLegacy = type === SystemType.interruptGate16 || type === SystemType.trapGate16 || type === SystemType.taskGate;
   if (isApplication(gate) || !(isGate || (bytes === 8 && isLegacy))) cpu.raise(Vector.GP, error);
   if ((event.type === 4 || event.type === 6) && dplOf(gate) < cplOf(cpu)) cpu.raise(Vector.GP, error);
   if (!isPresent(gate)) cpu.raise(Vector.NP, error);
-  if (bytes === 16) gate.upper = Number(cpu.readLinear(BigInt.asUintN(64, address + 8n) as Gva, 4, true));
   return gate;
 }
 
@@ -94,7 +95,9 @@ function readHandler(cpu: Cpu, selector: number, external: number): Descriptor {
   const error = (selector & 0xfffc) | external;
   const descriptor = readDescriptor(cpu, selector);
   if (descriptor === undefined || !isCode(descriptor) || dplOf(descriptor) > cplOf(cpu)) return cpu.raise(Vector.GP, error);
-  checkCode(cpu, descriptor, error);
+  // In long mode handlers are 64-bit code, present or not
+  if (isLongMode(cpu) && (!isLongCode(descriptor) || isBig(descriptor))) cpu.raise(Vector.GP, error);
+  if (!isPresent(descriptor)) cpu.raise(Vector.NP, error);
   return descriptor;
 }
 
@@ -103,7 +106,6 @@ export function deliverLong(cpu: Cpu, event: GuestEvent): void {
   const gate = readGate(cpu, event, 16);
   const selector = gateSelector(gate);
   const code = readHandler(cpu, selector, external);
-  if (!isLongCode(code) || isBig(code)) cpu.raise(Vector.GP, (selector & 0xfffc) | external);
   const cpl = cplOf(cpu);
   const newCpl = isConforming(code) ? cpl : dplOf(code);
   const ist = gate.high & 7;

@@ -5,9 +5,10 @@ import { GUEST_FAULT } from "../guest-mode.ts";
 import type { GuestEvent } from "../system-interface.ts";
 import { Vector } from "./bits.ts";
 import { Dr6, Dr7 } from "./breakpoints.ts";
-import { deliverLong, deliverProtected, deliverReal } from "./event-gates.ts";
+import { deliverLong, deliverProtected, deliverReal, returnRip } from "./event-gates.ts";
 import { isLongMode, isProtected } from "./processor-mode.ts";
 import { cachesOf } from "./translation-caches.ts";
+import { enterRedirected, isInjectionRedirected } from "./virtual-8086-extensions.ts";
 
 const CONTRIBUTORY = (1 << Vector.DE) | (1 << Vector.TS) | (1 << Vector.NP) | (1 << Vector.SS) | (1 << Vector.GP);
 const isContributory = (vector: number): boolean => ((CONTRIBUTORY >>> vector) & 1) !== 0;
@@ -43,6 +44,9 @@ function loadPayload(cpu: Cpu, event: GuestEvent): void {
   }
 }
 
+/** INT n, as GuestEvent.type. */
+const SOFTWARE_INTERRUPT = 4;
+
 /** AMD64 APM Vol. 2, Control-Transfer Recording. */
 const RECORDS = 1;
 function recordTransfer(cpu: Cpu, from: bigint): void {
@@ -55,7 +59,10 @@ function recordTransfer(cpu: Cpu, from: bigint): void {
 function deliverOnce(cpu: Cpu, event: GuestEvent): void {
   loadPayload(cpu, event);
   const from = (cpu.u32[state.debugctl >>> 2] & RECORDS) !== 0 ? cpu.get64(state.rip) : undefined;
-  if (!isProtected(cpu)) deliverReal(cpu, event);
+  const isInjectedInterrupt = event.injected && event.type === SOFTWARE_INTERRUPT;
+  if (isInjectedInterrupt && isInjectionRedirected(cpu, event.vector))
+    enterRedirected(cpu, event.vector, returnRip(cpu, event));
+  else if (!isProtected(cpu)) deliverReal(cpu, event);
   else if (isLongMode(cpu)) deliverLong(cpu, event);
   else deliverProtected(cpu, event);
   if (from !== undefined) recordTransfer(cpu, from);

@@ -2,6 +2,7 @@
 import type { Cpu } from "../cpu.ts";
 import { state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
+import { doesBehave, VendorBehaviour } from "../vendor-behaviour.ts";
 import { Vector } from "./bits.ts";
 import { deliverEvent } from "./events.ts";
 import { jumpOrCallFar, returnFar, type TransferBytes } from "./far-transfers.ts";
@@ -19,9 +20,9 @@ function direct(cpu: Cpu, bytes: TransferBytes, isCall: boolean): void {
   jumpOrCallFar(cpu, Number((pointer >> 32n) & 0xffffn), offset, bytes, isCall);
 }
 
-/** m16:v at the effective address in argument 0. AMD's processors know no m16:64 (AMD64 APM Vol. 3, CALL (Far); JMP (Far)). */
+/** m16:v at the effective address in argument 0; not all processors know m16:64. */
 function indirect(cpu: Cpu, bytes: TransferBytes, isCall: boolean): void {
-  const offsetBytes = bytes === 8 && cpu.model.vendor === "amd" ? 4 : bytes;
+  const offsetBytes = bytes === 8 && !doesBehave(cpu, VendorBehaviour.farPointersHave64Bits) ? 4 : bytes;
   const offset = cpu.readLinear(operandAddress(cpu, 0, offsetBytes, false), offsetBytes);
   const selector = Number(cpu.readLinear(operandAddress(cpu, offsetBytes, 2, false), 2));
   jumpOrCallFar(cpu, selector, offset, bytes, isCall);
@@ -55,7 +56,7 @@ export const transferHelpers: HelperTable = {
   interrupt(cpu, vector) {
     const redirects = isVirtual8086(cpu) && isRedirected(cpu, vector & 0xff);
     if (cpu.guest.softwareInterrupt(vector & 0xff)) return;
-    if (redirects) enterRedirected(cpu, vector & 0xff);
+    if (redirects) enterRedirected(cpu, vector & 0xff, cpu.nextRip());
     else softwareEvent(cpu, vector & 0xff, 4);
   },
   interrupt3: (cpu) => softwareEvent(cpu, Vector.BP, 6),

@@ -133,9 +133,10 @@ function permitsSupervisor(cpu: Cpu, access: number): boolean {
 const KEY_AD = 1;
 const KEY_WD = 2;
 
-/** Whether the page's protection key forbids a data access: only keys of user pages count, for user and supervisor code. */
+/** Whether the page's protection key forbids a data access: long mode has keys, and those of user pages count, whoever runs. */
 function keyForbids(cpu: Cpu, flags: number, access: number, user: boolean): boolean {
   if ((cpu.u32[state.cr4 >>> 2] & Cr4.PKE) === 0 || access === FETCH || (flags & PageFlag.user) === 0) return false;
+  if ((cpu.u32[state.efer >>> 2] & Efer.LMA) === 0) return false;
   const rights = cpu.u32[state.pkru >>> 2] >>> ((flags >>> KEY_SHIFT) * 2);
   return (rights & KEY_AD) !== 0 || ((rights & KEY_WD) !== 0 && access === WRITE && (user || isWriteProtected(cpu)));
 }

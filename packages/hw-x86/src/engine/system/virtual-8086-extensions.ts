@@ -43,31 +43,41 @@ const IO_MAP_BASE = 102;
 const REDIRECTION_BYTES = 32;
 
 /**
- * Whether INT n of virtual-8086 code goes to its own handler, by the bit map in front of the task's I/O permissions; #GP(0) where it
- * goes to the monitor, which CPL 3 needs IOPL 3 for.
+ * Whether CR4.VME and the bit map in front of the task's I/O permissions send a software interrupt of virtual-8086 code to the 8086
+ * program's own handler. #GP(0) where there is no map.
  */
+function isInProgramsMap(cpu: Cpu, vector: number): boolean {
+  if (!has(cpu, Cr4.VME)) return false;
+  const limit = segmentLimit(cpu, TR);
+  const base = segmentBase64(cpu, TR);
+  if (limit < IO_MAP_BASE + 1) cpu.raise(Vector.GP, 0);
+  const map = Number(cpu.readLinear((base + BigInt(IO_MAP_BASE)) as Gva, 2, true)) - REDIRECTION_BYTES;
+  const at = map + (vector >>> 3);
+  if (at < 0 || at > limit) cpu.raise(Vector.GP, 0);
+  const bits = Number(cpu.readLinear((base + BigInt(at)) as Gva, 1, true));
+  return (bits & (1 << (vector & 7))) === 0;
+}
+
+/** The same for INT n, which is #GP(0) where it goes to the monitor, unless IOPL is 3. */
 export function isRedirected(cpu: Cpu, vector: number): boolean {
-  if (has(cpu, Cr4.VME)) {
-    const limit = segmentLimit(cpu, TR);
-    const base = segmentBase64(cpu, TR);
-    if (limit < IO_MAP_BASE + 1) cpu.raise(Vector.GP, 0);
-    const map = Number(cpu.readLinear((base + BigInt(IO_MAP_BASE)) as Gva, 2, true)) - REDIRECTION_BYTES;
-    const at = map + (vector >>> 3);
-    if (at < 0 || at > limit) cpu.raise(Vector.GP, 0);
-    const bits = Number(cpu.readLinear((base + BigInt(at)) as Gva, 1, true));
-    if ((bits & (1 << (vector & 7))) === 0) return true;
-  }
+  if (isInProgramsMap(cpu, vector)) return true;
   if (ioplOf(cpu) < 3) cpu.raise(Vector.GP, 0);
   return false;
 }
 
+/**
+ * The same for a software interrupt that a hypervisor injects, of which IOPL is not asked (Intel SDM Vol. 3C, Details of Vectored-Event
+ * Injection).
+ */
+export const isInjectionRedirected = (cpu: Cpu, vector: number): boolean => isVirtual8086(cpu) && isInProgramsMap(cpu, vector);
+
 /** INT n through the interrupt table at linear address 0, as in real mode, without leaving virtual-8086 mode. */
-export function enterRedirected(cpu: Cpu, vector: number): void {
+export function enterRedirected(cpu: Cpu, vector: number, returnRip: bigint): void {
   const target = Number(cpu.readLinear(BigInt(vector * 4) as Gva, 4, true));
   const flags = cpu.readFlags();
   const isVirtual = ioplOf(cpu) < 3;
   const image = isVirtual ? virtualImage(flags) : flags;
-  const rsp = pushed(cpu, 2, [BigInt(image), BigInt(selectorOf(cpu, CS)), cpu.nextRip()]);
+  const rsp = pushed(cpu, 2, [BigInt(image), BigInt(selectorOf(cpu, CS)), returnRip]);
   cpu.deliveries++;
   cpu.setReg(RSP, rsp);
   loadParagraphCode(cpu, target >>> 16, BigInt(target & 0xffff));
