@@ -113,6 +113,7 @@ for (const scenario of scenarios) {
     continue;
   }
   const goal = Math.ceil((wanted * scenario.share) / shares);
+  const began = performance.now();
   let done = 0;
   let runs = 0;
   while (done < goal) {
@@ -121,6 +122,9 @@ for (const scenario of scenarios) {
     if (moves === 0 && count > 1) throw new Error(`${name}: no move came before the guest ended`);
     done += moves;
     runs += 1;
+    if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${name}: ${done} of ${goal} moves`);
   }
-  console.log(`${name}: ${done} moves in ${runs} runs, every one with the same ending`);
+  if (process.stderr.isTTY) process.stderr.write("\r\x1b[K");
+  const seconds = Math.round((performance.now() - began) / 1000);
+  console.log(`${name}: ${done} moves in ${runs} runs, every one with the same ending (${seconds} s)`);
 }

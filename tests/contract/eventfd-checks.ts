@@ -11,6 +11,7 @@ import {
   KvmIrqfd,
   KvmRegs,
   KvmSregs,
+  PollEvent,
   type StructInput,
 } from "@mkvm/kvm-abi";
 import { BenchVm, type Calls, CODE, fails, ok, STACK } from "./bench-vm.ts";
@@ -107,6 +108,56 @@ export const eventfdChecks: readonly Check[] = [
     },
   },
   {
+    name: "poll: what is ready, what becomes so, and what is none",
+    async run(calls) {
+      const { sys } = calls;
+      const counters = new Counters(calls);
+      const { POLLIN, POLLOUT, POLLNVAL } = PollEvent;
+      const both = POLLIN | POLLOUT;
+      const vm = ok(await calls.call(ok(sys.open("/dev/kvm")), Ioctl.KVM_CREATE_VM, 0));
+      const fd = ok(sys.eventfd(0, EFD_NONBLOCK));
+      const all = [fd, -1, 1, vm].map((each) => ({ fd: each, events: both }));
+      assert.deepEqual(await sys.poll(all, 0), [POLLOUT, 0, POLLOUT, both]);
+      assert.deepEqual(await sys.poll([{ fd: 999, events: 0 }], undefined), [POLLNVAL]);
+      assert.deepEqual(await sys.poll([{ fd, events: POLLIN }], 1000), [0]);
+      assert.deepEqual(await sys.poll([], 1000), []);
+
+      // From other threads: something to read, then room to write, then a signal
+      const write = sys.spawnThread("writer", async (own) => {
+        own.memory.view.setBigUint64(counters.place + 64, LARGEST - 1n, true);
+        return own.write(fd, counters.place + 64, 8);
+      });
+      assert.deepEqual(
+        await sys.poll(
+          [
+            { fd, events: both },
+            { fd, events: POLLIN },
+          ],
+          undefined,
+        ),
+        [POLLOUT, 0],
+      );
+      assert.deepEqual(
+        await sys.poll(
+          [
+            { fd, events: POLLIN },
+            { fd, events: POLLIN },
+          ],
+          undefined,
+        ),
+        [POLLIN, POLLIN],
+      );
+      assert.equal(await write.finished, 8);
+      assert.deepEqual(await sys.poll([{ fd, events: both }], undefined), [POLLIN]);
+      const read = sys.spawnThread("reader", async (own) => own.read(fd, counters.place + 64, 8));
+      assert.deepEqual(await sys.poll([{ fd, events: POLLOUT }], undefined), [POLLOUT]);
+      assert.equal(await read.finished, 8);
+      const waits = sys.spawnThread("waits", async (own) => (await own.poll([{ fd, events: POLLIN }], undefined)) as number);
+      ok(sys.signalThread(waits.tid));
+      assert.equal(await waits.finished, -4);
+    },
+  },
+  {
     name: "ioeventfd: ports and memory, lengths and values, and no exit on a match",
     async run(calls) {
       const { sys } = calls;
@@ -189,6 +240,25 @@ export const eventfdChecks: readonly Check[] = [
       await start(calls, vm, 0x77n);
       await vm.exit("KVM_EXIT_HLT");
       assert.equal(await counters.read(any), 1n);
+      for (const bytes of [
+        [0xa3, 0x10, 0x00],
+        [0x66, 0xa3, 0x10, 0x00],
+      ]) {
+        vm.code(...bytes, HLT); // mov [0x10], ax; mov [0x10], eax
+        await start(calls, vm, 0x77n);
+        await vm.exit("KVM_EXIT_HLT");
+        assert.equal(await counters.read(any), 1n);
+      }
+      // Neither a write beside it nor a read is one
+      vm.code(0xa2, 0x11, 0x00, 0xa0, 0x10, 0x00, HLT); // mov [0x11], al; mov al, [0x10]
+      await start(calls, vm, 0x77n);
+      await vm.exit("KVM_EXIT_MMIO");
+      await vm.exit("KVM_EXIT_MMIO");
+      await vm.exit("KVM_EXIT_HLT");
+      assert(await counters.isEmpty(any));
+      fails(await ioeventfd(calls, vm, { ...mmio, fd }), "EEXIST");
+      fails(await ioeventfd(calls, vm, { ...mmio, len: 0, fd, flags: KVM_IOEVENTFD_FLAG_DATAMATCH }), "EINVAL");
+      vm.code(0xa2, 0x10, 0x00, HLT);
       ok(sys.close(any));
       await start(calls, vm, 0x77n);
       await vm.exit("KVM_EXIT_HLT");

@@ -65,28 +65,43 @@ test.each(vendors)(
   },
 );
 
-/** One run that is saved at an instruction, and goes on in another host on the other version. */
-async function savedRun(args: string[], at: number): Promise<Run> {
-  const path = join(mkdtempSync(join(tmpdir(), "mkvm-saved-")), "linux");
-  const parts: Run[] = [];
-  for (const part of [0, 1]) {
-    const host = await createHost({ directory: import.meta.dirname, clock: "icount" });
+/** One run that is saved at instructions, and goes on each time in another host on the other version. */
+async function savedRun(args: string[], at: readonly number[], vendor: "intel" | "amd" = "intel"): Promise<Run> {
+  const path = join(mkdtempSync(join(tmpdir(), "mkvm-saved-")), "vm");
+  const run: Run = { console: "", status: 0, moves: 0 };
+  for (let part = 0; part <= at.length; part++) {
+    const host = await createHost({ directory: import.meta.dirname, clock: "icount", vendor });
     try {
-      await host.insmod(part === 0 ? "@mkvm/kvm-v1" : "@mkvm/kvm-v2");
-      await host.ln(part === 0 ? "/dev/kvm1" : "/dev/kvm2", "/dev/kvm");
+      const version = 1 + (part % 2);
+      await host.insmod(`@mkvm/kvm-v${version}`);
+      await host.ln(`/dev/kvm${version}`, "/dev/kvm");
+      const next = part < at.length ? { save: { at: at[part]!, path } } : {};
       const process =
-        part === 0 ? await host.run({ args: [...args, "--digest"], save: { at, path } }) : await host.restore({ path });
+        part === 0 ? await host.run({ args: [...args, "--digest"], ...next }) : await host.restore({ path, ...next });
       const decoder = new TextDecoder();
-      let console = "";
-      for await (const chunk of process.output) console += decoder.decode(chunk, { stream: true });
-      parts.push({ console, status: (await process.exited).status, moves: 0 });
+      for await (const chunk of process.output) run.console += decoder.decode(chunk, { stream: true });
+      run.status = (await process.exited).status;
     } finally {
       await host.close();
     }
   }
   rmSync(path);
-  return { console: parts[0]!.console + parts[1]!.console, status: parts[1]!.status, moves: 0 };
+  return run;
 }
+
+/** Instructions at which vCPU 1 to 3 have begun, and at which all of them are at work. */
+const [savedEarly, savedLate] = [2000, 45_000];
+
+test.each(vendors)(
+  `four CPUs that were saved and restored end the same as four that were not (seed ${SEED}, %s)`,
+  async (vendor) => {
+    const { args, passed } = smpTestGuest();
+    const still = await run(args, [], vendor);
+    const at = [...randomSchedule(SEED, 3, savedLate - savedEarly)].map((instructions) => savedEarly + instructions);
+    const saved = await savedRun(args, at, vendor);
+    expect(saved, `saved at ${at.join(", ")}`).toMatchObject({ status: passed, console: still.console });
+  },
+);
 
 test(`Linux ends the same with moves at random instructions, saved and restored, and without (seed ${SEED})`, {
   timeout: 600_000,
@@ -99,5 +114,5 @@ test(`Linux ends the same with moves at random instructions, saved and restored,
   expect(moved.moves).toBeGreaterThan(10);
   expect(moved.console).toBe(still.console);
   const [at] = randomSchedule(SEED, 1, 400_000_000);
-  expect(await savedRun(args, at!)).toMatchObject({ console: still.console, status: still.status });
+  expect(await savedRun(args, [at!])).toMatchObject({ console: still.console, status: still.status });
 });

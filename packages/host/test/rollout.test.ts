@@ -22,6 +22,8 @@ interface Vm {
   fault?: string;
   ended?: { status: number; reason: "exited" | "crashed" };
   beats?: boolean;
+  /** Bucket of its interrupts' latency, by module. */
+  latency?: Record<string, number>;
 }
 
 /** Time passes when the rollout waits; `at` has things happen meanwhile. */
@@ -113,7 +115,7 @@ class TestHost implements RolloutTarget {
     return {
       exits: seconds * vm.exitsPerS[vm.module]!,
       instructions: seconds * vm.instructionsPerS[vm.module]!,
-      interruptLatency: [],
+      interruptLatency: Array.from({ length: 20 }, (_, bucket) => (bucket === vm.latency?.[vm.module] ? seconds * 100 : 0)),
     };
   }
   async ended(pid: number) {
@@ -211,6 +213,14 @@ describe("a rollout", () => {
       },
       {},
       /process 2 did not move: verify: bytes differ/,
+    ],
+    [
+      "interrupt latency",
+      (vm: Vm) => {
+        vm.latency = { kvm1: 10, kvm2: 14 };
+      },
+      { interruptLatency: 4 },
+      /process 2: interrupt latency of 16384 ns \(99th percentile\), 1024 ns before: more than 4 times/,
     ],
     ["blackout", () => {}, { blackout: "1ms" }, /process 1: blackout of 2000 us, more than 1 ms/],
     ["heartbeat", () => {}, { heartbeat: "^tick" }, /process 1: no heartbeat/],

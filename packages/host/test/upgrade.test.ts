@@ -17,7 +17,7 @@ describe("a move", () => {
     await printed(process, "count");
     const { pid } = process;
     const [there] = await host.upgrade({ pid, to: "kvmb" });
-    expect(there).toMatchObject({ from: "kvma", to: "kvmb", moved: true, finalised: false, stateBytes: 16 });
+    expect(there).toMatchObject({ from: "kvma", to: "kvmb", moved: true, finalised: false, stateBytes: 32 });
     expect(there!.steps.map(({ step }) => step)).toEqual([
       "check",
       "prepare",

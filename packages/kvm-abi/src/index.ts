@@ -96,7 +96,8 @@ export {
   VmShape,
   VmStatistics,
 } from "./sections.ts";
-export type { Main, ProgramState, ResourceUsage, SystemCalls } from "./system-calls.ts";
+export type { Main, PollRequest, ProgramState, ResourceUsage, SystemCalls } from "./system-calls.ts";
+export { PollEvent } from "./system-calls.ts";
 export type { FileRole, IncomingVm, Section, SectionSupport, Transfer, VmDescription } from "./transfer.ts";
 export { Capability } from "./uapi/capabilities.ts";
 export { ClockFlag, KvmClockData } from "./uapi/clock.ts";

@@ -24,6 +24,15 @@ export interface ProgramState {
 /** A program's entry; resolves with its status. @implementedBy program */
 export type Main = (sys: SystemCalls, args: readonly string[]) => Promise<number>;
 
+/** Bits of poll(2). */
+export const PollEvent = { POLLIN: 1, POLLOUT: 4, POLLERR: 8, POLLHUP: 16, POLLNVAL: 32 } as const;
+
+/** A descriptor to be waited for, and the PollEvent bits that are of interest; a negative one is left out. */
+export interface PollRequest {
+  readonly fd: number;
+  readonly events: number;
+}
+
 export interface SystemCalls {
   /** The process's memory. Only what `mmap` returned is mapped; addresses index the views directly. */
   readonly memory: { readonly u8: Uint8Array; readonly view: DataView };
@@ -47,6 +56,12 @@ export interface SystemCalls {
    * that would overflow the counter are -EAGAIN in either case.
    */
   eventfd(initial: number, flags: number): number;
+  /**
+   * poll(2): PollEvent bits that each descriptor is ready for, once one is; POLLERR, POLLHUP and POLLNVAL whether asked for or not. All
+   * are 0 after `timeoutNs`; undefined waits for ever. -EINTR after a signal. Eventfds and descriptor 0 may have to be waited for, others
+   * are always ready.
+   */
+  poll(requests: readonly PollRequest[], timeoutNs: number | undefined): Promise<number[] | number>;
   /** Size of a regular file in bytes. */
   fstatSize(fd: number): number;
   /** What the process has used, as getrusage tells it. */

@@ -106,13 +106,13 @@ export class VirtualMachine {
       const refused = device.restore(sections);
       if (refused !== undefined) throw new VmmError(`the saved VM cannot be taken up: ${refused}`);
     }
+    vm.#console.restore(sections);
     return vm;
   }
 
   /** All that another instance of this program needs to go on. */
   #save(): ProgramState {
     if (this.#end) throw new VmmError("the VM has ended, and its process is about to");
-    this.#console.flush();
     const machine = saveMachine({
       memory: this.#memory,
       rom: this.#memory.rom,
@@ -120,7 +120,7 @@ export class VirtualMachine {
       vmFd: this.#vmFd,
       vcpus: this.#vcpus,
     });
-    const sections = [machine, this.#serial.save(), this.#clock.save(), this.#power.save()];
+    const sections = [machine, this.#serial.save(), this.#clock.save(), this.#power.save(), this.#console.save()];
     return { sections, memory: this.#memory.blocks() };
   }
 

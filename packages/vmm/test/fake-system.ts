@@ -28,6 +28,7 @@ export function fakeSystem(files: Record<string, Uint8Array>, memoryBytes = 64 <
     },
     write: absent("write"),
     eventfd: absent("eventfd"),
+    poll: absent("poll"),
     fstatSize: (fd) => open[fd]!.length,
     resourceUsage: () => ({ instructions: 0, kernelBytes: 0 }),
     clockMonotonicNs: () => 0,

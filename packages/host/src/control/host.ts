@@ -366,7 +366,7 @@ class ControlPlane {
     const from = this.#cpus.of(pid);
     const to = this.#cpus.choose(options.cpu);
     if (from === to) throw new HostError("EINVAL", `process ${pid} is on cpu${to.id} already: see 'mkvm ps'`);
-    const report = await migrate(handle, from, to, {
+    const report = await migrate(handle, from, to, this.#moveLimits.prepareMs, {
       holdInput: () => this.#heldInput.set(pid, []),
       releaseInput: () => {
         const held = this.#heldInput.get(pid) ?? [];
@@ -375,8 +375,10 @@ class ControlPlane {
       },
     });
     const { failed, blackoutUs } = report;
-    if (failed) this.#log.write("warn", `process ${pid} stays on cpu${from.id}: ${failed.step} failed: ${failed.reason}`);
-    else this.#log.write("info", `process ${pid} moved from cpu${from.id} to cpu${to.id}, blackout ${blackoutUs} us`);
+    if (failed) {
+      const outcome = handle.ended ? `did not get to cpu${to.id}` : `stays on cpu${from.id}`;
+      this.#log.write("warn", `process ${pid} ${outcome}: ${failed.step} failed: ${failed.reason}`);
+    } else this.#log.write("info", `process ${pid} moved from cpu${from.id} to cpu${to.id}, blackout ${blackoutUs} us`);
     return report;
   }
 
@@ -470,14 +472,17 @@ class ControlPlane {
   async close(): Promise<void> {
     if (this.#closing) return;
     this.#closing = true;
-    await this.#cpus.onAll((cpu) => cpu.client.request("cpu.stop", null)).catch(() => {});
-    const running = [...this.#processes.values()].filter((process) => !process.ended);
+    const stopped = async () => {
+      await this.#cpus.onAll((cpu) => cpu.client.request("cpu.stop", null)).catch(() => {});
+      const running = [...this.#processes.values()].filter((process) => !process.ended);
+      await Promise.all(running.map((process) => process.exited));
+    };
     // A thread that never comes back from its module must not keep the host from ending.
     let timer: NodeJS.Timeout | undefined;
     const patience = new Promise((resolve) => {
       timer = setTimeout(resolve, 2000);
     });
-    await Promise.race([Promise.all(running.map((process) => process.exited)), patience]);
+    await Promise.race([stopped(), patience]);
     clearTimeout(timer);
     await this.#cpus.terminate();
   }

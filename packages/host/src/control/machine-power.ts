@@ -72,7 +72,7 @@ export class MachinePower {
     if (others.length === 0) throw new HostError("EBUSY", `cpu${cpu.id} is the last one in use: a host needs one`);
     cpu.offline = true;
     try {
-      for (const pid of [...cpu.processes]) await this.#leave(pid, leastUsed(others));
+      for (const pid of [...cpu.processes]) if (cpu.processes.has(pid)) await this.#leave(pid, leastUsed(others));
       await cpu.client.request("cpu.suspend", null);
     } catch (thrown) {
       cpu.offline = false;

@@ -11,6 +11,12 @@ import type { HostedProcess } from "./process-handle.ts";
 import type { CpuClient } from "./requests.ts";
 import type { MigrationReport, MigrationStep } from "./types.ts";
 
+/** For the program to be imported on the new CPU, milliseconds. */
+const importMs = 30_000;
+
+/** For what is left of an attempt on the new CPU to be gone, before the report is given: it goes on being taken away by itself. */
+const settleMs = 5000;
+
 export interface MigrationCpu {
   readonly id: number;
   readonly client: CpuClient;
@@ -23,11 +29,15 @@ export interface InputHold {
   releaseInput(): void;
 }
 
-/** @throws HostError when it cannot even begin */
+/**
+ * `answerMs`: how long the new CPU may take to answer. One that does not is left alone, and the VM goes on where it was.
+ * @throws HostError when it cannot even begin
+ */
 export async function migrate(
   process: HostedProcess,
   from: MigrationCpu,
   to: MigrationCpu,
+  answerMs: number,
   input: InputHold,
 ): Promise<MigrationReport> {
   const { pid } = process;
@@ -53,10 +63,23 @@ export async function migrate(
   };
   const offer = await step("check", () => from.client.request("leave.offer", { pid, to: `cpu${to.id}` }));
   report.module = offer.module;
+  const ended = from.client.request("leave.ends", { pid }).then((ends) => {
+    if (ends) throw new HostError("ESRCH", `process ${pid} ended`);
+  });
+  ended.catch(() => {});
+  /** Before the old CPU has let go the process may end, and nobody is to wait for the new CPU then. */
+  const unlessEnded = <Result>(answer: Promise<Result>): Promise<Result> => {
+    answer.catch(() => {});
+    return Promise.race([answer, ended.then(() => answer)]);
+  };
+  const patient = <Result>(answer: Promise<Result>, limitMs: number): Promise<Result> =>
+    unlessEnded(within(answer, limitMs, `cpu${to.id} did not answer within ${limitMs} ms`));
   let stoppedMs: number | undefined;
   let left = false;
   try {
-    await step("prepare", () => to.client.request("arrive.prepare", { ...offer, program: process.entry }));
+    // A module that hangs is given up by its own CPU's kernel: this limit is for a thread that hangs altogether
+    const limitMs = importMs + answerMs * offer.descriptions.length;
+    await step("prepare", () => patient(to.client.request("arrive.prepare", { ...offer, program: process.entry }), limitMs));
     input.holdInput();
     const still = await step("freeze", () => from.client.request("leave.still", { pid }));
     stoppedMs = still.stoppedMs;
@@ -65,31 +88,46 @@ export async function migrate(
       (sum, vm) => sum + vm.sections.reduce((bytes, each) => bytes + each.bytes.length, 0),
       0,
     );
-    await step("restore", () => to.client.request("arrive.restore", { pid, image }));
+    await step("restore", () => patient(to.client.request("arrive.restore", { pid, image }), answerMs));
     const pages = await step("release", () => from.client.request("leave.go", { pid }));
     left = true;
     from.processes.delete(pid);
     to.processes.add(pid);
     process.cpu = to.id;
     const runsMs = await step("thaw", () => to.client.request("arrive.go", { pid, pages }));
+    input.releaseInput();
     report.moved = true;
     report.blackoutUs = Math.round((runsMs - stoppedMs) * 1000);
   } catch (thrown) {
     report.failed = { step: current, reason: messageOf(thrown) };
+    const aborted = to.client.request("arrive.abort", { pid }).catch(() => {});
     if (left) {
       // Nobody has it any more
       to.processes.delete(pid);
+      input.releaseInput();
       process.end({ status: 134, reason: "crashed", message: `it was lost between CPUs: ${messageOf(thrown)}` });
       throw new HostError("EIO", `process ${pid} was lost on its way to cpu${to.id}: ${messageOf(thrown)}`);
     }
-    await Promise.all([
-      to.client.request("arrive.abort", { pid }).catch(() => {}),
-      from.client.request("leave.stay", { pid }).catch(() => {}),
-    ]);
+    await from.client.request("leave.stay", { pid }).catch(() => {});
+    input.releaseInput();
     if (stoppedMs !== undefined)
       report.blackoutUs = Math.round((performance.timeOrigin + performance.now() - stoppedMs) * 1000);
-  } finally {
-    input.releaseInput();
+    // Pages set aside are free when nothing on the other CPU can write to them: at once, unless something hangs there
+    const freed = aborted.then(() => from.client.request("leave.free", { pid, reserved: offer.reserved })).catch(() => {});
+    if (!process.ended) await unlessLate(freed, Math.min(answerMs, settleMs));
   }
   return report;
+}
+
+/** @throws HostError with `late` when there is no answer within `limitMs` */
+function within<Result>(answer: Promise<Result>, limitMs: number, late: string): Promise<Result> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new HostError("ETIMEDOUT", late)), limitMs);
+    answer.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
+
+/** Waits for `work`, but not longer than `limitMs`: it goes on by itself. */
+async function unlessLate(work: Promise<unknown>, limitMs: number): Promise<void> {
+  await within(work, limitMs, "").catch(() => {});
 }

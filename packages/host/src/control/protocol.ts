@@ -136,17 +136,22 @@ export interface CpuRequests {
   "move.back": Call<{ pid: number }, MoveReport>;
   /** Result: modules that are no longer held. */
   "move.finalise": Call<{ pid: number }, string[]>;
-  // A move to another CPU, in this order; "leave.stay" and "arrive.abort" take everything before "leave.go" back
+  // A move to another CPU, in this order; "arrive.abort", "leave.stay" and "leave.free" take everything before "leave.go" back
   "leave.offer": Call<{ pid: number; to: string }, MigrationOffer>;
+  /** True when the process begins to end before it has gone, false when it has gone or stays. */
+  "leave.ends": Call<{ pid: number }, boolean>;
   "arrive.prepare": Call<MigrationOffer & { program: string }, null>;
   "leave.still": Call<{ pid: number }, MigrationImage>;
   "arrive.restore": Call<{ pid: number; image: ProcessImage }, null>;
   /** The CPU has let go of everything; result: who holds each page of the bank. */
   "leave.go": Call<{ pid: number }, Uint8Array>;
-  /** Resolves when a vCPU runs again, with the time in milliseconds since the epoch. */
+  /** Resolves when a vCPU runs again, or when no thread wants to, with the time in milliseconds since the epoch. */
   "arrive.go": Call<{ pid: number; pages: Uint8Array }, number>;
   "leave.stay": Call<{ pid: number }, null>;
+  /** Resolves when nothing of the attempt is left on the CPU: not while its module is still preparing. */
   "arrive.abort": Call<{ pid: number }, null>;
+  /** Gives the pages back that were set aside for the other CPU, which writes to them no more. */
+  "leave.free": Call<{ pid: number; reserved: MigrationOffer["reserved"] }, null>;
   "cpu.resources": Call<null, Omit<ResourceUsage, "vpids">>;
   /** Processes stand still and the CPU loses power, until `cpu.resume`, which does nothing to a CPU that is awake. */
   "cpu.suspend": Call<null, null>;

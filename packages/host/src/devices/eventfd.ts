@@ -9,6 +9,8 @@ export class EventCounter {
   readonly isSemaphore: boolean;
   #count: bigint;
   readonly #watchers = new Set<EventfdWatcher>();
+  /** Of those in the kernel who also want to know when something was taken. */
+  readonly #listeners = new Set<() => void>();
 
   constructor(id: number, count: bigint, isSemaphore: boolean) {
     this.id = id;
@@ -20,10 +22,16 @@ export class EventCounter {
     return this.#count;
   }
 
+  /** Where it stays when more is signalled. */
+  get largest(): bigint {
+    return LARGEST;
+  }
+
   /** What read(2) gives: the counter, which is 0 then; of a semaphore 1 of it. 0: there is nothing to read. */
   take(): bigint {
     const taken = this.isSemaphore && this.#count > 0n ? 1n : this.#count;
     this.#count -= taken;
+    if (taken > 0n) this.#changed();
     return taken;
   }
 
@@ -52,9 +60,22 @@ export class EventCounter {
     return () => this.#watchers.delete(watcher);
   }
 
+  /** `changed` is called whenever the counter may be another, or its descriptor is closed. The result ends it. */
+  onChange(changed: () => void): () => void {
+    // A function of its own, so that one who listens twice is told twice and can stop each
+    const listener = () => changed();
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  #changed(): void {
+    if (this.#listeners.size > 0) for (const listener of [...this.#listeners]) if (this.#listeners.has(listener)) listener();
+  }
+
   /** Watchers may come and go while they are told. */
   #tell(what: keyof EventfdWatcher): void {
     for (const watcher of [...this.#watchers]) if (this.#watchers.has(watcher)) watcher[what]();
+    this.#changed();
   }
 }
 

@@ -19,15 +19,21 @@ export class Arriving {
   readonly #kernel: CpuKernel;
   readonly #offer: MigrationOffer;
   readonly #module: LoadedInstance;
-  readonly #main: Main;
   readonly #incoming: IncomingVm[] = [];
+  #main: Main | undefined;
   #image: ProcessImage | undefined;
+  /** Under icount no idle time may pass once timers are armed and nobody is there yet to run. */
+  #releaseIdle: () => void = () => {};
+  /** The process does not come; its module may still be preparing for it. */
+  givenUp = false;
 
-  private constructor(kernel: CpuKernel, offer: MigrationOffer, module: LoadedInstance, main: Main) {
+  /** @throws HostError when there is no such module; nothing is left behind then */
+  constructor(kernel: CpuKernel, offer: MigrationOffer) {
+    const module = kernel.modules.get(offer.module);
+    if (!module || module.seized) throw new HostError("ENOENT", `no module ${offer.module} is loaded on cpu${kernel.id}`);
     this.#kernel = kernel;
     this.#offer = offer;
     this.#module = module;
-    this.#main = main;
     const bank = kernel.cpu.memory.attachBank(offer.bank, offer.memory);
     const { offset, count } = offer.reserved;
     const memory = new BankUserMemory(bank, PageAllocator.within(bank.u8, bank.firstFreeOffset, offset, count));
@@ -50,21 +56,15 @@ export class Arriving {
     this.process.arrivesOn = offer.module;
   }
 
-  /** @throws HostError that says why the process cannot come here; nothing is left behind then */
-  static async prepare(kernel: CpuKernel, offer: MigrationOffer, main: Main): Promise<Arriving> {
-    const module = kernel.modules.get(offer.module);
-    if (!module || module.seized) throw new HostError("ENOENT", `no module ${offer.module} is loaded on cpu${kernel.id}`);
-    const arriving = new Arriving(kernel, offer, module, main);
-    try {
-      for (const description of offer.descriptions) {
-        const incoming = await prepareWithin(kernel.moveLimits.prepareMs, module, arriving.process, description);
-        if (typeof incoming === "string") throw new HostError("EINVAL", incoming);
-        arriving.#incoming.push(incoming);
-      }
-      return arriving;
-    } catch (thrown) {
-      arriving.abort();
-      throw thrown;
+  /** @throws HostError that says why the process cannot come here, when its program or its module does not get ready */
+  async prepare(main: Promise<Main>): Promise<void> {
+    this.#main = await main;
+    for (const description of this.#offer.descriptions) {
+      if (this.givenUp) throw new HostError("ECANCELED", "the move was given up");
+      const limitMs = this.#kernel.moveLimits.prepareMs;
+      const incoming = await prepareWithin(limitMs, this.#module, this.process, description);
+      if (typeof incoming === "string") throw new HostError("EINVAL", incoming);
+      this.#incoming.push(incoming);
     }
   }
 
@@ -76,6 +76,7 @@ export class Arriving {
     if (blocker) throw new HostError("EINVAL", blocker);
     if (image.vms.length !== this.#incoming.length)
       throw new HostError("EBUSY", "a VM was opened or closed meanwhile: move it again");
+    this.#releaseIdle = scheduler.holdIdle();
     this.#kernel.current = process;
     process.eventfds.restore(image.eventfds);
     // Under a wall clock the CPUs of a machine agree, and the guest's time has gone on; elsewhere each counts its own instructions
@@ -92,31 +93,39 @@ export class Arriving {
     this.#image = image;
   }
 
-  /** The process is this CPU's. `pages`: who holds each page of its bank. */
+  /** The process is this CPU's, to be run at once. `pages`: who holds each page of its bank. */
   go(pages: Uint8Array): { process: KernelProcess; main: Main } {
     const { process } = this;
     const image = this.#image;
-    if (!image) throw new Error("a process cannot go on whose state has not come");
+    const main = this.#main;
+    if (!image || !main) throw new Error("a process cannot go on whose state has not come");
     const { offset, count } = this.#offer.reserved;
     process.memory.pages.takeOver(pages, offset, count);
-    process.takeUp({ sections: image.program, undelivered: image.undelivered, retired: image.retired });
+    const { program: sections, undelivered, turns, retired } = image;
+    process.takeUp({ sections, undelivered, turns, retired });
     process.arrivesOn = undefined;
     process.input.push(image.input.bytes);
     if (image.input.ended) process.input.end();
-    return { process, main: this.#main };
+    this.#releaseIdle();
+    return { process, main };
   }
 
-  abort(): void {
-    for (const incoming of this.#incoming) {
+  /** Gives the attempt up; resolves when nothing of it is left, which is not before the module has come back from preparing. */
+  async abort(): Promise<void> {
+    this.givenUp = true;
+    this.#releaseIdle();
+    for (const tell of this.process.atEnding) tell();
+    for (const incoming of this.#incoming.splice(0)) {
       try {
         incoming.abort();
       } catch (thrown) {
         this.#kernel.log("err", this.#module.name, `exception while aborting a move: ${stackOf(thrown)}`);
       }
     }
+    if (this.#kernel.current === this.process) this.#kernel.current = undefined;
+    await Promise.allSettled(this.process.preparing);
     this.#kernel.memory.forget(this.#offer.bank);
     this.#kernel.cpu.memory.releaseBank(this.#offer.bank);
-    if (this.#kernel.current === this.process) this.#kernel.current = undefined;
   }
 }
 

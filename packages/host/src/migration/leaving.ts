@@ -19,10 +19,14 @@ const sparePages = 256;
 export class Leaving {
   readonly process: KernelProcess;
   readonly #vendor: "intel" | "amd";
-  #reserved: { offset: number; count: number } | undefined;
+  /** VMs that the other CPU prepares for. */
+  #offered: readonly File[] = [];
   /** Ends the standstill, with the VM where it was. */
   #thaw: (() => void) | undefined;
-  #over: () => void = () => {};
+  #releaseIdle: () => void = () => {};
+  /** True when the process begins to end before it has gone, false when it has gone or stays. */
+  readonly ends: Promise<boolean>;
+  readonly #over: () => void;
 
   /** @throws HostError when the process cannot leave */
   constructor(process: KernelProcess, to: string, vendor: "intel" | "amd") {
@@ -33,10 +37,17 @@ export class Leaving {
     if (process.standstill) throw refuse(`it is ${process.standstill.doing}`);
     const blocker = blockerOfSave(process);
     if (blocker !== null) throw refuse(blocker);
-    const done = new Promise<void>((resolve) => {
-      this.#over = resolve;
-    });
-    process.standstill = { doing: `moving to ${to}`, done };
+    const done = Promise.withResolvers<void>();
+    const ends = Promise.withResolvers<boolean>();
+    const ending = () => ends.resolve(true);
+    process.atEnding.add(ending);
+    this.ends = ends.promise;
+    this.#over = () => {
+      process.atEnding.delete(ending);
+      ends.resolve(false);
+      done.resolve();
+    };
+    process.standstill = { doing: `moving to ${to}`, done: done.promise };
   }
 
   offer(): MigrationOffer {
@@ -47,7 +58,8 @@ export class Leaving {
     const wayBack = process.previous.flatMap((name) => kernel.modules.get(name) ?? []);
     const level = featureLevel([module, ...wayBack].map((each) => each.instance.transfer.receives));
     kernel.current = process;
-    const descriptions = this.#vmFiles().map((file) => {
+    this.#offered = this.#vmFiles();
+    const descriptions = this.#offered.map((file) => {
       const description = transfer.describe(file, level);
       const problem = describeProblem(description);
       if (problem) throw new HostError("EIO", `${module.name}: ${problem}`);
@@ -57,7 +69,6 @@ export class Leaving {
     const offset = memory.pages.allocateKernel(wanted, 1);
     if (offset === undefined)
       throw new HostError("ENOMEM", `process ${process.pid} has not ${wanted * pageBytes} bytes free for tables on two CPUs`);
-    this.#reserved = { offset, count: wanted };
     return {
       pid: process.pid,
       name: process.name,
@@ -65,7 +76,7 @@ export class Leaving {
       startedMs: process.startedMs,
       bank: process.bank,
       memory: memory.bank.memory,
-      reserved: this.#reserved,
+      reserved: { offset, count: wanted },
       mounts: process.mounts.list(),
       module: module.name,
       previous: process.previous,
@@ -79,17 +90,31 @@ export class Leaving {
   still(): Promise<MigrationImage> {
     const { process } = this;
     const stoppedMs = performance.timeOrigin + performance.now();
-    const releaseIdle = process.kernel.scheduler.holdIdle();
+    this.#releaseIdle = process.kernel.scheduler.holdIdle();
     return new Promise((resolve, reject) => {
       standingStill(process, () => {
+        this.#refuseOtherVms();
         resolve({ image: takeImage(process, process.args, this.#vendor), stoppedMs });
         return new Promise<void>((thaw) => {
           this.#thaw = thaw;
         });
       })
         .catch(reject)
-        .finally(releaseIdle);
+        .finally(() => this.#letIdle());
     });
+  }
+
+  /** Under icount the CPU's idle time may pass again. */
+  #letIdle(): void {
+    this.#releaseIdle();
+    this.#releaseIdle = () => {};
+  }
+
+  /** The other CPU has prepared for those that there were. */
+  #refuseOtherVms(): void {
+    const now = this.#vmFiles();
+    if (now.length !== this.#offered.length || now.some((file) => !this.#offered.includes(file)))
+      throw new HostError("EBUSY", "a VM was opened or closed meanwhile: move it again");
   }
 
   /** Lets go of the process, which is the other CPU's from now on. Result: who holds each page of its bank. */
@@ -110,14 +135,15 @@ export class Leaving {
     process.depart();
     process.standstill = undefined;
     kernel.departed(process);
+    // The standstill itself never ends here: the threads go on elsewhere
+    this.#letIdle();
     this.#over();
     return pages;
   }
 
-  /** The process stays, as if nothing had happened. */
+  /** The process stays, as if nothing had happened. Pages set aside stay so until the other CPU writes to them no more. */
   stay(): void {
     const { process } = this;
-    if (this.#reserved) process.memory.pages.freeKernel(this.#reserved.offset, this.#reserved.count);
     process.standstill = undefined;
     this.#thaw?.();
     this.#over();

@@ -19,7 +19,7 @@ export class Migrations {
 
   /** Processes that are not this CPU's yet: they use its modules already. */
   *arriving(): Generator<KernelProcess> {
-    for (const { process } of this.#arriving.values()) yield process;
+    for (const { process, givenUp } of this.#arriving.values()) if (!givenUp) yield process;
   }
 
   async offer(process: KernelProcess, to: string): Promise<MigrationOffer> {
@@ -32,6 +32,10 @@ export class Migrations {
       this.stay(process.pid);
       throw thrown;
     }
+  }
+
+  ends(pid: number): Promise<boolean> {
+    return this.#left(pid).ends;
   }
 
   still(pid: number): Promise<MigrationImage> {
@@ -51,8 +55,25 @@ export class Migrations {
     return null;
   }
 
-  async prepare(offer: MigrationOffer, main: Main): Promise<null> {
-    this.#arriving.set(offer.pid, await Arriving.prepare(this.#kernel, offer, main));
+  /** Gives pages back that were set aside for another CPU, unless the process has gone. */
+  free(process: KernelProcess | undefined, reserved: MigrationOffer["reserved"]): null {
+    process?.memory.pages.freeKernel(reserved.offset, reserved.count);
+    return null;
+  }
+
+  /** What fails is to be taken back with `abort`. @throws HostError that says why the process cannot come here */
+  async prepare(offer: MigrationOffer, main: Promise<Main>): Promise<null> {
+    const { pid } = offer;
+    // Nobody may wait for it any more when it fails
+    main.catch(() => {});
+    if (this.#arriving.has(pid))
+      throw new HostError(
+        "EBUSY",
+        `${offer.module} on cpu${this.#kernel.id} has not come back from preparing an earlier move of process ${pid}`,
+      );
+    const arriving = new Arriving(this.#kernel, offer);
+    this.#arriving.set(pid, arriving);
+    await arriving.prepare(main);
     return null;
   }
 
@@ -68,10 +89,9 @@ export class Migrations {
     return arriving.go(pages);
   }
 
-  abort(pid: number): null {
-    const arriving = this.#arriving.get(pid);
+  async abort(pid: number): Promise<null> {
+    await this.#arriving.get(pid)?.abort();
     this.#arriving.delete(pid);
-    arriving?.abort();
     return null;
   }
 

@@ -63,6 +63,15 @@ export class ConsoleInput {
     this.#wake();
   }
 
+  /** A read would not wait. */
+  get isReadable(): boolean {
+    return this.#chunks.length > 0 || this.#ended;
+  }
+
+  get hasEnded(): boolean {
+    return this.#ended;
+  }
+
   /** What has come and was not read yet, and whether more can come. */
   waiting(): { bytes: Uint8Array; ended: boolean } {
     return { bytes: Uint8Array.from(this.#chunks.flatMap((chunk) => [...chunk])), ended: this.#ended };

@@ -60,6 +60,13 @@ export class Freeze {
     return this.#onStill();
   }
 
+  /** Threads that have the CPU or wait for their turn, the next one first. */
+  turns(): { task: KernelTask; slice: Slice | undefined }[] {
+    const running = this.#running ? [this.#running] : [];
+    const queued = this.#queue.flatMap(({ task, slice }) => (task === undefined ? [] : [{ task, slice }]));
+    return [...running, ...queued].map(({ task, slice }) => ({ task: task as KernelTask, slice }));
+  }
+
   /** Resolves at the thaw, when the thread's turn has come. */
   wait(task: Task): Promise<void> {
     return new Promise((resolve) => this.#waiting.set(task, resolve));

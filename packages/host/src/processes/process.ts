@@ -12,6 +12,7 @@ import type { CpuKernel } from "../worker/cpu-kernel.ts";
 import type { ConsoleInput, ConsoleOutput } from "./console.ts";
 import { ProcessEventfds } from "./eventfds.ts";
 import { Freeze } from "./freeze.ts";
+import { Resumption, type SavedTurn } from "./resumption.ts";
 import { KernelTask, type UndeliveredResult } from "./task.ts";
 
 const mostDescriptors = 4096;
@@ -28,6 +29,15 @@ export interface Standstill {
   readonly done: Promise<unknown>;
 }
 
+/** What a process takes up that went on elsewhere before. */
+export interface TakenUp {
+  /** Of its program. */
+  readonly sections: readonly Section[];
+  readonly undelivered: readonly UndeliveredResult[];
+  readonly turns: readonly SavedTurn[];
+  readonly retired: number;
+}
+
 export class KernelProcess implements Process {
   readonly pid: number;
   readonly name: string;
@@ -38,6 +48,7 @@ export class KernelProcess implements Process {
   readonly input: ConsoleInput;
   readonly output: ConsoleOutput;
   readonly inputArrived: WaitQueue;
+  readonly #inputListeners = new Set<() => void>();
   readonly kernel: CpuKernel;
   startedMs = Date.now();
   /** What its CPU had retired when it started, less what it retired before it was saved. */
@@ -49,8 +60,13 @@ export class KernelProcess implements Process {
   restoredSections: readonly Section[] | undefined;
   /** Results of calls that threads had made when the process was saved. */
   #undelivered: UndeliveredResult[];
+  /** The order of its threads when it stood still. */
+  #savedTurns: readonly SavedTurn[] | undefined;
+  #resumption: Resumption | undefined;
   /** Module that its VMs are on, of one that is on its way to this CPU. */
   arrivesOn: string | undefined;
+  /** Calls of a module's `prepare` for it that have not come back, also those that were given up. */
+  readonly preparing = new Set<Promise<unknown>>();
   /** Called once, when a thread of it makes KVM_RUN. */
   atFirstRun: (() => void) | undefined;
   readonly tasks = new Set<KernelTask>();
@@ -84,7 +100,7 @@ export class KernelProcess implements Process {
     output: ConsoleOutput;
     kernel: CpuKernel;
     /** It goes on from one that was saved. */
-    saved?: { sections: readonly Section[]; undelivered: readonly UndeliveredResult[]; retired: number };
+    saved?: TakenUp;
   }) {
     this.pid = parts.pid;
     this.name = parts.name;
@@ -98,8 +114,12 @@ export class KernelProcess implements Process {
     this.startRetired = parts.kernel.cpu.retiredInstructions() - (parts.saved?.retired ?? 0);
     this.restoredSections = parts.saved?.sections;
     this.#undelivered = [...(parts.saved?.undelivered ?? [])];
+    this.#savedTurns = parts.saved?.turns;
     this.inputArrived = parts.kernel.scheduler.createWaitQueue();
-    this.input.onArrival(() => this.inputArrived.wake());
+    this.input.onArrival(() => {
+      this.inputArrived.wake();
+      for (const listener of [...this.#inputListeners]) listener();
+    });
     this.#lastTid = this.pid * 1000 - 1;
     for (const stream of [0, 1, 2] as const) this.files.set(stream, new ConsoleFile(stream));
   }
@@ -174,9 +194,10 @@ export class KernelProcess implements Process {
   }
 
   /** It goes on from another CPU, before its program runs here. */
-  takeUp(from: { sections: readonly Section[]; undelivered: readonly UndeliveredResult[]; retired: number }): void {
+  takeUp(from: TakenUp): void {
     this.restoredSections = from.sections;
     this.#undelivered = [...from.undelivered];
+    this.#savedTurns = from.turns;
     this.startRetired = this.kernel.cpu.retiredInstructions() - from.retired;
   }
 
@@ -199,6 +220,37 @@ export class KernelProcess implements Process {
   /** Results that no thread has got yet. */
   undelivered(): UndeliveredResult[] {
     return [...this.#undelivered, ...[...this.tasks].flatMap((task) => task.undelivered ?? [])];
+  }
+
+  /** `arrived` is called when input has come, or will come no more. The result ends it. */
+  onInput(arrived: () => void): () => void {
+    this.#inputListeners.add(arrived);
+    return () => this.#inputListeners.delete(arrived);
+  }
+
+  /** Threads that have the CPU or wait for it, of a process that stands still. */
+  turns(): readonly SavedTurn[] {
+    // They are not there yet where they were
+    if (this.#resumption) return this.#savedTurns!;
+    const now = this.kernel.cpu.rdtsc();
+    return (this.#freeze?.turns() ?? []).map(({ task, slice }) => ({
+      ...(task.running === undefined ? { thread: task.name } : { fd: task.running }),
+      ...(slice && { slice: { start: slice.start - now, end: slice.end - now } }),
+    }));
+  }
+
+  /** Its program begins to run. One that is taken up goes on in the order in which it stood still, where time is instructions. */
+  begins(): void {
+    const turns = this.#savedTurns;
+    if (turns === undefined || !this.kernel.scheduler.clock.isIcount) return;
+    this.#resumption = new Resumption(this, turns, () => {
+      this.#resumption = undefined;
+    });
+  }
+
+  /** While threads of a process that was taken up come to where they stood still; undefined otherwise. */
+  get resumption(): Resumption | undefined {
+    return this.#resumption;
   }
 
   // Threads

@@ -8,7 +8,9 @@ import { ConsoleFile, EventfdFile, ModuleFile, RegularFile } from "../devices/op
 import { pageBytes } from "../memory/page-allocator.ts";
 import { canContain, resultOnFailedVm } from "./contained-fault.ts";
 import { readEventfd, waitForEventfd, writeEventfd } from "./eventfd-calls.ts";
+import { poll } from "./poll.ts";
 import type { KernelProcess } from "./process.ts";
+import type { Resumption } from "./resumption.ts";
 import type { KernelTask } from "./task.ts";
 
 /** Thrown out of a synchronous call of a process that ends. */
@@ -76,6 +78,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
     first: number | Promise<number>,
   ): Promise<number> {
     let outcome = first;
+    if (request === Ioctl.KVM_RUN) task.running = fd;
     for (;;) {
       let result: number;
       try {
@@ -97,14 +100,28 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       if (process.ending) return never();
       kernel.current = process;
       task.undelivered = undefined;
-      if (!restart) return backToUser(result);
+      if (!restart) {
+        task.running = undefined;
+        return backToUser(result);
+      }
       if (process.frozen) {
         outcome = -Errno.ERESTARTSYS;
         continue;
       }
-      if (process.files.get(fd) !== file) return backToUser(-Errno.EBADF);
+      if (process.files.get(fd) !== file) {
+        task.running = undefined;
+        return backToUser(-Errno.EBADF);
+      }
       outcome = enter(file, request, argument);
     }
+  }
+
+  /** KVM_RUN of a process that is taken up, once it is the thread's turn again. */
+  async function takeUpRun(resumption: Resumption, fd: number, argument: number): Promise<number> {
+    task.running = fd;
+    await resumption.turnOf(task, fd);
+    task.running = undefined;
+    return calls.ioctl(fd, Ioctl.KVM_RUN, argument);
   }
 
   function openDevice(path: string): number {
@@ -170,6 +187,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       const file = process.files.get(fd);
       if (!file) return -Errno.EBADF;
       if (!(file instanceof ModuleFile) || !file.operations.ioctl) return -Errno.ENOTTY;
+      if (process.resumption && request === Ioctl.KVM_RUN) return takeUpRun(process.resumption, fd, argument);
       const undelivered = process.takeUndelivered(fd, request);
       if (undelivered !== undefined) return backToUser(undelivered);
       // While the VM moves nobody enters a module: the call is made after the thaw, as a restarted one.
@@ -253,6 +271,14 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
     eventfd(initial, flags) {
       check();
       return process.eventfds.create(initial, flags);
+    },
+
+    poll(requests, timeoutNs) {
+      if (process.ending) return never();
+      return poll(process, task, requests, timeoutNs, never).then((result) => {
+        backToUser(typeof result === "number" ? result : 0);
+        return result;
+      });
     },
 
     fstatSize(fd) {

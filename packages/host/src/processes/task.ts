@@ -17,6 +17,8 @@ export class KernelTask implements Waiter {
   insideOf: { readonly owner: string } | undefined;
   /** A call that has its result, which the task has not got yet: it waits for its turn, or for a thaw. */
   undelivered: UndeliveredResult | undefined;
+  /** Descriptor of the KVM_RUN that the task is in, from when it waits or is made again to when its result is there to be taken. */
+  running: number | undefined;
   finished = false;
   #signal = false;
   #work = false;

@@ -38,6 +38,16 @@ const manifest = z.object({
     )
     .default([]),
   undelivered: z.array(z.object({ fd: count, request: count, result: z.number().int() })),
+  /** Files of before it was kept have none, and older readers pass it by: their vCPUs take their turns anew. */
+  turns: z
+    .array(
+      z.object({
+        fd: count.optional(),
+        thread: z.string().optional(),
+        slice: z.object({ start: z.number(), end: z.number() }).optional(),
+      }),
+    )
+    .default([]),
   inputEnded: z.boolean(),
 });
 
@@ -45,7 +55,7 @@ export type Manifest = z.infer<typeof manifest>;
 export type SavedPackages = Pick<Manifest, "program" | "savedBy">;
 
 export function manifestOf(image: ProcessImage, packages: SavedPackages): Manifest {
-  const { name, args, machine, clock, retired, bankBytes, memory, systemFiles, eventfds, undelivered, input } = image;
+  const { name, args, machine, clock, retired, bankBytes, memory, systemFiles, eventfds, input } = image;
   const vms = image.vms.map(({ files }) => ({ files: [...files] }));
   return {
     ...packages,
@@ -59,7 +69,8 @@ export function manifestOf(image: ProcessImage, packages: SavedPackages): Manife
     systemFiles: [...systemFiles],
     vms,
     eventfds: eventfds.map((each) => ({ ...each, descriptors: [...each.descriptors] })),
-    undelivered: [...undelivered],
+    undelivered: [...image.undelivered],
+    turns: [...image.turns],
     inputEnded: input.ended,
   };
 }

@@ -1,5 +1,6 @@
 /** A process that stands still, as plain data: all that another CPU, or another host, needs to go on with it, but for its memory. */
 import type { FileRole, Section } from "@mkvm/kvm-abi";
+import type { SavedTurn } from "../processes/resumption.ts";
 import type { UndeliveredResult } from "../processes/task.ts";
 
 /** An open descriptor of a module. */
@@ -50,5 +51,7 @@ export interface ProcessImage {
   /** Contents of the pages that vCPUs share with the program, by VM and vCPU. */
   readonly runPages: readonly { readonly vm: number; readonly vcpu: number; readonly bytes: Uint8Array }[];
   readonly undelivered: readonly UndeliveredResult[];
+  /** Whose turn it was, and in which order the others waited for theirs. */
+  readonly turns: readonly SavedTurn[];
   readonly input: { readonly bytes: Uint8Array; readonly ended: boolean };
 }

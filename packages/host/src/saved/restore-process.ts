@@ -83,7 +83,7 @@ async function build(
 ): Promise<KernelProcess> {
   // So that a run under icount is the same as without: there its clock is a function of what has run
   if (!kernel.hasProcesses) kernel.scheduler.windTo(image.clock.tsc);
-  const { program: sections, undelivered, retired } = image;
+  const { program: sections, undelivered, turns, retired } = image;
   const process = new KernelProcess({
     pid: restore.pid,
     name: image.name,
@@ -93,7 +93,7 @@ async function build(
     input: new ConsoleInput(),
     output: kernel.outputOf(restore.pid),
     kernel,
-    saved: { sections, undelivered, retired },
+    saved: { sections, undelivered, turns, retired },
   });
   await resumeVms(process, image, module);
   process.input.push(image.input.bytes);

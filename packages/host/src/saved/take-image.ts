@@ -68,6 +68,7 @@ export function takeImage(process: KernelProcess, args: readonly string[], vendo
     eventfds: process.eventfds.save(),
     runPages,
     undelivered: process.undelivered(),
+    turns: process.turns(),
     input: process.input.waiting(),
   };
 }

@@ -16,6 +16,8 @@ const icountSliceInstructions = 200_000;
 const icountGranularityInstructions = 50_000;
 /** Shorter waits than this are slept off exactly, outside the event loop: its timers have a grain of a millisecond. */
 const preciseSleepMs = 2;
+/** One that has had its turn so often without coming to rest is at work. */
+const turnsToRest = 64;
 
 /** What a task waits on; the scheduler's side of a `Task`. */
 export interface Waiter extends Task {
@@ -45,6 +47,13 @@ export interface InstructionStop {
   reached(): void;
 }
 
+/** Somebody who wants to know when none of an owner's tasks wants to run. */
+interface RestWatch {
+  readonly owner: object;
+  readonly rested: () => void;
+  turns: number;
+}
+
 export class CpuScheduler {
   readonly clock: CpuClock;
   readonly timers: TimerQueue;
@@ -58,6 +67,7 @@ export class CpuScheduler {
   readonly #granularityTicks: number;
   readonly #runnable: Runnable[] = [];
   readonly #stops: InstructionStop[] = [];
+  #restWatches: RestWatch[] = [];
   readonly #sleepCell = new Int32Array(new SharedArrayBuffer(4));
   #sliceStart = 0;
   #sliceEnd = 0;
@@ -170,6 +180,15 @@ export class CpuScheduler {
     if (at >= 0) this.#stops.splice(at, 1);
   }
 
+  /**
+   * Calls `rested` once, when none of the owner's tasks is runnable: each waits for something. One whose tasks always want to run has it
+   * called after some turns.
+   */
+  whenAtRest(owner: object, rested: () => void): void {
+    this.#restWatches.push({ owner, rested, turns: 0 });
+    this.#requestDispatch();
+  }
+
   /** Under icount, keeps idle time from passing while the kernel itself is at work over several turns. */
   holdIdle(): () => void {
     this.#idleHolds++;
@@ -218,6 +237,7 @@ export class CpuScheduler {
     this.#dispatchPending = false;
     if (this.#stopped || this.#paused) return;
     this.timers.runDue(this.clock.monotonicNs());
+    if (this.#restWatches.length > 0) this.#lookForRest();
     const next = this.#runnable.shift();
     this.running = next?.owner;
     this.runningTask = next?.task;
@@ -233,6 +253,20 @@ export class CpuScheduler {
     // The task's own steps run as microtasks after this; the next turn finds out what came of them.
     this.#requestDispatch();
   };
+
+  #lookForRest(): void {
+    const watches = this.#restWatches;
+    this.#restWatches = [];
+    for (const watch of watches) {
+      const isAtWork = this.#runnable.some(({ owner }) => owner === watch.owner);
+      if (!isAtWork || watch.turns === turnsToRest) {
+        watch.rested();
+        continue;
+      }
+      if (this.#runnable[0]!.owner === watch.owner) watch.turns++;
+      this.#restWatches.push(watch);
+    }
+  }
 
   #idle(): void {
     const nextNs = this.timers.nextNs;

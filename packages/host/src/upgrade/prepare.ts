@@ -34,10 +34,13 @@ export async function prepareWithin(
     }
     return problem ? `${module.name}: ${problem}` : incoming;
   });
+  process.preparing.add(answer);
   // Heard of already when nobody waits for it any more
-  answer.catch((thrown) => {
-    if (givenUp !== undefined) kernel.log("warn", module.name, `prepare failed after it was given up: ${messageOf(thrown)}`);
-  });
+  answer
+    .catch((thrown) => {
+      if (givenUp !== undefined) kernel.log("warn", module.name, `prepare failed after it was given up: ${messageOf(thrown)}`);
+    })
+    .finally(() => process.preparing.delete(answer));
   try {
     return await Promise.race([answer, patience]);
   } finally {

@@ -115,7 +115,7 @@ export class CpuKernel {
         }
         process.taskFinished(task);
       };
-      this.scheduler.makeRunnable(run, process, task);
+      if (!process.resumption?.holdsStart(task, run)) this.scheduler.makeRunnable(run, process, task);
     });
   }
 
@@ -239,13 +239,15 @@ export class CpuKernel {
       return released;
     },
     "leave.offer": ({ pid, to }) => this.#migrations.offer(this.#process(pid), to),
+    "leave.ends": ({ pid }) => this.#migrations.ends(pid),
     "leave.still": ({ pid }) => this.#migrations.still(pid),
     "leave.go": ({ pid }) => this.#migrations.go(pid),
     "leave.stay": ({ pid }) => this.#migrations.stay(pid),
-    "arrive.prepare": async ({ program, ...offer }) => {
-      const main = await this.#import(program, offer.name);
+    "leave.free": ({ pid, reserved }) => this.#migrations.free(this.#processes.get(pid), reserved),
+    "arrive.prepare": ({ program, ...offer }) => {
+      if (this.#sleep.begun) throw new HostError("EAGAIN", `cpu${this.id} is losing its power`);
       this.#programs.add(program);
-      return this.#migrations.prepare(offer, main);
+      return this.#migrations.prepare(offer, this.#import(program, offer.name));
     },
     "arrive.restore": ({ pid, image }) => this.#migrations.restore(pid, image),
     "arrive.abort": ({ pid }) => this.#migrations.abort(pid),
@@ -256,6 +258,8 @@ export class CpuKernel {
         process.atFirstRun = runs;
         process.atEnd.add(runs);
         this.#run(process, main, undefined);
+        // A VM whose vCPUs do not run has come too: its threads wait for something else
+        this.scheduler.whenAtRest(process, runs);
       }),
     "cpu.resources": () => ({
       timers: this.modules.armedTimers(),
@@ -266,6 +270,8 @@ export class CpuKernel {
       })),
     }),
     "cpu.suspend": async () => {
+      const [coming] = this.#migrations.arriving();
+      if (coming) throw new HostError("EBUSY", `process ${coming.pid} is moving to cpu${this.id}: wait for that to end`);
       await this.#sleep.suspend([...this.#processes.values()].filter((process) => !process.ending));
       return null;
     },
@@ -305,6 +311,7 @@ export class CpuKernel {
     this.runTask(process, process.createTask(process.name), (sys) => main(sys, process.args)).then((status) => {
       process.end({ status: status & 0xff, reason: "exited" });
     });
+    process.begins();
   }
 
   outputOf(pid: number): ConsoleOutput {

@@ -22,6 +22,8 @@ interface Registers {
 export class CpuSleep {
   readonly #kernel: CpuKernel;
   #asleep: { registers: Registers; wake: () => void } | undefined;
+  /** It sleeps, or is about to: nothing new is to come to the CPU. */
+  begun = false;
 
   constructor(kernel: CpuKernel) {
     this.#kernel = kernel;
@@ -32,9 +34,11 @@ export class CpuSleep {
     const { vac, cpu, scheduler } = this.#kernel;
     for (const { pid, standstill } of processes)
       if (standstill) throw new HostError("EBUSY", `process ${pid} is ${standstill.doing}: wait for that to end`);
+    this.begun = true;
     const releaseIdle = scheduler.holdIdle();
     const awake = Promise.withResolvers<void>();
     const wake = () => {
+      this.begun = false;
       awake.resolve();
       releaseIdle();
     };

@@ -4,6 +4,7 @@ import { eventfdCases } from "./eventfd-cases.ts";
 import type { MoveCase } from "./move-case.ts";
 import { msrCases } from "./msr-cases.ts";
 import { registerCases } from "./register-cases.ts";
+import { runPageCases } from "./run-page-cases.ts";
 import { vmCases } from "./vm-cases.ts";
 
 /** Every test of state on the move. scripts/state pairs them with the fields of the ABI's sections. */
@@ -14,4 +15,5 @@ export const moveCases: readonly MoveCase[] = [
   ...msrCases,
   ...eventfdCases,
   ...eventCases,
+  ...runPageCases,
 ];
