@@ -6,6 +6,7 @@ const suites = ["packages/*/test/**/*.test.ts", "tests/**/*.test.ts"];
 const engineSuites = [
   "packages/hw-x86/test/{engine,events,float-faults,paging,region-places,silicon,system-instructions,translation-contexts,vendor-behaviour,xsave,access-prevention,debug-registers,debug-exits,alignment,root-stores,task-switch,protection-keys,virtual-8086,protected-transfers,fast-calls,interrupt-gates,five-level-paging,process-contexts}.test.ts",
   "packages/hw-x86/test/{apic-accesses,virtual-interrupts,vmx-banks,vmx-guests,vmx-wide-addresses,svm-guests,svm-intercepts}.test.ts",
+  "packages/hw-x86/test/{performance-counters,pebs,amd-counters,nmi,pci}.test.ts",
   "tests/contract/*.test.ts",
 ];
 /** On the interpreter alone there is nothing new in this: cases that run once are interpreted when hot code is translated too. */

@@ -4,6 +4,7 @@ import type { SvmInstructions } from "./logical-cpu.ts";
 import { type EngineFactory, LogicalCpuCore } from "./logical-cpu-core.ts";
 import type { MachineDescription } from "./machine.ts";
 import { Msr } from "./msr.ts";
+import { AmdCounters } from "./performance/amd-counters.ts";
 import { RootMsrs } from "./root-msrs.ts";
 import { amdMsrs } from "./svm/amd-msrs.ts";
 import { SvmInstructionSet } from "./svm/instructions.ts";
@@ -16,6 +17,7 @@ const HIGHEST_APIC_ID = 0xffn;
 export class AmdCpu extends LogicalCpuCore {
   readonly vendor = "amd";
   readonly msrs: RootMsrs;
+  readonly counters: AmdCounters;
   readonly vmx = absentVmx;
   readonly svm: SvmInstructions;
   readonly #svm: SvmInstructionSet;
@@ -29,6 +31,7 @@ export class AmdCpu extends LogicalCpuCore {
   ) {
     super(machine, id, model, makeEngine, log);
     this.msrs = new RootMsrs(amdMsrs, this.block, model, id === 0);
+    this.counters = new AmdCounters(this);
     this.#svm = new SvmInstructionSet(this);
     this.svm = this.#svm;
   }

@@ -38,6 +38,11 @@ export class Clock {
     return random[0] as bigint;
   }
 
+  /** `icount`: ticks that pass while so many instructions retire; 0 in wall time, which does not go by instructions. */
+  ticksFor(instructions: number): number {
+    return this.isWall ? 0 : instructions * this.#ticksPerInstruction;
+  }
+
   /** `icount`: makes the TSC `target` without instructions, if that is ahead. */
   skipTo(target: number, retired: number): void {
     if (this.isWall) return;

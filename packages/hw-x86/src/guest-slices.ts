@@ -1,6 +1,6 @@
 /**
  * Guest mode as a run of slices of instructions, between which the CPU looks at what is pending; what that is and what comes of it
- * the vendor's unit decides. Asleep the CPU waits for the timer or an IPI.
+ * the vendor's unit decides. Asleep the CPU waits for the timer, an IPI or an NMI.
  */
 import { state } from "./engine/cpu-state.ts";
 import { VM_EXIT } from "./engine/guest-mode.ts";
@@ -43,16 +43,21 @@ export abstract class GuestSlices {
 
   /** Runs `enter` and then slices until the exit is decided. Throws when the engine itself fails. */
   protected runGuest(engine: GuestEngine, enter: () => void): void {
+    const { counters } = this.cpu;
+    counters.enterGuest(engine);
     try {
       enter();
       this.#slices(engine);
     } catch (error) {
       if (error !== VM_EXIT) throw engineFailure(engine, error);
+    } finally {
+      counters.leaveGuest();
     }
   }
 
   #slices(engine: GuestEngine): void {
     const { cpu } = this;
+    const { counters } = cpu;
     // The slice before, when it was run to its end under the wall clock, and when it began
     let whole = 0;
     let began = 0;
@@ -63,15 +68,20 @@ export abstract class GuestSlices {
       if (whole > 0) this.#sliceLength.learn(whole, (now - began) / cpu.clock.tscKhz);
       whole = 0;
       if (this.look(engine, blocking, now)) return;
-      const deadline = Math.min(cpu.timerDeadline, this.deadline());
+      let deadline = Math.min(cpu.timerDeadline, this.deadline());
       if (engine.u32[ACTIVITY] !== ACTIVE) {
+        counters.halt();
         this.#sleep(this.hearsInterrupts(engine) ? deadline : this.deadline(), now, this.hearsInterrupts(engine));
+        counters.awake();
         continue;
       }
+      if (counters.isCounting) deadline = Math.min(deadline, counters.deadline(now));
       // Looking may have delivered an event, which ends shadows
       const single = trapping || ((engine.u32[INTERRUPTIBILITY] as number) & SHADOWS) !== 0;
-      const slice = single ? 1 : this.#sliceUntil(deadline - now);
+      let slice = single ? 1 : this.#sliceUntil(deadline - now);
+      if (counters.isCounting) slice = counters.sliceUpTo(slice);
       const reason = engine.run(slice);
+      counters.settle();
       if (reason === "exit") return;
       if (reason === "budget" && !single && cpu.clock.isWall) {
         whole = slice;
@@ -92,13 +102,17 @@ export abstract class GuestSlices {
   /** HLT or shutdown in guest mode, which did not exit: until something is pending. */
   #sleep(deadline: number, now: number, hearsInterrupts: boolean): void {
     const { clock, lines } = this.cpu;
-    if (!hearsInterrupts && deadline === Number.POSITIVE_INFINITY)
-      throw new Error("shutdown in guest mode with no timer of the guest's: nothing on this machine can end it");
+    if (!hearsInterrupts && deadline === Number.POSITIVE_INFINITY && lines.count === 1)
+      throw new Error("shutdown in guest mode, no timer of the guest's, and no other CPU: nothing on this machine can end it");
     if (!clock.isWall && deadline !== Number.POSITIVE_INFINITY) clock.skipTo(deadline, this.cpu.retiredInstructions());
     else {
       if (deadline === Number.POSITIVE_INFINITY)
-        this.cpu.log("halted in guest mode with no timer armed: only an IPI can end it");
-      lines.wait((deadline - now) / clock.tscKhz);
+        this.cpu.log(
+          hearsInterrupts
+            ? "halted in guest mode with no timer armed: only an IPI can end it"
+            : "shutdown in guest mode with no timer of the guest's: only an NMI can end it",
+        );
+      lines.wait((deadline - now) / clock.tscKhz, hearsInterrupts);
     }
   }
 }

@@ -3,6 +3,7 @@ export { createLogicalCpu } from "./create-logical-cpu.ts";
 export type { BlockStatistics } from "./engine/blocks.ts";
 export { type EnginePart, type EngineStatistics, enginePartOfFrame } from "./engine/engine-statistics.ts";
 export type { TranslateMode, TranslatorStatistics } from "./engine/translator/translator.ts";
+export type { DeviceAccess } from "./host-bus.ts";
 export { type LogicalCpu, type SvmInstructions, SvmStatus, type VmxInstructions, VmxStatus } from "./logical-cpu.ts";
 export {
   type CreateLogicalCpu,

@@ -3,6 +3,7 @@ import type { CpuModel } from "./engine/cpu.ts";
 import type { VmxInstructions } from "./logical-cpu.ts";
 import { type EngineFactory, LogicalCpuCore } from "./logical-cpu-core.ts";
 import type { MachineDescription } from "./machine.ts";
+import { IntelCounters } from "./performance/intel-counters.ts";
 import { RootMsrs } from "./root-msrs.ts";
 import { absentSvm } from "./svm/absent-svm.ts";
 import { exitReasonName } from "./vmx/controls.ts";
@@ -15,6 +16,7 @@ const CR4_VMXE = 1n << 13n;
 export class IntelCpu extends LogicalCpuCore {
   readonly vendor = "intel";
   readonly msrs: RootMsrs;
+  readonly counters: IntelCounters;
   readonly vmx: VmxInstructions;
   readonly svm = absentSvm;
   readonly #vmx: VmxInstructionSet;
@@ -28,6 +30,7 @@ export class IntelCpu extends LogicalCpuCore {
   ) {
     super(machine, id, model, makeEngine, log);
     this.msrs = new RootMsrs(intelMsrs, this.block, model, id === 0);
+    this.counters = new IntelCounters(this);
     this.#vmx = new VmxInstructionSet(this);
     this.vmx = this.#vmx;
   }

@@ -6,9 +6,11 @@
 const LINE_WORDS = 16;
 export const LINE_BYTES = LINE_WORDS * 4;
 const FLAG = 0;
-/** Bits of the flag: an interrupt waits; the doorbell of AMD's virtual interrupt controller has rung. */
+/** Bits of the flag: a maskable interrupt waits; the doorbell of AMD's virtual interrupt controller has rung. */
 const RAISED = 1;
 const DOORBELL = 2;
+/** A nonmaskable interrupt waits; a processor holds one. */
+const NMI = 4;
 const VECTORS = 1;
 const VECTOR_WORDS = 8;
 
@@ -42,6 +44,24 @@ export class InterruptLines {
     return true;
   }
 
+  /** CPUs of the machine. */
+  get count(): number {
+    return this.#words.length / LINE_WORDS;
+  }
+
+  raiseNmi(cpu: number): void {
+    const line = cpu * LINE_WORDS;
+    Atomics.or(this.#words, line + FLAG, NMI);
+    Atomics.notify(this.#words, line + FLAG);
+  }
+  isNmiRaised(): boolean {
+    return (Atomics.load(this.#words, this.#own + FLAG) & NMI) !== 0;
+  }
+  /** False: there was none. */
+  takeNmi(): boolean {
+    return (Atomics.and(this.#words, this.#own + FLAG, ~NMI) & NMI) !== 0;
+  }
+
   isRaised(): boolean {
     return (Atomics.load(this.#words, this.#own + FLAG) & RAISED) !== 0;
   }
@@ -69,8 +89,13 @@ export class InterruptLines {
     for (let i = 0; i < VECTOR_WORDS; i++) Atomics.store(this.#words, this.#own + VECTORS + i, 0);
   }
 
-  /** Blocks the thread until something is raised at this CPU, or its doorbell rings, or the time is over. */
-  wait(milliseconds: number): void {
-    Atomics.wait(this.#words, this.#own + FLAG, 0, milliseconds);
+  /**
+   * Blocks the thread until something is raised at this CPU, or its doorbell rings, or the time is over. `hearsInterrupts` false:
+   * maskable interrupts do not end it.
+   */
+  wait(milliseconds: number, hearsInterrupts: boolean): void {
+    const flag = Atomics.load(this.#words, this.#own + FLAG);
+    if ((flag & ~(hearsInterrupts ? 0 : RAISED)) !== 0) return;
+    Atomics.wait(this.#words, this.#own + FLAG, flag, milliseconds);
   }
 }

@@ -9,11 +9,14 @@ import type { GuestMode } from "./engine/guest-mode.ts";
 import { Cr4 } from "./engine/system/bits.ts";
 import type { EngineControl } from "./engine/system-interface.ts";
 import { IPI_VECTOR, TIMER_VECTOR } from "./guest-slices.ts";
+import { HostBus } from "./host-bus.ts";
 import { InterruptLines } from "./interrupt-lines.ts";
+import { LocalApic } from "./local-apic.ts";
 import type { LogicalCpu, SvmInstructions, VmxInstructions } from "./logical-cpu.ts";
 import type { MachineDescription } from "./machine.ts";
 import { MemoryBanks } from "./memory-banks.ts";
 import { Msr } from "./msr.ts";
+import type { CounterUnit } from "./performance/counter-unit.ts";
 import type { MemoryBank } from "./physical-memory.ts";
 import type { BankEngine, RootCpu } from "./root-interface.ts";
 import { Root, type RootMsrs } from "./root-msrs.ts";
@@ -39,6 +42,10 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   abstract readonly vmx: VmxInstructions;
   abstract readonly svm: SvmInstructions;
   readonly tscKhz: number;
+  readonly apic: LocalApic;
+  readonly devices: HostBus;
+  abstract readonly counters: CounterUnit;
+  nmiHandler: (() => void) | undefined;
   timerDeadline = Number.POSITIVE_INFINITY;
   readonly #block = new StateBlock();
   readonly #makeEngine: EngineFactory;
@@ -65,6 +72,8 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
     this.clock = new Clock(machine);
     this.tscKhz = machine.tscKhz;
     this.lines = new InterruptLines(machine.shared, id);
+    this.apic = new LocalApic(this.lines, id, (line) => this.log(line));
+    this.devices = new HostBus(machine.devices, this);
   }
 
   /** For engines to be made with. */
@@ -131,6 +140,10 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
 
   losePower(): void {
     this.extensionLosesPower();
+    this.counters.losePower();
+    this.apic.losePower();
+    // The machine sleeps with its devices
+    if (this.id === 0) this.devices.pci.powerOn();
     this.#turnAway();
     this.#block.losePower();
     this.msrs.powerOn();
@@ -147,13 +160,16 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
 
   rdmsr(index: number): bigint | undefined {
     if (index === Msr.TSC) return BigInt(this.rdtsc());
-    return this.msrs.read(index >>> 0);
+    return this.msrs.read(index >>> 0) ?? this.counters.readMsr(index >>> 0);
   }
 
   wrmsr(index: number, value: bigint): boolean {
     if (value < 0n || value >> 64n !== 0n) throw new RangeError(`MSR value ${value} is not an unsigned 64-bit number`);
     if (this.msrs.isSwitched(index >>> 0)) this.hostRegisterWritten();
-    return this.msrs.write(index >>> 0, value);
+    return this.msrs.write(index >>> 0, value) || this.counters.writeMsr(index >>> 0, value) === true;
+  }
+  rdpmc(counter: number): bigint | undefined {
+    return this.counters.readCounter(counter >>> 0);
   }
 
   get cr4(): bigint {
@@ -238,6 +254,8 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
     this.timerDeadline = tsc;
   }
   interruptPending(): boolean {
+    // A counter of cycles may have overflowed in root mode
+    this.counters.settle();
     return this.lines.isRaised() || this.rdtsc() >= this.timerDeadline;
   }
   acknowledgeInterrupt(): void {
@@ -258,8 +276,31 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
       throw new RangeError(`IPI with vector ${vector}: a vector is 16 to 255`);
     this.lines.raise(cpu, vector);
   }
+  sendNmi(cpu: number): void {
+    if (!Number.isInteger(cpu) || cpu < 0 || cpu >= this.lines.count)
+      throw new RangeError(`NMI to CPU ${cpu}, which is not there`);
+    this.lines.raiseNmi(cpu);
+  }
+  nmiPending(): boolean {
+    this.counters.settle();
+    return this.lines.isNmiRaised();
+  }
+  takeNmi(): boolean {
+    if (!this.lines.takeNmi()) return false;
+    if (this.nmiHandler !== undefined) this.nmiHandler();
+    else this.log("NMI in root mode, which has no handler for it");
+    return true;
+  }
+  readApic(register: number): number {
+    return this.apic.read(register);
+  }
+  writeApic(register: number, value: number): void {
+    this.apic.write(register, value);
+  }
   idle(): void {
+    this.counters.halt();
     if (!this.lines.isRaised()) this.clock.skipTo(this.timerDeadline, this.retiredInstructions());
+    this.counters.awake();
   }
   retiredInstructions(): number {
     return this.#retiredElsewhere + (this.#current?.engine.retired() ?? 0);

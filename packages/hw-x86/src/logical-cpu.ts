@@ -4,6 +4,7 @@
  */
 import type { Hpa } from "./addresses.ts";
 import type { EngineStatistics } from "./engine/engine-statistics.ts";
+import type { DeviceAccess } from "./host-bus.ts";
 import type { PhysicalMemory } from "./physical-memory.ts";
 
 /** Outcome of a VMX instruction, as RFLAGS tells it on silicon, or the exception it raised. */
@@ -62,6 +63,8 @@ export interface LogicalCpu {
   readonly id: number;
   readonly vendor: "intel" | "amd";
   readonly memory: PhysicalMemory;
+  /** The machine's PCI bus: ports and memory-mapped registers. */
+  readonly devices: DeviceAccess;
   /** On a machine of the other vendor each of its instructions is an undefined opcode; so with `svm`. */
   readonly vmx: VmxInstructions;
   readonly svm: SvmInstructions;
@@ -71,6 +74,8 @@ export interface LogicalCpu {
   rdmsr(index: number): bigint | undefined;
   /** false: #GP(0). */
   wrmsr(index: number, value: bigint): boolean;
+  /** RDPMC with ECX `counter`, at CPL 0; undefined: #GP(0). */
+  rdpmc(counter: number): bigint | undefined;
   /** CR4 of root mode; VMXE must be set before VMXON. */
   cr4: bigint;
 
@@ -112,12 +117,26 @@ export interface LogicalCpu {
    * from it by a guest's posted interrupts.
    */
   sendIpi(cpu: number, vector?: number): void;
+  /** Sends a nonmaskable interrupt; may be called on the thread of any CPU. */
+  sendNmi(cpu: number): void;
+  /** One waits. A guest exits for it, or takes it, as its hypervisor has it; in root mode software asks, and takes it. */
+  nmiPending(): boolean;
+  /** Takes it: the handler is called. False when none waited. On an AMD machine STGI does so too. */
+  takeNmi(): boolean;
+  /** What vector 2 of root mode's IDT leads to. */
+  nmiHandler: (() => void) | undefined;
+  /**
+   * A register of the local APIC by its offset in the APIC's page: id (20h), version (30h), interrupt command (300h, 310h), LVT performance
+   * counter entry (340h). One that the machine has not reads as 0, and the log says so.
+   */
+  readApic(register: number): number;
+  writeApic(register: number, value: number): void;
   /** HLT in root mode, for `icount` only: the TSC jumps to the timer deadline, if there is one. In `wall` time does nothing. */
   idle(): void;
   /**
    * The CPU is without power for a while, as in a sleep of the machine (ACPI S3): memory keeps its contents and the TSC counts on;
-   * registers, MSRs, VMX operation with the VMCSs that are active, GIF, translations, the timer and waiting interrupts are lost. As
-   * after power-up then, with firmware's work done: in 64-bit mode, IA32_FEATURE_CONTROL not locked.
+   * registers, MSRs, VMX operation with the VMCSs that are active, GIF, translations, the timer and waiting interrupts are lost, and with
+   * CPU 0 what the functions on the PCI bus hold. As after power-up then, with firmware's work done: in 64-bit mode, IA32_FEATURE_CONTROL not locked.
    */
   losePower(): void;
   /** Guest instructions retired on this CPU since power-on. */

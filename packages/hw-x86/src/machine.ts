@@ -1,6 +1,8 @@
 import { hostTimeMs } from "./clock.ts";
 import { LINE_BYTES } from "./interrupt-lines.ts";
 import type { LogicalCpu } from "./logical-cpu.ts";
+import type { PciBus } from "./pci/bus.ts";
+import { PCI_BYTES, PciRoot } from "./pci/pci-root.ts";
 
 /** What a machine is. Plain data: it crosses to worker threads as it is, memory shared. */
 export interface MachineDescription {
@@ -13,6 +15,8 @@ export interface MachineDescription {
   readonly ticksPerInstruction: number;
   /** One cache line a CPU: interrupt lines and halted marks. */
   readonly shared: SharedArrayBuffer;
+  /** What the functions on the PCI bus hold. */
+  readonly devices: SharedArrayBuffer;
   /** Host time of power-on, milliseconds since the epoch: origin of every CPU's TSC under `wall`. */
   readonly poweredOnMs: number;
   /** What CPUs translate into WebAssembly: nothing, what runs often, or everything. */
@@ -31,6 +35,9 @@ export type CreateMachine = (options: MachineOptions) => MachineDescription;
 /** The logical CPU `id` of the machine, on the calling thread; call once a thread. `log` receives what the hardware has to say. */
 export type CreateLogicalCpu = (machine: MachineDescription, id: number, log: (line: string) => void) => LogicalCpu;
 
+/** Before there are CPUs nobody masters the bus. */
+const NO_BUS: PciBus = { readMemory: () => undefined, writeMemory: () => false, writeMessage: () => false };
+
 const MAXIMUM_CPUS = 64;
 const TSC_KHZ = 2_000_000;
 /** 10 ns of guest time an instruction at 2 GHz: a machine of 100 MIPS, about what the interpreter reaches, so that guests' timeouts
@@ -44,6 +51,8 @@ export function createMachine(options: MachineOptions = {}): MachineDescription 
   if (!Number.isInteger(cpus) || cpus < 1 || cpus > MAXIMUM_CPUS)
     throw new RangeError(`a machine has 1 to ${MAXIMUM_CPUS} CPUs, not ${cpus}`);
   if (vendor !== "intel" && vendor !== "amd") throw new RangeError(`no ${vendor} CPUs: intel and amd are there`);
+  const devices = new SharedArrayBuffer(PCI_BYTES);
+  new PciRoot(devices, NO_BUS).powerOn();
   return {
     vendor,
     cpus,
@@ -51,6 +60,7 @@ export function createMachine(options: MachineOptions = {}): MachineDescription 
     tscKhz: TSC_KHZ,
     ticksPerInstruction: TICKS_PER_INSTRUCTION,
     shared: new SharedArrayBuffer(cpus * LINE_BYTES),
+    devices,
     poweredOnMs: hostTimeMs(),
     engine: options.engine ?? "hot",
   };

@@ -5,6 +5,7 @@ import type { Cpu, CpuModel } from "./engine/cpu.ts";
 import type { EngineControl } from "./engine/system-interface.ts";
 import type { InterruptLines } from "./interrupt-lines.ts";
 import type { MemoryBanks } from "./memory-banks.ts";
+import type { CounterUnit } from "./performance/counter-unit.ts";
 import type { MemoryBank } from "./physical-memory.ts";
 import type { RootMsrs } from "./root-msrs.ts";
 import type { TranslationTags } from "./translation-tags.ts";
@@ -25,12 +26,14 @@ export interface RootCpu {
   readonly clock: Clock;
   readonly lines: InterruptLines;
   readonly msrs: RootMsrs;
+  readonly counters: CounterUnit;
   readonly timerDeadline: number;
-  interruptPending(): boolean;
   /** Vector of the most urgent interrupt that waits at TSC `now`, -1 when there is none. */
   waitingInterrupt(now: number): number;
   /** Acknowledges the most urgent pending interrupt; its vector. */
   takeInterrupt(): number;
+  /** Takes an NMI in root mode; false when there was none. */
+  takeNmi(): boolean;
   log(line: string): void;
   /** Turns to a bank: its engine, holding the CPU's registers. */
   turnTo(bank: MemoryBank): BankEngine;

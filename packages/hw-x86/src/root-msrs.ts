@@ -53,6 +53,8 @@ const HOLDS_ADDRESS = new Set<number>([
 ]);
 
 const EFER_LMA = 1n << 10n;
+/** IA32_MISC_ENABLE: fast strings, performance monitoring, no branch trace storage. */
+export const MISC_ENABLE_VALUE = 0x881n;
 
 /** True when each byte is a memory type that PAT may hold. */
 export function isPat(low: number, high: number): boolean {
@@ -91,7 +93,7 @@ export class RootMsrs {
     this.values[Root.pat] = 0x0007_0406_0007_0406n;
     this.values[Root.dr7] = 0x400n;
     this.values[Root.apicBase] = this.#isBootProcessor ? 0xfee0_0900n : 0xfee0_0800n;
-    this.values[Root.miscEnable] = 1n;
+    this.values[Root.miscEnable] = MISC_ENABLE_VALUE;
     this.values[Root.tscRatio] = 1n << 32n;
   }
 

@@ -4,6 +4,7 @@
  */
 import { CPU_STATE, CPU_STATE_BYTES, SEG_BASE, SEG_LIMIT, SEG_READ_TOP, SEG_WRITE_TOP, state } from "./engine/cpu-state.ts";
 import { initializeFpu, MXCSR_MASK } from "./engine/fpu/fxsave.ts";
+import { MISC_ENABLE_VALUE } from "./root-msrs.ts";
 
 const ALL_ONES = 0xffff_ffff_ffff_ffffn;
 
@@ -72,7 +73,7 @@ export class StateBlock {
     this.set(state.dr + 7 * 8, 0x400n);
     this.set(state.pat, 0x0007_0406_0007_0406n);
     this.set(state.apicBase, 0xfee0_0900n);
-    this.set(state.miscEnable, 1n);
+    this.set(state.miscEnable, MISC_ENABLE_VALUE);
     this.u32[state.mxcsr >>> 2] = 0x1f80;
     this.u32[state.mxcsrMask >>> 2] = MXCSR_MASK;
     initializeFpu(this);

@@ -14,9 +14,14 @@ export const DATA = 0x30_0000;
 /** TSC ticks of an instruction under icount. */
 export const TICKS = 20;
 
-export function guest(code: readonly number[], mode: HarnessOptions["mode"] = "long"): VmxHarness {
+export function guest(
+  code: readonly number[],
+  mode: HarnessOptions["mode"] = "long",
+  clock: HarnessOptions["clock"] = "icount",
+): VmxHarness {
   const h = new VmxHarness({
     mode,
+    clock,
     engine: (options) => new Engine({ ...options, translate: engineMode(), hotEntries: HOT_ENTRIES_IN_TESTS }),
   });
   h.load(code);

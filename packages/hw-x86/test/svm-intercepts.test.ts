@@ -109,6 +109,8 @@ describe("instruction intercepts", () => {
       [[0x0f, 0xaa], Control.INTERCEPT_3, Intercept3.rsm, ExitCode.rsm, 6],
     ] as const) {
       const h = guest(code);
+      // There are counters 0 to 5
+      h.cpu.setGpr(1, 6n);
       h.setBits(Control.INTERCEPT_EXCEPTIONS, 1 << vector);
       expect(h.run().code).toBe(ExitCode.exception + vector);
       h.setBits(word, intercept);

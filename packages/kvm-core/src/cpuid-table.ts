@@ -37,8 +37,8 @@ const HIDDEN_LEAF7_EBX = bits(2, 14, 25);
 const HIDDEN_LEAF7_ECX = bits(4);
 /** Speculation controls, whose MSRs are not offered. IA32_ARCH_CAPABILITIES is: it spares guests their work-arounds. */
 const HIDDEN_LEAF7_EDX = bits(26, 27, 28, 31);
-/** SVM. */
-const HIDDEN_EXT1_ECX = bits(2);
+/** SVM, and the performance counters of cores, of the northbridge and of the last cache. */
+const HIDDEN_EXT1_ECX = bits(2, 23, 24, 28);
 
 const { KVM_CPUID_FLAG_SIGNIFCANT_INDEX: INDEXED } = CpuidFlag;
 

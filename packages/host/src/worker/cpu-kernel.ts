@@ -71,6 +71,8 @@ export class CpuKernel {
     this.moveLimits = boot.moveLimits;
     this.machine = boot.machine;
     this.cpu = hardware.createCpu(boot, (line) => this.log("info", `cpu${boot.cpu}`, line));
+    // Nothing of this kernel's sends any
+    this.cpu.nmiHandler = () => this.log("warn", "host", `NMI received for unknown reason on cpu${boot.cpu}`);
     this.scheduler = new CpuScheduler(this.cpu, boot.machine);
     // Banks 1 to 64 are the CPUs' own; processes' come after them.
     this.memory = new CpuMemory(this.cpu.memory, 1 + boot.cpu);

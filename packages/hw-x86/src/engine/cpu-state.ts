@@ -206,6 +206,8 @@ export const state = {
   pendingFlags: at(4),
   /** 4 bytes: not zero where each iteration of a repeated string instruction is looked at. */
   iteratesSingly: at(4),
+  /** 8 bytes: iterations of repeated string instructions that were not their last, each of which cost an instruction of the budget. */
+  furtherIterations: at(8),
 } as const;
 
 if (next > CPU_STATE + CPU_STATE_BYTES) throw new Error("CPU state does not fit its block");

@@ -82,8 +82,13 @@ export interface Cpu {
   debugStateChanged(): void;
   /** Events delivered so far, so that an instruction that was one can be told from one that ended. */
   deliveries: number;
-  /** Retired instructions since the CPU was made, exact. */
+  /**
+   * Retired instructions since the CPU was made, exact, as time has them: each iteration of a repeated string instruction is one, and
+   * so is a part of endless events.
+   */
   retired(): number;
+  /** Called before CPL changes from or to 0, where somebody counts by privilege. */
+  privilegeChanges: (() => void) | undefined;
 }
 
 export interface CpuModel {

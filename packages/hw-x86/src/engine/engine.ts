@@ -35,6 +35,7 @@ const BLOCK_START = state.blockStart >>> 2;
 const INTERRUPTIBILITY = state.interruptibility >>> 2;
 const SYSTEM_FLAGS = state.systemFlags >>> 2;
 const ACTIVITY = state.activity >>> 2;
+const FURTHER_ITERATIONS = state.furtherIterations >>> 2;
 const SHADOWS = 3;
 const STI_SHADOW = 1;
 const MOV_SS_SHADOW = 2;
@@ -75,6 +76,7 @@ export class Engine implements Cpu, EngineControl {
   readonly exitCounts = new Float64Array(EXIT_REASONS);
   readonly breakpoints = new Breakpoints();
   holdsTraps = false;
+  privilegeChanges: (() => void) | undefined;
   readonly #log: (line: string) => void;
   readonly #blocks: Blocks;
   readonly #interpreter: InterpreterInstance;
@@ -83,6 +85,8 @@ export class Engine implements Cpu, EngineControl {
 
   /** Instructions that `run` was ever allowed, minus what it gave back. */
   #granted = 0;
+  /** What endless events were charged of the budget. */
+  #charged = 0;
   /** Budget put aside so that generated code returns before the next block. */
   #stash = 0;
   #stopRequested = false;
@@ -463,6 +467,12 @@ export class Engine implements Cpu, EngineControl {
     return this.#granted - this.i32[BUDGET] - this.#stash - this.#unexecuted();
   }
 
+  instructionsRetired(): number {
+    const { u32 } = this;
+    const further = u32[FURTHER_ITERATIONS] + u32[FURTHER_ITERATIONS + 1] * 2 ** 32;
+    return this.retired() - this.#charged - further;
+  }
+
   // ---- Faults and events ----
 
   raise(vector: number, errorCode?: number, payload = 0n): never {
@@ -520,8 +530,10 @@ export class Engine implements Cpu, EngineControl {
       this.#storm = 0;
     } else if (++this.#storm > STORM_BEGINS) {
       const fromStash = Math.min(this.#stash, STORM_COST);
+      const fromBudget = Math.max(0, Math.min(this.i32[BUDGET], STORM_COST - fromStash));
       this.#stash -= fromStash;
-      this.i32[BUDGET] -= Math.max(0, Math.min(this.i32[BUDGET], STORM_COST - fromStash));
+      this.i32[BUDGET] -= fromBudget;
+      this.#charged += fromStash + fromBudget;
       this.#stormAt = this.retired();
     }
   }

@@ -24,10 +24,22 @@ export interface SecondLevelPage {
   isApic: boolean;
 }
 
+/** Performance counters as the guest's RDMSR, WRMSR and RDPMC reach them where they are not intercepted. */
+export interface CounterAccess {
+  /** undefined: no MSR of theirs. */
+  readMsr(index: number): bigint | undefined;
+  /** undefined: no MSR of theirs; false: #GP(0). */
+  writeMsr(index: number, value: bigint): boolean | undefined;
+  /** By ECX of RDPMC; undefined: #GP(0). */
+  readCounter(selector: number): bigint | undefined;
+}
+
 export interface GuestMode {
   /** Tag of this guest's translations: changes when VPID, EPTP or an invalidation make old ones unusable. Small integer. */
   readonly translationTag: number;
   readonly apic: ApicAccess;
+  /** Absent: a processor without performance counters. */
+  readonly counters?: CounterAccess;
   /** Host offset in the bank of guest physical `gpa`, for `access` (1 read, 2 write, 4 fetch); exits on violation or
    *  misconfiguration. `linear` is the guest linear address when there is one, and `walk` says the access is to a paging
    *  structure. Sets accessed and dirty bits of the second level when on. The result object is reused: copy what you keep. */

@@ -53,6 +53,8 @@ export interface EngineControl {
   leave(): void;
   /** Copies the CPU state block here from another engine's bank, when the logical CPU turns to this bank. */
   adoptState(from: Uint8Array): void;
+  /** Retired instructions as a program has them: a repeated string instruction is one, when it ends. */
+  instructionsRetired(): number;
   /** Makes the blocking bits exact for the instruction at hand, or between two instructions. */
   settleShadow(): void;
   /** VM exits by basic exit reason, counted by whoever runs the engine. */

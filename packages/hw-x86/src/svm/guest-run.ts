@@ -105,6 +105,17 @@ export class GuestRun extends GuestSlices {
       interrupts.takeNmi();
       this.#deliverOutside(engine, NMI, 2);
     }
+    if (this.cpu.lines.isNmiRaised() && interrupts.acceptsNmi()) {
+      // Intercepted, it waits until software sets GIF
+      if (guest.interceptsNmi) {
+        exit.reset(ExitCode.nmi);
+        return true;
+      }
+      this.cpu.lines.takeNmi();
+      engine.u32[ACTIVITY] = 0;
+      this.#deliverOutside(engine, NMI, 2);
+      interrupts.tookNmi();
+    }
     if (interrupts.isPhysicalEnabled() && (now >= this.cpu.timerDeadline || this.cpu.lines.isRaised())) {
       if (guest.interceptsInterrupts) {
         exit.reset(ExitCode.intr);

@@ -100,6 +100,8 @@ export class SvmInstructionSet implements SvmInstructions {
   stgi(): SvmStatus {
     if (!this.#isOn()) return SvmStatus.undefinedOpcode;
     this.gif = true;
+    // What waited for that comes now
+    if (this.#cpu.lines.isNmiRaised()) this.#cpu.takeNmi();
     return SvmStatus.succeed;
   }
   clgi(): SvmStatus {

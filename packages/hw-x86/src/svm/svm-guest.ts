@@ -5,7 +5,7 @@
  */
 import { bankOf, type Gpa, type Gva, offsetOf } from "../addresses.ts";
 import { CS, state } from "../engine/cpu-state.ts";
-import { GUEST_FAULT, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
+import { type CounterAccess, GUEST_FAULT, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
 import { Cr0, Efer } from "../engine/system/bits.ts";
 import { translateFetch } from "../engine/system/paging.ts";
@@ -74,6 +74,7 @@ interface VectoringEvent {
 
 export class SvmGuest implements GuestMode, AvicGuest {
   readonly apic: Avic;
+  readonly counters: CounterAccess;
   translationTag = 0;
   readonly exit = new ExitInformation();
   readonly npt: Npt;
@@ -109,6 +110,7 @@ export class SvmGuest implements GuestMode, AvicGuest {
 
   constructor(cpu: RootCpu, vmcb: Vmcb) {
     this.#cpu = cpu;
+    this.counters = cpu.counters;
     this.#vmcb = vmcb;
     this.npt = new Npt(cpu.model.physicalAddressBits, (line) => cpu.log(line));
     this.interrupts = new VirtualInterrupts(cpu);
@@ -506,7 +508,10 @@ export class SvmGuest implements GuestMode, AvicGuest {
     if ((this.#word3 & Intercept3.popf) !== 0) this.#exitByInstruction(ExitCode.popf);
   }
   iret(): boolean {
-    return this.#exitIf3(Intercept3.iret, ExitCode.iret);
+    if (this.#exitIf3(Intercept3.iret, ExitCode.iret)) return true;
+    // It ends the blocking of NMIs, one of which may wait
+    if (this.#cpu.lines.isNmiRaised()) this.engine.requestStop();
+    return false;
   }
   rsm(): boolean {
     return this.#exitIf3(Intercept3.rsm, ExitCode.rsm);
@@ -561,6 +566,9 @@ export class SvmGuest implements GuestMode, AvicGuest {
 
   get interceptsInterrupts(): boolean {
     return (this.#word3 & Intercept3.intr) !== 0;
+  }
+  get interceptsNmi(): boolean {
+    return (this.#word3 & Intercept3.nmi) !== 0;
   }
   get interceptsVirtualInterrupts(): boolean {
     return (this.#word3 & Intercept3.vintr) !== 0;

@@ -22,6 +22,8 @@ export class VirtualInterrupts {
   #word = 0;
   vector = 0;
   #interceptsInterrupts = false;
+  /** The guest handles an NMI of the machine's, and further ones are blocked, whatever VMCB is run. */
+  #isInNmi = false;
 
   constructor(cpu: RootCpu) {
     this.#cpu = cpu;
@@ -39,7 +41,8 @@ export class VirtualInterrupts {
     u32[CR8] = this.#word & 0xf;
     u32[CR8 + 1] = 0;
     let blocking = (vmcb.low(Control.INTERRUPT_STATE) & InterruptState.shadow) !== 0 ? SHADOW_OF_STI : 0;
-    if ((this.#word & VInterrupt.nmiEnable) !== 0 && (this.#word & VInterrupt.nmiMask) !== 0) blocking |= NMI_BLOCKED;
+    const isBlocked = this.#hasVirtualNmis ? (this.#word & VInterrupt.nmiMask) !== 0 : this.#isInNmi;
+    if (isBlocked) blocking |= NMI_BLOCKED;
     u32[INTERRUPTIBILITY] = blocking;
   }
 
@@ -48,8 +51,8 @@ export class VirtualInterrupts {
     const { u32 } = this.engine as GuestEngine;
     const blocking = u32[INTERRUPTIBILITY] as number;
     let word = (this.#word & ~VInterrupt.tpr) | ((u32[CR8] as number) & 0xf);
-    if ((word & VInterrupt.nmiEnable) !== 0)
-      word = (blocking & NMI_BLOCKED) !== 0 ? word | VInterrupt.nmiMask : word & ~VInterrupt.nmiMask;
+    if (!this.#hasVirtualNmis) this.#isInNmi &&= (blocking & NMI_BLOCKED) !== 0;
+    else word = (blocking & NMI_BLOCKED) !== 0 ? word | VInterrupt.nmiMask : word & ~VInterrupt.nmiMask;
     vmcb.setLow(Control.V_INTERRUPT, word);
     const flags = (this.#hasIf() ? InterruptState.guestIf : 0) | ((blocking & SHADOWS) !== 0 ? InterruptState.shadow : 0);
     vmcb.setLow(Control.INTERRUPT_STATE, flags);
@@ -84,6 +87,18 @@ export class VirtualInterrupts {
     if ((this.#word & wanted) !== wanted || this.#isGifClear() || this.#isShadowed()) return false;
     return (((this.engine as GuestEngine).u32[INTERRUPTIBILITY] as number) & NMI_BLOCKED) === 0;
   }
+  get #hasVirtualNmis(): boolean {
+    return (this.#word & VInterrupt.nmiEnable) !== 0;
+  }
+  /** An NMI of the machine's comes through. With virtual NMIs the blocking is that of virtual ones. */
+  acceptsNmi(): boolean {
+    const isBlocked = (((this.engine as GuestEngine).u32[INTERRUPTIBILITY] as number) & NMI_BLOCKED) !== 0;
+    return !this.#isShadowed() && (this.#hasVirtualNmis || !isBlocked);
+  }
+  tookNmi(): void {
+    this.#isInNmi = true;
+  }
+
   /** Physical interrupts come through: with virtual masking the host's flag decides, which is set in guest mode. */
   isPhysicalEnabled(): boolean {
     return !this.#isShadowed() && ((this.#word & VInterrupt.masking) !== 0 || this.#hasIf());
@@ -92,7 +107,9 @@ export class VirtualInterrupts {
   /** Something that was held off may be taken now: `run` must stop after the instruction at hand. */
   isDue(): boolean {
     if (this.isInterruptDue() || this.isNmiDue()) return true;
-    return (this.#word & VInterrupt.masking) === 0 && this.isPhysicalEnabled() && this.#cpu.interruptPending();
+    return (
+      (this.#word & VInterrupt.masking) === 0 && this.isPhysicalEnabled() && this.#cpu.waitingInterrupt(this.#cpu.rdtsc()) >= 0
+    );
   }
   get interceptsInterrupts(): boolean {
     return this.#interceptsInterrupts;

@@ -5,6 +5,7 @@
 import type { CpuModel } from "../engine/cpu.ts";
 import { Cr4 } from "../engine/system/bits.ts";
 import { isCanonicalTop } from "../engine/system/linear-address.ts";
+import { isGlobalControl } from "../performance/intel-counters.ts";
 import { isPat } from "../root-msrs.ts";
 import {
   type AllowedSettings,
@@ -178,6 +179,9 @@ export function checkHostState(vmcs: Vmcs, model: CpuModel): string | undefined 
   if (!isCanonicalField(vmcs, slot.HOST_IDTR_BASE, model) || !isCanonicalField(vmcs, slot.HOST_TR_BASE, model))
     return "host address not canonical";
   if ((exit & ExitControl.loadPat) !== 0 && !isPat(vmcs.low(slot.HOST_PAT), vmcs.high(slot.HOST_PAT))) return "host PAT";
+  const counters = slot.HOST_PERF_GLOBAL_CTRL;
+  if ((exit & ExitControl.loadPerfGlobalCtrl) !== 0 && !isGlobalControl(vmcs.low(counters), vmcs.high(counters)))
+    return "host IA32_PERF_GLOBAL_CTRL";
   const hostIs64 = (exit & ExitControl.hostAddressSpaceSize) !== 0;
   if ((exit & ExitControl.loadEfer) !== 0) {
     const efer = vmcs.low(slot.HOST_EFER);

@@ -55,6 +55,7 @@ export const Secondary = {
 export const ExitControl = {
   saveDebugControls: 1 << 2,
   hostAddressSpaceSize: 1 << 9,
+  loadPerfGlobalCtrl: 1 << 12,
   acknowledgeInterrupt: 1 << 15,
   savePat: 1 << 18,
   loadPat: 1 << 19,
@@ -66,6 +67,7 @@ export const ExitControl = {
 export const EntryControl = {
   loadDebugControls: 1 << 2,
   ia32eModeGuest: 1 << 9,
+  loadPerfGlobalCtrl: 1 << 13,
   loadPat: 1 << 14,
   loadEfer: 1 << 15,
 } as const;

@@ -61,6 +61,7 @@ export const VmcsField = {
   GUEST_DEBUGCTL: 0x2802,
   GUEST_PAT: 0x2804,
   GUEST_EFER: 0x2806,
+  GUEST_PERF_GLOBAL_CTRL: 0x2808,
   GUEST_PDPTE0: 0x280a,
   GUEST_PDPTE1: 0x280c,
   GUEST_PDPTE2: 0x280e,
@@ -74,6 +75,7 @@ export const VmcsField = {
   HOST_TR_SELECTOR: 0x0c0c,
   HOST_PAT: 0x2c00,
   HOST_EFER: 0x2c02,
+  HOST_PERF_GLOBAL_CTRL: 0x2c04,
   HOST_SYSENTER_CS: 0x4c00,
   HOST_CR0: 0x6c00,
   HOST_CR3: 0x6c02,
@@ -300,6 +302,8 @@ export const slot = {
   EOI_EXIT_BITMAP2: 300,
   EOI_EXIT_BITMAP3: 302,
   TPR_THRESHOLD: 304,
+  GUEST_PERF_GLOBAL_CTRL: 306,
+  HOST_PERF_GLOBAL_CTRL: 308,
 } as const;
 
 /** What a VMWRITE to a field makes stale of what an earlier VM entry has established. */

@@ -3,6 +3,7 @@
  * skipped while nothing was written is `checkGuestState`; `checkGuestNow` is made by every entry.
  */
 import type { CpuModel } from "../engine/cpu.ts";
+import { isGlobalControl } from "../performance/intel-counters.ts";
 import { isPat } from "../root-msrs.ts";
 import { CR0_FIXED0, CR4_FIXED0 } from "./capabilities.ts";
 import { isCanonicalField } from "./control-checks.ts";
@@ -60,6 +61,10 @@ function checkRegisters(vmcs: Vmcs, model: CpuModel): GuestStateError | undefine
   if ((entry & EntryControl.loadDebugControls) !== 0) {
     if ((vmcs.low(slot.GUEST_DEBUGCTL) & ~0xdfc3) !== 0 || vmcs.high(slot.GUEST_DEBUGCTL) !== 0) return failed("IA32_DEBUGCTL");
     if (vmcs.high(slot.GUEST_DR7) !== 0) return failed("DR7");
+  }
+  if ((entry & EntryControl.loadPerfGlobalCtrl) !== 0) {
+    const where = slot.GUEST_PERF_GLOBAL_CTRL;
+    if (!isGlobalControl(vmcs.low(where), vmcs.high(where))) return failed("IA32_PERF_GLOBAL_CTRL");
   }
   if (!isCanonicalField(vmcs, slot.GUEST_SYSENTER_ESP, model) || !isCanonicalField(vmcs, slot.GUEST_SYSENTER_EIP, model))
     return failed("SYSENTER address");

@@ -16,6 +16,9 @@ import type { VmxGuest } from "./vmx-guest.ts";
 /** DR6 bits of traps. */
 const TRAP_CAUSES = PendingDebug.breakpoints | PendingDebug.singleStep;
 const STI_OR_MOV_SS = Blocking.bySti | Blocking.byMovSs;
+const NMI_VECTOR = 2;
+/** Interruption type. */
+const NMI_TYPE = 2;
 const INTERRUPTIBILITY = state.interruptibility >>> 2;
 const ACTIVITY = state.activity >>> 2;
 
@@ -153,15 +156,41 @@ export class GuestRun extends GuestSlices {
     const cpu = this.cpu;
     if (now >= this.#preemption) guest.exit.reset(ExitReason.preemptionTimer);
     else if (guest.nmiWindowOpen()) guest.exit.reset(ExitReason.nmiWindow);
+    else if (cpu.lines.isNmiRaised() && this.#nmi(engine, blocking)) return true;
     else if (!this.hearsInterrupts(engine)) return false;
     else if (guest.interruptWindowOpen()) guest.exit.reset(ExitReason.interruptWindow);
     else {
-      const isBlocked = (blocking & STI_OR_MOV_SS) !== 0;
+      const isBlocked = ((engine.u32[INTERRUPTIBILITY] as number) & STI_OR_MOV_SS) !== 0;
       const isVirtual = this.#deliverVirtual(engine);
       if (!isBlocked && (now >= cpu.timerDeadline || cpu.lines.isRaised()) && this.#externalInterrupt(engine, now)) return true;
       return isVirtual && this.#trapDue;
     }
     return true;
+  }
+
+  /** An NMI waits. True: exits, by itself or for the monitor trap flag. */
+  #nmi(engine: GuestEngine, blocking: number): boolean {
+    const { pin, primary, exit } = this.#guest;
+    // With virtual NMIs the blocking that software sees is that of the guest's own
+    const blocks = (pin & Pin.virtualNmis) !== 0 ? STI_OR_MOV_SS : STI_OR_MOV_SS | Blocking.byNmi;
+    if ((blocking & blocks) !== 0) return false;
+    this.cpu.lines.takeNmi();
+    if ((pin & Pin.nmiExiting) !== 0) {
+      exit.reset(ExitReason.exceptionOrNmi);
+      exit.interruptionInfo = (Interruption.valid | (NMI_TYPE << 8) | NMI_VECTOR) >>> 0;
+      return true;
+    }
+    const event = this.#event;
+    event.vector = NMI_VECTOR;
+    event.type = NMI_TYPE;
+    event.errorCode = undefined;
+    event.instructionLength = 0;
+    event.payload = 0n;
+    event.injected = false;
+    engine.u32[ACTIVITY] = Activity.active;
+    engine.deliverEvent(event);
+    this.#trapDue = (primary & Primary.monitorTrapFlag) !== 0;
+    return this.#trapDue;
   }
 
   /** A pending virtual interrupt that can be delivered is. */

@@ -6,6 +6,7 @@ import { bankOf, type Hpa, offsetOf } from "../addresses.ts";
 import { state } from "../engine/cpu-state.ts";
 import { isLinearAddress } from "../engine/system/linear-address.ts";
 import { type VmxInstructions, VmxStatus } from "../logical-cpu.ts";
+import type { IntelCounters } from "../performance/intel-counters.ts";
 import type { MemoryBank } from "../physical-memory.ts";
 import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
@@ -56,9 +57,13 @@ interface EptContext {
   tag: number;
 }
 
+export interface VmxCpu extends RootCpu {
+  readonly counters: IntelCounters;
+}
+
 export class VmxInstructionSet implements VmxInstructions {
   status: VmxStatus = VmxStatus.succeed;
-  readonly #cpu: RootCpu;
+  readonly #cpu: VmxCpu;
   readonly #vmcs = new Vmcs();
   readonly #guest: VmxGuest;
   readonly #run: GuestRun;
@@ -88,7 +93,7 @@ export class VmxInstructionSet implements VmxInstructions {
   #lastEptTag = 0;
   readonly #vpidOwners = new TagOwners();
 
-  constructor(cpu: RootCpu) {
+  constructor(cpu: VmxCpu) {
     this.#cpu = cpu;
     this.#guest = new VmxGuest(cpu, this.#vmcs);
     this.#run = new GuestRun(cpu, this.#vmcs, this.#guest);
@@ -483,6 +488,8 @@ export class VmxInstructionSet implements VmxInstructions {
     engine.debugStateChanged();
     engine.updateTags();
     if (isLaunch) vmcs.markLaunched();
+    if ((vmcs.low(slot.ENTRY_CONTROLS) & EntryControl.loadPerfGlobalCtrl) !== 0)
+      cpu.counters.globalControl = vmcs.big(slot.GUEST_PERF_GLOBAL_CTRL);
     this.#noteControls();
     this.#run.run(engine);
     this.#exit(engine);
@@ -502,6 +509,8 @@ export class VmxInstructionSet implements VmxInstructions {
     this.#mayStay =
       this.#isSwitchedWhole &&
       (exit & hostSwitched) === hostSwitched &&
+      (exit & ExitControl.loadPerfGlobalCtrl) === 0 &&
+      (vmcs.low(slot.ENTRY_CONTROLS) & EntryControl.loadPerfGlobalCtrl) === 0 &&
       guest.usesEpt &&
       (guest.secondary & Secondary.enableVpid) !== 0 &&
       vmcs.low(slot.ENTRY_MSR_LOAD_COUNT) === 0 &&
@@ -606,6 +615,8 @@ export class VmxInstructionSet implements VmxInstructions {
     const s = engine.u32;
     const pat = state.pat >>> 2;
     loadHostState(vmcs, this.#cpu.msrs, s[state.efer >>> 2] as number, s[pat] as number, s[pat + 1] as number);
+    if ((vmcs.low(slot.EXIT_CONTROLS) & ExitControl.loadPerfGlobalCtrl) !== 0)
+      this.#cpu.counters.globalControl = vmcs.big(slot.HOST_PERF_GLOBAL_CTRL);
     const count = vmcs.low(slot.EXIT_MSR_LOAD_COUNT);
     if (count !== 0 && !loadOnExit(this.#cpu, vmcs.number(slot.EXIT_MSR_LOAD_ADDRESS), count))
       this.#abort(4, "loading host MSRs");

@@ -33,9 +33,10 @@ function entryAt(cpu: RootCpu, address: number): DataView | undefined {
   return bank === undefined ? undefined : new DataView(bank.memory.buffer, address % 0x1_0000_0000, 16);
 }
 
-function writeGuest(engine: GuestEngine, index: number, value: bigint): boolean {
+function writeGuest(cpu: RootCpu, engine: GuestEngine, index: number, value: bigint): boolean {
   const where = GUEST.get(index);
-  if (where === undefined || (ADDRESSES.has(index) && !isLinearAddress(engine.model, value))) return false;
+  if (where === undefined) return cpu.counters.writeMsr(index, value) ?? false;
+  if (ADDRESSES.has(index) && !isLinearAddress(engine.model, value)) return false;
   if (index === Msr.PAT && !isPat(Number(value & 0xffff_ffffn), Number(value >> 32n))) return false;
   if (index === Msr.EFER) {
     // Paging decides LMA, and LME cannot change under it
@@ -53,7 +54,8 @@ export function loadOnEntry(cpu: RootCpu, engine: GuestEngine, address: number, 
     const entry = entryAt(cpu, address + i * 16);
     if (entry === undefined) return i + 1;
     const index = entry.getUint32(0, true);
-    if (!isLoadable(index, entry.getUint32(4, true)) || !writeGuest(engine, index, entry.getBigUint64(8, true))) return i + 1;
+    if (!isLoadable(index, entry.getUint32(4, true)) || !writeGuest(cpu, engine, index, entry.getBigUint64(8, true)))
+      return i + 1;
   }
   return 0;
 }
@@ -69,7 +71,7 @@ export function storeOnExit(cpu: RootCpu, engine: GuestEngine, address: number, 
       continue;
     }
     const where = GUEST.get(index);
-    const value = where === undefined ? cpu.msrs.read(index) : engine.get64(where);
+    const value = where === undefined ? (cpu.msrs.read(index) ?? cpu.counters.readMsr(index)) : engine.get64(where);
     if (value === undefined) return false;
     entry.setBigUint64(8, value, true);
   }
@@ -82,7 +84,9 @@ export function loadOnExit(cpu: RootCpu, address: number, count: number): boolea
     const entry = entryAt(cpu, address + i * 16);
     if (entry === undefined) return false;
     const index = entry.getUint32(0, true);
-    if (!isLoadable(index, entry.getUint32(4, true)) || !cpu.msrs.write(index, entry.getBigUint64(8, true))) return false;
+    const value = entry.getBigUint64(8, true);
+    if (!isLoadable(index, entry.getUint32(4, true))) return false;
+    if (!cpu.msrs.write(index, value) && cpu.counters.writeMsr(index, value) !== true) return false;
   }
   return true;
 }

@@ -4,7 +4,7 @@
  */
 import type { Gpa, Gva } from "../addresses.ts";
 import { state } from "../engine/cpu-state.ts";
-import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
+import { type CounterAccess, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
 import { Dr6 } from "../engine/system/breakpoints.ts";
 import type { MemoryBanks } from "../memory-banks.ts";
@@ -74,6 +74,7 @@ export class VmxGuest implements GuestMode, ApicGuest {
   readonly ept: Ept;
   readonly pauseLoop: PauseLoop;
   readonly apic: VirtualApic;
+  readonly counters: CounterAccess;
   readonly #log: ModificationLog;
   usesEpt = false;
   #engine: GuestEngine | undefined;
@@ -100,6 +101,7 @@ export class VmxGuest implements GuestMode, ApicGuest {
 
   constructor(cpu: RootCpu, vmcs: Vmcs) {
     this.#cpu = cpu;
+    this.counters = cpu.counters;
     this.#vmcs = vmcs;
     this.pauseLoop = new PauseLoop(cpu, vmcs);
     this.#log = new ModificationLog(vmcs);
@@ -423,7 +425,7 @@ export class VmxGuest implements GuestMode, ApicGuest {
     const blocking = u32[at] as number;
     if ((blocking & Blocking.byNmi) === 0) return false;
     u32[at] = blocking & ~Blocking.byNmi;
-    if (this.nmiWindowOpen()) this.engine.requestStop();
+    if (this.nmiWindowOpen() || this.#cpu.lines.isNmiRaised()) this.engine.requestStop();
     this.#isUnblocking = true;
     return false;
   }

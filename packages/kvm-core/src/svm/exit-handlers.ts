@@ -199,7 +199,7 @@ const ROWS: readonly (readonly [number, number, Handler])[] = [
       return "resume";
     },
   ],
-  // NMIs of the host
+  // NMIs of the host, which STGI has let through
   [SvmExitCode.NMI, VmxExitReason.EXCEPTION_OR_NMI, () => "resume"],
   [
     SvmExitCode.VINTR,

@@ -122,7 +122,10 @@ const handleExceptionOrNmi: Handler = (vcpu, exit, host) => {
   const info = exit.interruptionInformation;
   const type = (info & InterruptionInfo.typeMask) >>> InterruptionInfo.typeShift;
   // NMIs of the host; of the guest's exceptions a debugger's are intercepted
-  if (type === InterruptionType.nmi) return "resume";
+  if (type === InterruptionType.nmi) {
+    host.hostNmi();
+    return "resume";
+  }
   const vector = info & InterruptionInfo.vectorMask;
   const vectoring = (exit.vectoringInformation & InterruptionInfo.valid) !== 0;
   // As for EPT violations: IRET runs again

@@ -23,6 +23,8 @@ export interface VmxExitHost {
   closeNmiWindow(): void;
   /** An interrupt of the host is pending. */
   hostInterrupt(): void;
+  /** The exit has taken an NMI of the host's, which is to have it. */
+  hostNmi(): void;
   /** The VMCS in words, for the log. */
   dump(): string;
 }

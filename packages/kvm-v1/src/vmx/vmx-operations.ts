@@ -395,6 +395,7 @@ export class VmxOperations implements VendorOperations {
       closeInterruptWindow: () => this.#setPrimaryControl(PrimaryControl.interruptWindowExiting, false),
       closeNmiWindow: () => this.#setPrimaryControl(PrimaryControl.nmiWindowExiting, false),
       hostInterrupt: () => this.#module.kernel.scheduler.handleInterrupts(),
+      hostNmi: () => cpu.nmiHandler?.(),
       dump: () => dumpVmcs(cpu),
     };
   }

@@ -200,6 +200,7 @@ export class VmxOperations implements VendorOperations {
       closeInterruptWindow: () => undefined,
       closeNmiWindow: () => undefined,
       hostInterrupt: () => this.#module.kernel.scheduler.handleInterrupts(),
+      hostNmi: () => this.#cpu.nmiHandler?.(),
       dump: () => dumpVmcs(this.#cpu),
     };
   }

@@ -620,6 +620,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     this.effect([], EVERYTHING, (c, scope) => {
       // Each round costs one instruction of the budget. With none left, RIP stays here and the rest of the block is given back.
       const budget = scope.temporary("i32");
+      c.i32(0).loadAt("i64.load", state.furtherIterations).i64(1n).op("i64.add").memory("i64.store", state.furtherIterations);
       c.loadAt("i32.load", state.budget).tee(budget).i32(0).op("i32.gt_s").if();
       c.i32(0).get(budget).i32(1).op("i32.sub").memory("i32.store", state.budget);
       if (main === undefined) c.get(pc).return();

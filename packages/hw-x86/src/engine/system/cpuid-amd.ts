@@ -31,8 +31,8 @@ import { InstructionSets, withInstructionSets } from "./instruction-sets.ts";
 const SIGNATURE = 0x0050_0f20;
 /** MONITOR CX16 POPCNT XSAVE. */
 const LEAF_1_ECX = bits(3, 13, 23, 26);
-/** LAHF in 64-bit mode, SVM. */
-const EXTENDED_1_ECX = bits(0, 2);
+/** LAHF in 64-bit mode, SVM, PerfCtrExtCore. */
+const EXTENDED_1_ECX = bits(0, 2, 23);
 /** What leaf 1 tells, where AMD's processors tell it again: FPU to MTRR without SEP, PGE to PSE36, MMX, FXSR. */
 const REPEATED_EDX = LEAF_1_EDX & bits(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24);
 const SVM_REVISION = 1;

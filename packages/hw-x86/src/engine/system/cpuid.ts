@@ -1,4 +1,5 @@
 /** CPUID of the machine itself: what works, and only that (Intel SDM Vol. 2A, CPUID - CPU Identification). */
+import { PERFORMANCE_LEAF } from "../../performance/performance-leaf.ts";
 import type { Cpu, CpuModel } from "../cpu.ts";
 import { state } from "../cpu-state.ts";
 import { areaBytes, COMPONENTS, Xstate } from "../fpu/xsave-layout.ts";
@@ -19,8 +20,10 @@ export const bits = (...numbers: number[]): number => numbers.reduce((all, bit) 
 const SIGNATURE = 0x0002_06c2;
 export const CLFLUSH_8_QUADWORDS = 0x800;
 export const ONE_LOGICAL_PROCESSOR = 1 << 16;
-/** MONITOR VMX CX16 PCID POPCNT XSAVE. */
-const LEAF_1_ECX = bits(3, 5, 13, 17, 23, 26);
+/** DTES64 MONITOR VMX CX16 PDCM PCID POPCNT XSAVE. */
+const LEAF_1_ECX = bits(2, 3, 5, 13, 15, 17, 23, 26);
+/** DS. */
+const DEBUG_STORE = bits(21);
 /** FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
 export const LEAF_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26);
 /** Protection keys, and that CR4 has them on. */
@@ -98,7 +101,12 @@ function intelCpuid(leaf: number, subleaf: number): CpuidResult {
     case 0:
       return result(LAST_BASIC, 0x756e_6547, 0x6c65_746e, 0x4965_6e69);
     case 1:
-      return result(SIGNATURE, CLFLUSH_8_QUADWORDS | ONE_LOGICAL_PROCESSOR, LEAF_1_ECX | InstructionSets.leaf1Ecx, LEAF_1_EDX);
+      return result(
+        SIGNATURE,
+        CLFLUSH_8_QUADWORDS | ONE_LOGICAL_PROCESSOR,
+        LEAF_1_ECX | InstructionSets.leaf1Ecx,
+        LEAF_1_EDX | DEBUG_STORE,
+      );
     case 2:
       // 0xff: see leaf 4.
       return result(0x0000_ff01);
@@ -111,6 +119,8 @@ function intelCpuid(leaf: number, subleaf: number): CpuidResult {
     case 7:
       if (subleaf !== 0) return result();
       return result(0, InstructionSets.leaf7Ebx | LEAF_7_EBX, InstructionSets.leaf7Ecx | LEAF_7_ECX, LEAF_7_EDX);
+    case 0xa:
+      return { ...PERFORMANCE_LEAF };
     case 0xd:
       return xsaveLeaf(subleaf);
     case 0x8000_0000:

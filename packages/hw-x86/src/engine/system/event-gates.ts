@@ -26,7 +26,7 @@ import {
   writeRealCodeSegment,
 } from "./descriptors.ts";
 import { isCanonical } from "./linear-address.ts";
-import { cplOf, is64Bit, isLongMode, isVirtual8086 } from "./processor-mode.ts";
+import { cplOf, is64Bit, isLongMode, isVirtual8086, setCpl } from "./processor-mode.ts";
 import { loadDescriptor, loadNull, markAccessed, updateSegments } from "./segmentation.ts";
 import { checkLongRoom, checkRoom, currentStack, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
 import { innerRsp, innerStack, interruptRsp } from "./task-state.ts";
@@ -135,7 +135,7 @@ export function deliverLong(cpu: Cpu, event: GuestEvent): void {
   cpu.set64(state.rip, target);
   if (was64) {
     // Tops, bases and stack size are the same for all 64-bit code: only the privilege changes.
-    cpu.u32[state.cpl >>> 2] = newCpl;
+    setCpl(cpu, newCpl);
     switchTags(cpu);
   } else updateSegments(cpu);
   cpu.setFlags(flags & ~(CLEARED | ((gate.high & 0x100) === 0 ? Flag.IF : 0)));

@@ -198,11 +198,12 @@ export const registerHelpers: HelperTable = {
     setPair(cpu, cpu.guest.guestTsc());
     cpu.setReg(RCX, BigInt(low32(cpu.get64(state.tscAux))));
   },
-  /** No counter exists, so that every index is a wrong one. */
   readPerformanceCounter(cpu) {
     if (isProtected(cpu) && !cr4Has(cpu, Cr4.PCE)) requireSupervisor(cpu);
     if (cpu.guest.rdpmc()) return;
-    cpu.raise(Vector.GP, 0);
+    const value = cpu.guest.counters?.readCounter(low32(cpu.reg(RCX)));
+    if (value === undefined) return cpu.raise(Vector.GP, 0);
+    setPair(cpu, value);
   },
   halt(cpu) {
     requireSupervisor(cpu);

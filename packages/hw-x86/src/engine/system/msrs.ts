@@ -55,8 +55,11 @@ function isPat(value: bigint): boolean {
   }
   return true;
 }
-/** LBR and BTF. Intel's processors have branch records in stacks that differ from model to model, and this machine has none. */
-const DEBUGCTL_WRITABLE = { intel: 2n, amd: 3n } as const;
+/**
+ * LBR and BTF. Intel's processors have branch records in stacks that differ from model to model, and this machine has none; its performance
+ * counters come with bits that freeze them, and branch records, on their interrupt.
+ */
+const DEBUGCTL_WRITABLE = { intel: 0x1802n, amd: 3n } as const;
 fields.set(Msr.DEBUGCTL, {
   offset: state.debugctl,
   accepts: (value, { vendor }) => (value & ~DEBUGCTL_WRITABLE[vendor]) === 0n,
@@ -136,7 +139,8 @@ export function readMsr(cpu: Cpu, index: number): bigint | undefined {
       return cpu.get64(segmentOffset(GS));
     default: {
       const record = cpu.model.vendor === "amd" ? branchRecords.get(index) : undefined;
-      return record !== undefined ? cpu.get64(record) : constantMsr(index, cpu.model.vendor);
+      if (record !== undefined) return cpu.get64(record);
+      return constantMsr(index, cpu.model.vendor) ?? cpu.guest.counters?.readMsr(index);
     }
   }
 }
@@ -163,6 +167,7 @@ export function writeMsr(cpu: Cpu, index: number, value: bigint): boolean {
       return true;
     }
     default:
-      return writableConstants.includes(index) && (constantMsr(index, cpu.model.vendor) === value || value === 0n);
+      if (writableConstants.includes(index)) return constantMsr(index, cpu.model.vendor) === value || value === 0n;
+      return cpu.guest.counters?.writeMsr(index, value) ?? false;
   }
 }

@@ -12,6 +12,11 @@ export const isLongMode = (cpu: Cpu): boolean => (cpu.u32[state.efer >>> 2] & Ef
 /** 64-bit mode: long mode with CS.L set. */
 export const is64Bit = (cpu: Cpu): boolean => cpu.u32[state.codeSize >>> 2] === 64;
 export const cplOf = (cpu: Cpu): number => cpu.u32[state.cpl >>> 2];
+/** The new level, of which whoever counts by privilege is told before. */
+export function setCpl(cpu: Cpu, cpl: number): void {
+  if (cpu.privilegeChanges !== undefined && (cplOf(cpu) === 0) !== (cpl === 0)) cpu.privilegeChanges();
+  cpu.u32[state.cpl >>> 2] = cpl;
+}
 export const ioplOf = (cpu: Cpu): number => (cpu.u32[state.systemFlags >>> 2] >>> 12) & 3;
 
 /** Loads RFLAGS and asks the engine to stop where that opens a window (interrupts, NMIs). */

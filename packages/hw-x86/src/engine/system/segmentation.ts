@@ -30,7 +30,7 @@ import {
 } from "./descriptors.ts";
 import { isCanonical, isLinearAddress } from "./linear-address.ts";
 import { UNUSABLE_BASE_HIGH } from "./memory-access.ts";
-import { cplOf, hasParagraphSegments, is64Bit, isLongMode, isProtected, isVirtual8086 } from "./processor-mode.ts";
+import { cplOf, hasParagraphSegments, is64Bit, isLongMode, isProtected, isVirtual8086, setCpl } from "./processor-mode.ts";
 import { updateTags } from "./translation-caches.ts";
 
 const ALL_ONES = 0xffff_ffff;
@@ -78,7 +78,7 @@ export function updateSegments(cpu: Cpu): void {
   cpu.u32[state.codeSize >>> 2] = codeSize;
   let cpl = 0;
   if (isProtected(cpu)) cpl = isVirtual8086(cpu) ? 3 : (accessOf(cpu, SS) >>> Access.dplShift) & 3;
-  cpu.u32[state.cpl >>> 2] = cpl;
+  setCpl(cpu, cpl);
   for (let segment = ES; segment <= GS; segment++) updateSegment(cpu, segment);
   updateStackSize(cpu);
   updateLookupBase(cpu);
