@@ -179,6 +179,7 @@ export function createFlatMachine(
   ramBytes = 16 << 20,
   translate = engineMode(),
   model = FLAT_MODEL,
+  sweepBytes?: number,
 ): FlatMachine {
   const pages = Math.ceil((BANK_FIRST_FREE + ramBytes) / 65536);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
@@ -191,6 +192,7 @@ export function createFlatMachine(
     log: (line) => log.push(line),
     translate,
     hotEntries: HOT_ENTRIES_IN_TESTS,
+    sweepBytes,
   });
   guest.engine = engine;
   const ram = engine.u8.subarray(BANK_FIRST_FREE, BANK_FIRST_FREE + ramBytes);

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { gprOffset, RDI, RSI, RSP, state } from "../src/engine/cpu-state.ts";
 import type { TranslateMode } from "../src/engine/translator/translator.ts";
-import { createFlatMachine, type FlatMachine } from "./flat-machine.ts";
+import { createFlatMachine, FLAT_MODEL, type FlatMachine } from "./flat-machine.ts";
 import { chooseSeed, type Random, seededRandom } from "./random.ts";
 import { DATA_END, DATA_START, randomLoops } from "./random-loops.ts";
 
@@ -11,8 +11,15 @@ const SLICES = 30;
 const CODE = 0x1000;
 const RAM = 4 << 20;
 
-function machine(bits: 32 | 64, translate: TranslateMode, code: Uint8Array, entry: number, random: Random): FlatMachine {
-  const made = createFlatMachine(bits, RAM, translate);
+function machine(
+  bits: 32 | 64,
+  translate: TranslateMode,
+  code: Uint8Array,
+  entry: number,
+  random: Random,
+  sweepBytes?: number,
+): FlatMachine {
+  const made = createFlatMachine(bits, RAM, translate, FLAT_MODEL, sweepBytes);
   const record = made.guest.exception.bind(made.guest);
   made.guest.exception = (vector, type, errorCode, payload) => {
     record(vector, type, errorCode, payload);
@@ -39,13 +46,18 @@ function describeState({ engine, ram, guest }: FlatMachine): string {
 
 describe.each([64, 32] as const)("random loops in %i-bit mode", (bits) => {
   const seed = chooseSeed();
-  test.each(["always", "hot"] as const)(`run %s as they are interpreted (seed ${seed})`, (mode) => {
+  test.each([
+    ["always", "translated at first sight", undefined],
+    ["hot", "translated when hot", undefined],
+    ["hot", "with room for hardly any decoded code", 256],
+  ] as const)(`run %s, %s, as they are interpreted (seed ${seed})`, (mode, _how, sweepBytes) => {
+    let cold = 0;
     for (let program = 0; program < PROGRAMS; program++) {
       const random = seededRandom(seed + program);
       const { code, entry } = randomLoops(random, bits);
       const data = random.next();
       const reference = machine(bits, "off", code, entry, seededRandom(data));
-      const translated = machine(bits, mode, code, entry, seededRandom(data));
+      const translated = machine(bits, mode, code, entry, seededRandom(data), sweepBytes);
       for (let slice = 0; slice < SLICES; slice++) {
         const instructions = random.oneIn(3) ? 1 + random.below(20) : random.below(mode === "hot" ? 20_000 : 2000);
         const reasons = [reference, translated].map(({ engine }) => engine.run(instructions));
@@ -54,6 +66,8 @@ describe.each([64, 32] as const)("random loops in %i-bit mode", (bits) => {
         expect(describeState(translated), where).toBe(describeState(reference));
         if (reasons[0] !== "budget") break;
       }
+      cold += translated.engine.counts().blocks.cold;
     }
+    expect(cold > 0).toBe(sweepBytes !== undefined);
   });
 });

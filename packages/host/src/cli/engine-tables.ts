@@ -40,6 +40,7 @@ const countTexts: Readonly<Record<Count, string>> = {
 const blockTexts: Readonly<Record<keyof EngineReport["blocks"], string>> = {
   decoded: "decoded blocks",
   linked: "links from block to block",
+  cold: "dropped because they hardly ran",
   flushes: "times all were dropped",
 };
 

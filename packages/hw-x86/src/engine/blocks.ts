@@ -11,6 +11,7 @@ import type { Decode, DecodedOperation, Variant } from "./decoder/variant.ts";
 import { Synthetic } from "./interpreter/synthetic.ts";
 import { isFlat } from "./lookup-base.ts";
 import { block, OP_BYTES, op } from "./operation.ts";
+import { OperationArena, recordsOf } from "./operation-arena.ts";
 import { Vector } from "./system/bits.ts";
 import { protectCodePage, translateFetchHalves } from "./system/paging.ts";
 import { isInRange, reachOf } from "./translator/code-range.ts";
@@ -26,12 +27,21 @@ export interface HandlerNumbers {
 }
 
 const LONGEST_BLOCK = 64;
+/** Records of a block beside those of its instructions: its header and its end. */
+const FRAME_RECORDS = 2;
+const LONGEST_RECORDS = LONGEST_BLOCK + FRAME_RECORDS;
 /** Pages with code that are all compared when a guest is entered; where there are more, it is one in turn. */
 const COMPARED_AT_ONCE = 4;
 const LONGEST_INSTRUCTION = 15;
 /** Truncated blocks are decoded here, at the end of the arena, and forgotten. */
-const SCRATCH_BLOCK = OP_ARENA + OP_ARENA_BYTES - (LONGEST_BLOCK + 2) * OP_BYTES;
-const ARENA_END = SCRATCH_BLOCK - (LONGEST_BLOCK + 2) * OP_BYTES;
+const SCRATCH_BLOCK = OP_ARENA + OP_ARENA_BYTES - LONGEST_RECORDS * OP_BYTES;
+/**
+ * Decoded code, in bytes, above which blocks are dropped that hardly ran: of what a kernel runs until its init, half runs fewer than
+ * ten times.
+ */
+const SWEEP_BYTES = 5 << 20;
+/** What a block ran fewer times than, to be dropped: the next of these, as long as too much is left. */
+const COLD_ENTRIES = [8, 64, 512, 4096];
 /** A charge that no budget covers: entering such a block returns to the engine, which looks for a fresh one. */
 const DEAD = 0x7fff_ffff;
 
@@ -44,7 +54,8 @@ export interface BlockStatistics {
   /** Decoded blocks that there are, and ways from block to block that need no lookup. */
   decoded: number;
   linked: number;
-  /** Times that all were dropped, for want of room. */
+  /** Blocks dropped because they hardly ran, to make room; times that all were dropped. */
+  cold: number;
   flushes: number;
 }
 
@@ -60,7 +71,13 @@ export class Blocks {
   /** Of blocks of one instruction across two pages: bank offset of the second page, and the bytes, by header. */
   readonly #straddling = new Map<number, { second: number; bytes: Uint8Array }>();
   readonly #twoPages = new Uint8Array(2 * LONGEST_INSTRUCTION + 2);
-  #next = OP_ARENA;
+  readonly #arena = new OperationArena(LONGEST_RECORDS);
+  /** Headers of dropped blocks that tables may still lead to. */
+  #dead: number[] = [];
+  readonly #sweepBytes: number;
+  /** Bytes in use at which the next sweep is due. */
+  #sweepAt: number;
+  #cold = 0;
   #trust = 0;
   /** Where the comparison of pages in turn has come to. */
   #round: Iterator<CodePage> = this.#pages.values();
@@ -70,10 +87,18 @@ export class Blocks {
   /** Set once, by the engine. */
   translator!: Translator;
   granulesEqual!: GranulesEqual;
-  readonly #allocateHere = (bytes: number): number => this.#allocate(bytes);
+  readonly #allocateHere = (bytes: number): number => this.#arena.take(recordsOf(bytes));
 
-  constructor(cpu: Cpu, decode: Decode, into: DecodedOperation, variants: readonly Variant[], handlers: HandlerNumbers) {
+  constructor(
+    cpu: Cpu,
+    decode: Decode,
+    into: DecodedOperation,
+    variants: readonly Variant[],
+    handlers: HandlerNumbers,
+    sweepBytes = SWEEP_BYTES,
+  ) {
     this.#cpu = cpu;
+    this.#sweepBytes = this.#sweepAt = sweepBytes;
     this.#decode = decode;
     this.#into = into;
     this.#handlers = handlers;
@@ -93,7 +118,7 @@ export class Blocks {
         if (u32[(header + block.next) >>> 2] !== 0) linked++;
       }
     }
-    return { decoded, linked, flushes: this.flushes };
+    return { decoded, linked, cold: this.#cold, flushes: this.flushes };
   }
 
   holdsCode(pageOffset: number): boolean {
@@ -177,15 +202,6 @@ export class Blocks {
       this.#allocateHere,
     );
   }
-  /** Room in the arena, which lasts as long as the blocks; 0 when it is full. */
-  #allocate(bytes: number): number {
-    const at = this.#next;
-    const next = at + Math.ceil(bytes / OP_BYTES) * OP_BYTES;
-    if (next > ARENA_END) return 0;
-    this.#next = next;
-    return at;
-  }
-
   /** The page, if the code TLB knows it, at a distance in bytes from a linear page (halves). */
   #pageAt(low: number, high: number, distance: number): CodePage | undefined {
     const sum = (low >>> 0) + distance;
@@ -234,10 +250,47 @@ export class Blocks {
     this.translator.flush();
     this.#pages.clear();
     this.#straddling.clear();
-    this.#next = OP_ARENA;
+    this.#dead = [];
+    this.#arena.clear();
+    this.#sweepAt = this.#sweepBytes;
     clearBlockTables(this.#cpu);
     u32[state.blockStart >>> 2] = 0;
     this.flushes++;
+  }
+
+  /**
+   * Makes room: drops the blocks that ran least and that no region has, until a third of what may be in use is free. The running block
+   * stays, since it is about to be linked with the next, and what was cut off behind an operation is put back there.
+   */
+  #sweep(): void {
+    const { u32 } = this.#cpu;
+    const running = u32[state.blockStart >>> 2];
+    const kept = this.translator.headers();
+    kept.add(running);
+    for (const header of this.#dead) if (header !== running) this.#giveBack(header);
+    this.#dead = this.#dead.filter((header) => header === running);
+    for (const entries of COLD_ENTRIES) {
+      for (const page of [...this.#pages.values()]) this.#dropCold(page, entries, kept);
+      if (this.#arena.used * 3 <= this.#sweepBytes * 2) break;
+    }
+    clearBlockTables(this.#cpu);
+    this.#sweepAt = Math.max(this.#sweepBytes, (this.#arena.used * 3) / 2);
+  }
+  #dropCold(page: CodePage, entries: number, kept: ReadonlySet<number>): void {
+    let dropped = 0;
+    for (const [key, header] of page.blocks) {
+      if (kept.has(header) || this.#straddling.has(header) || this.translator.entriesOf(header) >= entries) continue;
+      page.blocks.delete(key);
+      this.#giveBack(header);
+      dropped++;
+    }
+    if (dropped === 0) return;
+    this.#cold += dropped;
+    if (page.isEmpty) this.#forget(page);
+    else this.#unlink(page);
+  }
+  #giveBack(header: number): void {
+    this.#arena.giveBack(header, this.#cpu.u32[(header + block.count) >>> 2] + FRAME_RECORDS);
   }
 
   // ---- Finding ----
@@ -265,7 +318,7 @@ export class Blocks {
     const number = physical >>> 12;
     let page = this.#pages.get(number);
     if (page === undefined) {
-      page = new CodePage((physical & ~(PAGE_BYTES - 1)) >>> 0, this.#cpu.u8, this.#allocateHere);
+      page = new CodePage((physical & ~(PAGE_BYTES - 1)) >>> 0, this.#cpu.u8, this.#arena);
       this.#pages.set(number, page);
     }
     return page;
@@ -336,6 +389,7 @@ export class Blocks {
     page.blocks.delete(key);
     this.translator.pageChanged(page.offset);
     i32[(header + block.charge) >>> 2] = DEAD;
+    this.#dead.push(header);
     const straddling = this.#straddling.get(header);
     if (straddling !== undefined) {
       this.#straddling.delete(header);
@@ -360,6 +414,7 @@ export class Blocks {
   #forget(page: CodePage): void {
     this.#pages.delete(page.offset >>> 12);
     this.#holdsCode[page.offset >>> 12] = 0;
+    page.release();
   }
 
   // ---- Building ----
@@ -377,11 +432,12 @@ export class Blocks {
   #build(physical: number, lo: number, hi: number, most: number, isScratch: boolean): number {
     const cpu = this.#cpu;
     const { u8, u32 } = cpu;
-    if (!isScratch && this.#next >= ARENA_END) {
-      this.flush();
+    if (!isScratch) {
+      if (this.#arena.used >= this.#sweepAt) this.#sweep();
+      if (this.#arena.room(LONGEST_RECORDS) === 0) this.flush();
       this.#page(physical).checkedEpoch = this.#trustEpoch();
     }
-    const header = isScratch ? SCRATCH_BLOCK : this.#next;
+    let header = isScratch ? SCRATCH_BLOCK : this.#arena.room(LONGEST_RECORDS);
     const codeSize = u32[CODE_SIZE] as 16 | 32 | 64;
     const flat = isFlat(cpu);
     const inPage = PAGE_BYTES - (physical & (PAGE_BYTES - 1));
@@ -431,13 +487,19 @@ export class Blocks {
     u32[at + (block.next >>> 2)] = 0;
     u32[at + (block.entries >>> 2)] = isScratch ? 0 : this.translator.initialEntries;
     u32[at + (block.region >>> 2)] = 0;
-    // Copies of what was decoded go behind it
-    if (!isScratch) this.#next = record + OP_BYTES;
+    if (!isScratch) header = this.#settle(header, count + FRAME_RECORDS);
     const page = this.#cover(physical, Math.min(offset, inPage));
     if (second >= 0) this.#noteStraddling(header, physical, inPage, second, offset, isScratch);
     if (isScratch) return header;
     page.blocks.set(this.#key(physical), header);
     return header;
+  }
+
+  /** A block built where there is room for any goes to where there is room for it. */
+  #settle(built: number, records: number): number {
+    const at = this.#arena.take(records);
+    if (at !== built) this.#cpu.u8.copyWithin(at, built, built + records * OP_BYTES);
+    return at;
   }
 
   #noteStraddling(header: number, physical: number, inPage: number, second: number, bytes: number, isScratch: boolean): void {

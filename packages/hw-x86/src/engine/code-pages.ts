@@ -3,6 +3,7 @@
  * were when they were decoded, so that changes by whoever writes past the CPU (devices, software in root mode) are noticed.
  * Every entry to the guest compares some, so the copies lie in the bank, where generated code compares them sixteen bytes at a time.
  */
+import { type OperationArena, recordsOf } from "./operation-arena.ts";
 import type { Code } from "./wasm/code.ts";
 import { FunctionBuilder, type ModuleBuilder, signature } from "./wasm/module-builder.ts";
 
@@ -13,6 +14,8 @@ const GRANULES = PAGE_BYTES >>> GRANULE_LOG2;
 const FIRST_SLOTS = 8;
 /** Copies: the number of the granule of each in a byte, and then the granules, one after the other. */
 const NUMBERS_BYTES = GRANULES;
+
+const bytesOf = (slots: number): number => NUMBERS_BYTES + slots * GRANULE_BYTES;
 
 export class CodePage {
   /** Bank offset of the page. */
@@ -30,13 +33,13 @@ export class CodePage {
   #slots = 0;
   #copied = 0;
   readonly #u8: Uint8Array;
-  readonly #allocate: (bytes: number) => number;
+  readonly #arena: OperationArena;
 
-  /** `bank`: all of it. `allocate` finds room in it that lasts as long as the page's blocks, or returns 0. */
-  constructor(offset: number, bank: Uint8Array, allocate: (bytes: number) => number) {
+  /** `bank`: all of it. `arena`: where in it copies are kept. */
+  constructor(offset: number, bank: Uint8Array, arena: OperationArena) {
     this.offset = offset;
     this.#u8 = bank;
-    this.#allocate = allocate;
+    this.#arena = arena;
   }
 
   get isEmpty(): boolean {
@@ -65,11 +68,17 @@ export class CodePage {
   /** Where there is no room, the copies end before the granules do, which counts as changed. */
   #grow(): void {
     const slots = Math.min(GRANULES, Math.max(FIRST_SLOTS, 2 * this.#slots));
-    const larger = this.#allocate(NUMBERS_BYTES + slots * GRANULE_BYTES);
+    const larger = this.#arena.take(recordsOf(bytesOf(slots)));
     if (larger === 0) return;
-    this.#u8.copyWithin(larger, this.#copies, this.#copies + NUMBERS_BYTES + this.#slots * GRANULE_BYTES);
+    if (this.#slots > 0) this.#u8.copyWithin(larger, this.#copies, this.#copies + bytesOf(this.#slots));
+    this.release();
     this.#copies = larger;
     this.#slots = slots;
+  }
+  /** Gives back the room of the copies. */
+  release(): void {
+    if (this.#slots > 0) this.#arena.giveBack(this.#copies, recordsOf(bytesOf(this.#slots)));
+    this.#slots = 0;
   }
   uncoverAll(): void {
     this.#granules.fill(0);

@@ -61,6 +61,8 @@ export interface EngineOptions {
   translate?: TranslateMode | undefined;
   /** Entries of a block after which "hot" translates it; HOT_ENTRIES unless given. Tests, whose programs are short, take fewer. */
   hotEntries?: number | undefined;
+  /** Bytes of decoded code above which blocks that hardly ran are dropped. */
+  sweepBytes?: number | undefined;
 }
 
 export class Engine implements Cpu, EngineControl {
@@ -129,7 +131,7 @@ export class Engine implements Cpu, EngineControl {
     this.#log = options.log;
     this.#setConstants();
     const numbers = interpreterTables();
-    this.#blocks = new Blocks(this, decode, createDecodedOperation(), variants, numbers);
+    this.#blocks = new Blocks(this, decode, createDecodedOperation(), variants, numbers, options.sweepBytes);
     this.#interpreter = this.#instantiate(options.memory);
     const mode = options.translate ?? "hot";
     this.#translator = new Translator(mode, this, options.memory, this.#interpreter, variants, numbers, options.hotEntries);

@@ -10,7 +10,11 @@ export type Vendor = "intel" | "amd";
 
 const MOST_EXITS = 30;
 /** The engines that are compared, the interpreter first. */
-const ENGINES: readonly EngineChoice[] = [{ translate: "off" }, { translate: "always" }, { translate: "hot", hotEntries: 12 }];
+const ENGINES: readonly EngineChoice[] = [
+  { translate: "off" },
+  { translate: "always" },
+  { translate: "hot", hotEntries: 12, sweepBytes: 2048 },
+];
 
 export interface CaseOptions {
   /** Else the seed chooses. */

@@ -16,6 +16,7 @@ import { GDT, type GuestSetup, IDT } from "./guest-image.ts";
 export interface EngineChoice {
   translate: TranslateMode;
   hotEntries?: number;
+  sweepBytes?: number;
 }
 
 /** Registers that no VMCS and no VMCB holds. */

@@ -50,7 +50,8 @@ export interface TranslatorStatistics {
 interface LiveRegion {
   /** Table index of its function. */
   readonly index: number;
-  /** Headers of the blocks that it is entered at, and of the others in it. */
+  /** Headers of its blocks; of those that lead to it; and of those that lead to no region, but are inside of this one. */
+  readonly headers: readonly number[];
   readonly entries: readonly number[];
   readonly members: readonly number[];
   /** Numbers of the pages that its code lies in. */
@@ -142,9 +143,10 @@ export class Translator {
     this.#handlers.set(index, instance.exports.region);
     const entries = code.entries.filter((entry) => u32[(entry + block.region) >>> 2] === 0);
     for (const entry of entries) u32[(entry + block.region) >>> 2] = index;
-    const members = region.blocks.map((member) => member.header).filter((member) => u32[(member + block.region) >>> 2] === 0);
+    const headers = region.blocks.map((own) => own.header);
+    const members = headers.filter((own) => u32[(own + block.region) >>> 2] === 0);
     for (const member of members) this.#members.add(member);
-    const live = { index, entries, members, pages: new Set(region.blocks.map((member) => pageOf(member.header))) };
+    const live = { index, headers, entries, members, pages: new Set(headers.map(pageOf)) };
     this.#regions.add(live);
     for (const page of live.pages) this.#page(page).regions.add(live);
     const statistics = this.#statistics;
@@ -163,6 +165,17 @@ export class Translator {
       this.#pages.set(number, page);
     }
     return page;
+  }
+
+  /** Headers of all blocks that regions have. */
+  headers(): Set<number> {
+    const all = new Set<number>();
+    for (const { headers } of this.#regions) for (const header of headers) all.add(header);
+    return all;
+  }
+  /** How often the interpreter has entered the block; more than any number that one compares with where it was made to wait. */
+  entriesOf(header: number): number {
+    return (this.initialEntries - this.#cpu.u32[(header + block.entries) >>> 2]) >>> 0;
   }
 
   /** Blocks of the page were dropped: no region of it may run again. */
