@@ -2,7 +2,7 @@
  * `pnpm verify:hw`: the engine against silicon and the decoder against iced-x86, in bulk. Slices of cases have seeds of their own, which
  * follow from --seed, so that a slice that fails can be had again: --seed S --from N --silicon 4000. Run at the lowest priority.
  *
- *   --silicon N   cases in all (2,000,000), over the groups of test/silicon/groups.ts; loops count as one case
+ *   --silicon N   cases in all (2,000,000), over all groups of test/silicon/groups.ts; loops count as one case
  *   --decoder N   byte strings in all (5,000,000), a third each in 16-, 32- and 64-bit mode
  *   --seed S      (of the time)      --from N   the first slice (0)
  */
@@ -20,11 +20,18 @@ import { xsave } from "../src/engine/semantics/xsave.ts";
 import { isJudgedLater, randomCode } from "../test/decoder-cases.ts";
 import { type CodeSize, compareDecoders } from "../test/decoder-comparison.ts";
 import { seededRandom } from "../test/random.ts";
-import { type GeneratedForm, generateCase, LEFT_OUT, type TestCase } from "../test/silicon/case-generator.ts";
+import {
+  type CaseCodeSize,
+  type GeneratedForm,
+  generateCase,
+  isCompared,
+  LEFT_OUT,
+  type TestCase,
+} from "../test/silicon/case-generator.ts";
 import { compareOutcomes } from "../test/silicon/comparison.ts";
 import { EngineRunner, emptyOutcome } from "../test/silicon/engine-runner.ts";
 import { initialFx } from "../test/silicon/fpu-state.ts";
-import { DIFFERS, type Group, groups, initialData, OWN_TESTS } from "../test/silicon/groups.ts";
+import { DIFFERS, type Group, groupsInBulk, initialData, OWN_TESTS } from "../test/silicon/groups.ts";
 import { minimise } from "../test/silicon/minimising.ts";
 import { openSilicon, type Silicon } from "../test/silicon/silicon-runner.ts";
 
@@ -52,7 +59,8 @@ const report = (text: string): void => console.log(text);
 // ---- Silicon ----
 
 const nameOf = ({ mnemonic }: Instruction, { opcode, operands }: Form): string => `${mnemonic} ${operands} [${opcode}]`;
-const casesByForm = new Map<Form, number>();
+/** Cases of each form, by the size of the code that they were in. */
+const casesBySize: Readonly<Record<CaseCodeSize, Map<Form, number>>> = { 16: new Map(), 32: new Map(), 64: new Map() };
 const formsByName = new Map<string, Form[]>();
 const siliconCases = { interpreted: 0, translated: 0, loops: 0 };
 
@@ -96,7 +104,7 @@ function runSlice(silicon: Silicon, group: Group, slice: number): number {
       // Forms that share a name are told apart where they come first
       const named = formsByName.get(name) ?? [];
       const form = named.length === 1 ? named[0] : at === 0 && first !== undefined && named.includes(first) ? first : undefined;
-      if (form !== undefined) casesByForm.set(form, (casesByForm.get(form) ?? 0) + 1);
+      if (form !== undefined) casesBySize[codeSize].set(form, (casesBySize[codeSize].get(form) ?? 0) + 1);
     }
     if (differencesOf(test, expected[i]).length === 0) return;
     const least = minimise(test, (candidate) => differencesOf(candidate).length > 0);
@@ -108,15 +116,19 @@ function runSlice(silicon: Silicon, group: Group, slice: number): number {
   return count;
 }
 
+function usableGroups(silicon: Silicon): Group[] {
+  return groupsInBulk.filter(
+    ({ codeSize, needsAvx2 }) => silicon.codeSizes.includes(codeSize) && (silicon.hasAvx2 || !needsAvx2),
+  );
+}
+
 function verifySilicon(wanted: number): void {
   const silicon = openSilicon();
   if (typeof silicon === "string") {
     report(`silicon: not compared: ${silicon}`);
     return;
   }
-  const usable = groups.filter(
-    ({ codeSize, needsAvx2 }) => silicon.codeSizes.includes(codeSize) && (silicon.hasAvx2 || !needsAvx2),
-  );
+  const usable = usableGroups(silicon);
   for (const group of usable) {
     for (const { mnemonic, parsed } of formsOf(group)) {
       const name = `${mnemonic} ${parsed.form.operands}`;
@@ -148,9 +160,10 @@ function reportForms(silicon: Silicon): void {
   const system = new Set(ELSEWHERE.flatMap(([, rows]) => rows));
   const counts = { compared: 0, ownTests: 0, system: 0, otherModes: 0 };
   const missing: string[] = [];
+  const hasCases = (form: Form): boolean => Object.values(casesBySize).some((cases) => cases.has(form));
   for (const row of instructions) {
     for (const form of row.forms) {
-      if ((casesByForm.get(form) ?? 0) > 0) counts.compared++;
+      if (hasCases(form)) counts.compared++;
       else if (system.has(row)) counts.system++;
       else if (LEFT_OUT.test(row.mnemonic) || DIFFERS.test(row.mnemonic) || OWN_TESTS.test(row.mnemonic)) counts.ownTests++;
       else if (form.attributes.includes("invalid64") && !silicon.codeSizes.includes(32)) counts.otherModes++;
@@ -161,8 +174,29 @@ function reportForms(silicon: Silicon): void {
   report(`forms: ${counts.ownTests} where processors differ (float-silicon, fxsave and vendor-behaviour tests)`);
   if (counts.otherModes > 0)
     report(`forms: ${counts.otherModes} outside 64-bit mode, which this kernel does not let programs run in`);
-  report(`forms with no case: ${missing.length === 0 ? "none" : `${missing.length}\n  ${missing.join("\n  ")}`}`);
+  reportMissing("forms with no case", missing);
+  for (const codeSize of silicon.codeSizes) reportSize(silicon, codeSize);
+}
+
+function reportMissing(what: string, missing: readonly string[]): void {
+  report(`${what}: ${missing.length === 0 ? "none" : `${missing.length}\n  ${missing.join("\n  ")}`}`);
   if (missing.length > 0) process.exitCode = 1;
+}
+
+/** Of the forms that groups of that size have and code of that size can have. */
+function reportSize(silicon: Silicon, codeSize: CaseCodeSize): void {
+  const cases = casesBySize[codeSize];
+  const missing = new Set<string>();
+  let compared = 0;
+  for (const group of usableGroups(silicon).filter((one) => one.codeSize === codeSize)) {
+    for (const row of group.rows) {
+      for (const form of row.forms) {
+        if (cases.has(form)) compared++;
+        else if (isCompared({ mnemonic: row.mnemonic, parsed: parseForm(form) }, codeSize)) missing.add(nameOf(row, form));
+      }
+    }
+  }
+  reportMissing(`${codeSize}-bit code: ${compared} forms in its groups compared, with no case`, [...missing]);
 }
 
 // ---- Decoder ----

@@ -6,6 +6,16 @@ import type { Random } from "../random.ts";
 export const CODE_AT = 0x8000;
 export const CODE_BYTES = 0x4000;
 const MOST_INSTRUCTION_BYTES = 15;
+/** Where guests have the registers of their local APIC, if the processor virtualizes it. */
+export const APIC_AT = 0x3_0000;
+/** Of these the CPU itself keeps the values: EFER, the system calls', bases, DEBUGCTL, PAT, XSS, TSC_AUX, and of the APIC in x2APIC mode. */
+const MSRS = [
+  ...[0xc000_0080, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0x174, 0x175, 0x176],
+  ...[0xc000_0100, 0xc000_0101, 0xc000_0102, 0xc000_0103, 0x1d9, 0x277, 0xda0, 0x1db, 0x10],
+  ...[0x808, 0x80b, 0x83f, 0x830, 0x80d],
+];
+/** TPR EOI LDR DFR SPIV ISR IRR ICR timer, and what is no register. */
+const APIC_REGISTERS = [0x80, 0xb0, 0xd0, 0xe0, 0xf0, 0x110, 0x220, 0x300, 0x310, 0x320, 0x380, 0x3fc, 0x0, 0x20];
 
 const SYSTEM: readonly (readonly number[])[] = [
   [0xf4], // HLT
@@ -52,11 +62,13 @@ const SYSTEM: readonly (readonly number[])[] = [
 export class CodeWriter {
   readonly #random: Random;
   readonly #codeSize: CodeSize;
+  readonly #extras: Random | undefined;
   readonly #bytes = new Uint8Array(CODE_BYTES);
   #at = 0;
 
-  constructor(random: Random, codeSize: CodeSize) {
+  constructor(random: Random, codeSize: CodeSize, extras?: Random) {
     this.#random = random;
+    this.#extras = extras;
     this.#codeSize = codeSize;
   }
 
@@ -80,6 +92,10 @@ export class CodeWriter {
 
   #one(): void {
     const random = this.#random;
+    if (this.#extras?.oneIn(10)) {
+      this.#extra(this.#extras);
+      return;
+    }
     switch (random.below(14)) {
       case 0:
       case 1:
@@ -134,6 +150,53 @@ export class CodeWriter {
         if (random.oneIn(12))
           while (this.#at % 4096 < 4096 - MOST_INSTRUCTION_BYTES && this.#at < CODE_BYTES - 64) this.#put(0x90);
         else this.#put(0xcd, random.below(256));
+    }
+  }
+
+  /** MSRs, process contexts, protection keys, registers of the APIC, single steps, branches that lead nowhere. */
+  #extra(random: Random): void {
+    const is64 = this.#codeSize === 64;
+    const prefix = this.#codeSize === 16 ? [0x66] : [];
+    const load = (opcode: number, value: number): void => {
+      this.#put(...prefix, opcode);
+      this.#put32(value);
+    };
+    switch (random.below(7)) {
+      case 0:
+      case 1:
+        load(0xb9, random.pick(MSRS));
+        load(0xb8, random.pick([0, 1, 2, 3, 8, 0x40, 0xd01, 0x501, CODE_AT + random.below(CODE_BYTES), random.next()]));
+        if (random.oneIn(4)) load(0xba, random.next());
+        else this.#put(0x31, 0xd2);
+        this.#put(0x0f, random.oneIn(5) ? 0x32 : 0x30);
+        return;
+      case 2: // mov rax, the tables of the guest under some identifier; mov cr3, rax
+        if (!is64) return;
+        this.#put(0x48, 0xb8);
+        this.#put32(random.pick([0x1000, 0x1000, 0xc000]) | random.below(4));
+        this.#put32(random.oneIn(2) ? 0x8000_0000 : 0);
+        this.#put(0x0f, 0x22, 0xd8);
+        return;
+      case 3: // xor ecx, ecx; xor edx, edx; wrpkru
+        load(0xb8, random.next() & random.next());
+        this.#put(0x31, 0xc9, 0x31, 0xd2, 0x0f, 0x01, 0xef);
+        return;
+      case 4: {
+        // mov to or from a register of the APIC, or something longer than that
+        const opcode = random.pick([0x89, 0x89, 0xc7, 0x8b, 0x8b, 0x01, 0x87]);
+        this.#put(...(this.#codeSize === 16 ? [0x67, 0x66] : []), ...(is64 && random.oneIn(8) ? [0x48] : []), opcode);
+        this.#put(...(is64 ? [0x04, 0x25] : [0x05]));
+        this.#put32(APIC_AT + random.pick(APIC_REGISTERS));
+        if (opcode === 0xc7) this.#put32(random.oneIn(2) ? random.below(256) : random.next());
+        return;
+      }
+      case 5: // push of flags with TF, popf
+        this.#put(0x68);
+        this.#immediate(0x302 | (random.next() & 0x8d5));
+        this.#put(0x9d);
+        return;
+      default:
+        this.#put(random.pick([0xeb, 0x74, 0x75, 0xe2, 0xe3]), 0);
     }
   }
 

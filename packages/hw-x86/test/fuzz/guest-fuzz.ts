@@ -3,7 +3,7 @@
  * same registers and the same memory. What throws, differs or stays for ever names the seed that shows it.
  */
 import { seededRandom } from "../random.ts";
-import { type Mode, makeGuest } from "./guest-image.ts";
+import { extrasOf, type Mode, makeGuest } from "./guest-image.ts";
 import { type EngineChoice, type GuestMachine, SvmMachine, VmxMachine } from "./guest-machines.ts";
 
 export type Vendor = "intel" | "amd";
@@ -21,6 +21,8 @@ export interface CaseOptions {
   mode?: Mode;
   /** Instructions; to find where a case goes wrong. */
   budget?: number;
+  /** Without what came to the machine later, so that a seed of before is what it was. */
+  plain?: boolean;
 }
 
 export class GuestFuzzer {
@@ -47,7 +49,7 @@ export class GuestFuzzer {
 
   #runOn(machine: GuestMachine, engine: string, seed: number, options: CaseOptions): string[] {
     const random = seededRandom(seed);
-    const setup = makeGuest(random, options.mode);
+    const setup = makeGuest(random, options.mode, options.plain === true ? undefined : extrasOf(seed));
     const chosen = 20 + random.below(random.oneIn(4) ? 6000 : 600);
     const budget = options.budget ?? chosen;
     const trace = [`${setup.mode} for ${budget}`];

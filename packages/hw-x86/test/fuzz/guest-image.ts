@@ -2,7 +2,7 @@
  * Memory and registers of guests that no sane author would write: code of random and of likely bytes, page tables that lead anywhere,
  * descriptor tables with odd types, stacks that are not there. All of it follows from a seed.
  */
-import type { Random } from "../random.ts";
+import { type Random, seededRandom } from "../random.ts";
 import { CODE_AT, CODE_BYTES, CodeWriter } from "./guest-code.ts";
 
 /** What of guest memory is filled; the rest is zeros. */
@@ -16,6 +16,8 @@ export const GDT = 0x5000;
 export const IDT = 0x6000;
 export const TSS = 0x7000;
 const STACK = 0x2_8000;
+/** The fifth level of tables, where there is one. */
+const TOP_TABLE = 0xc000;
 
 const Cr0 = {
   PE: 1,
@@ -54,7 +56,29 @@ export interface GuestSetup {
   idtLimit: number;
   /** Guest memory from 0. */
   image: Uint8Array;
+  extras: GuestExtras;
 }
+
+/** What came to the machine later, and a guest may have or not. */
+export interface GuestExtras {
+  pkru: number;
+  /** DR0 to DR3. */
+  breakpoints: bigint[];
+  dr7: number;
+  debugctl: number;
+  /** The processor virtualizes the local APIC, whose registers are at APIC_AT; the word says which of it. */
+  apic: number | undefined;
+  /** RDMSR and WRMSR do not exit. */
+  passesMsrs: boolean;
+}
+export const PLAIN: GuestExtras = {
+  pkru: 0,
+  breakpoints: [0n, 0n, 0n, 0n],
+  dr7: 0x400,
+  debugctl: 0,
+  apic: undefined,
+  passesMsrs: false,
+};
 
 /** An address that is likely to mean something, or to be just beside it. */
 export function likelyAddress(random: Random): number {
@@ -276,7 +300,11 @@ function segmentsOf(mode: Mode, isUser: boolean, random: Random): SegmentSetup[]
   ];
 }
 
-export function makeGuest(random: Random, mode: Mode = random.pick(MODES)): GuestSetup {
+/** The stream of random numbers for what came to the machine later. */
+export const extrasOf = (seed: number): Random => seededRandom((seed ^ 0x9e37_79b9) >>> 0);
+
+/** `extras`: a stream of its own, so that without it seeds mean what they always have. */
+export function makeGuest(random: Random, mode: Mode = random.pick(MODES), extras?: Random): GuestSetup {
   const writer = new ImageWriter(random);
   const isLong = mode === "long" || mode === "compatibility";
   const isPaged = mode !== "real" && mode !== "flat" && (mode !== "virtual" || random.oneIn(2));
@@ -287,7 +315,7 @@ export function makeGuest(random: Random, mode: Mode = random.pick(MODES)): Gues
   writer.descriptors(isLong);
   writer.vectors(isLong ? 16 : 8);
   writer.task(isLong);
-  const code = new CodeWriter(random, mode === "long" ? 64 : mode === "real" || mode === "virtual" ? 16 : 32);
+  const code = new CodeWriter(random, mode === "long" ? 64 : mode === "real" || mode === "virtual" ? 16 : 32, extras);
   writer.image.set(code.write(), CODE_AT);
   let cr0 = Cr0.ET | Cr0.NE | Cr0.MP;
   if (mode !== "real") cr0 |= Cr0.PE;
@@ -305,7 +333,7 @@ export function makeGuest(random: Random, mode: Mode = random.pick(MODES)): Gues
   const registers = Array.from({ length: 16 }, () => likelyValue(random));
   registers[4] = random.oneIn(10) ? likelyValue(random) : BigInt(STACK + random.below(0x2000));
   if (mode === "real" || mode === "virtual") registers[4] = BigInt(random.below(0x1_0000));
-  return {
+  const setup: GuestSetup = {
     mode,
     cr0: cr0 >>> 0,
     cr3: TABLES,
@@ -318,5 +346,40 @@ export function makeGuest(random: Random, mode: Mode = random.pick(MODES)): Gues
     gdtLimit: 0xff,
     idtLimit: mode === "real" ? 0x3ff : 0xfff,
     image: writer.image,
+    extras: { ...PLAIN },
   };
+  if (extras !== undefined) addExtras(setup, writer.view, extras);
+  return setup;
+}
+
+const Cr4 = { LA57: 0x1000, PCIDE: 0x2_0000, PKE: 0x40_0000 } as const;
+
+function addExtras(setup: GuestSetup, view: DataView, random: Random): void {
+  const isLong = setup.mode === "long" || setup.mode === "compatibility";
+  if (isLong && random.oneIn(3)) {
+    setup.cr4 |= Cr4.LA57;
+    setup.cr3 = TOP_TABLE;
+    view.setBigUint64(TOP_TABLE, BigInt(TABLES | 7), true);
+    view.setBigUint64(TOP_TABLE + 511 * 8, BigInt(TABLES | 7), true);
+  }
+  if (isLong && random.oneIn(2)) {
+    setup.cr4 |= Cr4.PCIDE;
+    setup.cr3 |= random.below(4);
+  }
+  if (random.oneIn(3)) {
+    setup.cr4 |= Cr4.PKE;
+    setup.extras.pkru = random.oneIn(2) ? random.next() & 0x5555_5550 : random.next() & random.next();
+    // Bits 62:59 of entries of the last level
+    const last = TABLES + (TABLE_PAGES - 1) * 4096;
+    for (let i = 0; isLong && i < 128; i++)
+      if (random.oneIn(4)) view.setUint8(last + i * 8 + 7, (view.getUint8(last + i * 8 + 7) & 0x87) | (random.below(16) << 3));
+  }
+  if (random.oneIn(4)) {
+    setup.extras.breakpoints = [0, 1, 2, 3].map(() => BigInt(likelyAddress(random)));
+    setup.extras.dr7 = (0x400 | (random.next() & 0xffff_00ff)) >>> 0;
+  }
+  // Branch records of AMD's processors, and single steps of branches
+  if (random.oneIn(4)) setup.extras.debugctl = random.below(4);
+  if (random.oneIn(3)) setup.extras.apic = random.next();
+  setup.extras.passesMsrs = random.oneIn(2);
 }

@@ -1,16 +1,28 @@
 /** One guest on a machine of either vendor, for fuzzers: put into any state, entered, and what came of it told in words to compare. */
 import { crc32 } from "node:zlib";
+import { hpa } from "../../src/addresses.ts";
 import { state } from "../../src/engine/cpu-state.ts";
 import { Engine } from "../../src/engine/engine.ts";
 import type { TranslateMode } from "../../src/engine/translator/translator.ts";
 import type { LogicalCpuCore } from "../../src/logical-cpu-core.ts";
 import { createMachine } from "../../src/machine.ts";
-import { Control, ExitCode, exitCodeName, Intercept4, Save, TlbControl } from "../../src/svm/vmcb.ts";
+import {
+  Control,
+  ExitCode,
+  exitCodeName,
+  Intercept3,
+  Intercept4,
+  Save,
+  TlbControl,
+  VInterrupt,
+  VIRTUAL_LBR,
+} from "../../src/svm/vmcb.ts";
 import { EntryControl, ExitReason, exitReasonName, Primary, Secondary } from "../../src/vmx/controls.ts";
 import { VmcsField, type VmcsFieldName } from "../../src/vmx/fields.ts";
 import type { Random } from "../random.ts";
 import { SvmHarness } from "../svm-harness.ts";
-import { GUEST_BYTES, VmxHarness } from "../vmx-harness.ts";
+import { BANK, GUEST_BYTES, VmxHarness } from "../vmx-harness.ts";
+import { APIC_AT } from "./guest-code.ts";
 import { GDT, type GuestSetup, IDT } from "./guest-image.ts";
 
 export interface EngineChoice {
@@ -72,6 +84,11 @@ function reset(cpu: LogicalCpuCore, setup: GuestSetup, memory: Uint8Array): void
   setup.registers.forEach((value, i) => {
     cpu.setGpr(i, value);
   });
+  const { extras } = setup;
+  cpu.block.u32[state.pkru >>> 2] = extras.pkru;
+  extras.breakpoints.forEach((address, i) => {
+    cpu.block.set(state.dr + i * 8, address);
+  });
   memory.fill(0);
   memory.set(setup.image);
 }
@@ -99,6 +116,9 @@ export class VmxMachine implements GuestMachine {
   readonly harness: VmxHarness;
   #engine: Engine | undefined;
   readonly #fields: readonly (readonly [VmcsFieldName, bigint])[];
+  /** Of the host's: the virtual APIC's registers, and a bit map of MSRs none of which exits. */
+  readonly #virtualApic: number;
+  readonly #msrBitmap: number;
   #isLaunched = false;
 
   constructor(choice: EngineChoice) {
@@ -112,6 +132,8 @@ export class VmxMachine implements GuestMachine {
     this.cpu = this.harness.cpu;
     this.log = this.harness.log;
     this.memory = this.harness.bank.u8.subarray(this.harness.guestMemory, this.harness.guestMemory + GUEST_BYTES);
+    this.#virtualApic = this.harness.page();
+    this.#msrBitmap = this.harness.page();
     const writable = Object.entries(VmcsField).filter(([, encoding]) => ((encoding >> 10) & 3) !== 1);
     this.#fields = writable.map(([name]) => [
       name as VmcsFieldName,
@@ -150,10 +172,42 @@ export class VmxMachine implements GuestMachine {
     h.write("GUEST_GDTR_LIMIT", setup.gdtLimit);
     h.write("GUEST_IDTR_BASE", setup.mode === "real" ? 0 : IDT);
     h.write("GUEST_IDTR_LIMIT", setup.idtLimit);
+    h.write("GUEST_DR7", setup.extras.dr7);
+    h.write("GUEST_DEBUGCTL", setup.extras.debugctl & 2);
+    if (setup.extras.passesMsrs) {
+      h.write("MSR_BITMAP", this.#address(this.#msrBitmap));
+      h.setControl("PRIMARY_CONTROLS", Primary.useMsrBitmaps);
+    }
+    this.#virtualizeApic(setup.extras.apic);
     const view = new DataView(setup.image.buffer);
     if (setup.mode === "pae")
       for (const i of [0, 1, 2, 3] as const)
         h.write(`GUEST_PDPTE${i}`, view.getBigUint64(setup.cr3 + i * 8, true) & 0xf_ffff_f001n);
+  }
+
+  #address(offset: number): bigint {
+    return (BigInt(BANK) << 32n) | BigInt(offset);
+  }
+
+  /** As much of the APIC's virtualization as the bits of `choice` say, in its memory or in x2APIC mode; something waits to be delivered. */
+  #virtualizeApic(choice: number | undefined): void {
+    const h = this.harness;
+    const registers = h.bank.u32.subarray(this.#virtualApic >>> 2, (this.#virtualApic + PAGE_BYTES) >>> 2).fill(0);
+    if (choice === undefined) return;
+    h.write("VIRTUAL_APIC_ADDRESS", this.#address(this.#virtualApic));
+    h.write("APIC_ACCESS_ADDRESS", this.#address(h.guestMemory + APIC_AT));
+    h.setControl("PRIMARY_CONTROLS", Primary.useTprShadow);
+    let secondary = (choice & 1) !== 0 ? Secondary.virtualizeApicAccesses : Secondary.virtualizeX2apicMode;
+    if ((choice & 2) !== 0) secondary |= Secondary.apicRegisterVirtualization;
+    if ((choice & 12) !== 0) secondary |= Secondary.virtualInterruptDelivery;
+    h.setControl("SECONDARY_CONTROLS", secondary);
+    if ((choice & 12) === 0) {
+      h.write("TPR_THRESHOLD", (choice >>> 4) & 3);
+      return;
+    }
+    const vector = 0x20 | ((choice >>> 8) & 0xdf);
+    registers[(0x200 + (vector >>> 5) * 16) >>> 2] = 1 << (vector & 31);
+    h.write("GUEST_INTERRUPT_STATUS", vector);
   }
 
   enter(instructions: number): { what: string; isOver: boolean } {
@@ -195,7 +249,8 @@ export class VmxMachine implements GuestMachine {
     const fields = this.#fields
       .filter(([name]) => name.startsWith("GUEST_"))
       .map(([name]) => `${name} ${h.cpu.vmx.vmread(VmcsField[name]).toString(16)}`);
-    return `${fields.join("\n")}\n${describeShared(this.cpu)}\nmemory ${memoryHash(this.memory)}`;
+    const apic = h.bank.u8.subarray(this.#virtualApic, this.#virtualApic + PAGE_BYTES);
+    return `${fields.join("\n")}\n${describeShared(this.cpu)}\napic ${memoryHash(apic)}\nmemory ${memoryHash(this.memory)}`;
   }
 }
 
@@ -207,6 +262,9 @@ export class SvmMachine implements GuestMachine {
   #engine: Engine | undefined;
   readonly #vmcb: Uint8Array;
   readonly #initial: Uint8Array;
+  /** Of the host's: AVIC's backing page, its physical and its logical table, and a map of MSRs that do not exit. */
+  readonly #avic: readonly [number, number, number];
+  readonly #msrMap: number;
 
   constructor(choice: EngineChoice) {
     this.harness = new SvmHarness({
@@ -219,6 +277,10 @@ export class SvmMachine implements GuestMachine {
     this.cpu = this.harness.cpu;
     this.log = this.harness.log;
     this.memory = this.harness.bank.u8.subarray(this.harness.guestMemory, this.harness.guestMemory + GUEST_BYTES);
+    this.#avic = [this.harness.page(), this.harness.page(), this.harness.page()];
+    this.#msrMap = this.harness.page(2);
+    // But for writes of EFER: who clears SVME there cannot be entered again
+    this.harness.bank.u8[this.#msrMap + 0x820] = 2;
     const at = Number(this.harness.vmcb) % 0x1_0000_0000;
     this.#vmcb = this.harness.bank.u8.subarray(at, at + 4096);
     this.#initial = this.#vmcb.slice();
@@ -248,7 +310,31 @@ export class SvmMachine implements GuestMachine {
     h.set8(Save.CPL, setup.mode === "real" ? 0 : ((setup.segments[2]?.access ?? 0) >>> 5) & 3);
     h.setSegment(Save.GDTR, 0, 0, setup.gdtLimit, GDT);
     h.setSegment(Save.IDTR, 0, 0, setup.idtLimit, setup.mode === "real" ? 0 : IDT);
+    h.set64(Save.DR7, setup.extras.dr7);
+    h.set64(Save.DBGCTL, setup.extras.debugctl);
+    if (setup.extras.debugctl !== 0) h.set32(Control.VIRTUAL_EXTENSIONS, VIRTUAL_LBR);
+    if (setup.extras.passesMsrs) {
+      h.setBits(Control.INTERCEPT_3, Intercept3.msr);
+      h.set64(Control.MSRPM_BASE, hpa(BANK, this.#msrMap));
+    }
+    if (setup.extras.apic !== undefined) this.#virtualizeApic(setup.extras.apic);
     h.cpu.svm.vmload(h.vmcb);
+  }
+
+  /** AVIC for a guest of one processor, which runs; something waits to be delivered. */
+  #virtualizeApic(choice: number): void {
+    const h = this.harness;
+    const [backing, physical, logical] = this.#avic;
+    for (const page of this.#avic) h.bank.u32.fill(0, page >>> 2, (page + PAGE_BYTES) >>> 2);
+    h.set32(Control.V_INTERRUPT, (VInterrupt.masking | VInterrupt.avicEnable) >>> 0);
+    h.set64(Control.AVIC_BAR, APIC_AT);
+    h.set64(Control.AVIC_BACKING_PAGE, hpa(BANK, backing));
+    h.set64(Control.AVIC_PHYSICAL_TABLE, hpa(BANK, physical) + 7);
+    h.set64(Control.AVIC_LOGICAL_TABLE, hpa(BANK, logical));
+    h.bank.u32[(backing + 0xe0) >>> 2] = 0xffff_ffff;
+    h.bank.view.setBigUint64(physical, (3n << 62n) | BigInt(hpa(BANK, backing)), true);
+    const vector = 0x20 | ((choice >>> 8) & 0xdf);
+    h.bank.u32[(backing + 0x200 + (vector >>> 5) * 16) >>> 2] = 1 << (vector & 31);
   }
 
   enter(instructions: number): { what: string; isOver: boolean } {
@@ -281,6 +367,7 @@ export class SvmMachine implements GuestMachine {
     const lines: string[] = [];
     for (let at = 0x400; at < 0x6a0; at += 16)
       lines.push(`VMCB ${at.toString(16)} ${Buffer.from(this.#vmcb.subarray(at, at + 16)).toString("hex")}`);
-    return `${lines.join("\n")}\n${describeShared(this.cpu)}\nmemory ${memoryHash(this.memory)}`;
+    const apic = this.harness.bank.u8.subarray(this.#avic[0], this.#avic[0] + PAGE_BYTES);
+    return `${lines.join("\n")}\n${describeShared(this.cpu)}\napic ${memoryHash(apic)}\nmemory ${memoryHash(this.memory)}`;
   }
 }

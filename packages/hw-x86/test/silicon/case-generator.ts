@@ -332,15 +332,24 @@ function effectsOf(bytes: readonly number[], codeSize: CaseCodeSize): Effects | 
   return isValid ? use : undefined;
 }
 
-/** Approximations, and what depends on the model. */
+/** Approximations; what EMMS does to TOP; whether a conversion from memory enters MMX state; which byte of a masked store faults. */
 export const LEFT_OUT = /^(V?(RCP|RSQRT)[PS]S|EMMS|CVTPI2PS|V?MASKMOV(Q|DQU))$/;
+
+/** Whether code of that size has the form, and cases are made of it. */
+export function isCompared({ mnemonic, parsed }: GeneratedForm, codeSize: CaseCodeSize): boolean {
+  const { attributes } = parsed.form;
+  if (LEFT_OUT.test(mnemonic) || attributes.includes(codeSize === 64 ? "invalid64" : "only64")) return false;
+  if (parsed.wide && parsed.map <= 3 && codeSize !== 64) return false;
+  // Of 16 bits, without a prefix that makes more of them: the manuals leave the result open
+  if (codeSize === 16 && mnemonic === "BSWAP" && !parsed.sizes.includes(16)) return false;
+  // A random 16-bit target is in the code now and then, between instructions, where nothing says which flags are defined
+  return !(codeSize === 16 && /^(CALL|JMP|RET)/.test(mnemonic) && !parsed.immediate.startsWith("rel"));
+}
 
 /** Instructions whose result the manuals leave undefined, or where Intel's and AMD's processors differ. */
 function isModelSpecific(bytes: readonly number[], { mnemonic, parsed }: GeneratedForm, codeSize: CaseCodeSize): boolean {
   // Counts above the operand size; 16-bit BSWAP; PREFETCHW with a register
   if (/^SH[LR]D$/.test(mnemonic) || mnemonic === "BSWAP") return (codeSize === 16) !== (bytes[0] === 0x66);
-  // Approximations; what EMMS does to TOP; whether a conversion from memory enters MMX state; which byte of a masked store faults
-  if (LEFT_OUT.test(mnemonic)) return true;
   return mnemonic === "NOP" && parsed.opcode === 0x0d && bytes[bytes.length - 1] >= 0xc0;
 }
 
@@ -371,12 +380,7 @@ export function generateCase(random: Random, forms: readonly GeneratedForm[], op
     // Most operands of some forms are refused: gathers into the register of their mask, say
     const isFirst = encodings.length === 0 && attempts < ATTEMPTS_AT_FIRST;
     const generated = isFirst && options.first !== undefined ? options.first : random.pick(forms);
-    const { attributes } = generated.parsed.form;
-    if (attributes.includes(codeSize === 64 ? "invalid64" : "only64")) continue;
-    if (generated.parsed.wide && generated.parsed.map <= 3 && codeSize !== 64) continue;
-    // A random 16-bit target is in the code now and then, between instructions, where nothing says which flags are defined
-    if (codeSize === 16 && /^(CALL|JMP|RET)/.test(generated.mnemonic) && !generated.parsed.immediate.startsWith("rel"))
-      continue;
+    if (!isCompared(generated, codeSize)) continue;
     const encoding = encode(random, generated.parsed, codeSize, isAligned);
     const whole = [...encoding.bytes, ...new Array<number>(encoding.relativeBytes).fill(0)];
     if (isModelSpecific(whole, generated, codeSize)) continue;

@@ -86,6 +86,14 @@ export const groups: readonly Group[] = [
   { name: "x87 in compatibility mode", rows: stackForms, codeSize: 32, fx: awkwardFx },
 ];
 
+/** In bulk only (`pnpm verify:hw`): that these have the same rows in 64-bit mode says most of them already. */
+export const groupsInBulk: readonly Group[] = [
+  ...groups,
+  { name: "MMX, SSE to SSE4.2, AES and SHA in 16-bit segments", rows: [...vector, ...later], codeSize: 16, fx: awkwardFx },
+  { name: "AVX, AVX2, FMA and F16C in 16-bit segments", rows: avx, codeSize: 16, fx: awkwardFx, needsAvx2: true },
+  { name: "x87 in 16-bit segments", rows: stackForms, codeSize: 16, fx: awkwardFx },
+];
+
 /** Which bits of MXCSR exist is the model's affair. */
 export const OWN_TESTS = /^V?LDMXCSR$/;
 
