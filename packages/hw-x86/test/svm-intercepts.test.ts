@@ -1,9 +1,10 @@
 /** Every intercept of SVM: the guest exits with it, and without it goes on to HLT. */
 import { describe, expect, it } from "vitest";
 import { Engine } from "../src/engine/engine.ts";
-import { Control, ExitCode, Intercept3, Intercept4, Save } from "../src/svm/vmcb.ts";
+import { Control, ExitCode, Intercept3, Intercept4, Intercept5, Save } from "../src/svm/vmcb.ts";
 import { engineMode, HOT_ENTRIES_IN_TESTS } from "./engine-mode.ts";
 import { CODE, type HarnessOptions, SvmHarness } from "./svm-harness.ts";
+import { imm64 } from "./system-machine.ts";
 
 const HLT = [0xf4];
 const IDT = 0x6000;
@@ -93,6 +94,21 @@ describe("instruction intercepts", () => {
     const start = enterAt(h, [0x0f, 0x01, 0x3c, 0x25, 0, 0, 0x30, 0]);
     expect(h.run()).toMatchObject({ code: ExitCode.invlpg, info1: BigInt(DATA), rip: start });
     expect(h.get64(Control.NEXT_RIP)).toBe(BigInt(start + 8));
+  });
+
+  it("INVPCID tells its descriptor's address and its type, whatever they are", () => {
+    // invpcid rax, [0x300000]; and fs:[rbx], with addresses and types that it would refuse
+    const h = guest([0x66, 0x0f, 0x38, 0x82, 0x04, 0x25, 0, 0, 0x30, 0]);
+    h.set32(Control.INTERCEPT_5, Intercept5.invpcid);
+    h.set64(Save.RAX, 2);
+    expect(h.run()).toMatchObject({ code: ExitCode.invpcid, info1: BigInt(DATA), info2: 2n, rip: CODE });
+    expect(h.get64(Control.NEXT_RIP)).toBe(BigInt(CODE + 10));
+    const start = enterAt(h, [0x64, 0x66, 0x0f, 0x38, 0x82, 0x03]);
+    h.set64(Save.RAX, 0x1_0000_0007n);
+    h.cpu.setGpr(3, 1n << 60n);
+    h.set64(Save.FS + 8, 0x1000);
+    h.cpu.svm.vmload(h.vmcb);
+    expect(h.run()).toMatchObject({ code: ExitCode.invpcid, info1: (1n << 60n) + 0x1000n, info2: 0x1_0000_0007n, rip: start });
   });
 
   it("IRET, before anything of it", () => {
@@ -370,6 +386,51 @@ describe("ASIDs", () => {
     h.set64(Save.RIP, CODE);
     h.run();
     expect(h.get64(Save.RAX)).toBe(2n);
+  });
+
+  const PCIDE = 0x2_0000;
+  const NO_FLUSH = 1n << 63n;
+  /** A guest that has read DATA under process-context identifier 1, whose table leads elsewhere since; it runs under 2. */
+  function turned(): { h: SvmHarness; load: (identifier: number) => bigint } {
+    const h = guest([0xf4]);
+    const root = h.get64(Save.CR3);
+    h.set64(Save.CR4, h.get64(Save.CR4) | BigInt(PCIDE));
+    h.bank.u32[(h.guestMemory + DATA) >>> 2] = 1;
+    h.bank.u32[(h.guestMemory + DATA - 0x20_0000) >>> 2] = 2;
+    const turn = (identifier: number, code: readonly number[]): void => {
+      const cr3 = root | BigInt(identifier) | NO_FLUSH;
+      // mov rax, cr3 as it is to be; mov cr3, rax
+      enterAt(h, [0x48, 0xb8, ...imm64(cr3), 0x0f, 0x22, 0xd8, ...code]);
+      expect(h.run().code).toBe(ExitCode.hlt);
+    };
+    const load = (identifier: number): bigint => {
+      turn(identifier, LOAD);
+      return h.get64(Save.RAX);
+    };
+    expect(load(1)).toBe(1n);
+    // The second 2 MiB become the first
+    h.bank.u32[(h.guestMemory + Number(root) + 0x2008) >>> 2] = 0x87;
+    turn(2, []);
+    return { h, load };
+  }
+
+  it("have process-context identifiers of their own", () => {
+    const kept = turned();
+    expect(kept.load(1)).toBe(1n);
+    const other = turned();
+    other.h.set32(Control.ASID, 2);
+    expect(other.load(1)).toBe(2n);
+  });
+
+  it.each([
+    ["TLB_CONTROL 1", (h: SvmHarness) => h.set8(Control.TLB_CONTROL, 1)],
+    ["TLB_CONTROL 3", (h: SvmHarness) => h.set8(Control.TLB_CONTROL, 3)],
+    ["TLB_CONTROL 7", (h: SvmHarness) => h.set8(Control.TLB_CONTROL, 7)],
+    ["INVLPGA", (h: SvmHarness) => h.cpu.svm.invlpga(BigInt(DATA), 1)],
+  ] as [string, (h: SvmHarness) => void][])("lose all of their process-context identifiers by %s", (_name, flush) => {
+    const { h, load } = turned();
+    flush(h);
+    expect(load(1)).toBe(2n);
   });
 
   it("keeps translations of different ASIDs apart", () => {

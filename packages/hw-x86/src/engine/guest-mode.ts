@@ -63,7 +63,7 @@ export interface GuestMode {
   invd(): boolean;
   wbinvd(): boolean;
   invlpg(linear: Gva): void;
-  invpcid(): void;
+  invpcid(type: bigint, descriptor: Gva): void;
   monitor(): boolean;
   mwait(): boolean;
   /** RDRAND, or RDSEED. */

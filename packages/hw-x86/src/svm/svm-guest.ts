@@ -18,11 +18,20 @@ import { loadHiddenState, saveHiddenState } from "./guest-state.ts";
 import { Npt } from "./npt.ts";
 import { PauseFilter } from "./pause-filter.ts";
 import { VirtualInterrupts } from "./virtual-interrupts.ts";
-import { Control, Event, ExitCode, Intercept3, Intercept4, NESTED_PAGING, VIRTUAL_LBR, VIRTUAL_VMLOAD_VMSAVE } from "./vmcb.ts";
+import {
+  Control,
+  Event,
+  ExitCode,
+  Intercept3,
+  Intercept4,
+  Intercept5,
+  NESTED_PAGING,
+  VIRTUAL_LBR,
+  VIRTUAL_VMLOAD_VMSAVE,
+} from "./vmcb.ts";
 import { PermissionMap, Vmcb } from "./vmcb-access.ts";
 
 const PAGE = 4096;
-const UD = 6;
 const GP = 13;
 const READ = 1;
 const WRITE = 2;
@@ -99,6 +108,7 @@ export class SvmGuest implements GuestMode, AvicGuest {
   #exceptions = 0;
   #word3 = 0;
   #word4 = 0;
+  #word5 = 0;
   /** Bank of the VMCB, where a guest without nested paging lives. */
   bank = 0;
   #tscRatio = 1n << 32n;
@@ -138,6 +148,7 @@ export class SvmGuest implements GuestMode, AvicGuest {
     this.#exceptions = vmcb.low(Control.INTERCEPT_EXCEPTIONS);
     this.#word3 = vmcb.low(Control.INTERCEPT_3) | 0;
     this.#word4 = vmcb.low(Control.INTERCEPT_4) | 0;
+    this.#word5 = vmcb.low(Control.INTERCEPT_5) | 0;
     this.usesNpt = (vmcb.low(Control.NESTED) & NESTED_PAGING) !== 0;
     if ((this.#word3 & Intercept3.io) !== 0) this.#iopm.point(page(vmcb.number(Control.IOPM_BASE)), IOPM_BYTES, memory);
     if ((this.#word3 & Intercept3.msr) !== 0) this.#msrpm.point(page(vmcb.number(Control.MSRPM_BASE)), MSRPM_BYTES, memory);
@@ -368,9 +379,13 @@ export class SvmGuest implements GuestMode, AvicGuest {
     this.exit.nextRip = this.engine.nextRip();
     this.#leave();
   }
-  /** Not offered, and so without its intercept. */
-  invpcid(): void {
-    this.engine.raise(UD);
+  invpcid(type: bigint, descriptor: Gva): void {
+    if ((this.#word5 & Intercept5.invpcid) === 0) return;
+    this.exit.reset(ExitCode.invpcid);
+    this.exit.setInfo1(descriptor);
+    this.exit.setInfo2(type);
+    this.exit.nextRip = this.engine.nextRip();
+    this.#leave();
   }
   monitor(): boolean {
     return this.#exitIf4(Intercept4.monitor, ExitCode.monitor);

@@ -140,6 +140,9 @@ export const Intercept4 = {
   crWriteTraps: 0xffff_0000 | 0,
 } as const;
 
+/** Bits of the word at INTERCEPT_5, in the order of the exit codes from 0xa0. The others are of instructions that this machine has not. */
+export const Intercept5 = { invpcid: 1 << 2 } as const;
+
 export const ExitCode = {
   readCr: 0x00,
   writeCr: 0x10,
@@ -195,6 +198,7 @@ export const ExitCode = {
   rdpru: 0x8e,
   eferWriteTrap: 0x8f,
   crWriteTrap: 0x90,
+  invpcid: 0xa2,
   nestedPageFault: 0x400,
   avicIncompleteIpi: 0x401,
   avicNoAcceleration: 0x402,

@@ -1,6 +1,6 @@
 /** CPUID of the AMD-type machine: what works, and only that. Source: AMD64 APM Vol. 3, Obtaining Processor Information Via the CPUID Instruction. */
 import type { CpuModel } from "../cpu.ts";
-import { Efer } from "./bits.ts";
+import { Cr4, Efer } from "./bits.ts";
 import {
   ARAT,
   BRAND,
@@ -11,10 +11,12 @@ import {
   CR4_ALLOWED,
   EXTENDED_1_EDX,
   INVARIANT_TSC,
+  INVPCID,
   LA57,
   LEAF_1_EDX,
   LINEAR_ADDRESS_BITS,
   ONE_LOGICAL_PROCESSOR,
+  PCID,
   PHYSICAL_ADDRESS_BITS,
   PKU,
   result,
@@ -26,11 +28,13 @@ import { InstructionSets, withInstructionSets } from "./instruction-sets.ts";
 
 /**
  * Family 20 (14h), model 2, stepping 0: a 64-bit core with nested paging, and one of the few families for which kernels
- * know of no erratum to work around with registers that this machine has not.
+ * know of no erratum to work around with registers that this machine has not. What it can do is told by the feature bits, which are
+ * those of much later families: protection keys and PCID came with family 25 (19h), virtual NMIs and five levels of tables with its
+ * second generation.
  */
 const SIGNATURE = 0x0050_0f20;
-/** MONITOR CX16 POPCNT XSAVE. */
-const LEAF_1_ECX = bits(3, 13, 23, 26);
+/** MONITOR CX16 PCID POPCNT XSAVE. */
+const LEAF_1_ECX = bits(3, 13, PCID, 23, 26);
 /** LAHF in 64-bit mode, SVM, PerfCtrExtCore. */
 const EXTENDED_1_ECX = bits(0, 2, 23);
 /** What leaf 1 tells, where AMD's processors tell it again: FPU to MTRR without SEP, PGE to PSE36, MMX, FXSR. */
@@ -58,7 +62,8 @@ function amdCpuid(leaf: number, subleaf: number): CpuidResult {
     case 6:
       return result(ARAT);
     case 7:
-      return subleaf === 0 ? result(0, InstructionSets.leaf7Ebx, InstructionSets.leaf7Ecx | bits(PKU, LA57)) : result();
+      if (subleaf !== 0) return result();
+      return result(0, InstructionSets.leaf7Ebx | bits(INVPCID), InstructionSets.leaf7Ecx | bits(PKU, LA57));
     case 0xd:
       return xsaveLeaf(subleaf);
     case 0x8000_0001:
@@ -91,7 +96,7 @@ export function createAmdModel(): CpuModel {
     // Leaves that do not exist read as zero
     cpuid: (leaf, subleaf) => amdCpuid(leaf >>> 0, subleaf >>> 0),
     cr0Allowed: CR0_ALLOWED,
-    cr4Allowed: CR4_ALLOWED,
+    cr4Allowed: CR4_ALLOWED | BigInt(Cr4.PCIDE),
     xcr0Allowed: BigInt(XCR0_ALLOWED),
     eferAllowed: BigInt(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE | Efer.SVME),
     physicalAddressBits: PHYSICAL_ADDRESS_BITS,

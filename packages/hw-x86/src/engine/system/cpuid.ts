@@ -20,8 +20,11 @@ export const bits = (...numbers: number[]): number => numbers.reduce((all, bit) 
 const SIGNATURE = 0x0002_06c2;
 export const CLFLUSH_8_QUADWORDS = 0x800;
 export const ONE_LOGICAL_PROCESSOR = 1 << 16;
+/** Process-context identifiers, and the instruction that invalidates by them. */
+export const PCID = 17;
+export const INVPCID = 10;
 /** DTES64 MONITOR VMX CX16 PDCM PCID POPCNT XSAVE. */
-const LEAF_1_ECX = bits(2, 3, 5, 13, 15, 17, 23, 26);
+const LEAF_1_ECX = bits(2, 3, 5, 13, 15, PCID, 23, 26);
 /** DS. */
 const DEBUG_STORE = bits(21);
 /** FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
@@ -30,7 +33,7 @@ export const LEAF_1_EDX = bits(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15,
 export const PKU = 3;
 const OSPKE = bits(4);
 /** SMEP INVPCID SMAP. */
-const LEAF_7_EBX = bits(7, 10, 20);
+const LEAF_7_EBX = bits(7, INVPCID, 20);
 /** Five levels of paging tables. */
 export const LA57 = 16;
 /** UMIP PKU LA57. */

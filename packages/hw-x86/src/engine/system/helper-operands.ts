@@ -1,8 +1,9 @@
 /** How helpers reach what a row handed over: memory operands, 64-bit values, register results. */
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { SEGMENT_STRIDE, state } from "../cpu-state.ts";
+import { FS, SEGMENT_STRIDE, segmentOffset, state } from "../cpu-state.ts";
 import { op } from "../operation.ts";
+import { is64Bit } from "./processor-mode.ts";
 import { linear } from "./segmentation.ts";
 
 /** 64-bit argument or result `index` of a helper. */
@@ -19,6 +20,15 @@ export function operandSegment(cpu: Cpu): number {
 /** Linear address of the memory operand whose effective address is argument 0, `displacement` bytes on, checked for `bytes`. */
 export function operandAddress(cpu: Cpu, displacement: number, bytes: number, isWrite: boolean): Gva {
   return linear(cpu, operandSegment(cpu), argument(cpu) + BigInt(displacement), bytes, isWrite);
+}
+
+/** Linear address of the memory operand whose effective address is argument 0, whatever is there. */
+export function uncheckedOperandAddress(cpu: Cpu): Gva {
+  const offset = argument(cpu);
+  const segment = operandSegment(cpu);
+  const base = cpu.get64(segmentOffset(segment));
+  if (!is64Bit(cpu)) return BigInt.asUintN(32, offset + base) as Gva;
+  return BigInt.asUintN(64, offset + (segment >= FS ? base : 0n)) as Gva;
 }
 
 /** Mask of the running operation's address size. */

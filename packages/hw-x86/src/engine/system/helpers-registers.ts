@@ -3,10 +3,18 @@ import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { RAX, RBX, RCX, RDX, state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
+import { op } from "../operation.ts";
 import { Cr0, Cr4, Flag, Vector } from "./bits.ts";
 import { Dr6, Dr7, settledDr6, settledDr7 } from "./breakpoints.ts";
 import { currentCpuid } from "./cpuid.ts";
-import { argument, operandAddress, operandSegment, registerNumber, setResult } from "./helper-operands.ts";
+import {
+  argument,
+  operandAddress,
+  operandSegment,
+  registerNumber,
+  setResult,
+  uncheckedOperandAddress,
+} from "./helper-operands.ts";
 import { isLinearAddress } from "./linear-address.ts";
 import { Msr, readMsr, writeMsr } from "./msrs.ts";
 import { forgetProcessContext, forgetProcessContexts } from "./process-contexts.ts";
@@ -123,21 +131,15 @@ export const registerHelpers: HelperTable = {
 
   invalidatePage(cpu) {
     requireSupervisor(cpu);
-    const offset = argument(cpu);
-    const segment = operandSegment(cpu);
     // INVLPG checks neither limit nor canonical form: an address that cannot be mapped has no translation to drop.
-    const base = cpu.get64(state.segments + segment * 64);
-    const isBased = !is64Bit(cpu) || segment >= 4;
-    const address = (
-      is64Bit(cpu) ? BigInt.asUintN(64, offset + (isBased ? base : 0n)) : BigInt.asUintN(32, offset + base)
-    ) as Gva;
+    const address = uncheckedOperandAddress(cpu);
     cpu.guest.invlpg(address);
     if (isLinearAddress(cpu.model, address)) cpu.flushPage(address);
   },
   /** INVPCID: its type; effective address of the descriptor in argument 0. */
   invalidateProcessContext(cpu, type) {
     requireSupervisor(cpu);
-    cpu.guest.invpcid();
+    cpu.guest.invpcid(cpu.reg(registerNumber(cpu, op.a)), uncheckedOperandAddress(cpu));
     if (type < 0 || type > 3) cpu.raise(Vector.GP, 0);
     const context = cpu.readLinear(operandAddress(cpu, 0, 16, false), 8);
     const address = cpu.readLinear(operandAddress(cpu, 8, 8, false), 8);
