@@ -38,7 +38,11 @@ export class AmdCpu extends LogicalCpuCore {
 
   /** The doorbell is written only; the value is the number of a processor. */
   override wrmsr(index: number, value: bigint): boolean {
-    if (index >>> 0 !== Msr.AVIC_DOORBELL) return super.wrmsr(index, value);
+    if (index >>> 0 !== Msr.AVIC_DOORBELL) {
+      const isWritten = super.wrmsr(index, value);
+      if (index >>> 0 === Msr.EFER) this.counters.extensionSwitched();
+      return isWritten;
+    }
     if (value > HIGHEST_APIC_ID) return false;
     this.lines.ring(Number(value));
     return true;

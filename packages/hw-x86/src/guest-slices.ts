@@ -67,11 +67,14 @@ export abstract class GuestSlices {
       const now = cpu.rdtsc();
       if (whole > 0) this.#sliceLength.learn(whole, (now - began) / cpu.clock.tscKhz);
       whole = 0;
+      // What waits now is looked at; asleep the CPU waits for more
+      const seen = engine.u32[ACTIVITY] === ACTIVE ? 0 : cpu.lines.seen;
       if (this.look(engine, blocking, now)) return;
       let deadline = Math.min(cpu.timerDeadline, this.deadline());
       if (engine.u32[ACTIVITY] !== ACTIVE) {
         counters.halt();
-        this.#sleep(this.hearsInterrupts(engine) ? deadline : this.deadline(), now, this.hearsInterrupts(engine));
+        const hearsInterrupts = this.hearsInterrupts(engine);
+        this.#sleep(hearsInterrupts ? deadline : this.deadline(), now, hearsInterrupts, seen);
         counters.awake();
         continue;
       }
@@ -100,7 +103,7 @@ export abstract class GuestSlices {
   }
 
   /** HLT or shutdown in guest mode, which did not exit: until something is pending. */
-  #sleep(deadline: number, now: number, hearsInterrupts: boolean): void {
+  #sleep(deadline: number, now: number, hearsInterrupts: boolean, seen: number): void {
     const { clock, lines } = this.cpu;
     if (!hearsInterrupts && deadline === Number.POSITIVE_INFINITY && lines.count === 1)
       throw new Error("shutdown in guest mode, no timer of the guest's, and no other CPU: nothing on this machine can end it");
@@ -112,7 +115,7 @@ export abstract class GuestSlices {
             ? "halted in guest mode with no timer armed: only an IPI can end it"
             : "shutdown in guest mode with no timer of the guest's: only an NMI can end it",
         );
-      lines.wait((deadline - now) / clock.tscKhz, hearsInterrupts);
+      lines.wait((deadline - now) / clock.tscKhz, seen);
     }
   }
 }

@@ -89,13 +89,15 @@ export class InterruptLines {
     for (let i = 0; i < VECTOR_WORDS; i++) Atomics.store(this.#words, this.#own + VECTORS + i, 0);
   }
 
+  /** What is raised, for `wait`. */
+  get seen(): number {
+    return Atomics.load(this.#words, this.#own + FLAG);
+  }
   /**
-   * Blocks the thread until something is raised at this CPU, or its doorbell rings, or the time is over. `hearsInterrupts` false:
-   * maskable interrupts do not end it.
+   * Blocks the thread until something more than was `seen`, which whoever waits has looked at, is raised at this CPU, or its doorbell rings,
+   * or the time is over.
    */
-  wait(milliseconds: number, hearsInterrupts: boolean): void {
-    const flag = Atomics.load(this.#words, this.#own + FLAG);
-    if ((flag & ~(hearsInterrupts ? 0 : RAISED)) !== 0) return;
-    Atomics.wait(this.#words, this.#own + FLAG, flag, milliseconds);
+  wait(milliseconds: number, seen: number): void {
+    Atomics.wait(this.#words, this.#own + FLAG, seen, milliseconds);
   }
 }

@@ -68,6 +68,17 @@ describe("core performance counters", () => {
     ]);
   });
 
+  it("tell guest mode from root mode with SVM on only", () => {
+    const h = guest(LOOP);
+    const efer = h.cpu.rdmsr(0xc000_0080) ?? 0n;
+    h.cpu.wrmsr(CTL, CYCLES | GUEST_ONLY);
+    h.cpu.wrmsr(0xc000_0080, efer & ~0x1000n);
+    // No time passes in root mode under icount but by halting, which is not counted: what is seen is that the counter is on
+    expect(h.cpu.counters.isCounting).toBe(true);
+    h.cpu.wrmsr(0xc000_0080, efer);
+    expect(h.cpu.counters.isCounting).toBe(false);
+  });
+
   it("interrupt at the instruction that makes them overflow", () => {
     const h = guest(LOOP);
     h.cpu.writeApic(LocalApicRegister.lvtPerformance, VECTOR);

@@ -188,6 +188,7 @@ describe("NMIs between CPUs", () => {
     const shared = new SharedArrayBuffer(2 * 64);
     const lines = new InterruptLines(shared, 0);
     lines.raise(0, 0x40);
+    const { seen } = lines;
     // Another thread sends the NMI once this one sleeps, or just before: either way it must not sleep on
     const sender = new Worker(
       `const { workerData } = require("node:worker_threads");
@@ -196,7 +197,7 @@ describe("NMIs between CPUs", () => {
        while (Atomics.notify(flag, 0) === 0 && Atomics.load(flag, 15) === 0);`,
       { eval: true, workerData: shared },
     );
-    lines.wait(Number.POSITIVE_INFINITY, false);
+    lines.wait(Number.POSITIVE_INFINITY, seen);
     new Int32Array(shared)[15] = 1;
     expect([lines.takeNmi(), lines.highest()]).toEqual([true, 0x40]);
     await sender.terminate();

@@ -106,6 +106,16 @@ describe("PEBS", () => {
     expect(index(h)).toBe(0x7fff_0000);
   });
 
+  it("leaves the exit alone that comes with the instruction, where its memory is not there", () => {
+    // A single step that exits, at the instruction whose record the second-level tables have no page for
+    const h = sampled([NOP, NOP, HLT], { period: 1 });
+    h.setEntry(h.eptEntry(BUFFER), 0);
+    h.write("GUEST_RFLAGS", 0x102);
+    h.write("EXCEPTION_BITMAP", 1 << 1);
+    expect(h.run()).toMatchObject({ reason: ExitReason.exceptionOrNmi, qualification: 0x4000, rip: CODE + 1 });
+    expect(h.log.join("\n")).toContain("PEBS: no record");
+  });
+
   it("records nothing for events that are not precise", () => {
     const h = sampled([NOP, NOP, NOP, HLT], { period: 2 * TICKS });
     h.cpu.wrmsr(Msr.PERFEVTSEL0, 0x3cn | (3n << 16n) | (1n << 22n));

@@ -127,6 +127,18 @@ describe("what counters count", () => {
     expect(h.cpu.retiredInstructions()).toBeGreaterThan(200);
   });
 
+  it("is no instruction where handlers fault without end, whatever time that takes", () => {
+    // UD2, whose handler is UD2, until the timer
+    const h = guest([0x0f, 0x0b]);
+    h.load([0x0f, 0x0b], 0x9000);
+    h.write("GUEST_RSP", 0x20_0000);
+    h.cpu.setTimerDeadline(50_000);
+    write(h, Msr.PERFEVTSEL0, INSTRUCTIONS);
+    write(h, Msr.PERFEVTSEL0 + 1, CORE_CYCLES);
+    expect(h.run().reason).toBe(ExitReason.externalInterrupt);
+    expect([h.cpu.rdpmc(0), h.cpu.rdpmc(1)]).toEqual([0n, BigInt(h.cpu.rdtsc())]);
+  });
+
   it("is told apart by privilege", () => {
     const h = guest([...[0x48, 0x0f, 0x07]]); // sysretq
     const entered = 0x2_0000;
@@ -188,6 +200,39 @@ describe("what counters count", () => {
     h.write("GUEST_PERF_GLOBAL_CTRL", 0);
     h.write("HOST_PERF_GLOBAL_CTRL", 8n << 32n);
     expect(() => h.run()).toThrow("error 8");
+  });
+});
+
+describe("MSR areas of VM entries and exits", () => {
+  it("switch the counters' MSRs as hypervisors do that share them", () => {
+    const h = guest([...LOOP, HLT]);
+    const list = (entries: readonly (readonly [number, bigint])[]): bigint => {
+      const page = h.page();
+      entries.forEach(([index, value], i) => {
+        h.bank.u32[(page >>> 2) + i * 4] = index;
+        h.bank.u64[(page >>> 3) + i * 2 + 1] = value;
+      });
+      return (BigInt(BANK) << 32n) | BigInt(page);
+    };
+    const load = list([
+      [Msr.PERFEVTSEL0, INSTRUCTIONS],
+      [Msr.PERF_GLOBAL_CTRL, 1n],
+    ]);
+    const store = list([[Msr.PMC0, 0n]]);
+    const unload = list([[Msr.PERF_GLOBAL_CTRL, 2n]]);
+    write(h, Msr.PERF_GLOBAL_CTRL, 0n);
+    h.write("ENTRY_MSR_LOAD_ADDRESS", load);
+    h.write("ENTRY_MSR_LOAD_COUNT", 2);
+    h.write("EXIT_MSR_STORE_ADDRESS", store);
+    h.write("EXIT_MSR_STORE_COUNT", 1);
+    h.write("EXIT_MSR_LOAD_ADDRESS", unload);
+    h.write("EXIT_MSR_LOAD_COUNT", 1);
+    expect(h.run().reason).toBe(ExitReason.hlt);
+    const stored = Number(store % 0x1_0000_0000n);
+    expect([h.bank.u64[(stored >>> 3) + 1], read(h, Msr.PERF_GLOBAL_CTRL)]).toEqual([BigInt(LOOP_INSTRUCTIONS), 2n]);
+    // A value with reserved bits is the second entry's, and fails the VM entry
+    h.bank.u64[(Number(load % 0x1_0000_0000n) >>> 3) + 3] = 0x10n;
+    expect(h.run()).toMatchObject({ reason: 0x8000_0022, qualification: 2 });
   });
 });
 

@@ -45,6 +45,12 @@ export interface GuestMode {
    *  structure. Sets accessed and dirty bits of the second level when on. The result object is reused: copy what you keep. */
   translate(gpa: Gpa, access: number, linear: Gva | undefined, walk: boolean): SecondLevelPage;
 
+  /**
+   * Between two instructions: makes an access of the processor's own, which is given up where it would fault or exit. False: it was, and what
+   * is recorded of an exit is as before. Absent where the processor makes none.
+   */
+  attempt?(access: () => void): boolean;
+
   /** Exception about to be delivered; exits if intercepted. `cr2` for #PF, `dr6` for #DB. `software`: INT3/INTO (6), INT n (4), else 3: the VMX interruption type. */
   exception(vector: number, type: number, errorCode: number | undefined, payload: bigint): void;
   tripleFault(): void;

@@ -86,6 +86,10 @@ export class AmdCounters extends CounterUnit {
     if (!isSvmOn || only === 0n || only === (GUEST_ONLY | HOST_ONLY)) return true;
     return (only === GUEST_ONLY) === (this.engine !== undefined);
   }
+  /** EFER.SVME may have changed, without which guest mode and root mode are not told apart. */
+  extensionSwitched(): void {
+    if (this.tellsGuests) this.reconfigure(() => {});
+  }
   protected get isPrecise(): boolean {
     return false;
   }

@@ -4,7 +4,6 @@
  */
 import type { Gva } from "../addresses.ts";
 import { gprOffset, state } from "../engine/cpu-state.ts";
-import { GUEST_FAULT, VM_EXIT } from "../engine/guest-mode.ts";
 import type { GuestEngine } from "../root-interface.ts";
 
 /** Offsets in the DS save area. */
@@ -55,27 +54,29 @@ function fill(engine: GuestEngine, { status, eventingIp, tsc }: PebsSample): voi
  */
 export function writePebsRecord(engine: GuestEngine, area: bigint, sample: PebsSample): PebsOutcome | undefined {
   const { pendingTrap } = engine;
+  let outcome: PebsOutcome | undefined;
+  engine.guest.attempt?.(() => {
+    outcome = recordInto(engine, area, sample);
+  });
+  // The processor's own stores meet no breakpoints
+  engine.pendingTrap = pendingTrap;
+  return outcome;
+}
+
+function recordInto(engine: GuestEngine, area: bigint, sample: PebsSample): PebsOutcome {
   const at = (offset: number): Gva => BigInt.asUintN(64, area + BigInt(offset)) as Gva;
   const read = (offset: number): bigint => engine.readLinear(at(offset), 8, true);
-  try {
-    const index = read(Area.index);
-    const maximum = read(Area.maximum);
-    const threshold = read(Area.threshold);
-    const resetValue = read(Area.resetValues + 8 * sample.counter);
-    const next = index + BigInt(PEBS_RECORD_BYTES);
-    const isFull = next > maximum;
-    if (!isFull) {
-      fill(engine, sample);
-      engine.probeWrite(at(Area.index), 8, true);
-      engine.writeLinearBytes(index as Gva, recordBytes, true);
-      engine.writeLinear(at(Area.index), 8, next, true);
-    }
-    return { resetValue, isFull, hasReachedThreshold: (isFull ? index : next) >= threshold };
-  } catch (thrown) {
-    if (thrown !== GUEST_FAULT && thrown !== VM_EXIT) throw thrown;
-    return undefined;
-  } finally {
-    // The processor's own stores meet no breakpoints
-    engine.pendingTrap = pendingTrap;
+  const index = read(Area.index);
+  const maximum = read(Area.maximum);
+  const threshold = read(Area.threshold);
+  const resetValue = read(Area.resetValues + 8 * sample.counter);
+  const next = index + BigInt(PEBS_RECORD_BYTES);
+  const isFull = next > maximum;
+  if (!isFull) {
+    fill(engine, sample);
+    engine.probeWrite(at(Area.index), 8, true);
+    engine.writeLinearBytes(index as Gva, recordBytes, true);
+    engine.writeLinear(at(Area.index), 8, next, true);
   }
+  return { resetValue, isFull, hasReachedThreshold: (isFull ? index : next) >= threshold };
 }

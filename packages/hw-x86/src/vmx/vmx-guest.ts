@@ -4,7 +4,7 @@
  */
 import type { Gpa, Gva } from "../addresses.ts";
 import { state } from "../engine/cpu-state.ts";
-import { type CounterAccess, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
+import { type CounterAccess, GUEST_FAULT, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
 import { Dr6 } from "../engine/system/breakpoints.ts";
 import type { MemoryBanks } from "../memory-banks.ts";
@@ -284,6 +284,19 @@ export class VmxGuest implements GuestMode, ApicGuest {
     }
     if ((access & FETCH) === 0) exit.instructionLength = this.engine.instructionLength();
     return this.#leave();
+  }
+
+  attempt(access: () => void): boolean {
+    const { exit } = this;
+    const before = { ...exit };
+    try {
+      access();
+      return true;
+    } catch (thrown) {
+      if (thrown !== VM_EXIT && thrown !== GUEST_FAULT) throw thrown;
+      Object.assign(exit, before);
+      return false;
+    }
   }
 
   // Events
