@@ -111,6 +111,8 @@ class Move {
   #failed: { step: MoveStep; reason: string } | undefined;
   #stateBytes = 0;
   #retired = 0;
+  /** On the piece of work that goes on, and those that belong to it. */
+  #workedMs = 0;
 
   constructor(process: KernelProcess, from: LoadedInstance, to: LoadedInstance, options: MoveOptions) {
     this.#process = process;
@@ -160,12 +162,12 @@ class Move {
       if (unknown) throw new MoveFailure(unknown);
       this.#steps.begin("prepare");
       if (!this.#options.stopFirst) await this.#rehearse(file, description);
-      const began = performance.now();
-      const incoming = await prepareWithin(this.#limits.prepareMs, this.#to, this.#process, description);
+      this.#workedMs = 0;
+      const incoming = await this.#piece(() => prepareWithin(this.#limits.prepareMs, this.#to, this.#process, description));
       if (typeof incoming === "string") throw new MoveFailure(incoming);
       this.#vms.push({ file, incoming, sections: [] });
       if (this.#process.ending) throw new MoveFailure("the process ended");
-      if (!this.#options.stopFirst) await leaveCpuToVms(performance.now() - began);
+      if (!this.#options.stopFirst) await leaveCpuToVms(this.#workedMs);
     }
   }
 
@@ -175,25 +177,42 @@ class Move {
     let spare: IncomingVm | undefined;
     try {
       do {
-        const began = performance.now();
-        const prepared = await prepareWithin(this.#limits.prepareMs, this.#to, this.#process, description);
+        this.#workedMs = 0;
+        const prepared = await this.#piece(() => prepareWithin(this.#limits.prepareMs, this.#to, this.#process, description));
         if (typeof prepared === "string") throw new MoveFailure(prepared);
         spare = prepared;
-        if (this.#process.ending) throw new MoveFailure("the process ended");
-        // The VMM may have closed it meanwhile: the move itself finds out, and says so
-        if (!this.#vmFiles().includes(file) || faultOfVms(this.#process, this.#from)) return;
-        this.#process.kernel.current = this.#process;
-        const outcome = rehearseOnce(this.#from, this.#to, file, this.#level, spare);
+        const outcome = await this.#piece(() => this.#rehearseOnce(file, prepared));
+        if (outcome === undefined) return;
         if (typeof outcome !== "number") throw this.#failureOf(outcome);
         timesMs.push(outcome);
-        const used = spare;
         spare = undefined;
-        this.#abort(used);
-        await leaveCpuToVms(performance.now() - began);
+        this.#abort(prepared);
+        await leaveCpuToVms(this.#workedMs);
       } while (wantsAnotherRound(this.#from, this.#to, timesMs));
     } finally {
       if (spare) this.#abort(spare);
     }
+  }
+
+  /** Undefined: the VM is not there any more, or is broken; the move itself finds out, and says so. */
+  #rehearseOnce(file: ModuleFile, spare: IncomingVm): number | RehearsalProblem | undefined {
+    if (this.#process.ending) throw new MoveFailure("the process ended");
+    if (!this.#vmFiles().includes(file) || faultOfVms(this.#process, this.#from)) return undefined;
+    this.#process.kernel.current = this.#process;
+    return rehearseOnce(this.#from, this.#to, file, this.#level, spare);
+  }
+
+  /** A piece of work on a VM that runs, among those of other moves on its CPU; of one that stands still already, at once. */
+  #piece<Result>(work: () => Result): Promise<Awaited<Result>> {
+    const timed = (): Result => {
+      const began = performance.now();
+      try {
+        return work();
+      } finally {
+        this.#workedMs += performance.now() - began;
+      }
+    };
+    return this.#options.stopFirst ? Promise.resolve(timed()) : this.#process.kernel.takePiece(timed);
   }
 
   #failureOf({ step, reason, thrown }: RehearsalProblem): MoveFailure {

@@ -77,7 +77,7 @@ const pauseShare = 9;
 /** The longest of such pauses: prepare is to end soon all the same. */
 const longestPauseMs = 20;
 
-/** Leaves the CPU to VMs after `workedMs` was taken from them. */
-export function leaveCpuToVms(workedMs: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, Math.min(longestPauseMs, workedMs * pauseShare)));
+/** Leaves the CPU to VMs after `workedMs` was taken from them, for `share` times as long. */
+export function leaveCpuToVms(workedMs: number, share = pauseShare): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, Math.min(longestPauseMs, workedMs * share)));
 }

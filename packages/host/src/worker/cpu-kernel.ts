@@ -33,6 +33,7 @@ import { CpuScheduler } from "../scheduler/scheduler.ts";
 import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import { blockerOfMove } from "../upgrade/check-move.ts";
 import { moveVms } from "../upgrade/move.ts";
+import { leaveCpuToVms } from "../upgrade/rehearsal.ts";
 import { CpuSleep } from "./cpu-sleep.ts";
 import { ThreadProfile } from "./thread-profile.ts";
 import type { ProfileSources } from "./time-parts.ts";
@@ -161,6 +162,25 @@ export class CpuKernel {
     const turn = this.#turns.then(work);
     this.#turns = turn.catch(() => {});
     return turn;
+  }
+
+  /**
+   * Runs a piece of work on a VM that runs, in a turn of its own: not while another VM stands still, and after it VMs have the CPU for as
+   * long as it took, however many moves wait. What `work` promises is not part of the turn.
+   */
+  takePiece<Result>(work: () => Result): Promise<Awaited<Result>> {
+    return new Promise((resolve, reject) => {
+      void this.takeTurn(async () => {
+        const began = performance.now();
+        try {
+          const result = work();
+          void Promise.resolve(result).then(resolve, reject);
+        } catch (thrown) {
+          reject(thrown);
+        }
+        await leaveCpuToVms(performance.now() - began, 1);
+      });
+    });
   }
 
   readonly handlers: RequestHandlers = {
