@@ -17,7 +17,11 @@ describe.each(cases)("$module keeps the contract on a machine of vendor $vendor"
     const { name } = await host.insmod(module);
     await host.ln(`/dev/${name}`, "/dev/kvm");
   });
-  afterAll(() => host.close());
+  afterAll(async () => {
+    const findings = (await host.dmesg()).filter(({ message }) => message.includes("sanitizer"));
+    await host.close();
+    expect(findings, "what the hardware sanitizer found").toEqual([]);
+  });
 
   test.each(contract.map((check) => check.name))("%s", async (name) => {
     const process = await host.run({ program, args: [name] });

@@ -15,6 +15,38 @@ const GUEST = [
   0xe6, 0xf4, 0xf4,                               // out 0xf4, al; hlt
 ];
 
+/** Writes 1 to the debug-exit port, unless POPCNT is undefined: there is no handler, so that the guest ends by a triple fault. */
+// biome-ignore format: an instruction a line
+const POPCNT_GUEST = [
+  0xf3, 0x0f, 0xb8, 0xc0,                         // popcnt eax, eax
+  0xb0, 1, 0xe6, 0xf4, 0xf4,                      // mov al, 1; out 0xf4, al; hlt
+];
+
+test.each(["intel", "amd"] as const)("a %s machine of a lower level has no more for its guests", async (vendor) => {
+  const folder = mkdtempSync(join(tmpdir(), "mkvm-cpu-models-"));
+  const kernel = join(folder, "guest.bin");
+  const popcnt = join(folder, "popcnt.bin");
+  writeFileSync(kernel, Uint8Array.from(GUEST));
+  writeFileSync(popcnt, Uint8Array.from(POPCNT_GUEST));
+  const host = await createHost({ directory: import.meta.dirname, vendor, cpuModel: "x86-64-v1" });
+  try {
+    await host.insmod("@mkvm/kvm-v2");
+    await host.ln("/dev/kvm2", "/dev/kvm");
+    const run = async (image: string, ...more: string[]): Promise<{ status: number; said: string }> => {
+      const args = ["--kernel", image, "--format", "flat64", "--memory", "16M", ...more];
+      const process = await host.run({ program: "@mkvm/vmm", args });
+      const { status } = await process.exited;
+      return { status, said: new TextDecoder().decode(process.console()) };
+    };
+    expect((await run(kernel)).status).toBe(1);
+    const refused = await run(kernel, "--cpu", "x86-64-v2");
+    expect(refused.said).toContain("--cpu x86-64-v2: this KVM does not offer SSE3, SSSE3, CX16, SSE4.1, SSE4.2, POPCNT, LAHF");
+    expect((await run(popcnt)).status).not.toBe(3);
+  } finally {
+    await host.close();
+  }
+});
+
 test.each(["intel", "amd"] as const)("guests of %s machines have what their CPU model says", async (vendor) => {
   const folder = mkdtempSync(join(tmpdir(), "mkvm-cpu-models-"));
   const kernel = join(folder, "guest.bin");

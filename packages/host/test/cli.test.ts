@@ -103,6 +103,10 @@ describe("without a daemon", () => {
     [["stat", "--watch", "1", "--times", "0"], /argument '0' is invalid. give a number from 1 on/],
     [["run"], "error: required option '--kernel <image>' not specified\n(see 'mkvm help')\n"],
     [["up", "--cpus", "65"], /a machine has 1 to 64 CPUs, not 65/],
+    [
+      ["up", "--cpu", "i486"],
+      /'--cpu <model>' argument 'i486' is invalid. Allowed choices are x86-64-v1, x86-64-v2, x86-64-v3, max\./,
+    ],
     [["frobnicate"], "error: unknown command 'frobnicate'\n(see 'mkvm help')\n"],
   ])("refuses %j in a line", async (words, message) => {
     const { status, stderr } = await mkvm(...words);

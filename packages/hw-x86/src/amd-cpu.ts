@@ -5,7 +5,9 @@ import { type EngineFactory, LogicalCpuCore } from "./logical-cpu-core.ts";
 import type { MachineDescription } from "./machine.ts";
 import { Msr } from "./msr.ts";
 import { AmdCounters } from "./performance/amd-counters.ts";
-import { RootMsrs } from "./root-msrs.ts";
+import { Root, RootMsrs } from "./root-msrs.ts";
+import { HostRegisters } from "./sanitizer/host-registers.ts";
+import { Sanitizer } from "./sanitizer/sanitizer.ts";
 import { amdMsrs } from "./svm/amd-msrs.ts";
 import { SvmInstructionSet } from "./svm/instructions.ts";
 import type { SvmGuest } from "./svm/svm-guest.ts";
@@ -20,6 +22,7 @@ export class AmdCpu extends LogicalCpuCore {
   readonly counters: AmdCounters;
   readonly vmx = absentVmx;
   readonly svm: SvmInstructions;
+  readonly sanitizer: Sanitizer;
   readonly #svm: SvmInstructionSet;
 
   constructor(
@@ -34,15 +37,22 @@ export class AmdCpu extends LogicalCpuCore {
     this.counters = new AmdCounters(this);
     this.#svm = new SvmInstructionSet(this);
     this.svm = this.#svm;
+    this.sanitizer = new Sanitizer(this, new HostRegisters(amdMsrs, this.msrs, this.block), this.#svm);
   }
 
   /** The doorbell is written only; the value is the number of a processor. */
   override wrmsr(index: number, value: bigint): boolean {
-    if (index >>> 0 !== Msr.AVIC_DOORBELL) {
+    const number = index >>> 0;
+    if (number === Msr.EFER || number === Msr.VM_HSAVE_PA) {
+      const efer = this.msrs.values[Root.efer] as bigint;
+      const area = this.msrs.values[Root.hostSaveArea] as bigint;
       const isWritten = super.wrmsr(index, value);
-      if (index >>> 0 === Msr.EFER) this.counters.extensionSwitched();
-      return isWritten;
+      if (number === Msr.EFER) this.counters.extensionSwitched();
+      if (!isWritten) return false;
+      this.#svm.registerWritten(efer, area);
+      return true;
     }
+    if (number !== Msr.AVIC_DOORBELL) return super.wrmsr(index, value);
     if (value > HIGHEST_APIC_ID) return false;
     this.lines.ring(Number(value));
     return true;
@@ -54,8 +64,9 @@ export class AmdCpu extends LogicalCpuCore {
   protected extensionLosesPower(): void {
     this.#svm.losePower();
   }
-  /** VMRUN finds everything anew. */
-  protected bankGoesAway(): void {}
+  protected bankGoesAway(id: number): void {
+    this.#svm.bankReleased(id);
+  }
   protected hostRegisterWritten(): void {}
   protected exitName(counter: number): string {
     return exitCodeName(exitOfCounter(counter));

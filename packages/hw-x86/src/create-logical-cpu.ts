@@ -1,5 +1,6 @@
 import { AmdCpu } from "./amd-cpu.ts";
 import { Engine } from "./engine/engine.ts";
+import { limitedToLevel } from "./engine/system/cpu-levels.ts";
 import { createIntelModel } from "./engine/system/cpuid.ts";
 import { createAmdModel } from "./engine/system/cpuid-amd.ts";
 import { IntelCpu } from "./intel-cpu.ts";
@@ -10,6 +11,9 @@ import type { MachineDescription } from "./machine.ts";
 /** The logical CPU `id` of the machine, on the calling thread; call once a thread. `log` receives what the hardware has to say. */
 export function createLogicalCpu(machine: MachineDescription, id: number, log: (line: string) => void): LogicalCpu {
   const makeEngine: EngineFactory = (options) => new Engine({ ...options, translate: machine.engine });
-  if (machine.vendor === "amd") return new AmdCpu(machine, id, createAmdModel(), makeEngine, log);
-  return new IntelCpu(machine, id, createIntelModel(), makeEngine, log);
+  const whole = machine.vendor === "amd" ? createAmdModel() : createIntelModel();
+  const model = limitedToLevel(whole, machine.cpuModel);
+  return machine.vendor === "amd"
+    ? new AmdCpu(machine, id, model, makeEngine, log)
+    : new IntelCpu(machine, id, model, makeEngine, log);
 }

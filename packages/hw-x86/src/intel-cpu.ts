@@ -5,6 +5,8 @@ import { type EngineFactory, LogicalCpuCore } from "./logical-cpu-core.ts";
 import type { MachineDescription } from "./machine.ts";
 import { IntelCounters } from "./performance/intel-counters.ts";
 import { RootMsrs } from "./root-msrs.ts";
+import { HostRegisters } from "./sanitizer/host-registers.ts";
+import { Sanitizer } from "./sanitizer/sanitizer.ts";
 import { absentSvm } from "./svm/absent-svm.ts";
 import { exitReasonName } from "./vmx/controls.ts";
 import { VmxInstructionSet } from "./vmx/instructions.ts";
@@ -19,6 +21,7 @@ export class IntelCpu extends LogicalCpuCore {
   readonly counters: IntelCounters;
   readonly vmx: VmxInstructions;
   readonly svm = absentSvm;
+  readonly sanitizer: Sanitizer;
   readonly #vmx: VmxInstructionSet;
 
   constructor(
@@ -33,6 +36,7 @@ export class IntelCpu extends LogicalCpuCore {
     this.counters = new IntelCounters(this);
     this.#vmx = new VmxInstructionSet(this);
     this.vmx = this.#vmx;
+    this.sanitizer = new Sanitizer(this, new HostRegisters(intelMsrs, this.msrs, this.block), this.#vmx);
   }
 
   protected get guestMode(): VmxGuest {

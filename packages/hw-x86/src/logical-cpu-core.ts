@@ -4,6 +4,7 @@ import type { Cpu, CpuModel } from "./engine/cpu.ts";
 import { state } from "./engine/cpu-state.ts";
 import type { EngineStatistics } from "./engine/engine-statistics.ts";
 import { fxrstor, fxsave } from "./engine/fpu/fxsave.ts";
+import { Xstate } from "./engine/fpu/xsave-layout.ts";
 import { xrstorAll, xsaveAll } from "./engine/fpu/xsave-state.ts";
 import type { GuestMode } from "./engine/guest-mode.ts";
 import { Cr4 } from "./engine/system/bits.ts";
@@ -12,7 +13,7 @@ import { IPI_VECTOR, TIMER_VECTOR } from "./guest-slices.ts";
 import { HostBus } from "./host-bus.ts";
 import { InterruptLines } from "./interrupt-lines.ts";
 import { LocalApic } from "./local-apic.ts";
-import type { LogicalCpu, SvmInstructions, VmxInstructions } from "./logical-cpu.ts";
+import type { HardwareSanitizer, LogicalCpu, SvmInstructions, VmxInstructions } from "./logical-cpu.ts";
 import type { MachineDescription } from "./machine.ts";
 import { MemoryBanks } from "./memory-banks.ts";
 import { Msr } from "./msr.ts";
@@ -20,6 +21,7 @@ import type { CounterUnit } from "./performance/counter-unit.ts";
 import type { MemoryBank } from "./physical-memory.ts";
 import type { BankEngine, RootCpu } from "./root-interface.ts";
 import { Root, type RootMsrs } from "./root-msrs.ts";
+import { FreedPages } from "./sanitizer/freed-pages.ts";
 import { StateBlock } from "./state-block.ts";
 import { TagSource, TranslationTags } from "./translation-tags.ts";
 
@@ -41,6 +43,8 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   abstract readonly msrs: RootMsrs;
   abstract readonly vmx: VmxInstructions;
   abstract readonly svm: SvmInstructions;
+  abstract readonly sanitizer: HardwareSanitizer;
+  readonly freedPages = new FreedPages();
   readonly tscKhz: number;
   readonly apic: LocalApic;
   readonly devices: HostBus;
@@ -126,6 +130,7 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   #bankReleased(id: number): void {
     const gone = this.#engines.get(id);
     this.bankGoesAway(id);
+    this.freedPages.forget(id);
     if (gone === undefined) return;
     if (this.#current === gone) this.#turnAway();
     this.#engines.delete(id);
@@ -235,12 +240,16 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   fxrstor(from: Uint8Array): void {
     fxrstor(this.#block, from);
   }
+  /** Without XSAVE there are still those that FXSAVE has. */
+  get #components(): number {
+    return Number(this.model.xcr0Allowed) | Xstate.x87 | Xstate.sse;
+  }
   xsave(to: Uint8Array): void {
-    xsaveAll(this.#block, to, Number(this.model.xcr0Allowed));
+    xsaveAll(this.#block, to, this.#components);
   }
   xrstor(from: Uint8Array): void {
     const rights = this.#block.get(state.pkru);
-    xrstorAll(this.#block, from, Number(this.model.xcr0Allowed));
+    xrstorAll(this.#block, from, this.#components);
     // What is cached of translations goes by PKRU: the next VM entry has to look
     if (this.#block.get(state.pkru) !== rights) this.hostRegisterWritten();
   }

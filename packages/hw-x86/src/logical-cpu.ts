@@ -59,6 +59,20 @@ export interface SvmInstructions {
   readonly gif: boolean;
 }
 
+/**
+ * What software tells the hardware sanitizer, which looks for mistakes that silicon lets slip: what the kernel alone knows. Findings are
+ * lines of the CPU's log that begin with "sanitizer:", each told once.
+ */
+export interface HardwareSanitizer {
+  /** What the registers of root mode hold now is the kernel's own: so they have to be whenever user code runs. */
+  keepHostRegisters(): void;
+  /** User code runs next. */
+  returnsToUser(): void;
+  /** Pages are given back to the kernel's allocator: until they are handed out again nothing that a guest runs with may lead to them. */
+  pagesFreed(address: Hpa, count: number): void;
+  pagesAllocated(address: Hpa, count: number): void;
+}
+
 export interface LogicalCpu {
   readonly id: number;
   readonly vendor: "intel" | "amd";
@@ -68,6 +82,7 @@ export interface LogicalCpu {
   /** On a machine of the other vendor each of its instructions is an undefined opcode; so with `svm`. */
   readonly vmx: VmxInstructions;
   readonly svm: SvmInstructions;
+  readonly sanitizer: HardwareSanitizer;
 
   cpuid(leaf: number, subleaf: number): { eax: number; ebx: number; ecx: number; edx: number };
   /** undefined: #GP(0). */

@@ -1,4 +1,5 @@
 import { hostTimeMs } from "./clock.ts";
+import { CPU_MODELS, type CpuModelName } from "./engine/system/cpu-levels.ts";
 import { LINE_BYTES } from "./interrupt-lines.ts";
 import type { LogicalCpu } from "./logical-cpu.ts";
 import type { PciBus } from "./pci/bus.ts";
@@ -7,6 +8,8 @@ import { PCI_BYTES, PciRoot } from "./pci/pci-root.ts";
 /** What a machine is. Plain data: it crosses to worker threads as it is, memory shared. */
 export interface MachineDescription {
   readonly vendor: "intel" | "amd";
+  /** Which instruction sets its CPUs have. */
+  readonly cpuModel: CpuModelName;
   /** 1 to 64. */
   readonly cpus: number;
   readonly clock: "wall" | "icount";
@@ -25,6 +28,8 @@ export interface MachineDescription {
 
 export interface MachineOptions {
   vendor?: "intel" | "amd";
+  /** Default: max, all there are. */
+  cpuModel?: CpuModelName;
   cpus?: number;
   clock?: "wall" | "icount";
   /** Default: hot. */
@@ -53,8 +58,11 @@ export function createMachine(options: MachineOptions = {}): MachineDescription 
   if (vendor !== "intel" && vendor !== "amd") throw new RangeError(`no ${vendor} CPUs: intel and amd are there`);
   const devices = new SharedArrayBuffer(PCI_BYTES);
   new PciRoot(devices, NO_BUS).powerOn();
+  const cpuModel = options.cpuModel ?? "max";
+  if (!CPU_MODELS.includes(cpuModel)) throw new RangeError(`no CPU model ${cpuModel}: one of ${CPU_MODELS.join(", ")}`);
   return {
     vendor,
+    cpuModel,
     cpus,
     clock: options.clock ?? "wall",
     tscKhz: TSC_KHZ,

@@ -8,6 +8,7 @@ import type { MemoryBanks } from "./memory-banks.ts";
 import type { CounterUnit } from "./performance/counter-unit.ts";
 import type { MemoryBank } from "./physical-memory.ts";
 import type { RootMsrs } from "./root-msrs.ts";
+import type { FreedPages } from "./sanitizer/freed-pages.ts";
 import type { TranslationTags } from "./translation-tags.ts";
 
 export type GuestEngine = Cpu & EngineControl;
@@ -28,6 +29,7 @@ export interface RootCpu {
   readonly msrs: RootMsrs;
   readonly counters: CounterUnit;
   readonly timerDeadline: number;
+  readonly freedPages: FreedPages;
   /** Vector of the most urgent interrupt that waits at TSC `now`, -1 when there is none. */
   waitingInterrupt(now: number): number;
   /** Acknowledges the most urgent pending interrupt; its vector. */

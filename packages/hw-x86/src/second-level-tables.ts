@@ -24,6 +24,14 @@ const CACHED_ABOVE = 0x1000;
 /** High half of the first address that as many levels do not reach: 48 bits, or all 52 of an address. */
 const reachOf = (levels: number): number => (levels === 5 ? 0x10_0000 : 0x1_0000);
 const ALL_ONES = new Uint32Array(1024).fill(0xffff_ffff);
+/** Tags that went stale and are remembered for the sanitizer: most never come again. */
+const MOST_STALE = 256;
+
+/** A page that tables lead to though it is free: by an entry, or as their root. Physical addresses. */
+export interface FreeLink {
+  readonly page: number;
+  readonly entry: number | undefined;
+}
 
 /** Bits 51:N of an entry, as bits of its high half, that must be 0 where physical addresses have N bits. */
 function reservedBits(physicalAddressBits: number): number {
@@ -46,15 +54,22 @@ export abstract class SecondLevelTables {
   #bankBytes = 0;
   #firstUsable = 0;
   #tag = 0;
+  /** For the sanitizer, by page of the bank: tag of the walks that last went through it or ended at it; 0: none. */
+  #passed: Uint32Array = new Uint32Array(0);
+  readonly #passedOf = new Map<number, Uint32Array>();
+  /** Tags that have translations through pages that were freed since, and which page. */
+  readonly #stale = new Map<number, number>();
+  readonly #presentBits: number;
   readonly #cache = new Uint32Array(CACHE_ENTRIES * 4);
   readonly #name: string;
   readonly #absent: AbsentMemory;
   readonly #absentWithout: AbsentMemory;
   readonly #log: (line: string) => void;
 
-  /** `name`: of the tables, for the log. */
-  protected constructor(name: string, physicalAddressBits: number, log: (line: string) => void) {
+  /** `name`: of the tables, for the log. `presentBits`: an entry leads somewhere when one of them is set. */
+  protected constructor(name: string, presentBits: number, physicalAddressBits: number, log: (line: string) => void) {
     this.reservedHigh = reservedBits(physicalAddressBits);
+    this.#presentBits = presentBits;
     this.#name = name;
     this.#absent = new AbsentMemory(name, log);
     this.#absentWithout = new AbsentMemory(`no ${name}`, log);
@@ -67,6 +82,7 @@ export abstract class SecondLevelTables {
     this.#reach = reachOf(levels);
     this.words = bank.u32;
     this.root = root;
+    if (this.#memory !== bank) this.#passed = this.#passedIn(bank);
     this.#memory = bank;
     this.#bank = bank.id;
     this.#bankBytes = bank.sizeBytes;
@@ -140,6 +156,64 @@ export abstract class SecondLevelTables {
     return undefined;
   }
 
+  // For the sanitizer
+
+  #passedIn(bank: MemoryBank): Uint32Array {
+    let passed = this.#passedOf.get(bank.id);
+    if (passed === undefined) {
+      passed = new Uint32Array(Math.ceil(bank.sizeBytes / 4096));
+      this.#passedOf.set(bank.id, passed);
+    }
+    return passed;
+  }
+  /** A walk goes through the table at this bank offset. */
+  protected passes(table: number): void {
+    this.#passed[table >>> 12] = this.#tag;
+  }
+  pagesFreed(bank: MemoryBank, offset: number, count: number): void {
+    const passed = this.#passedOf.get(bank.id);
+    if (passed === undefined) return;
+    for (let page = offset >>> 12; page < (offset >>> 12) + count; page++) {
+      const tag = passed[page] as number;
+      if (tag === 0) continue;
+      passed[page] = 0;
+      this.#stale.set(tag, bank.id * SPAN + page * 4096);
+      if (this.#stale.size > MOST_STALE) this.#stale.delete(this.#stale.keys().next().value as number);
+    }
+  }
+  forgetBank(id: number): void {
+    this.#passedOf.delete(id);
+    if (this.#bank === id) this.#memory = undefined;
+  }
+  /** A page, freed since, that walks under the tag now in use went through. */
+  staleThrough(): number | undefined {
+    return this.#stale.size === 0 ? undefined : this.#stale.get(this.#tag);
+  }
+  /** The first page that the tables lead to though it is 1 in `isFree`, which has a byte for each page of their bank. */
+  findFree(isFree: Uint8Array): FreeLink | undefined {
+    if (this.words === ALL_ONES) return undefined;
+    const page = (offset: number): number => this.#bank * SPAN + offset;
+    if (isFree[this.root >>> 12] === 1) return { page: page(this.root), entry: undefined };
+    // Tables that lead back to themselves would have no end
+    let tables = isFree.length;
+    const search = (table: number, level: number): FreeLink | undefined => {
+      if (--tables < 0) return undefined;
+      for (let entry = table; entry < table + 4096; entry += 8) {
+        const low = this.words[entry >>> 2] as number;
+        const high = this.words[(entry >>> 2) + 1] as number;
+        const next = (low & 0xffff_f000) >>> 0;
+        if ((low & this.#presentBits) === 0 || (high & 0xf_ffff) !== this.#bank || next >= this.#bankBytes) continue;
+        const isLeaf = level === 0 || (low & LARGE) !== 0;
+        // Of a large page no part is told apart
+        if (isFree[next >>> 12] === 1 && (!isLeaf || level === 0)) return { page: page(next), entry: page(entry) };
+        const found = isLeaf ? undefined : search(next, level - 1);
+        if (found !== undefined) return found;
+      }
+      return undefined;
+    };
+    return search(this.root, this.levels - 1);
+  }
+
   /** Ends a walk at the entry of a page of 2^`pageBits` bytes. */
   protected map(
     low: number,
@@ -161,6 +235,7 @@ export abstract class SecondLevelTables {
     }
     page.hpa = (this.#bank * SPAN + offset) as Hpa;
     page.rights = rights;
+    this.#passed[offset >>> 12] = this.#tag;
     if (gpaHigh >= CACHED_ABOVE) return MAPPED;
     const number = ((gpaHigh << 20) | (gpaLow >>> 12)) >>> 0;
     const entry = (number & (CACHE_ENTRIES - 1)) << 2;

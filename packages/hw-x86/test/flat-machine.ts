@@ -28,6 +28,7 @@ import { engineMode, HOT_ENTRIES_IN_TESTS } from "./engine-mode.ts";
 
 export const FLAT_MODEL: CpuModel = {
   vendor: "intel",
+  level: 4,
   cpuid: () => ({ eax: 0, ebx: 0, ecx: 0, edx: 0 }),
   cr0Allowed: 0xe005_003fn,
   cr4Allowed: 0x36_0e7fn,

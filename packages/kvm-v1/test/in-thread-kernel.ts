@@ -94,6 +94,7 @@ export class InThreadKernel {
   constructor(vendor: "intel" | "amd" = "intel") {
     const machine = createMachine({ clock: "icount", vendor });
     this.cpu = createLogicalCpu(machine, 0, (line) => this.log.push(line));
+    this.cpu.sanitizer.keepHostRegisters();
     this.bank = this.cpu.memory.createBank(BANK, BANK_BYTES);
     this.#nextPage = this.bank.firstFreeOffset;
     const vmxonRegion = hpa(BANK, this.#nextPage);
@@ -189,6 +190,7 @@ export class InThreadKernel {
     }
     const result = file.operations.ioctl!(file, request, address, this.task);
     if (typeof result !== "number") throw new Error("the ioctl waits");
+    this.#returnToUser();
     if (typeof argument !== "number") argument.set(this.bank.u8.subarray(address, address + argument.length));
     return result;
   }
@@ -198,7 +200,10 @@ export class InThreadKernel {
     this.vac.returnToUser();
     this.#sliceEnd = this.cpu.rdtsc() + this.sliceTicks;
     const result = file.operations.ioctl!(file, request, 0, this.task);
-    if (typeof result === "number") return result;
+    if (typeof result === "number") {
+      this.#returnToUser();
+      return result;
+    }
     let settled: number | undefined;
     let failed: unknown;
     result.then(
@@ -212,7 +217,10 @@ export class InThreadKernel {
     for (let turn = 0; turn < 1_000_000; turn++) {
       for (let i = 0; i < 8; i++) await Promise.resolve();
       if (failed !== undefined) throw failed;
-      if (settled !== undefined) return settled;
+      if (settled !== undefined) {
+        this.#returnToUser();
+        return settled;
+      }
       if (this.task.signalPending() || this.task.workPending()) this.#wakeAll();
       else if (this.#waiting.length > 0) {
         // Idle: the TSC jumps to the next timer; where there is none, `onIdle` has to do something
@@ -228,6 +236,11 @@ export class InThreadKernel {
       }
     }
     throw new Error("KVM_RUN does not end");
+  }
+
+  #returnToUser(): void {
+    this.vac.returnToUser();
+    this.cpu.sanitizer.returnsToUser();
   }
 
   #argument = 0;
@@ -264,6 +277,7 @@ export class InThreadKernel {
         allocatePages: (_process, count, align = 1) => this.#allocate(count, align),
         freePages: (address, count) => {
           for (let index = 0; index < count; index++) this.#freePages.push((address % 0x1_0000_0000) + index * 4096);
+          this.cpu.sanitizer.pagesFreed(address as Hpa, count);
           this.pagesOut -= count;
         },
         bytes: (address, length) => this.cpu.memory.bytes(address as Hpa, length),
@@ -337,6 +351,7 @@ export class InThreadKernel {
     if (count === 1 && align === 1 && this.#freePages.length > 0) {
       const offset = this.#freePages.pop()!;
       this.bank.u8.fill(0, offset, offset + 4096);
+      this.cpu.sanitizer.pagesAllocated(hpa(BANK, offset), 1);
       this.pagesOut++;
       return hpa(BANK, offset);
     }

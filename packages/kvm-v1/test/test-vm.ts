@@ -185,6 +185,8 @@ export class TestVm {
     this.kernel.close(this.vcpu);
     this.kernel.close(this.fd);
     this.kernel.close(this.system);
+    const findings = this.kernel.log.filter((line) => line.includes("sanitizer"));
+    if (findings.length > 0) throw new Error(`the hardware sanitizer found mistakes of the module:\n${findings.join("\n")}`);
   }
 
   #check(what: string, result: number): number {

@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync, rmSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import type { CpuModelName } from "@mkvm/hw-x86";
 import { type Command, Option } from "commander";
 import type { HostOptions } from "../control/types.ts";
 import { HostError } from "../errors.ts";
@@ -9,11 +10,14 @@ import { connectDaemon, tryConnect } from "./client.ts";
 import { findEndpoint } from "./endpoint.ts";
 
 const startTimeoutMs = 30_000;
+/** Said again here, since the hardware takes longer to load than most commands to answer. */
+const cpuModels: readonly CpuModelName[] = ["x86-64-v1", "x86-64-v2", "x86-64-v3", "max"];
 
 interface UpFlags {
   cpus: string;
   clock: "wall" | "icount";
   vendor: "intel" | "amd";
+  cpu: CpuModelName;
   foreground?: boolean;
 }
 
@@ -25,8 +29,13 @@ export function addDaemonCommands(program: Command): void {
     .option("--cpus <number>", "logical CPUs, 1 to 64", "1")
     .addOption(new Option("--clock <kind>", "real time, or instructions counted").choices(["wall", "icount"]).default("wall"))
     .addOption(new Option("--vendor <name>", "the machine's processors").choices(["intel", "amd"]).default("intel"))
+    .addOption(
+      new Option("--cpu <model>", "what its processors can do: a level of x86-64, or all there is")
+        .choices(cpuModels)
+        .default("max"),
+    )
     .option("--foreground", "stay in the foreground and print the log")
-    .addHelpText("after", "\nExamples:\n  mkvm up\n  mkvm up --cpus 4 --foreground")
+    .addHelpText("after", "\nExamples:\n  mkvm up\n  mkvm up --cpus 4 --foreground\n  mkvm up --vendor amd --cpu x86-64-v2")
     .action(async (flags: UpFlags) => {
       if (!/^\d+$/.test(flags.cpus)) throw new HostError("EINVAL", `--cpus ${flags.cpus}: give a number from 1 to 64`);
       const running = await tryConnect();
@@ -35,7 +44,8 @@ export function addDaemonCommands(program: Command): void {
         running.close();
         throw new HostError("EEXIST", `the daemon runs already, as process ${pid}: stop it with 'mkvm down'`);
       }
-      if (flags.foreground) await serveHere({ cpus: Number(flags.cpus), clock: flags.clock, vendor: flags.vendor });
+      if (flags.foreground)
+        await serveHere({ cpus: Number(flags.cpus), clock: flags.clock, vendor: flags.vendor, cpuModel: flags.cpu });
       else await startInBackground(flags);
     });
   program
@@ -69,7 +79,7 @@ async function startInBackground(flags: UpFlags): Promise<void> {
   const log = openSync(endpoint.log, "w", 0o600);
   const entry = process.argv[1] ?? fileURLToPath(import.meta.url);
   const words = [...process.execArgv, entry, "up", "--foreground", "--cpus", flags.cpus, "--clock", flags.clock];
-  words.push("--vendor", flags.vendor);
+  words.push("--vendor", flags.vendor, "--cpu", flags.cpu);
   const child = spawn(process.execPath, words, { detached: true, stdio: ["ignore", log, log] });
   closeSync(log);
   let ended = false;

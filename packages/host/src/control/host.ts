@@ -53,6 +53,7 @@ export async function createHost(options: HostOptions = {}): Promise<Host> {
       options.machine ??
       createMachine({
         vendor: options.vendor ?? "intel",
+        cpuModel: options.cpuModel ?? "max",
         cpus: options.cpus ?? 1,
         clock: options.clock ?? "wall",
         engine: options.engine ?? engineOfEnvironment(),
@@ -502,7 +503,10 @@ class ControlPlane {
       await this.close();
       throw thrown;
     }
-    this.#log.write("info", `${this.machine.cpus} ${this.machine.vendor} CPU(s), ${this.machine.clock} clock`);
+    this.#log.write(
+      "info",
+      `${this.machine.cpus} ${this.machine.vendor} CPU(s) of model ${this.machine.cpuModel}, ${this.machine.clock} clock`,
+    );
   }
 
   #cpuGone(cpu: Cpu, error: HostError): void {

@@ -1,7 +1,7 @@
 /**
  * What the control plane answers with. Plain data: it crosses threads and the daemon's socket as it is.
  */
-import type { EngineStatistics, MachineDescription } from "@mkvm/hw-x86";
+import type { CpuModelName, EngineStatistics, MachineDescription } from "@mkvm/hw-x86";
 import type { ParameterSpec, ParameterValues } from "@mkvm/kvm-abi";
 
 export type LogLevel = "err" | "warn" | "info" | "debug";
@@ -247,6 +247,8 @@ export interface HostOptions {
   /** What the CPUs translate into WebAssembly: nothing, what runs often, or everything at first sight. Default: the environment's MKVM_ENGINE, else what runs often. */
   engine?: "off" | "hot" | "always";
   vendor?: "intel" | "amd";
+  /** Which instruction sets its CPUs have: a level of the x86-64 ABI, or max, all there are, which is the default. */
+  cpuModel?: CpuModelName;
   /** Where package names and relative paths are resolved from; default the working directory. */
   directory?: string;
   /** Default: 30 s to prepare, 2 s to stand still. */

@@ -1,6 +1,6 @@
 /** Pages that modules allocate: from the bank of the process they serve, or from the CPU's own bank. */
 
-import type { Hpa } from "@mkvm/hw-x86";
+import type { HardwareSanitizer, Hpa } from "@mkvm/hw-x86";
 import { bankOf, hpa, type MemoryBank, offsetOf, type PhysicalMemory } from "@mkvm/hw-x86";
 import { Errno, type KernelMemory, type PhysicalAddress, type Process } from "@mkvm/kvm-abi";
 import { PageAllocator } from "./page-allocator.ts";
@@ -10,12 +10,14 @@ const cpuBankBytes = 32 * 1024 * 1024;
 
 export class CpuMemory {
   readonly #physical: PhysicalMemory;
+  readonly #sanitizer: HardwareSanitizer;
   readonly #allocators = new Map<number, PageAllocator>();
   #cpuBank: MemoryBank | undefined;
   readonly #cpuBankId: number;
 
-  constructor(physical: PhysicalMemory, cpuBankId: number) {
+  constructor(physical: PhysicalMemory, sanitizer: HardwareSanitizer, cpuBankId: number) {
     this.#physical = physical;
+    this.#sanitizer = sanitizer;
     this.#cpuBankId = cpuBankId;
   }
 
@@ -31,13 +33,17 @@ export class CpuMemory {
   allocatePages(bank: number, count: number, alignPages: number): PhysicalAddress {
     if (!(count > 0) || !(alignPages > 0)) return -Errno.EINVAL;
     const offset = this.#allocators.get(bank)?.allocateKernel(count, alignPages);
-    return offset === undefined ? -Errno.ENOMEM : hpa(bank, offset);
+    if (offset === undefined) return -Errno.ENOMEM;
+    this.#sanitizer.pagesAllocated(hpa(bank, offset), count);
+    return hpa(bank, offset);
   }
 
   freePages(address: PhysicalAddress, count: number): boolean {
     const bank = bankOf(address as Hpa);
     const allocator = this.#allocators.get(bank);
-    return allocator?.freeKernel(offsetOf(address as Hpa), count) ?? false;
+    if (!allocator?.freeKernel(offsetOf(address as Hpa), count)) return false;
+    this.#sanitizer.pagesFreed(address as Hpa, count);
+    return true;
   }
 
   bytes(address: PhysicalAddress, length: number): Uint8Array {

@@ -72,7 +72,7 @@ export class Arriving {
   restore(image: ProcessImage): void {
     const { process } = this;
     const { cpu, scheduler, machine } = this.#kernel;
-    const blocker = blockerOfResume(image, { vendor: machine.vendor, tscKhz: cpu.tscKhz }, this.#module);
+    const blocker = blockerOfResume(image, { ...machine, tscKhz: cpu.tscKhz }, this.#module);
     if (blocker) throw new HostError("EINVAL", blocker);
     if (image.vms.length !== this.#incoming.length)
       throw new HostError("EBUSY", "a VM was opened or closed meanwhile: move it again");

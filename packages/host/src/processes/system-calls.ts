@@ -1,7 +1,7 @@
 /** System calls of one thread. */
 
 import { resolve as resolvePath } from "node:path";
-import { bankOf, type Hpa, offsetOf } from "@mkvm/hw-x86";
+import { bankOf, type Hpa, hpa, offsetOf } from "@mkvm/hw-x86";
 import { Errno, type Hva, Ioctl, type SystemCalls } from "@mkvm/kvm-abi";
 import { isDevicePath } from "../devices/device-tree.ts";
 import { ConsoleFile, EventfdFile, ModuleFile, RegularFile } from "../devices/open-file.ts";
@@ -19,6 +19,10 @@ export const processEnds: unique symbol = Symbol("process ends");
 /** What asynchronous calls of a process that ends return: the thread goes no further, and is collected with its promise. */
 function never(): Promise<never> {
   return new Promise(() => {});
+}
+
+function pagesIn(lengthBytes: number): number {
+  return Math.ceil(lengthBytes / pageBytes);
 }
 
 export function createSystemCalls(process: KernelProcess, task: KernelTask): SystemCalls {
@@ -64,9 +68,14 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
     if (process.frozen || process.ending) process.settle();
   }
 
+  function returnToUser(): void {
+    kernel.vac.returnToUser();
+    kernel.cpu.sanitizer.returnsToUser();
+  }
+
   function backToUser(result: number): number {
     if (result === -Errno.EINTR) task.signalDelivered();
-    kernel.vac.returnToUser();
+    returnToUser();
     return result;
   }
 
@@ -203,7 +212,11 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
 
     mmap(lengthBytes, fd, offsetBytes) {
       check();
-      if (fd === -1) return memory.mapAnonymous(lengthBytes);
+      if (fd === -1) {
+        const anonymous = memory.mapAnonymous(lengthBytes);
+        if (anonymous >= 0) kernel.cpu.sanitizer.pagesAllocated(hpa(process.bank, anonymous), pagesIn(lengthBytes));
+        return anonymous;
+      }
       const file = process.files.get(fd);
       if (!file) return -Errno.EBADF;
       if (!(file instanceof ModuleFile) || !file.operations.mmap) return -Errno.ENODEV;
@@ -218,14 +231,16 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       if (address < 0) return address;
       const offset = offsetOf(address as Hpa);
       if (bankOf(address as Hpa) !== process.bank) return -Errno.EFAULT;
-      if (!memory.pages.mapKernelPages(offset, Math.ceil(lengthBytes / pageBytes))) return -Errno.EFAULT;
+      if (!memory.pages.mapKernelPages(offset, pagesIn(lengthBytes))) return -Errno.EFAULT;
       if (offsetBytes === 0) file.firstPage = offset;
       return offset;
     },
 
     munmap(address, lengthBytes) {
       check();
-      return memory.unmap(address, lengthBytes);
+      const result = memory.unmap(address, lengthBytes);
+      if (result === 0) kernel.cpu.sanitizer.pagesFreed(hpa(process.bank, address), pagesIn(lengthBytes));
+      return result;
     },
 
     read(fd, address, lengthBytes) {
@@ -318,7 +333,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
         if (process.frozen) await process.thawed(task);
         if (process.ending) return never();
       }
-      kernel.vac.returnToUser();
+      returnToUser();
     },
 
     closeInput() {

@@ -1,4 +1,5 @@
 /** The first section of a saved file, as JSON: what a reader must know before it looks at any state. */
+import { CPU_MODELS } from "@mkvm/hw-x86";
 import { z } from "zod";
 import { HostError } from "../errors.ts";
 import type { ProcessImage } from "./process-image.ts";
@@ -19,7 +20,12 @@ const manifest = z.object({
   savedBy: z.object({ module: z.string(), package: z.string(), version: z.string() }),
   name: z.string(),
   args: z.array(z.string()),
-  machine: z.object({ vendor: z.enum(["intel", "amd"]), tscKhz: count }),
+  machine: z.object({
+    vendor: z.enum(["intel", "amd"]),
+    /** Files of before machines could have less name none. */
+    cpuModel: z.enum(CPU_MODELS).default("max"),
+    tscKhz: count,
+  }),
   clock: z.object({ tsc: z.number(), monotonicNs: z.number() }),
   retired: count,
   bankBytes: count,

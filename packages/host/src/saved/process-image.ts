@@ -1,4 +1,5 @@
 /** A process that stands still, as plain data: all that another CPU, or another host, needs to go on with it, but for its memory. */
+import type { CpuModelName } from "@mkvm/hw-x86";
 import type { FileRole, Section } from "@mkvm/kvm-abi";
 import type { SavedTurn } from "../processes/resumption.ts";
 import type { UndeliveredResult } from "../processes/task.ts";
@@ -36,7 +37,7 @@ export interface ProcessImage {
   readonly args: readonly string[];
   /** Module that the VMs were on. */
   readonly module: string;
-  readonly machine: { readonly vendor: "intel" | "amd"; readonly tscKhz: number };
+  readonly machine: { readonly vendor: "intel" | "amd"; readonly cpuModel: CpuModelName; readonly tscKhz: number };
   readonly clock: SavedClock;
   /** Instructions since the process started. */
   readonly retired: number;

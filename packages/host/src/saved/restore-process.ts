@@ -20,7 +20,7 @@ export async function restoreProcess(
   try {
     const image = await file.image(await file.manifest());
     const module = moduleFor(kernel, restore, image);
-    const machine = { vendor: kernel.machine.vendor, tscKhz: kernel.cpu.tscKhz };
+    const machine = { ...kernel.machine, tscKhz: kernel.cpu.tscKhz };
     const blocker = blockerOfResume(image, machine, module);
     if (blocker) throw new HostError("EINVAL", `${restore.path}: ${blocker}; nothing was restored`);
     const memory = mapMemory(kernel, restore, image);

@@ -57,7 +57,7 @@ export function takeImage(process: KernelProcess, args: readonly string[], vendo
     name: process.name,
     args,
     module,
-    machine: { vendor, tscKhz: kernel.cpu.tscKhz },
+    machine: { vendor, cpuModel: kernel.machine.cpuModel, tscKhz: kernel.cpu.tscKhz },
     clock: { tsc: kernel.cpu.rdtsc(), monotonicNs: kernel.scheduler.clock.monotonicNs() },
     retired: kernel.cpu.retiredInstructions() - process.startRetired,
     bankBytes: process.memory.bank.sizeBytes,

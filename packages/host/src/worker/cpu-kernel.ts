@@ -56,7 +56,7 @@ export class CpuKernel {
   readonly #send: (event: CpuEvent, transfer?: ArrayBuffer[]) => void;
   readonly #startedMs: number;
   readonly moveLimits: MoveLimits;
-  readonly machine: Pick<MachineDescription, "vendor">;
+  readonly machine: Pick<MachineDescription, "vendor" | "cpuModel">;
   #turns: Promise<void> = Promise.resolve();
   /** Runs while a process wants it: how many do. */
   #profile: ThreadProfile | undefined;
@@ -70,13 +70,14 @@ export class CpuKernel {
     this.#send = send;
     this.#startedMs = boot.startedMs;
     this.moveLimits = boot.moveLimits;
-    this.machine = boot.machine;
+    this.machine = { vendor: boot.machine.vendor, cpuModel: boot.machine.cpuModel };
     this.cpu = hardware.createCpu(boot, (line) => this.log("info", `cpu${boot.cpu}`, line));
     // Nothing of this kernel's sends any
     this.cpu.nmiHandler = () => this.log("warn", "host", `NMI received for unknown reason on cpu${boot.cpu}`);
+    this.cpu.sanitizer.keepHostRegisters();
     this.scheduler = new CpuScheduler(this.cpu, boot.machine);
     // Banks 1 to 64 are the CPUs' own; processes' come after them.
-    this.memory = new CpuMemory(this.cpu.memory, 1 + boot.cpu);
+    this.memory = new CpuMemory(this.cpu.memory, this.cpu.sanitizer, 1 + boot.cpu);
     this.vac = hardware.createVac(boot, this.cpu, (count) => this.memory.allocateCpuPages(count));
     this.modules = new ModuleInstances(this);
     this.#migrations = new Migrations(this);

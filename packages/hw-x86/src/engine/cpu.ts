@@ -5,6 +5,7 @@
 import type { Gpa, Gva } from "../addresses.ts";
 import type { GuestMode } from "./guest-mode.ts";
 import type { Breakpoints } from "./system/breakpoints.ts";
+import type { Level } from "./system/cpu-levels.ts";
 
 export interface Cpu {
   /** Views over the whole bank; index with bank offsets (shifted for the wider ones). */
@@ -93,6 +94,8 @@ export interface Cpu {
 
 export interface CpuModel {
   readonly vendor: "intel" | "amd";
+  /** Which instruction sets there are; see system/cpu-levels.ts. */
+  readonly level: Level;
   /** CPUID as this machine has it. */
   cpuid(leaf: number, subleaf: number): { eax: number; ebx: number; ecx: number; edx: number };
   /** Bits that may be set in each control register. */

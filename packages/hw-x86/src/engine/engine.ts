@@ -8,7 +8,8 @@ import { Blocks } from "./blocks.ts";
 import { PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu, CpuModel } from "./cpu.ts";
 import { CPU_STATE, CPU_STATE_BYTES, gprOffset, SEG_READ_TOP, SEG_WRITE_TOP, state } from "./cpu-state.ts";
-import { createDecodedOperation, decode, variants } from "./decoder/decoder.ts";
+import { createDecodedOperation, variants } from "./decoder/decoder.ts";
+import { decoderOfLevel } from "./decoder/level-decoder.ts";
 import type { Variant } from "./decoder/variant.ts";
 import { type EngineCounts, EXIT_REASONS } from "./engine-statistics.ts";
 import { readFlags, writeFlags } from "./flags.ts";
@@ -131,7 +132,14 @@ export class Engine implements Cpu, EngineControl {
     this.#log = options.log;
     this.#setConstants();
     const numbers = interpreterTables();
-    this.#blocks = new Blocks(this, decode, createDecodedOperation(), variants, numbers, options.sweepBytes);
+    this.#blocks = new Blocks(
+      this,
+      decoderOfLevel(this.model.level),
+      createDecodedOperation(),
+      variants,
+      numbers,
+      options.sweepBytes,
+    );
     this.#interpreter = this.#instantiate(options.memory);
     const mode = options.translate ?? "hot";
     this.#translator = new Translator(mode, this, options.memory, this.#interpreter, variants, numbers, options.hotEntries);

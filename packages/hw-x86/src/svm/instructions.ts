@@ -9,12 +9,15 @@ import { type SvmInstructions, SvmStatus } from "../logical-cpu.ts";
 import type { MemoryBank } from "../physical-memory.ts";
 import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
+import { EntryCheck } from "../sanitizer/entry-check.ts";
+import type { SanitizedUnit } from "../sanitizer/sanitizer.ts";
+import { TagOwners } from "../sanitizer/tag-owners.ts";
 import type { StateBlock } from "../state-block.ts";
-import { TagOwners } from "../tag-owners.ts";
 import { BranchRecords } from "./branch-records.ts";
 import { CleanBits } from "./clean-bits.ts";
 import { GuestRun } from "./guest-run.ts";
 import { loadGuestState, loadHiddenState, saveGuestState, saveHiddenState } from "./guest-state.ts";
+import { namedPages } from "./named-pages.ts";
 import { SvmGuest } from "./svm-guest.ts";
 import { Control, Event, ExitCode, Save, TlbControl } from "./vmcb.ts";
 import { Vmcb } from "./vmcb-access.ts";
@@ -27,7 +30,7 @@ export interface SvmCpu extends RootCpu {
   readonly block: StateBlock;
 }
 
-export class SvmInstructionSet implements SvmInstructions {
+export class SvmInstructionSet implements SvmInstructions, SanitizedUnit {
   gif = true;
   readonly #cpu: SvmCpu;
   readonly #vmcb = new Vmcb();
@@ -39,6 +42,8 @@ export class SvmInstructionSet implements SvmInstructions {
   #saveAreaReported = false;
   readonly #asidOwners = new TagOwners();
   readonly #cleanBits: CleanBits;
+  readonly #entryCheck: EntryCheck;
+  readonly #namedPages = () => namedPages(this.#vmcb, this.#address, this.#guest.apic.isEnabled);
   /** Of the VMCB that VMRUN runs. */
   #address = 0;
 
@@ -46,6 +51,7 @@ export class SvmInstructionSet implements SvmInstructions {
     this.#cpu = cpu;
     this.#guest = new SvmGuest(cpu, this.#vmcb);
     this.#run = new GuestRun(cpu, this.#vmcb, this.#guest);
+    this.#entryCheck = new EntryCheck(cpu, { structure: "VMCB", tables: "nested page tables", flush: "a flush between" });
     this.#cleanBits = new CleanBits((finding) => cpu.log(`sanitizer: on CPU ${cpu.id} ${finding}`));
   }
 
@@ -59,6 +65,34 @@ export class SvmInstructionSet implements SvmInstructions {
     this.gif = true;
     this.#asidOwners.allFlushed();
     this.#cleanBits.forget();
+  }
+
+  get lastUsed(): string {
+    return this.#address === 0 ? "no VMCB" : `VMCB ${this.#address.toString(16)}`;
+  }
+  pagesFreed(bank: MemoryBank, offset: number, count: number): void {
+    this.#guest.npt.pagesFreed(bank, offset, count);
+    const area = Number(this.#cpu.msrs.values[Root.hostSaveArea]);
+    const isFreed =
+      bankOf(area as Hpa) === bank.id && offsetOf(area as Hpa) >= offset && offsetOf(area as Hpa) < offset + count * 4096;
+    if (this.#isOn() && isFreed)
+      this.#cpu.log(`sanitizer: host save area ${area.toString(16)} freed, with SVM on at CPU ${this.#cpu.id}`);
+  }
+  bankReleased(id: number): void {
+    this.#guest.npt.forgetBank(id);
+  }
+  /** EFER or VM_HSAVE_PA was written; what they held before. */
+  registerWritten(efer: bigint, saveArea: bigint): void {
+    if ((efer & BigInt(Efer.SVME)) === 0n) return;
+    const { id, msrs } = this.#cpu;
+    // Without SVM there is no STGI
+    if (!this.#isOn() && !this.gif)
+      this.#cpu.log(`sanitizer: SVM goes off at CPU ${id} with GIF clear: no interrupt comes through any more`);
+    const now = msrs.values[Root.hostSaveArea] as bigint;
+    if (saveArea !== 0n && now !== 0n && now !== saveArea)
+      this.#cpu.log(
+        `sanitizer: host save area ${now.toString(16)} set at CPU ${id}, with SVM on and ${saveArea.toString(16)} in use`,
+      );
   }
 
   #isOn(): boolean {
@@ -141,6 +175,7 @@ export class SvmInstructionSet implements SvmInstructions {
     const current = this.#selectEngine(bank);
     const { engine } = current;
     this.#selectTranslations(current);
+    this.#entryCheck.entering(address, guest.usesNpt ? guest.npt : undefined, this.#namedPages);
     this.#load(engine);
     this.#run.run(engine);
     this.#exit(engine);

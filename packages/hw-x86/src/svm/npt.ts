@@ -24,7 +24,7 @@ export class Npt extends SecondLevelTables {
   #noExecute = true;
 
   constructor(physicalAddressBits: number, log: (line: string) => void) {
-    super("NPT", physicalAddressBits, log);
+    super("NPT", PRESENT, physicalAddressBits, log);
   }
 
   /** Turns to the tables at bank offset `root`; `tag` names what is cached of them. `noExecute`: EFER.NXE of the host. */
@@ -55,6 +55,7 @@ export class Npt extends SecondLevelTables {
     let table = this.root;
     let rights = READ | WRITE | FETCH;
     for (let level = 3; ; level--) {
+      this.passes(table);
       const at = this.entryOf(table, level, gpaLow, gpaHigh);
       const low = words[at] as number;
       const high = words[at + 1] as number;

@@ -20,7 +20,7 @@ export class Ept extends SecondLevelTables {
   log: ModificationLog | undefined;
 
   constructor(physicalAddressBits: number, log: (line: string) => void) {
-    super("EPT", physicalAddressBits, log);
+    super("EPT", READ | WRITE | FETCH, physicalAddressBits, log);
   }
 
   /** Turns to the EPT at `pointer` (low half of the EPTP) in `bank`; `tag` names its cached walks. */
@@ -51,6 +51,7 @@ export class Ept extends SecondLevelTables {
     let table = this.root;
     let rights = READ | WRITE | FETCH;
     for (let level = this.levels - 1; ; level--) {
+      this.passes(table);
       const at = this.entryOf(table, level, gpaLow, gpaHigh);
       const low = words[at] as number;
       const high = words[at + 1] as number;

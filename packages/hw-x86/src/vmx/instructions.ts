@@ -10,7 +10,9 @@ import type { IntelCounters } from "../performance/intel-counters.ts";
 import type { MemoryBank } from "../physical-memory.ts";
 import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
-import { TagOwners } from "../tag-owners.ts";
+import { EntryCheck } from "../sanitizer/entry-check.ts";
+import type { SanitizedUnit } from "../sanitizer/sanitizer.ts";
+import { TagOwners } from "../sanitizer/tag-owners.ts";
 import { CR4_FIXED0 } from "./capabilities.ts";
 import { checkControls, checkHostState, checkInjection, isEptPointer } from "./control-checks.ts";
 import {
@@ -28,6 +30,7 @@ import { checkGuestNow, checkGuestState, type GuestStateError } from "./guest-ch
 import { GuestRun } from "./guest-run.ts";
 import { loadFullState, loadHostState, loadMovingState, saveField, saveGuestState, saveMovingState } from "./guest-state.ts";
 import { loadOnEntry, loadOnExit, storeOnExit } from "./msr-lists.ts";
+import { namedPages } from "./named-pages.ts";
 import {
   activateRegion,
   CHECKED_CONTROLS,
@@ -61,7 +64,7 @@ export interface VmxCpu extends RootCpu {
   readonly counters: IntelCounters;
 }
 
-export class VmxInstructionSet implements VmxInstructions {
+export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
   status: VmxStatus = VmxStatus.succeed;
   readonly #cpu: VmxCpu;
   readonly #vmcs = new Vmcs();
@@ -92,16 +95,47 @@ export class VmxInstructionSet implements VmxInstructions {
   readonly #active = new Set<number>();
   #lastEptTag = 0;
   readonly #vpidOwners = new TagOwners();
+  readonly #entryCheck: EntryCheck;
+  readonly #namedPages = () => namedPages(this.#vmcs);
+  #isRegionReported = false;
+  #lastUsed = "no VMCS";
 
   constructor(cpu: VmxCpu) {
     this.#cpu = cpu;
     this.#guest = new VmxGuest(cpu, this.#vmcs);
     this.#run = new GuestRun(cpu, this.#vmcs, this.#guest);
+    this.#entryCheck = new EntryCheck(cpu, { structure: "VMCS", tables: "EPT", flush: "INVEPT between" });
   }
 
   /** Software in root mode has written a register that VM exits load. */
   hostRegisterWritten(): void {
     this.#isReady = false;
+  }
+
+  get lastUsed(): string {
+    return this.#vmcs.isValid ? `VMCS ${this.#vmcs.address.toString(16)}` : this.#lastUsed;
+  }
+  /** What the processor itself may write at any time must not be freed at all; for the rest the next entry looks. */
+  pagesFreed(bank: MemoryBank, offset: number, count: number): void {
+    this.hostRegisterWritten();
+    this.#guest.ept.pagesFreed(bank, offset, count);
+    const isIn = (address: number): boolean =>
+      bankOf(address as Hpa) === bank.id &&
+      offsetOf(address as Hpa) >= offset &&
+      offsetOf(address as Hpa) < offset + count * 4096;
+    const { id } = this.#cpu;
+    if (this.isInOperation && isIn(this.#vmxonRegion))
+      this.#cpu.log(`sanitizer: VMXON region ${this.#vmxonRegion.toString(16)} freed, with CPU ${id} in VMX operation`);
+    for (const address of this.#active)
+      if (isIn(address)) this.#cpu.log(`sanitizer: VMCS ${address.toString(16)} freed while active on CPU ${id}, not cleared`);
+  }
+  /** The processor alone may write there in VMX operation: a second owner of VMX that sets up its own region writes this one. */
+  #checkRegion(): void {
+    if (this.#isRegionReported || this.#regionBank(this.#vmxonRegion as Hpa) === undefined) return;
+    if (this.#revision(this.#vmxonRegion as Hpa) === VMCS_REVISION) return;
+    this.#isRegionReported = true;
+    const region = this.#vmxonRegion.toString(16);
+    this.#cpu.log(`sanitizer: VMXON region ${region} was written to, with CPU ${this.#cpu.id} in VMX operation`);
   }
 
   /** Guest state goes from the CPU to the VMCS field by field when somebody asks, or all at once before anything else happens. */
@@ -144,6 +178,7 @@ export class VmxInstructionSet implements VmxInstructions {
     }
     this.#eptContexts = this.#eptContexts.filter((context) => context.bank !== id);
     for (const address of this.#active) if (bankOf(address as Hpa) === id) this.#active.delete(address);
+    this.#guest.ept.forgetBank(id);
     this.#controlled = NONE;
   }
 
@@ -184,7 +219,12 @@ export class VmxInstructionSet implements VmxInstructions {
   vmxon(region: Hpa): VmxStatus {
     const { msrs } = this.#cpu;
     if (((msrs.halves[2 * Root.cr4] as number) & CR4_FIXED0) === 0) return this.#result(VmxStatus.undefinedOpcode);
-    if (this.isInOperation) return this.#fail(VmxError.vmxonInRootOperation);
+    if (this.isInOperation) {
+      const [second, first] = [region.toString(16), this.#vmxonRegion.toString(16)];
+      if (region !== this.#vmxonRegion)
+        this.#cpu.log(`sanitizer: VMXON with region ${second} on CPU ${this.#cpu.id}, in VMX operation with region ${first}`);
+      return this.#fail(VmxError.vmxonInRootOperation);
+    }
     if (!this.#isRegionAddress(region) || this.#revision(region) !== VMCS_REVISION) return this.#result(VmxStatus.failInvalid);
     this.#vmxonRegion = region;
     this.#vmcs.invalidate();
@@ -194,6 +234,7 @@ export class VmxInstructionSet implements VmxInstructions {
   vmxoff(): VmxStatus {
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
     this.#settle();
+    this.#checkRegion();
     this.#leave("VMXOFF on");
     return this.#succeed();
   }
@@ -209,6 +250,7 @@ export class VmxInstructionSet implements VmxInstructions {
 
   #leave(how: string): void {
     this.#reportActive(how);
+    this.#lastUsed = this.lastUsed;
     this.#vmxonRegion = NONE;
     this.#vmcs.invalidate();
     this.#resident = NONE;
@@ -236,7 +278,10 @@ export class VmxInstructionSet implements VmxInstructions {
     this.#active.delete(address);
     if (this.#resident === address) this.#resident = NONE;
     if (this.#controlled === address) this.#controlled = NONE;
-    if (this.#vmcs.address === address) this.#vmcs.invalidate();
+    if (this.#vmcs.address === address) {
+      this.#lastUsed = this.lastUsed;
+      this.#vmcs.invalidate();
+    }
     return this.#succeed();
   }
 
@@ -246,6 +291,7 @@ export class VmxInstructionSet implements VmxInstructions {
     if (address === this.#vmxonRegion) return this.#fail(VmxError.vmptrldVmxonPointer);
     const bank = this.#regionBank(address);
     if (bank === undefined || this.#revision(address) !== VMCS_REVISION) return this.#fail(VmxError.vmptrldWrongRevision);
+    this.#checkRegion();
     const elsewhere = activateRegion(bank, offsetOf(address), this.#cpu.id);
     if (elsewhere !== -1)
       this.#cpu.log(
@@ -470,6 +516,7 @@ export class VmxInstructionSet implements VmxInstructions {
     const current = this.#selectEngine();
     const { engine } = current;
     this.#selectTranslations(current);
+    this.#entryCheck.entering(vmcs.address, this.#guest.usesEpt ? this.#guest.ept : undefined, this.#namedPages);
     const isWhole = this.#resident !== vmcs.address || (vmcs.dirty & DIRTY_GUEST) !== 0;
     this.#resident = NONE;
     if (isWhole) loadFullState(engine, vmcs, cpu.msrs);

@@ -110,6 +110,7 @@ export class EngineRunner {
       memory,
       model: {
         vendor,
+        level: 4,
         cpuid: unavailable,
         cr0Allowed: 0xe005_003fn,
         cr4Allowed: 0x4_06ffn,

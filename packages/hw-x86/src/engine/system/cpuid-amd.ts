@@ -93,6 +93,7 @@ function amdCpuid(leaf: number, subleaf: number): CpuidResult {
 export function createAmdModel(): CpuModel {
   return withInstructionSets({
     vendor: "amd",
+    level: 4,
     // Leaves that do not exist read as zero
     cpuid: (leaf, subleaf) => amdCpuid(leaf >>> 0, subleaf >>> 0),
     cr0Allowed: CR0_ALLOWED,

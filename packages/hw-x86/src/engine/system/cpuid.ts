@@ -171,6 +171,7 @@ export const CR4_ALLOWED = BigInt(
 export function createIntelModel(): CpuModel {
   return withInstructionSets({
     vendor: "intel",
+    level: 4,
     cpuid(leaf, subleaf) {
       const index = leaf >>> 0;
       // Leaves past the last one read as the last basic leaf.
