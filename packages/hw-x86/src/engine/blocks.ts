@@ -39,9 +39,9 @@ const SCRATCH_BLOCK = OP_ARENA + OP_ARENA_BYTES - LONGEST_RECORDS * OP_BYTES;
  * Decoded code, in bytes, above which blocks are dropped that hardly ran: of what a kernel runs until its init, half runs fewer than
  * ten times.
  */
-const SWEEP_BYTES = 5 << 20;
-/** What a block ran fewer times than, to be dropped: the next of these, as long as too much is left. */
-const COLD_ENTRIES = [8, 64, 512, 4096];
+const SWEEP_BYTES = 5.5 * (1 << 20);
+/** What a block ran fewer times than, to be dropped: the next of these, as long as too much is left. Of what ran more, the count is worth keeping. */
+const COLD_ENTRIES = [8, 64];
 /** A charge that no budget covers: entering such a block returns to the engine, which looks for a fresh one. */
 const DEAD = 0x7fff_ffff;
 
@@ -274,7 +274,7 @@ export class Blocks {
       if (this.#arena.used * 3 <= this.#sweepBytes * 2) break;
     }
     clearBlockTables(this.#cpu);
-    this.#sweepAt = Math.max(this.#sweepBytes, (this.#arena.used * 3) / 2);
+    this.#sweepAt = Math.max(this.#sweepBytes, (this.#arena.used * 7) / 4);
   }
   #dropCold(page: CodePage, entries: number, kept: ReadonlySet<number>): void {
     let dropped = 0;
