@@ -6,6 +6,7 @@ import type { Random } from "../random.ts";
 export const CODE_AT = 0x8000;
 export const CODE_BYTES = 0x4000;
 const MOST_INSTRUCTION_BYTES = 15;
+const FIRST_EXTRAS = 4;
 /** Where guests have the registers of their local APIC, if the processor virtualizes it. */
 export const APIC_AT = 0x3_0000;
 /** Of these the CPU itself keeps the values: EFER, the system calls', bases, DEBUGCTL, PAT, XSS, TSC_AUX, and of the APIC in x2APIC mode. */
@@ -75,6 +76,11 @@ export class CodeWriter {
   write(): Uint8Array {
     const random = this.#random;
     const style = random.below(8);
+    // Guests live short lives: what is to be reached is at their beginning, now and then
+    if (style !== 0 && this.#extras?.oneIn(2)) {
+      for (let i = 0; i < FIRST_EXTRAS; i++) this.#apicAccess(this.#extras);
+      for (let i = 0; i < FIRST_EXTRAS; i++) this.#extra(this.#extras);
+    }
     if (style === 0) for (let i = 0; i < CODE_BYTES; i++) this.#bytes[i] = random.next();
     while (style !== 0 && this.#at < CODE_BYTES - 64) this.#one();
     return this.#bytes;
@@ -181,15 +187,9 @@ export class CodeWriter {
         load(0xb8, random.next() & random.next());
         this.#put(0x31, 0xc9, 0x31, 0xd2, 0x0f, 0x01, 0xef);
         return;
-      case 4: {
-        // mov to or from a register of the APIC, or something longer than that
-        const opcode = random.pick([0x89, 0x89, 0xc7, 0x8b, 0x8b, 0x01, 0x87]);
-        this.#put(...(this.#codeSize === 16 ? [0x67, 0x66] : []), ...(is64 && random.oneIn(8) ? [0x48] : []), opcode);
-        this.#put(...(is64 ? [0x04, 0x25] : [0x05]));
-        this.#put32(APIC_AT + random.pick(APIC_REGISTERS));
-        if (opcode === 0xc7) this.#put32(random.oneIn(2) ? random.below(256) : random.next());
+      case 4:
+        this.#apicAccess(random);
         return;
-      }
       case 5: // push of flags with TF, popf
         this.#put(0x68);
         this.#immediate(0x302 | (random.next() & 0x8d5));
@@ -198,6 +198,16 @@ export class CodeWriter {
       default:
         this.#put(random.pick([0xeb, 0x74, 0x75, 0xe2, 0xe3]), 0);
     }
+  }
+
+  /** MOV to or from a register of the APIC, or something longer than that. */
+  #apicAccess(random: Random): void {
+    const is64 = this.#codeSize === 64;
+    const opcode = random.pick([0x89, 0x89, 0xc7, 0x8b, 0x8b, 0x01, 0x87]);
+    this.#put(...(this.#codeSize === 16 ? [0x67, 0x66] : []), ...(is64 && random.oneIn(8) ? [0x48] : []), opcode);
+    this.#put(...(is64 ? [0x04, 0x25] : [0x05]));
+    this.#put32(APIC_AT + random.pick(APIC_REGISTERS));
+    if (opcode === 0xc7) this.#put32(random.oneIn(2) ? random.below(256) : random.next());
   }
 
   #immediate(value: number): void {

