@@ -1,5 +1,5 @@
 /** Measures moves against the figures to reach. Prints a table, writes docs/benchmarks-upgrade.md and .json. */
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { machineFacts } from "./bench/machine.ts";
 import { upgradeParts } from "./bench/upgrade-parts.ts";
@@ -80,7 +80,8 @@ const report: UpgradeReport = { machine, moves, seconds: Math.round((performance
 console.log(values.json ? upgradeJson(report) : upgradeTable(report));
 const isWhole = values.only === undefined;
 if (values.write ?? isWhole) {
-  const written = isWhole ? report : renewedUpgrade(JSON.parse(readFileSync(`${page}.json`, "utf8")), report, names);
+  const earlier = isWhole || !existsSync(`${page}.json`) ? undefined : JSON.parse(readFileSync(`${page}.json`, "utf8"));
+  const written = earlier === undefined ? report : renewedUpgrade(earlier, report, names);
   writeFileSync(`${page}.md`, upgradeMarkdown(written));
   writeFileSync(`${page}.json`, upgradeJson(written));
 }

@@ -79,10 +79,10 @@ async function moveOften(host: Host, guest: RunningGuest, count: number): Promis
   return measured;
 }
 
-/** Instructions per millisecond over a second in which nothing else happens. */
-async function rate(host: Host, pid: number): Promise<number> {
+/** Instructions per millisecond over a time in which nothing else happens. */
+async function rate(host: Host, pid: number, durationMs = 1000): Promise<number> {
   const [before, began] = [await retiredOf(host, pid), performance.now()];
-  await new Promise((resolve) => setTimeout(resolve, 1000));
+  await new Promise((resolve) => setTimeout(resolve, durationMs));
   return ((await retiredOf(host, pid)) - before) / (performance.now() - began);
 }
 
@@ -90,27 +90,38 @@ const blackoutMs = ({ report }: Measured): number => report.blackoutUs / 1000;
 const stepMs = ({ report }: Measured, ...steps: string[]): number =>
   report.steps.reduce((sum, { step, durationUs }) => sum + (steps.includes(step) ? durationUs : 0), 0) / 1000;
 
+/** How much of what a guest does else it does while a move is prepared, in percent: before each it has run alone for a while. */
+async function sharesInPrepare(host: Host, guest: RunningGuest, count: number): Promise<number[]> {
+  const shares: number[] = [];
+  for (let move = 0; move < count; move++) {
+    const usual = await rate(host, guest.pid, 300);
+    const [moved] = await moveOften(host, guest, 1);
+    const took = stepMs(moved!, "check", "prepare", "freeze");
+    shares.push((100 * (moved!.report.retiredInstructions - moved!.before)) / took / usual);
+    await host.rollback(guest.pid);
+  }
+  return shares;
+}
+
 /** Moves of a guest that works; the first one, of code that has never run, apart. */
-async function measureMoves(args: string[], count: number): Promise<{ first: Measured; moves: Measured[]; usual: number }> {
+async function measureMoves(args: string[], count: number): Promise<{ first: Measured; moves: Measured[]; shares: number[] }> {
   return withHost(1, async (host) => {
     const guest = await RunningGuest.start(host, args);
     await guest.rounds(2);
     const [first] = await moveOften(host, guest, warmUpMoves);
-    const usual = median([await rate(host, guest.pid), await rate(host, guest.pid), await rate(host, guest.pid)]);
     const moves = await moveOften(host, guest, count);
+    // To and fro an even number of times: it is on the first module again
+    if (count % 2) await host.rollback(guest.pid);
+    const shares = await sharesInPrepare(host, guest, Math.max(10, Math.round(count / 20)));
     await guest.stop();
-    return { first: first!, moves, usual };
+    return { first: first!, moves, shares };
   });
 }
 
 async function underLoad({ moves: count }: UpgradeContext): Promise<UpgradeRow[]> {
-  const { first, moves, usual } = await measureMoves(await linux("512M"), count);
+  const { first, moves, shares } = await measureMoves(await linux("512M"), count);
   const times = moves.map(blackoutMs);
   const prepare = moves.map((move) => stepMs(move, "check", "prepare"));
-  const share = moves.map((move) => {
-    const took = stepMs(move, "check", "prepare", "freeze");
-    return (100 * (move.report.retiredInstructions - move.before)) / took / usual;
-  });
   return [
     below(`blackout, 1 vCPU, 512 MiB, Linux under load, ${count} moves: median`, median(times), 0.3, "ms"),
     below("the same, 99th percentile", quantile(times, 0.99), 1, "ms"),
@@ -119,8 +130,8 @@ async function underLoad({ moves: count }: UpgradeContext): Promise<UpgradeRow[]
     {
       what: "guest instructions meanwhile, of those before: median",
       unit: "%",
-      value: median(share),
-      goal: { text: "at least 90 %", reached: median(share) >= 90 },
+      value: median(shares),
+      goal: { text: "at least 90 %", reached: median(shares) >= 90 },
     },
   ];
 }
