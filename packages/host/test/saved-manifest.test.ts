@@ -7,7 +7,7 @@ const image: ProcessImage = {
   name: "vmm",
   args: ["--cpus", "2"],
   module: "kvm1",
-  machine: { vendor: "intel", tscKhz: 1_000_000 },
+  machine: { vendor: "intel", cpuModel: "max", tscKhz: 1_000_000 },
   clock: { tsc: 1000, monotonicNs: 1000 },
   retired: 1000,
   bankBytes: 65536,
