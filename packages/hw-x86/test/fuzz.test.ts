@@ -13,7 +13,7 @@ const ENTRIES = 150;
 const FOUND = { intel: [2314, 2478], amd: [2314, 2478] } as const;
 
 /** An entry to the shutdown activity state, which nothing ended. */
-const FOUND_ENTRIES = [4_276_971_551];
+const FOUND_ENTRIES = [91_350];
 
 describe.each(["intel", "amd"] as const)("wild guests on a machine of vendor %s", (vendor) => {
   it("come back in time, and from all engines alike", () => {

@@ -121,7 +121,7 @@ export class VmcsFuzzer {
       }
     } catch (error) {
       // What leaves silicon in shutdown, a VMX abort or an entry to that activity state, is the hypervisor's mistake and ends its thread here
-      const shutdown = error instanceof Error && /^VMX abort|shutdown in guest mode with no timer/.exec(error.message);
+      const shutdown = error instanceof Error && /^VMX abort|shutdown in guest mode, no timer/.exec(error.message);
       if (shutdown) {
         this.#count(`${shutdown[0]} 0 at 0`);
         this.#powerOn();
