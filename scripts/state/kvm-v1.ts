@@ -114,6 +114,7 @@ export const kvmV1: Declarations = {
     openFiles: rebuilt("counted as the files change hands"),
     "#vcpus": carried("vm.shape.vcpu_count"),
     "#logged": rebuilt("each module logs once"),
+    "#unwatchSlots": wiring,
   },
   "vmx/exit-information.ts exitInformation": { vmx: wiring },
   "vmx/vmx-operations.ts VcpuVmx": {

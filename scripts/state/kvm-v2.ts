@@ -168,6 +168,7 @@ export const kvmV2: Declarations = {
     "#byId": carried("vm.shape.vcpu_count"),
     "#inOrder": rebuilt("the vCPUs again, by id"),
     "#logged": rebuilt("each module logs once"),
+    "#unwatchSlots": wiring,
   },
   "vmx/exit-cache.ts ExitCache": {
     "#vmx": wiring,

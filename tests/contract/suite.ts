@@ -30,6 +30,7 @@ import {
 import { BenchVm, type Calls, CODE, fails, ok, RAM_BYTES, setSlot } from "./bench-vm.ts";
 import { emulatedAccessChecks } from "./emulated-access-checks.ts";
 import { eventfdChecks } from "./eventfd-checks.ts";
+import { memoryChecks } from "./memory-checks.ts";
 import { msrChecks } from "./msr-checks.ts";
 import { smpChecks } from "./smp-checks.ts";
 import { syncRegsChecks } from "./sync-regs-checks.ts";
@@ -458,6 +459,7 @@ export const contract: readonly Check[] = [
   }),
   ...emulatedAccessChecks,
   ...eventfdChecks,
+  ...memoryChecks,
   ...msrChecks,
   ...syncRegsChecks,
   ...smpChecks,

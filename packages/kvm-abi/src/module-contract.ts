@@ -157,6 +157,11 @@ export interface UserMemory {
   translate(address: Hva): PhysicalAddress;
   /** True when the whole range is mapped. */
   isMapped(address: Hva, length: number): boolean;
+  /**
+   * Has `unmapped` called before pages go back that user space gives up, however many: who has their physical addresses forgets these,
+   * as with Linux's MMU notifiers. The result ends it.
+   */
+  watchUnmapped(unmapped: (address: Hva, length: number) => void): () => void;
 }
 
 export interface NewFile {

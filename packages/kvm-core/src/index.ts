@@ -10,7 +10,7 @@ export {
   SlotTable,
 } from "./api/memory-region.ts";
 export { type ManagedVcpu, type ManagedVm, ModuleFiles } from "./api/module-files.ts";
-export { slotMemory } from "./api/slot-memory.ts";
+export { slotMemory, watchSlots } from "./api/slot-memory.ts";
 export type { SystemContext } from "./api/system-ioctls.ts";
 export { Msr } from "./arch/msr-index.ts";
 export { Cr0, Cr4, Efer, Gpr, PageFaultError, Rflags, SegmentRegister, Vector } from "./arch/registers.ts";

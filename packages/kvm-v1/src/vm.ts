@@ -21,6 +21,7 @@ import {
   type VmClockState,
   VmCounters,
   type VmSettings,
+  watchSlots,
 } from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
 import type { Module } from "./main.ts";
@@ -49,6 +50,7 @@ export class Vm implements TransferableVm {
   openFiles = 0;
   readonly #vcpus: Vcpu[] = [];
   readonly #logged = new Set<string>();
+  readonly #unwatchSlots: () => void;
 
   constructor(module: Module, process: Process) {
     this.module = module;
@@ -63,6 +65,7 @@ export class Vm implements TransferableVm {
       format: this.vendor.format,
       flush: () => this.vendor.flushSecondLevel(this),
     });
+    this.#unwatchSlots = watchSlots(process, this.slots, (slot) => this.mmu.unmapSlot(slot));
     this.fabric = new InterruptFabric(module.kernel.clock, () => this.#vcpus);
     this.memory = slotMemory(process, this.slots, (address, length) => module.kernel.cpu.memory.bytes(address as Hpa, length));
     this.clockState.offsetNs = -BigInt(this.clock.monotonicNs());
@@ -76,6 +79,7 @@ export class Vm implements TransferableVm {
     const vm = new Vm(module, process);
     const failed = vm.mmu.create() || vm.vendor.createVm(vm);
     if (failed < 0) {
+      vm.#unwatchSlots();
       vm.mmu.destroy();
       module.kernel.vac.disableVirtualization(module.owner);
       return failed;
@@ -203,6 +207,7 @@ export class Vm implements TransferableVm {
     this.#vcpus.length = 0;
     this.ioeventfds.clear();
     this.fabric.dispose();
+    this.#unwatchSlots();
     this.mmu.destroy();
     this.vendor.destroyVm(this);
     this.kernel.vac.disableVirtualization(this.module.owner);

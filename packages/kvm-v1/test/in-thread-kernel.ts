@@ -114,6 +114,8 @@ export class InThreadKernel {
         },
         translate: (address) => (this.#mapped(address, 1) ? hpa(BANK, address) : -Errno.EFAULT),
         isMapped: (address, length) => this.#mapped(address, length),
+        // What this process maps it keeps
+        watchUnmapped: () => () => undefined,
       },
       installFile: (file) => this.#install(file),
       file: (fd) => this.#files.get(fd),

@@ -21,6 +21,7 @@ import {
   type VmClockState,
   VmCounters,
   type VmSettings,
+  watchSlots,
 } from "@mkvm/kvm-core";
 import type { Vac } from "@mkvm/vac";
 import type { Module } from "./main.ts";
@@ -51,6 +52,7 @@ export class Vm implements TransferableVm {
   readonly #byId = new Map<number, Vcpu>();
   #inOrder: readonly Vcpu[] = [];
   readonly #logged = new Set<string>();
+  readonly #unwatchSlots: () => void;
 
   constructor(module: Module, process: Process) {
     const { kernel } = module;
@@ -67,6 +69,7 @@ export class Vm implements TransferableVm {
       format: this.vendor.format,
       flush: () => this.vendor.flushSecondLevel(this),
     });
+    this.#unwatchSlots = watchSlots(process, this.slots, (slot) => this.mmu.zap(slot.baseGfn, slot.endGfn));
     this.memory = slotMemory(process, this.slots, (address, length) => kernel.cpu.memory.bytes(address as Hpa, length));
     this.fabric = new InterruptFabric(kernel.clock, () => this.#inOrder);
     this.clockState = { offsetNs: -BigInt(kernel.clock.monotonicNs()), masterMonotonicNs: 0n, masterTsc: 0n };
@@ -85,6 +88,7 @@ export class Vm implements TransferableVm {
       if (failed === 0) return vm;
       vm.mmu.destroy();
     }
+    vm.#unwatchSlots();
     vac.disableVirtualization(module.owner);
     return failed;
   }
@@ -220,6 +224,7 @@ export class Vm implements TransferableVm {
     this.#inOrder = [];
     this.ioeventfds.clear();
     this.fabric.dispose();
+    this.#unwatchSlots();
     this.mmu.destroy();
     this.vendor.destroyVm(this);
     this.kernel.vac.disableVirtualization(this.module.owner);

@@ -17,6 +17,7 @@ export function bankBytesFor(memoryBytes: number): number {
 export class BankUserMemory implements UserMemory {
   readonly bank: MemoryBank;
   readonly pages: PageAllocator;
+  readonly #watchers = new Set<(address: Hva, length: number) => void>();
 
   constructor(bank: MemoryBank, pages = new PageAllocator(bank.u8, bank.firstFreeOffset)) {
     this.bank = bank;
@@ -55,7 +56,14 @@ export class BankUserMemory implements UserMemory {
   }
 
   unmap(address: Hva, lengthBytes: number): number {
-    if (!(lengthBytes > 0)) return -Errno.EINVAL;
-    return this.pages.freeUser(address, Math.ceil(lengthBytes / pageBytes)) ? 0 : -Errno.EINVAL;
+    if (!(lengthBytes > 0) || !this.isMapped(address, lengthBytes)) return -Errno.EINVAL;
+    const count = Math.ceil(lengthBytes / pageBytes);
+    for (const unmapped of [...this.#watchers]) unmapped(address, count * pageBytes);
+    return this.pages.freeUser(address, count) ? 0 : -Errno.EINVAL;
+  }
+
+  watchUnmapped(unmapped: (address: Hva, length: number) => void): () => void {
+    this.#watchers.add(unmapped);
+    return () => this.#watchers.delete(unmapped);
   }
 }

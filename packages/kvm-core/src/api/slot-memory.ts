@@ -7,6 +7,20 @@ export interface DirtyTrackedSlot extends MemoryRegion {
   markDirty(gfn: number): void;
 }
 
+/** Has `drop` called with each slot whose memory the process gives up, in whole or part. The result ends it. */
+export function watchSlots<Slot extends MemoryRegion>(
+  process: Process,
+  slots: SlotTable<Slot>,
+  drop: (slot: Slot) => void,
+): () => void {
+  return process.memory.watchUnmapped((address, length) => {
+    for (const slot of slots.all()) {
+      const isInside = slot.userspaceAddress < address + length && address < slot.userspaceAddress + slot.pages * PAGE_BYTES;
+      if (isInside) drop(slot);
+    }
+  });
+}
+
 /** `bytes`: view of host physical memory. */
 export function slotMemory(
   process: Process,
