@@ -34,7 +34,7 @@ export const typeMutations: readonly TypeMutation[] = [
   {
     name: "a function is exported that was not",
     package: hw,
-    edits: [["export { SvmStatus,", "declare function isBank(id: number): boolean;\nexport { isBank, SvmStatus,"]],
+    edits: [["export { CPU_MODELS,", "declare function isBank(id: number): boolean;\nexport { isBank, CPU_MODELS,"]],
     class: "minor",
     rule: "export-added",
   },
@@ -51,7 +51,7 @@ export const typeMutations: readonly TypeMutation[] = [
   {
     name: "a value becomes a type only",
     package: hw,
-    edits: [["export { SvmStatus, VmxStatus, ", "export { SvmStatus, type VmxStatus, "]],
+    edits: [["SvmStatus, VmxStatus, ", "SvmStatus, type VmxStatus, "]],
     class: "major",
     rule: "export-became-type-only",
   },
