@@ -17,6 +17,7 @@ import {
   segmentOffset,
   state,
 } from "../src/engine/cpu-state.ts";
+import { Flag, Vector } from "../src/engine/system/bits.ts";
 import {
   CODE,
   createSystemMachine,
@@ -33,11 +34,8 @@ const SYSEXIT = [0x0f, 0x35];
 const SYSEXIT_64 = [0x48, 0x0f, 0x35];
 const NOP = 0x90;
 const HLT = 0xf4;
-const DB = 1;
-const UD = 6;
-const GP = 13;
-const TF = 0x100;
-const IF = 0x200;
+const { DB, UD, GP } = Vector;
+const { TF, IF } = Flag;
 const IOPL_3 = 0x3000;
 const VM = 0x2_0000;
 const AC = 0x4_0000;

@@ -4,6 +4,7 @@
  */
 import { describe, expect, it } from "vitest";
 import { CS, RSP, SEG_ACCESS, SEG_LIMIT, SEG_SELECTOR, SS, segmentOffset, state, TR } from "../src/engine/cpu-state.ts";
+import { Vector } from "../src/engine/system/bits.ts";
 import { mapLong } from "./page-tables.ts";
 import {
   CODE,
@@ -28,11 +29,7 @@ import {
   USER_STACK,
 } from "./system-machine.ts";
 
-const TS = 10;
-const NP = 11;
-const SS_FAULT = 12;
-const GP = 13;
-const PF = 14;
+const { TS, NP, SS: SS_FAULT, GP, PF, UD } = Vector;
 const VECTOR = 0x90;
 /** Of error codes that name an entry of the IDT. */
 const IN_IDT = 2;
@@ -42,7 +39,6 @@ const NOT_CANONICAL = 0x8000_0000_0000n;
 const UNMAPPED = 0x12_3456_7000n;
 const INT_N = [0xcd, VECTOR];
 const UD2 = [0x0f, 0x0b];
-const UD = 6;
 const HLT = 0xf4;
 
 interface Gate {

@@ -6,21 +6,13 @@ import { Efer } from "../engine/system/bits.ts";
 import { Root } from "../root-msrs.ts";
 import type { CountedEvent, Counter } from "./counter.ts";
 import { type CounterCpu, CounterUnit } from "./counter-unit.ts";
+import { EventSelect, selectionOf } from "./event-select.ts";
 
 const COUNTERS = 6;
 const LEGACY_COUNTERS = 4;
 const Msr = { PERF_LEGACY_CTL0: 0xc001_0000, PERF_LEGACY_CTR0: 0xc001_0004, PERF_CTL0: 0xc001_0200 } as const;
 
-/** PERF_CTL, its low half. */
-const Select = {
-  user: 1 << 16,
-  supervisor: 1 << 17,
-  edge: 1 << 18,
-  interrupt: 1 << 20,
-  enable: 1 << 22,
-  invert: 1 << 23,
-} as const;
-/** Events above FFh, and guest mode or root mode only, are in the upper half. */
+/** PERF_CTL: events above FFh, and guest mode or root mode only, are in the upper half. */
 const SELECT_WRITABLE = 0x0000_030f_ffd7_ffffn;
 const GUEST_ONLY = 1n << 40n;
 const HOST_ONLY = 1n << 41n;
@@ -68,15 +60,8 @@ export class AmdCounters extends CounterUnit {
       if ((select & (GUEST_ONLY | HOST_ONLY)) !== 0n) this.tellsGuests = true;
       const low = Number(select & 0xffff_ffffn);
       const counter = this.counters[i] as Counter;
-      counter.isOn = (low & Select.enable) !== 0 && this.#countsHere(select);
-      counter.select({
-        event: eventOf(select),
-        supervisor: (low & Select.supervisor) !== 0,
-        user: (low & Select.user) !== 0,
-        threshold: low >>> 24,
-        isInverted: (low & Select.invert) !== 0,
-        isEdge: (low & Select.edge) !== 0,
-      });
+      counter.isOn = (low & EventSelect.enable) !== 0 && this.#countsHere(select);
+      counter.select(selectionOf(low, eventOf(select)));
     }
   }
   /** Without SVM the two bits mean nothing, and both together mean both. */
@@ -95,7 +80,7 @@ export class AmdCounters extends CounterUnit {
   }
 
   protected overflowed(counter: number): void {
-    if ((Number((this.#selects[counter] as bigint) & 0xffff_ffffn) & Select.interrupt) !== 0) this.#isInterruptDue = true;
+    if ((Number((this.#selects[counter] as bigint) & 0xffff_ffffn) & EventSelect.interrupt) !== 0) this.#isInterruptDue = true;
   }
   protected settled(): void {
     if (!this.#isInterruptDue) return;

@@ -8,6 +8,7 @@ import { Root } from "../root-msrs.ts";
 import { COUNTER_BITS, COUNTER_MASK, type CountedEvent, type Counter } from "./counter.ts";
 import { type CounterCpu, CounterUnit } from "./counter-unit.ts";
 import { PEBS_FORMAT, writePebsRecord } from "./debug-store.ts";
+import { EventSelect, selectionOf } from "./event-select.ts";
 import { FIXED_COUNTERS as FIXED, GENERAL_COUNTERS as GENERAL } from "./performance-leaf.ts";
 
 const ALL_GENERAL = (1 << GENERAL) - 1;
@@ -26,16 +27,7 @@ const Msr = {
   DS_AREA: 0x600,
 } as const;
 
-/** IA32_PERFEVTSELx. */
-const Select = {
-  user: 1 << 16,
-  supervisor: 1 << 17,
-  edge: 1 << 18,
-  interrupt: 1 << 20,
-  enable: 1 << 22,
-  invert: 1 << 23,
-} as const;
-/** All but the bit for any thread of a core, which came with version 3. */
+/** IA32_PERFEVTSELx: all but the bit for any thread of a core, which came with version 3. */
 const SELECT_WRITABLE = 0xffdf_ffffn;
 /** IA32_FIXED_CTR_CTRL: four bits for each counter. */
 const FixedControl = { supervisor: 1, user: 2, interrupt: 8 } as const;
@@ -102,15 +94,8 @@ export class IntelCounters extends CounterUnit {
     for (let i = 0; i < GENERAL; i++) {
       const select = this.#selects[i] as number;
       const counter = this.counters[i] as Counter;
-      counter.isOn = ((this.#global >>> i) & 1) !== 0 && (select & Select.enable) !== 0;
-      counter.select({
-        event: EVENTS.get(select & 0xffff),
-        supervisor: (select & Select.supervisor) !== 0,
-        user: (select & Select.user) !== 0,
-        threshold: select >>> 24,
-        isInverted: (select & Select.invert) !== 0,
-        isEdge: (select & Select.edge) !== 0,
-      });
+      counter.isOn = ((this.#global >>> i) & 1) !== 0 && (select & EventSelect.enable) !== 0;
+      counter.select(selectionOf(select, EVENTS.get(select & 0xffff)));
     }
     for (let i = 0; i < FIXED; i++) {
       const control = this.#fixedControl >>> (4 * i);
@@ -140,7 +125,7 @@ export class IntelCounters extends CounterUnit {
     this.#status |= 1 << counter;
     const interrupts =
       counter < GENERAL
-        ? ((this.#selects[counter] as number) & Select.interrupt) !== 0
+        ? ((this.#selects[counter] as number) & EventSelect.interrupt) !== 0
         : ((this.#fixedControl >>> (4 * (counter - GENERAL))) & FixedControl.interrupt) !== 0;
     if (interrupts) this.#isInterruptDue = true;
   }

@@ -3,8 +3,9 @@
  * processor walks tables and reads bitmaps whenever it likes, and finds there what the next owner of the page puts into it.
  */
 import type { MemoryBank } from "../physical-memory.ts";
+import { Sampling } from "./sampling.ts";
 
-/** A walk through all tables takes its time: it is done for the first entries after pages were freed, and then for one of so many. */
+/** Walks through all tables, at entries after pages were freed. */
 const FIRST_CHECKS = 256;
 const SAMPLE = 16;
 
@@ -19,7 +20,7 @@ interface FreedOfBank {
 
 export class FreedPages {
   readonly #banks = new Map<number, FreedOfBank>();
-  #checks = 0;
+  readonly #sampling = new Sampling(FIRST_CHECKS, SAMPLE);
 
   freed(bank: MemoryBank, offset: number, count: number): void {
     let of = this.#banks.get(bank.id);
@@ -50,7 +51,6 @@ export class FreedPages {
     const of = this.#banks.get(bank);
     if (of === undefined || of.checked.get(root) === of.changes) return undefined;
     of.checked.set(root, of.changes);
-    const check = this.#checks++;
-    return check < FIRST_CHECKS || check % SAMPLE === 0 ? of.isFree : undefined;
+    return this.#sampling.isDue() ? of.isFree : undefined;
   }
 }

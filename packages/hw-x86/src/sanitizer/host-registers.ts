@@ -1,7 +1,7 @@
 /**
  * For the hardware sanitizer: registers that have values of the kernel's own, which user code relies on, or which its next system call
  * goes by. A module may leave a guest's values in them only until the kernel returns to user code. They are compared as halves, without
- * an allocation, since that is done at every return.
+ * an allocation, since that is done at many returns.
  */
 import { state } from "../engine/cpu-state.ts";
 import { Efer } from "../engine/system/bits.ts";

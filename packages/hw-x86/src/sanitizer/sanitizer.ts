@@ -4,6 +4,11 @@ import type { HardwareSanitizer } from "../logical-cpu.ts";
 import type { MemoryBank } from "../physical-memory.ts";
 import type { RootCpu } from "../root-interface.ts";
 import type { HostRegisters } from "./host-registers.ts";
+import { Sampling } from "./sampling.ts";
+
+/** Registers are compared at returns to user code: a module that leaves one does so time and again. */
+const FIRST_RETURNS = 256;
+const SAMPLE = 16;
 
 /** The vendor's unit as the sanitizer sees it. */
 export interface SanitizedUnit {
@@ -17,6 +22,7 @@ export class Sanitizer implements HardwareSanitizer {
   readonly #cpu: RootCpu;
   readonly #registers: HostRegisters;
   readonly #unit: SanitizedUnit;
+  readonly #sampling = new Sampling(FIRST_RETURNS, SAMPLE);
   readonly #reported = new Set<string>();
   readonly #isReported = (name: string): boolean => this.#reported.has(name);
 
@@ -31,6 +37,7 @@ export class Sanitizer implements HardwareSanitizer {
   }
 
   returnsToUser(): void {
+    if (!this.#sampling.isDue()) return;
     for (;;) {
       const found = this.#registers.clobbered(this.#isReported);
       if (found === undefined) return;

@@ -3,6 +3,7 @@
  * of that VMCB on that CPU, whose copies silicon may then use. This processor reads every field anew, so a bit that is set though a field
  * has changed does no harm here, and makes a guest run with stale state on silicon. Source: AMD64 APM Vol. 2, VMCB Clean Bits.
  */
+import { Sampling } from "../sanitizer/sampling.ts";
 import { Control, Save } from "./vmcb.ts";
 import type { Vmcb } from "./vmcb-access.ts";
 
@@ -57,7 +58,7 @@ const WORDS = CLEAN_BITS.map(({ fields }) =>
   ),
 );
 const TOTAL = WORDS.reduce((sum, words) => sum + words.length, 0);
-/** Remembering all fields takes its time: it is done at the first exits of each VMCB, and then at one of so many. */
+/** All fields are remembered, at exits of each VMCB. */
 const FIRST_EXITS = 256;
 const SAMPLE = 64;
 
@@ -65,7 +66,7 @@ interface Remembered {
   /** Words as the last exit left them, if `isKnown`. */
   readonly words: Uint32Array;
   isKnown: boolean;
-  exits: number;
+  readonly sampling: Sampling;
 }
 
 export class CleanBits {
@@ -119,11 +120,10 @@ export class CleanBits {
   exited(vmcb: Vmcb, address: number): void {
     let last = this.#vmcbs.get(address);
     if (last === undefined) {
-      last = { words: new Uint32Array(TOTAL), isKnown: true, exits: 0 };
+      last = { words: new Uint32Array(TOTAL), isKnown: true, sampling: new Sampling(FIRST_EXITS, SAMPLE) };
       this.#vmcbs.set(address, last);
     }
-    last.isKnown = last.exits < FIRST_EXITS || last.exits % SAMPLE === 0;
-    last.exits++;
+    last.isKnown = last.sampling.isDue();
     if (!last.isKnown) return;
     let at = 0;
     for (const words of WORDS) for (let i = 0; i < words.length; i++) last.words[at++] = vmcb.low(words[i] as number);

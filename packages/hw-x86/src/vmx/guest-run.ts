@@ -4,6 +4,7 @@
  * Fields; Vol. 3A, Prioritization of Concurrent Events.
  */
 import { state } from "../engine/cpu-state.ts";
+import { Vector } from "../engine/system/bits.ts";
 import type { GuestEvent } from "../engine/system-interface.ts";
 import { GuestSlices } from "../guest-slices.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
@@ -16,9 +17,10 @@ import type { VmxGuest } from "./vmx-guest.ts";
 /** DR6 bits of traps. */
 const TRAP_CAUSES = PendingDebug.breakpoints | PendingDebug.singleStep;
 const STI_OR_MOV_SS = Blocking.bySti | Blocking.byMovSs;
-const NMI_VECTOR = 2;
-/** Interruption type. */
+/** Interruption types. */
+const EXTERNAL_INTERRUPT = 0;
 const NMI_TYPE = 2;
+const HARDWARE_EXCEPTION = 3;
 const INTERRUPTIBILITY = state.interruptibility >>> 2;
 const ACTIVITY = state.activity >>> 2;
 
@@ -84,14 +86,7 @@ export class GuestRun extends GuestSlices {
         engine.pendingTrap = pending & PendingDebug.breakpoints;
         return false;
       }
-      event.vector = 1;
-      event.type = 3;
-      event.errorCode = undefined;
-      event.instructionLength = 0;
-      event.payload = BigInt(pending & TRAP_CAUSES);
-      event.injected = false;
-      engine.deliverEvent(event);
-      return (this.#guest.primary & Primary.monitorTrapFlag) !== 0;
+      return this.#deliver(engine, Vector.DB, HARDWARE_EXCEPTION, BigInt(pending & TRAP_CAUSES), false);
     }
     const type = (info >>> 8) & 7;
     if (type === 7) {
@@ -170,44 +165,42 @@ export class GuestRun extends GuestSlices {
 
   /** An NMI waits. True: exits, by itself or for the monitor trap flag. */
   #nmi(engine: GuestEngine, blocking: number): boolean {
-    const { pin, primary, exit } = this.#guest;
+    const { pin, exit } = this.#guest;
     // With virtual NMIs the blocking that software sees is that of the guest's own
     const blocks = (pin & Pin.virtualNmis) !== 0 ? STI_OR_MOV_SS : STI_OR_MOV_SS | Blocking.byNmi;
     if ((blocking & blocks) !== 0) return false;
     this.cpu.lines.takeNmi();
     if ((pin & Pin.nmiExiting) !== 0) {
       exit.reset(ExitReason.exceptionOrNmi);
-      exit.interruptionInfo = (Interruption.valid | (NMI_TYPE << 8) | NMI_VECTOR) >>> 0;
+      exit.interruptionInfo = (Interruption.valid | (NMI_TYPE << 8) | Vector.NMI) >>> 0;
       return true;
     }
-    const event = this.#event;
-    event.vector = NMI_VECTOR;
-    event.type = NMI_TYPE;
-    event.errorCode = undefined;
-    event.instructionLength = 0;
-    event.payload = 0n;
-    event.injected = false;
     engine.u32[ACTIVITY] = Activity.active;
-    engine.deliverEvent(event);
-    this.#trapDue = (primary & Primary.monitorTrapFlag) !== 0;
+    this.#trapDue = this.#deliver(engine, Vector.NMI, NMI_TYPE, 0n, false);
     return this.#trapDue;
   }
 
   /** A pending virtual interrupt that can be delivered is. */
   #deliverVirtual(engine: GuestEngine): boolean {
-    const { apic, primary } = this.#guest;
+    const { apic } = this.#guest;
     if (!apic.delivers || (engine.u32[ACTIVITY] as number) > Activity.hlt || !apic.isDeliverable()) return false;
+    const vector = apic.acknowledge();
+    engine.u32[ACTIVITY] = Activity.active;
+    this.#trapDue = this.#deliver(engine, vector, EXTERNAL_INTERRUPT, 0n, true);
+    return true;
+  }
+
+  /** Delivers an event that has no error code and is no instruction. True when a monitor-trap-flag exit is due. */
+  #deliver(engine: GuestEngine, vector: number, type: GuestEvent["type"], payload: bigint, injected: boolean): boolean {
     const event = this.#event;
-    event.vector = apic.acknowledge();
-    event.type = 0;
+    event.vector = vector;
+    event.type = type;
     event.errorCode = undefined;
     event.instructionLength = 0;
-    event.payload = 0n;
-    event.injected = true;
-    engine.u32[ACTIVITY] = Activity.active;
+    event.payload = payload;
+    event.injected = injected;
     engine.deliverEvent(event);
-    this.#trapDue = (primary & Primary.monitorTrapFlag) !== 0;
-    return true;
+    return (this.#guest.primary & Primary.monitorTrapFlag) !== 0;
   }
 
   /** True: exits. False: all that came were notifications of posted interrupts. */
