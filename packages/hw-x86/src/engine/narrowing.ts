@@ -3,12 +3,10 @@
  * since instructions on 32 bits clear the upper half.
  */
 import type { Node } from "./interpreter/schedule.ts";
+import { constant32 } from "./node-values.ts";
 
-/** Makes nodes: an i32 constant, or an instruction by name. */
-export interface NodeMaker {
-  constant32(value: number): Node;
-  operation(name: string, args: readonly Node[], bits?: number): Node;
-}
+/** Makes the node of an instruction by name. */
+export type MakeOperation = (name: string, args: readonly Node[], bits?: number) => Node;
 
 /** Instructions whose low 32 bits depend on nothing but the low 32 bits of their operands. */
 const SAME: Readonly<Record<string, string>> = {
@@ -34,9 +32,9 @@ const DEEPEST = 6;
 const below32 = (count: Node | undefined): count is Node => count?.constant !== undefined && count.constant < 32n;
 
 /** An i32 node with the low 32 bits of an i64 node. */
-export function narrow(make: NodeMaker, node: Node, depth = 0): Node {
-  if (node.constant !== undefined) return make.constant32(Number(BigInt.asIntN(32, node.constant)));
-  const wrapped = (): Node => make.operation("i32.wrap_i64", [node]);
+export function narrow(make: MakeOperation, node: Node, depth = 0): Node {
+  if (node.constant !== undefined) return constant32(Number(BigInt.asIntN(32, node.constant)));
+  const wrapped = (): Node => make("i32.wrap_i64", [node]);
   const a = node.args[0];
   const b = node.args[1];
   if (node.name === undefined || a === undefined) return wrapped();
@@ -47,9 +45,9 @@ export function narrow(make: NodeMaker, node: Node, depth = 0): Node {
   const rotation = rotated(make, node, depth);
   if (rotation !== undefined) return rotation;
   const same = SAME[node.name];
-  if (same !== undefined) return make.operation(same, [narrow(make, a, depth + 1), narrow(make, b, depth + 1)]);
+  if (same !== undefined) return make(same, [narrow(make, a, depth + 1), narrow(make, b, depth + 1)]);
   if (!below32(b)) return wrapped();
-  const shift = (name: string): Node => make.operation(name, [narrow(make, a, depth + 1), narrow(make, b)]);
+  const shift = (name: string): Node => make(name, [narrow(make, a, depth + 1), narrow(make, b)]);
   if (node.name === "i64.shl") return shift("i32.shl");
   if (node.name === "i64.shr_u" && a.bits <= 32) return shift("i32.shr_u");
   if (node.name === "i64.shr_s" && a.name === "i64.extend32_s") return shift("i32.shr_s");
@@ -57,7 +55,7 @@ export function narrow(make: NodeMaker, node: Node, depth = 0): Node {
 }
 
 /** A rotation by a constant of 32 bits, written as two shifts. */
-function rotated(make: NodeMaker, node: Node, depth: number): Node | undefined {
+function rotated(make: MakeOperation, node: Node, depth: number): Node | undefined {
   if (node.name !== "i64.or") return undefined;
   const isFirst = node.args[0]?.name === "i64.shl";
   const left = node.args[isFirst ? 0 : 1];
@@ -67,5 +65,5 @@ function rotated(make: NodeMaker, node: Node, depth: number): Node | undefined {
   const [other, down] = right.args as [Node, Node];
   if (value !== other || value.bits > 32 || up.constant === undefined || up.constant + (down.constant ?? 0n) !== 32n)
     return undefined;
-  return make.operation("i32.rotl", [narrow(make, value, depth + 1), make.constant32(Number(up.constant))]);
+  return make("i32.rotl", [narrow(make, value, depth + 1), constant32(Number(up.constant))]);
 }

@@ -3,7 +3,8 @@ import { DS, ES, gprOffset, SEG_EFFECTIVE_BASE, segmentOffset, state } from "../
 import type { Variant } from "../decoder/variant.ts";
 import type { Bool, Emitter, FlagName, Int, Size, Vec } from "../emitter.ts";
 import type { FormOperand } from "../instruction.ts";
-import { asBool, asInt, asVec, integerSize, LOAD64, NodeEmitter, nodeOf, STORE64, withOperand } from "../node-emitter.ts";
+import { NodeEmitter, withOperand } from "../node-emitter.ts";
+import { asBool, asInt, asVec, constant32, constant64, integerSize, LOAD64, nodeOf, STORE64 } from "../node-values.ts";
 import { block, OP_BYTES, op } from "../operation.ts";
 import { Vector } from "../system/bits.ts";
 import type { Code } from "../wasm/code.ts";
@@ -124,7 +125,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
       this.effect([linear], NOTHING, (c, scope) => this.#probe(c, scope, true, bytes), place);
     else {
       const { common } = this.#target;
-      this.effect([this.#pc, linear, this.constant32(bytes)], NOTHING, (c) => c.call(common.rmwProbe), place);
+      this.effect([this.#pc, linear, constant32(bytes)], NOTHING, (c) => c.call(common.rmwProbe), place);
     }
     this.places = withOperand(this.places, operand.position, place);
     const value = makeResult("i64", size);
@@ -194,7 +195,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
         const place = makeResult("i32");
         if (this.#target.main !== undefined)
           this.effect([linear], NOTHING, (c, scope) => this.#probe(c, scope, false, access.size / 8), place);
-        else this.effect([this.#pc, linear, this.constant32(access.size / 8)], NOTHING, (c) => c.call(common.readProbe), place);
+        else this.effect([this.#pc, linear, constant32(access.size / 8)], NOTHING, (c) => c.call(common.readProbe), place);
         const value = makeResult("v128");
         this.effect([place], NOTHING, (c) => c.memory(load, 0), value);
         return asVec(value);
@@ -215,7 +216,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     } else {
       place = makeResult("i32");
       const { common } = this.#target;
-      this.effect([this.#pc, this.#linear(operand, 32), this.constant32(32)], NOTHING, (c) => c.call(common.readProbe), place);
+      this.effect([this.#pc, this.#linear(operand, 32), constant32(32)], NOTHING, (c) => c.call(common.readProbe), place);
     }
     const part = (offset: number): Vec => {
       if (reads !== NOTHING) return asVec(this.value("v128", [place], (c) => c.memory("v128.load", offset), reads));
@@ -299,7 +300,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     return asInt(this.#stateNode(gprOffset(index), size));
   }
   setReg(index: number, size: Size, value: Int): void {
-    this.#storeState(this.constant32(gprOffset(index)), size, nodeOf(value), GENERAL);
+    this.#storeState(constant32(gprOffset(index)), size, nodeOf(value), GENERAL);
   }
   load(segment: number, offset: Int, size: Size): Int {
     return asInt(this.#loadGuest(this.#linearOf(segment, nodeOf(offset), size / 8, false), size));
@@ -314,7 +315,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   }
   probeStoreDefault(offset: Int, size: Size): void {
     const linear = this.#linearIn(this.#field(op.segment, "i32.load16_u"), nodeOf(offset), size / 8, true);
-    this.effect([this.#pc, linear, this.constant32(size / 8)], NOTHING, (c) => c.call(this.#target.common.rmwProbe).op("drop"));
+    this.effect([this.#pc, linear, constant32(size / 8)], NOTHING, (c) => c.call(this.#target.common.rmwProbe).op("drop"));
   }
   storeDefault(offset: Int, size: Size, value: Int): void {
     this.#storeGuest(
@@ -325,11 +326,11 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   }
   probeStore(segment: number, offset: Int, size: Size): void {
     const linear = this.#linearOf(segment, nodeOf(offset), size / 8, true);
-    this.effect([this.#pc, linear, this.constant32(size / 8)], NOTHING, (c) => c.call(this.#target.common.rmwProbe).op("drop"));
+    this.effect([this.#pc, linear, constant32(size / 8)], NOTHING, (c) => c.call(this.#target.common.rmwProbe).op("drop"));
   }
   addressMask(): Int {
-    const width = this.operation("i64.sub", [this.constant(64n), this.#field(op.addressSize, "i64.load8_u", 8)]);
-    return asInt(this.operation("i64.shr_u", [this.constant(-1n), width]));
+    const width = this.operation("i64.sub", [constant64(64n), this.#field(op.addressSize, "i64.load8_u", 8)]);
+    return asInt(this.operation("i64.shr_u", [constant64(-1n), width]));
   }
   immediate(): Int {
     return asInt(this.#field(op.immediate, "i64.load"));
@@ -338,11 +339,11 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     return asInt(this.#stateNode(offset, size));
   }
   setState(offset: number, size: Size, value: Int): void {
-    this.effect([this.constant32(0), nodeOf(value)], groupOf(offset), (c) => c.memory(STORE64[size], offset));
+    this.effect([constant32(0), nodeOf(value)], groupOf(offset), (c) => c.memory(STORE64[size], offset));
   }
 
   #stateNode(offset: number, size: Size): Node {
-    return this.value("i64", [this.constant32(0)], (c) => c.memory(LOAD64[size], offset), groupOf(offset), size);
+    return this.value("i64", [constant32(0)], (c) => c.memory(LOAD64[size], offset), groupOf(offset), size);
   }
   #loadState(place: Node, size: Size, group: number): Node {
     return this.value("i64", [place], (c) => c.memory(LOAD64[size], 0), group, size);
@@ -354,7 +355,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     this.effect([place, stored], group, (c) => c.memory(store, 0));
   }
   #segmentBase(): Node {
-    if (this.#target.flat) return this.constant(0n);
+    if (this.#target.flat) return constant64(0n);
     return this.value("i64", [this.#field(op.segment, "i32.load16_u")], (c) => c.memory("i64.load", SEG_EFFECTIVE_BASE), OTHER);
   }
 
@@ -365,7 +366,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   #linearOf(segment: number, offset: Node, bytes: number, isWrite: boolean): Node {
     // Operands of 64 bits exist in 64-bit mode only, where these four segments are flat.
     if (this.size === 64 && segment >= ES && segment <= DS) return offset;
-    return this.#linearIn(this.constant32(segmentOffset(segment)), offset, bytes, isWrite);
+    return this.#linearIn(constant32(segmentOffset(segment)), offset, bytes, isWrite);
   }
   #linearIn(slot: Node, offset: Node, bytes: number, isWrite: boolean): Node {
     this.traits.usesMemory = true;
@@ -373,7 +374,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     const { common } = this.#target;
     const result = makeResult("i64");
     this.effect(
-      [this.#pc, slot, offset, this.constant32(bytes)],
+      [this.#pc, slot, offset, constant32(bytes)],
       NOTHING,
       (c) => c.call(isWrite ? common.linearWrite : common.linearRead),
       result,
@@ -397,7 +398,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     } else {
       const { common } = this.#target;
       this.effect(
-        [this.#pc, linear, this.constant32(bytes)],
+        [this.#pc, linear, constant32(bytes)],
         NOTHING,
         (c) => c.call(common.readProbe).memory(LOAD64[size], 0),
         value,
@@ -462,7 +463,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
 
   #setFlagWord(offset: number, value: Node): void {
     const store = offset === state.flagAux ? "i64.store32" : "i64.store";
-    this.effect([this.constant32(0), value], FLAGS, (c) => c.memory(store, offset));
+    this.effect([constant32(0), value], FLAGS, (c) => c.memory(store, offset));
   }
   recordFlags(
     operation: "add" | "adc" | "sub" | "sbb" | "inc" | "dec" | "logic",
@@ -475,7 +476,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     const invert = (x: Int): Int => this.plain("i64.xor", x, ones);
     if (operation === "logic") {
       this.#setFlagWord(state.flagResult, nodeOf(this.signExtend(result, size)));
-      this.#setFlagWord(state.flagCarry, this.constant(0n));
+      this.#setFlagWord(state.flagCarry, constant64(0n));
       this.#setFlagWord(state.flagAux, nodeOf(this.and(result, this.int(16))));
       return;
     }
@@ -522,7 +523,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     }
     const { common } = this.#target;
     const mask = 1 << RFLAGS_BITS[name];
-    const position = this.operation("i32.shl", [nodeOf(value), this.constant32(RFLAGS_BITS[name])]);
+    const position = this.operation("i32.shl", [nodeOf(value), constant32(RFLAGS_BITS[name])]);
     this.effect([position], FLAGS, (c) => c.call(common.getFlags).i32(~mask).op("i32.and").op("i32.or").call(common.setFlags));
   }
   protected lessThan(): Bool {
@@ -539,12 +540,12 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   }
   mayBeRounded(operation: number, bits: 32 | 64, lanes: number, a: Vec, b: Vec, result: Vec): Bool {
     const { common } = this.#target;
-    const kind = [operation, bits === 64 ? 1 : 0, lanes].map((value) => this.constant32(value));
+    const kind = [operation, bits === 64 ? 1 : 0, lanes].map((value) => constant32(value));
     return asBool(this.value("i32", [...kind, ...[a, b, result].map(nodeOf)], (c) => c.call(common.mayBeRounded)));
   }
   fusedMultiplyAdd(bits: 32 | 64, lanes: number, a: Vec, b: Vec, c: Vec): Vec {
     const { common } = this.#target;
-    const kind = [bits === 64 ? 1 : 0, lanes].map((value) => this.constant32(value));
+    const kind = [bits === 64 ? 1 : 0, lanes].map((value) => constant32(value));
     return asVec(this.value("v128", [...kind, ...[a, b, c].map(nodeOf)], (code) => code.call(common.fusedMultiplyAdd), OTHER));
   }
   writeArithmeticFlags(value: Int): void {
@@ -612,8 +613,8 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     const offset = this.operation("i64.add", [this.#field(op.ripOffset, "i64.load16_u", 16), length], 17);
     const next = this.operation("i64.add", [this.#stateNode(state.blockRip, 64), offset]);
     if (this.size === 64) return asInt(next);
-    const width = this.operation("i64.sub", [this.constant(64n), this.#stateNode(state.codeSize, 32)]);
-    return this.and(asInt(next), asInt(this.operation("i64.shr_u", [this.constant(-1n), width])));
+    const width = this.operation("i64.sub", [constant64(64n), this.#stateNode(state.codeSize, 32)]);
+    return this.and(asInt(next), asInt(this.operation("i64.shr_u", [constant64(-1n), width])));
   }
   repeat(): void {
     const { main, pc, common } = this.#target;
@@ -659,7 +660,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
   // ---- Helpers ----
 
   protected argument(value: number | Int | Bool): Node {
-    if (typeof value === "number") return this.constant32(value);
+    if (typeof value === "number") return constant32(value);
     const node = nodeOf(value);
     return node.type === "i64" ? this.operation("i32.wrap_i64", [node]) : node;
   }
@@ -668,7 +669,7 @@ export class InterpreterEmitter extends NodeEmitter implements Emitter {
     if (args.length > 4) this.fail(`helper ${name} takes at most four arguments`);
     const index = this.#target.helper(name);
     const nodes = args.map((value) => this.argument(value));
-    while (nodes.length < 4) nodes.push(this.constant32(0));
+    while (nodes.length < 4) nodes.push(constant32(0));
     this.effect(nodes, EVERYTHING, (c) => c.get(pc).call(common.sync).call(index), result);
   }
   #callsInLowerHalf = false;

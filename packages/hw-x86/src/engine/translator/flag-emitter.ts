@@ -2,11 +2,14 @@
  * The part of the region emitter that deals with arithmetic flags. flag-state.ts says how they are kept. It also knows which values
  * the general registers hold, since flags are read from there.
  */
+
+import type { Relation } from "../arithmetic-emitter.ts";
 import { state } from "../cpu-state.ts";
 import type { Variant } from "../decoder/variant.ts";
 import type { Bool, ConditionCode, FlagName, Int, Size } from "../emitter.ts";
 import { FLAGS, makeResult, NO_ARGUMENTS, type Node, type Scope, type Statement } from "../interpreter/schedule.ts";
-import { asBool, asInt, NodeEmitter, nodeOf, type Relation } from "../node-emitter.ts";
+import { NodeEmitter } from "../node-emitter.ts";
+import { asBool, asInt, constant32, nodeOf } from "../node-values.ts";
 import type { Code } from "../wasm/code.ts";
 import { CARRY_IN, FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW, sizeOfKind, sourceOf } from "./flag-kinds.ts";
 import {
@@ -227,7 +230,7 @@ export abstract class FlagEmitter extends NodeEmitter {
     this.#settleInWords();
     this.hasWritten = true;
     const mask = 1 << RFLAGS_BITS[name];
-    const position = this.operation("i32.shl", [nodeOf(value), this.constant32(RFLAGS_BITS[name])]);
+    const position = this.operation("i32.shl", [nodeOf(value), constant32(RFLAGS_BITS[name])]);
     this.effect([position], FLAGS, (c) =>
       c.call(support.getFlags).i32(~mask).op("i32.and").op("i32.or").call(support.setFlags),
     );

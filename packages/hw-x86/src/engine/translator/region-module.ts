@@ -4,7 +4,7 @@ import { emitIsInPage } from "../block-tables.ts";
 import { gprOffset, RSP, state } from "../cpu-state.ts";
 import { REGION_SUPPORT, type RegionSupport } from "../interpreter/region-support.ts";
 import { type Statement, schedule } from "../interpreter/schedule.ts";
-import { maskOf } from "../node-emitter.ts";
+import { maskOf } from "../node-values.ts";
 import { block, OP_BYTES } from "../operation.ts";
 import { Code, type Label } from "../wasm/code.ts";
 import { FunctionBuilder, ModuleBuilder, signature } from "../wasm/module-builder.ts";
