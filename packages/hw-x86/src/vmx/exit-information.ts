@@ -1,3 +1,7 @@
+import { Interruption } from "./controls.ts";
+import { slot } from "./fields.ts";
+import type { Vmcs } from "./vmcs.ts";
+
 /** What a VM exit will write into the exit-information fields; filled at the moment of the decision, reused. */
 export class ExitInformation {
   reason = 0;
@@ -54,5 +58,28 @@ export class ExitInformation {
   setPhysical(gpa: number): void {
     this.physicalLow = gpa >>> 0;
     this.physicalHigh = Math.floor(gpa / 0x1_0000_0000);
+  }
+
+  /** Puts it into the VMCS. */
+  store(vmcs: Vmcs): void {
+    const v = vmcs.u32;
+    const b = vmcs.base;
+    v[b + slot.EXIT_REASON] = this.reason;
+    v[b + slot.EXIT_QUALIFICATION] = this.qualificationLow;
+    v[b + slot.EXIT_QUALIFICATION + 1] = this.qualificationHigh;
+    v[b + slot.EXIT_INSTRUCTION_LENGTH] = this.instructionLength;
+    v[b + slot.ENTRY_INTERRUPTION_INFO] = (v[b + slot.ENTRY_INTERRUPTION_INFO] as number) & ~Interruption.valid;
+    const { hasDetail } = this;
+    if (!hasDetail && !vmcs.hasExitDetail) return;
+    vmcs.hasExitDetail = hasDetail;
+    v[b + slot.GUEST_LINEAR_ADDRESS] = this.linearLow;
+    v[b + slot.GUEST_LINEAR_ADDRESS + 1] = this.linearHigh;
+    v[b + slot.GUEST_PHYSICAL_ADDRESS] = this.physicalLow;
+    v[b + slot.GUEST_PHYSICAL_ADDRESS + 1] = this.physicalHigh;
+    v[b + slot.EXIT_INTERRUPTION_INFO] = this.interruptionInfo;
+    v[b + slot.EXIT_ERROR_CODE] = this.errorCode;
+    v[b + slot.VECTORING_INFO] = this.vectoringInfo;
+    v[b + slot.VECTORING_ERROR_CODE] = this.vectoringError;
+    v[b + slot.EXIT_INSTRUCTION_INFO] = this.instructionInfo;
   }
 }

@@ -12,8 +12,8 @@ import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
 import { EntryCheck } from "../sanitizer/entry-check.ts";
 import type { SanitizedUnit } from "../sanitizer/sanitizer.ts";
-import { TagOwners } from "../sanitizer/tag-owners.ts";
 import { CR4_FIXED0 } from "./capabilities.ts";
+import { makesStale } from "./checked-state.ts";
 import { checkControls, checkHostState, checkInjection, isEptPointer } from "./control-checks.ts";
 import {
   ENTRY_FAILURE,
@@ -31,34 +31,16 @@ import { GuestRun } from "./guest-run.ts";
 import { loadFullState, loadHostState, loadMovingState, saveField, saveGuestState, saveMovingState } from "./guest-state.ts";
 import { loadOnEntry, loadOnExit, storeOnExit } from "./msr-lists.ts";
 import { namedPages } from "./named-pages.ts";
-import {
-  activateRegion,
-  CHECKED_CONTROLS,
-  CHECKED_GUEST,
-  CHECKED_HOST,
-  clearRegion,
-  DIRTY_GUEST,
-  VMCS_ABORT_WORD,
-  VMCS_REVISION,
-  VMCS_REVISION_WORD,
-  Vmcs,
-} from "./vmcs.ts";
+import { CHECKED_CONTROLS, CHECKED_GUEST, CHECKED_HOST, clearRegion, DIRTY_GUEST, VMCS_ABORT_WORD, Vmcs } from "./vmcs.ts";
 import { VmxGuest } from "./vmx-guest.ts";
+import { VmxRegions } from "./vmx-regions.ts";
+import { VmxTranslations } from "./vmx-translations.ts";
 
 const CHECKED_ALL = CHECKED_CONTROLS | CHECKED_HOST | CHECKED_GUEST;
-const RFLAGS_VM = 1 << 17;
-/** Primary controls that come and go with every interrupt and on which no check of guest state depends. */
-const WINDOWS = Primary.interruptWindowExiting | Primary.nmiWindowExiting;
 const NONE = -1;
 /** A VMWRITE's bigint in halves. */
 const halves64 = new BigUint64Array(1);
 const halves32 = new Uint32Array(halves64.buffer);
-
-interface EptContext {
-  bank: number;
-  low: number;
-  tag: number;
-}
 
 export interface VmxCpu extends RootCpu {
   readonly counters: IntelCounters;
@@ -70,8 +52,8 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
   readonly #vmcs = new Vmcs();
   readonly #guest: VmxGuest;
   readonly #run: GuestRun;
-  /** Address of the VMXON region; NONE outside VMX operation. */
-  #vmxonRegion = NONE;
+  readonly #regions: VmxRegions;
+  readonly #translations: VmxTranslations;
   /** VMCS whose guest state the CPU state block still holds from its last exit. */
   #resident = NONE;
   /** Guest state of the current VMCS that is in the CPU only; see `#fetchField` and `#save`. */
@@ -90,20 +72,16 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
   /** VMCS whose controls `#guest` has copied. */
   #controlled = NONE;
   #engine: BankEngine | undefined;
-  #eptContexts: EptContext[] = [];
-  /** VMCSs that are active here: loaded and not cleared since. For the sanitizer: silicon keeps count of none. */
-  readonly #active = new Set<number>();
-  #lastEptTag = 0;
-  readonly #vpidOwners = new TagOwners();
   readonly #entryCheck: EntryCheck;
   readonly #namedPages = () => namedPages(this.#vmcs);
-  #isRegionReported = false;
   #lastUsed = "no VMCS";
 
   constructor(cpu: VmxCpu) {
     this.#cpu = cpu;
     this.#guest = new VmxGuest(cpu, this.#vmcs);
     this.#run = new GuestRun(cpu, this.#vmcs, this.#guest);
+    this.#regions = new VmxRegions(cpu);
+    this.#translations = new VmxTranslations(cpu);
     this.#entryCheck = new EntryCheck(cpu, { structure: "VMCS", tables: "EPT", flush: "INVEPT between" });
   }
 
@@ -115,27 +93,10 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
   get lastUsed(): string {
     return this.#vmcs.isValid ? `VMCS ${this.#vmcs.address.toString(16)}` : this.#lastUsed;
   }
-  /** What the processor itself may write at any time must not be freed at all; for the rest the next entry looks. */
   pagesFreed(bank: MemoryBank, offset: number, count: number): void {
     this.hostRegisterWritten();
     this.#guest.ept.pagesFreed(bank, offset, count);
-    const isIn = (address: number): boolean =>
-      bankOf(address as Hpa) === bank.id &&
-      offsetOf(address as Hpa) >= offset &&
-      offsetOf(address as Hpa) < offset + count * 4096;
-    const { id } = this.#cpu;
-    if (this.isInOperation && isIn(this.#vmxonRegion))
-      this.#cpu.log(`sanitizer: VMXON region ${this.#vmxonRegion.toString(16)} freed, with CPU ${id} in VMX operation`);
-    for (const address of this.#active)
-      if (isIn(address)) this.#cpu.log(`sanitizer: VMCS ${address.toString(16)} freed while active on CPU ${id}, not cleared`);
-  }
-  /** The processor alone may write there in VMX operation: a second owner of VMX that sets up its own region writes this one. */
-  #checkRegion(): void {
-    if (this.#isRegionReported || this.#regionBank(this.#vmxonRegion as Hpa) === undefined) return;
-    if (this.#revision(this.#vmxonRegion as Hpa) === VMCS_REVISION) return;
-    this.#isRegionReported = true;
-    const region = this.#vmxonRegion.toString(16);
-    this.#cpu.log(`sanitizer: VMXON region ${region} was written to, with CPU ${this.#cpu.id} in VMX operation`);
+    this.#regions.pagesFreed(bank, offset, count);
   }
 
   /** Guest state goes from the CPU to the VMCS field by field when somebody asks, or all at once before anything else happens. */
@@ -159,7 +120,7 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
   }
 
   get isInOperation(): boolean {
-    return this.#vmxonRegion !== NONE;
+    return this.#regions.isInOperation;
   }
 
   /** The CPU's registers went to another bank, or the bank goes away: nothing may be taken for still loaded. */
@@ -176,8 +137,8 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
       this.#cpu.log(`bank ${id} released with the current VMCS in it`);
       this.#vmcs.invalidate();
     }
-    this.#eptContexts = this.#eptContexts.filter((context) => context.bank !== id);
-    for (const address of this.#active) if (bankOf(address as Hpa) === id) this.#active.delete(address);
+    this.#translations.bankReleased(id);
+    this.#regions.bankReleased(id);
     this.#guest.ept.forgetBank(id);
     this.#controlled = NONE;
   }
@@ -199,34 +160,18 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
     return this.#result(VmxStatus.failValid);
   }
 
-  /** The bank behind a region's address if it is aligned and within the address width; undefined when it breaks a rule. */
-  #isRegionAddress(address: Hpa): boolean {
-    return (
-      Number.isInteger(address) && address >= 0 && address % 4096 === 0 && address < 2 ** this.#cpu.model.physicalAddressBits
-    );
-  }
-  #regionBank(address: Hpa): MemoryBank | undefined {
-    return this.#cpu.memory.holding(address, 4096);
-  }
-  /** Where no memory answers the bus gives ones, which is no revision. */
-  #revision(address: Hpa): number {
-    const bank = this.#regionBank(address);
-    return bank === undefined ? 0xffff_ffff : (bank.u32[(offsetOf(address) >>> 2) + VMCS_REVISION_WORD] as number);
-  }
-
   // VMX operation
 
   vmxon(region: Hpa): VmxStatus {
     const { msrs } = this.#cpu;
     if (((msrs.halves[2 * Root.cr4] as number) & CR4_FIXED0) === 0) return this.#result(VmxStatus.undefinedOpcode);
     if (this.isInOperation) {
-      const [second, first] = [region.toString(16), this.#vmxonRegion.toString(16)];
-      if (region !== this.#vmxonRegion)
-        this.#cpu.log(`sanitizer: VMXON with region ${second} on CPU ${this.#cpu.id}, in VMX operation with region ${first}`);
+      this.#regions.reportSecond(region);
       return this.#fail(VmxError.vmxonInRootOperation);
     }
-    if (!this.#isRegionAddress(region) || this.#revision(region) !== VMCS_REVISION) return this.#result(VmxStatus.failInvalid);
-    this.#vmxonRegion = region;
+    const regions = this.#regions;
+    if (!regions.isAddress(region) || !regions.hasRevision(region)) return this.#result(VmxStatus.failInvalid);
+    regions.enter(region);
     this.#vmcs.invalidate();
     return this.#succeed();
   }
@@ -234,7 +179,7 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
   vmxoff(): VmxStatus {
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
     this.#settle();
-    this.#checkRegion();
+    this.#regions.checkVmxon();
     this.#leave("VMXOFF on");
     return this.#succeed();
   }
@@ -249,33 +194,23 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
   }
 
   #leave(how: string): void {
-    this.#reportActive(how);
+    this.#regions.leave(how);
     this.#lastUsed = this.lastUsed;
-    this.#vmxonRegion = NONE;
     this.#vmcs.invalidate();
     this.#resident = NONE;
-    for (const { tags } of this.#cpu.engines()) tags.retireAll();
-    this.#vpidOwners.allFlushed();
-    this.#eptContexts = [];
-  }
-
-  /** What the CPU holds of active VMCSs is nowhere afterwards: whoever they belong to had to clear them before. */
-  #reportActive(how: string): void {
-    if (this.#active.size === 0) return;
-    const which = [...this.#active].map((address) => address.toString(16)).join(", ");
-    this.#cpu.log(`sanitizer: ${how} CPU ${this.#cpu.id} under the feet of VMCS ${which}, active there and not cleared`);
-    this.#active.clear();
+    this.#translations.forgetAll();
   }
 
   vmclear(address: Hpa): VmxStatus {
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
-    if (!this.#isRegionAddress(address)) return this.#fail(VmxError.vmclearInvalidAddress);
-    if (address === this.#vmxonRegion) return this.#fail(VmxError.vmclearVmxonPointer);
+    const regions = this.#regions;
+    if (!regions.isAddress(address)) return this.#fail(VmxError.vmclearInvalidAddress);
+    if (regions.isVmxon(address)) return this.#fail(VmxError.vmclearVmxonPointer);
     if (this.#vmcs.address === address) this.#settle();
-    const bank = this.#regionBank(address);
+    const bank = regions.bank(address);
     if (bank === undefined) this.#cpu.log(`VMCLEAR of ${address.toString(16)}, where no memory is`);
     else clearRegion(bank, offsetOf(address));
-    this.#active.delete(address);
+    regions.deactivate(address);
     if (this.#resident === address) this.#resident = NONE;
     if (this.#controlled === address) this.#controlled = NONE;
     if (this.#vmcs.address === address) {
@@ -287,17 +222,13 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
 
   vmptrld(address: Hpa): VmxStatus {
     if (!this.isInOperation) return this.#result(VmxStatus.undefinedOpcode);
-    if (!this.#isRegionAddress(address)) return this.#fail(VmxError.vmptrldInvalidAddress);
-    if (address === this.#vmxonRegion) return this.#fail(VmxError.vmptrldVmxonPointer);
-    const bank = this.#regionBank(address);
-    if (bank === undefined || this.#revision(address) !== VMCS_REVISION) return this.#fail(VmxError.vmptrldWrongRevision);
-    this.#checkRegion();
-    const elsewhere = activateRegion(bank, offsetOf(address), this.#cpu.id);
-    if (elsewhere !== -1)
-      this.#cpu.log(
-        `sanitizer: VMCS ${address.toString(16)} made current on CPU ${this.#cpu.id} while active on CPU ${elsewhere}`,
-      );
-    this.#active.add(address);
+    const regions = this.#regions;
+    if (!regions.isAddress(address)) return this.#fail(VmxError.vmptrldInvalidAddress);
+    if (regions.isVmxon(address)) return this.#fail(VmxError.vmptrldVmxonPointer);
+    const bank = regions.bank(address);
+    if (bank === undefined || !regions.hasRevision(address)) return this.#fail(VmxError.vmptrldWrongRevision);
+    regions.checkVmxon();
+    regions.activate(address, bank);
     if (this.#vmcs.address !== address) this.#settle();
     this.#vmcs.point(address, bank, offsetOf(address));
     return this.#succeed();
@@ -387,42 +318,8 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
     }
     if (kind !== FieldKind.guestEveryEntry && kind !== FieldKind.injection) this.#settle();
     vmcs.setPair(where, low, high);
-    this.#invalidateChecks(kind, where, changed);
+    if (makesStale(vmcs, kind, where, changed)) this.#settle();
     return this.status;
-  }
-
-  /** What of earlier checks and loads a changed field makes stale. */
-  #invalidateChecks(kind: number, where: number, changed: number): void {
-    const vmcs = this.#vmcs;
-    switch (kind) {
-      case FieldKind.control: {
-        vmcs.checked &= ~CHECKED_CONTROLS;
-        const keepsGuest =
-          where === slot.PRIMARY_CONTROLS
-            ? (changed & ~WINDOWS) === 0
-            : where !== slot.SECONDARY_CONTROLS && where !== slot.ENTRY_CONTROLS;
-        if (!keepsGuest) vmcs.checked &= ~CHECKED_GUEST;
-        if (where === slot.ENTRY_CONTROLS) vmcs.dirty |= DIRTY_GUEST;
-        if (where === slot.ENTRY_CONTROLS || where === slot.EXIT_CONTROLS) vmcs.checked &= ~CHECKED_HOST;
-        return;
-      }
-      case FieldKind.host:
-        vmcs.checked &= ~CHECKED_HOST;
-        return;
-      case FieldKind.guest:
-        vmcs.checked &= ~CHECKED_GUEST;
-        vmcs.dirty |= DIRTY_GUEST;
-        return;
-      case FieldKind.guestEveryEntry:
-        // Segments are checked by other rules in virtual-8086 mode
-        if (where === slot.GUEST_RFLAGS && (changed & RFLAGS_VM) !== 0) {
-          this.#settle();
-          vmcs.checked &= ~CHECKED_GUEST;
-          vmcs.dirty |= DIRTY_GUEST;
-        }
-        return;
-      default:
-    }
   }
 
   // VM entry and exit
@@ -499,7 +396,7 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
     engine.setFlags(vmcs.low(slot.GUEST_RFLAGS));
     engine.debugStateChanged();
     this.#run.run(engine);
-    this.#noteExit();
+    this.#guest.exit.store(this.#vmcs);
     saveMovingState(engine, vmcs, this.#guest.savedFlags(), this.#guest.exit.reason === ExitReason.monitorTrapFlag);
     if (this.#savesTimer) vmcs.set(slot.GUEST_PREEMPTION_TIMER, this.#run.preemptionTimerLeft());
     // Host state is still what the exit before this one has loaded
@@ -515,7 +412,7 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
     vmcs.checked = CHECKED_ALL;
     const current = this.#selectEngine();
     const { engine } = current;
-    this.#selectTranslations(current);
+    this.#translations.select(this.#guest, vmcs, current);
     this.#entryCheck.entering(vmcs.address, this.#guest.usesEpt ? this.#guest.ept : undefined, this.#namedPages);
     const isWhole = this.#resident !== vmcs.address || (vmcs.dirty & DIRTY_GUEST) !== 0;
     this.#resident = NONE;
@@ -581,69 +478,9 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
     return turned;
   }
 
-  #selectTranslations(current: BankEngine): void {
-    const guest = this.#guest;
-    const vmcs = this.#vmcs;
-    let eptTag = 0;
-    if (guest.usesEpt) {
-      const low = vmcs.low(slot.EPT_POINTER);
-      const bank = bankOf(vmcs.number(slot.EPT_POINTER) as Hpa);
-      eptTag = this.#eptTag(bank, low);
-      if (bank === current.bank.id) guest.ept.use(current.bank, low, eptTag);
-      else guest.ept.useNothing(eptTag);
-    }
-    const hasVpid = (guest.secondary & Secondary.enableVpid) !== 0;
-    if (hasVpid) this.#reportShared(vmcs.low(slot.VPID));
-    guest.translationTag = hasVpid ? current.tags.tagFor(vmcs.low(slot.VPID), eptTag) : current.tags.fresh();
-  }
-
-  #reportShared(vpid: number): void {
-    const now = this.#vmcs.address;
-    const before = this.#vpidOwners.use(vpid, now);
-    if (before === undefined) return;
-    const owners = `VMCS ${now.toString(16)} after VMCS ${before.toString(16)}`;
-    this.#cpu.log(`sanitizer: VPID ${vpid} used on CPU ${this.#cpu.id} by ${owners}, without INVVPID between`);
-  }
-
-  /** Name of what is cached under an EPT pointer. */
-  #eptTag(bank: number, low: number): number {
-    const contexts = this.#eptContexts;
-    for (let i = 0; i < contexts.length; i++) {
-      const context = contexts[i] as EptContext;
-      if (context.low === low && context.bank === bank) return context.tag;
-    }
-    const tag = ++this.#lastEptTag;
-    contexts.push({ bank, low, tag });
-    return tag;
-  }
-
-  /** Exit information goes to the VMCS. */
-  #noteExit(): void {
-    const vmcs = this.#vmcs;
-    const v = vmcs.u32;
-    const b = vmcs.base;
-    const { exit } = this.#guest;
-    v[b + slot.EXIT_REASON] = exit.reason;
-    v[b + slot.EXIT_QUALIFICATION] = exit.qualificationLow;
-    v[b + slot.EXIT_QUALIFICATION + 1] = exit.qualificationHigh;
-    v[b + slot.EXIT_INSTRUCTION_LENGTH] = exit.instructionLength;
-    v[b + slot.ENTRY_INTERRUPTION_INFO] = (v[b + slot.ENTRY_INTERRUPTION_INFO] as number) & ~Interruption.valid;
-    if (!exit.hasDetail && !vmcs.hasExitDetail) return;
-    vmcs.hasExitDetail = exit.hasDetail;
-    v[b + slot.GUEST_LINEAR_ADDRESS] = exit.linearLow;
-    v[b + slot.GUEST_LINEAR_ADDRESS + 1] = exit.linearHigh;
-    v[b + slot.GUEST_PHYSICAL_ADDRESS] = exit.physicalLow;
-    v[b + slot.GUEST_PHYSICAL_ADDRESS + 1] = exit.physicalHigh;
-    v[b + slot.EXIT_INTERRUPTION_INFO] = exit.interruptionInfo;
-    v[b + slot.EXIT_ERROR_CODE] = exit.errorCode;
-    v[b + slot.VECTORING_INFO] = exit.vectoringInfo;
-    v[b + slot.VECTORING_ERROR_CODE] = exit.vectoringError;
-    v[b + slot.EXIT_INSTRUCTION_INFO] = exit.instructionInfo;
-  }
-
   #exit(engine: GuestEngine): void {
     const vmcs = this.#vmcs;
-    this.#noteExit();
+    this.#guest.exit.store(this.#vmcs);
     saveMovingState(engine, vmcs, this.#guest.savedFlags(), this.#guest.exit.reason === ExitReason.monitorTrapFlag);
     if (this.#mayStay) this.#isUnsaved = true;
     else saveGuestState(engine, vmcs);
@@ -709,15 +546,7 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
     const high = Number(BigInt.asUintN(32, eptp >> 32n));
     if (type === 1 && !isEptPointer(low, high, this.#cpu.model.physicalAddressBits))
       return this.#fail(VmxError.invalidInveptInvvpidOperand);
-    const bank = high & 0xf_ffff;
-    const kept: EptContext[] = [];
-    for (const context of this.#eptContexts) {
-      // Contexts are told apart by the address of their tables only
-      const isMeant = type === 2 || (context.bank === bank && (context.low & 0xffff_f000) === (low & 0xffff_f000));
-      if (!isMeant) kept.push(context);
-      else for (const { tags } of this.#cpu.engines()) tags.retireEpt(context.tag);
-    }
-    this.#eptContexts = kept;
+    this.#translations.invalidateEpt(type === 2 ? undefined : { bank: high & 0xf_ffff, low });
     return this.#succeed();
   }
 
@@ -727,13 +556,7 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
     if (type < 0 || type > 3 || vpid >>> 16 !== 0 || (type !== 2 && vpid === 0) || (type === 0 && !isCanonical))
       return this.#fail(VmxError.invalidInveptInvvpidOperand);
     this.#settle();
-    if (type === 2) this.#vpidOwners.allFlushed();
-    else if (type === 1) this.#vpidOwners.flushed(vpid);
-    // Dropping more than asked is allowed, so single addresses and kept globals are not told apart
-    for (const { tags } of this.#cpu.engines()) {
-      if (type === 2) tags.retireAll();
-      else tags.retireVpid(vpid);
-    }
+    this.#translations.invalidateVpid(type === 2 ? undefined : vpid, type === 1);
     return this.#succeed();
   }
 }
