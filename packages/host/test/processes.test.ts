@@ -1,4 +1,6 @@
-import { fileURLToPath } from "node:url";
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import type { Host } from "../src/control/host.ts";
 import { createHostWithModules, printed, run, textOf } from "./fixtures/test-host.ts";
@@ -30,7 +32,8 @@ describe("a process", () => {
 
   it("has memory and files as system calls say", async () => {
     host = await createHostWithModules();
-    const file = fileURLToPath(new URL("./fixtures/not-a-module/index.ts", import.meta.url));
+    const file = join(mkdtempSync(join(tmpdir(), "mkvm-files-")), "text");
+    writeFileSync(file, "export const nothing = 0;\n");
     const process = await run(host, ["memory", file]);
     expect(await process.exited).toEqual({ status: 0, reason: "exited" });
     expect(textOf(process).trim().split("\n")).toEqual([
@@ -47,8 +50,14 @@ describe("a process", () => {
       "pread 4",
       "text expoxpor",
       "bad-address -14",
+      "read-only -9",
       "close 0",
       "closed -9",
+      "pwrite 4",
+      "written 8",
+      "text exxpor c",
+      "unwritten -14",
+      "console -29",
       "missing -2",
     ]);
   });

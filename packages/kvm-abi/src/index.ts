@@ -97,7 +97,7 @@ export {
   VmStatistics,
 } from "./sections.ts";
 export type { Main, PollRequest, ProgramState, ResourceUsage, SystemCalls } from "./system-calls.ts";
-export { PollEvent } from "./system-calls.ts";
+export { OpenFlag, PollEvent } from "./system-calls.ts";
 export type { FileRole, IncomingVm, Section, SectionSupport, Transfer, VmDescription } from "./transfer.ts";
 export { Capability } from "./uapi/capabilities.ts";
 export { ClockFlag, KvmClockData } from "./uapi/clock.ts";

@@ -24,6 +24,9 @@ export interface ProgramState {
 /** A program's entry; resolves with its status. @implementedBy program */
 export type Main = (sys: SystemCalls, args: readonly string[]) => Promise<number>;
 
+/** How open(2) opens a file. */
+export const OpenFlag = { O_RDONLY: 0, O_RDWR: 2 } as const;
+
 /** Bits of poll(2). */
 export const PollEvent = { POLLIN: 1, POLLOUT: 4, POLLERR: 8, POLLHUP: 16, POLLNVAL: 32 } as const;
 
@@ -38,8 +41,11 @@ export interface SystemCalls {
   readonly memory: { readonly u8: Uint8Array; readonly view: DataView };
   readonly pid: number;
 
-  /** Device nodes under /dev in the process's mount namespace; other paths are files of the machine, opened read-only. */
-  open(path: string): number;
+  /**
+   * Device nodes under /dev in the process's mount namespace; other paths are files of the machine that are there already. `flags`: an
+   * OpenFlag, which without it is O_RDONLY; devices are open for both whatever it says.
+   */
+  open(path: string, flags?: number): number;
   close(fd: number): number;
   ioctl(fd: number, request: number, argument: number): number | Promise<number>;
   /** fd -1: anonymous memory, zeroed. Returns the address, page aligned (2 MiB aligned from 2 MiB on). */
@@ -49,6 +55,8 @@ export interface SystemCalls {
   read(fd: number, address: Hva, lengthBytes: number): number | Promise<number>;
   /** As pread, from regular files and from files of modules that can be read (KVM_GET_STATS_FD). */
   pread(fd: number, address: Hva, lengthBytes: number, offsetBytes: number): number;
+  /** As pwrite, to regular files that are open for it; what is written beyond the end makes the file longer. */
+  pwrite(fd: number, address: Hva, lengthBytes: number, offsetBytes: number): number;
   /** Descriptors 1 and 2: the console of the process. Eventfds: adds to the counter. */
   write(fd: number, address: Hva, lengthBytes: number): number;
   /**

@@ -26,6 +26,10 @@ export function fakeSystem(files: Record<string, Uint8Array>, memoryBytes = 64 <
       u8.set(part, address);
       return part.length;
     },
+    pwrite(fd, address, lengthBytes, offsetBytes) {
+      open[fd]!.set(u8.subarray(address, address + lengthBytes), offsetBytes);
+      return lengthBytes;
+    },
     write: absent("write"),
     eventfd: absent("eventfd"),
     poll: absent("poll"),

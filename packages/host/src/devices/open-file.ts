@@ -1,5 +1,5 @@
 /** What a descriptor leads to. */
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, writeSync } from "node:fs";
 import { Errno, type File, type FileOperations, type Process, type WaitQueue } from "@mkvm/kvm-abi";
 import type { EventCounter } from "./eventfd.ts";
 
@@ -36,7 +36,7 @@ export class ModuleFile implements File {
   }
 }
 
-/** A regular file of the machine, read-only. */
+/** A regular file of the machine. */
 export class RegularFile {
   readonly name: string;
   readonly #fd: number;
@@ -48,9 +48,9 @@ export class RegularFile {
   }
 
   /** A negative errno, or the file. */
-  static open(path: string): RegularFile | number {
+  static open(path: string, isWritable: boolean): RegularFile | number {
     try {
-      const fd = openSync(path, "r");
+      const fd = openSync(path, isWritable ? "r+" : "r");
       if (fstatSync(fd).isDirectory()) {
         closeSync(fd);
         return -Errno.EISDIR;
@@ -70,6 +70,14 @@ export class RegularFile {
   pread(into: Uint8Array, offsetBytes: number): number {
     try {
       return readSync(this.#fd, into, 0, into.length, offsetBytes);
+    } catch (thrown) {
+      return errnoOf(thrown);
+    }
+  }
+
+  pwrite(bytes: Uint8Array, offsetBytes: number): number {
+    try {
+      return writeSync(this.#fd, bytes, 0, bytes.length, offsetBytes);
     } catch (thrown) {
       return errnoOf(thrown);
     }

@@ -2,7 +2,7 @@
 
 import { resolve as resolvePath } from "node:path";
 import { bankOf, type Hpa, hpa, offsetOf } from "@mkvm/hw-x86";
-import { Errno, type Hva, Ioctl, type SystemCalls } from "@mkvm/kvm-abi";
+import { Errno, type Hva, Ioctl, OpenFlag, type SystemCalls } from "@mkvm/kvm-abi";
 import { isDevicePath } from "../devices/device-tree.ts";
 import { ConsoleFile, EventfdFile, ModuleFile, RegularFile } from "../devices/open-file.ts";
 import { pageBytes } from "../memory/page-allocator.ts";
@@ -179,10 +179,10 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
     memory: { u8: memory.bank.u8, view: memory.bank.view },
     pid: process.pid,
 
-    open(path) {
+    open(path, flags = OpenFlag.O_RDONLY) {
       check();
       if (isDevicePath(path)) return openDevice(path);
-      const file = RegularFile.open(resolvePath(path));
+      const file = RegularFile.open(resolvePath(path), flags === OpenFlag.O_RDWR);
       return typeof file === "number" ? file : process.install(file);
     },
 
@@ -270,6 +270,16 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       if (file instanceof RegularFile) return file.pread(into, offsetBytes);
       if (offsetBytes < 0) return -Errno.EINVAL;
       return readModule(file, () => file.pread(into, offsetBytes) ?? -Errno.ESPIPE);
+    },
+
+    pwrite(fd, address, lengthBytes, offsetBytes) {
+      check();
+      const file = process.files.get(fd);
+      if (!file) return -Errno.EBADF;
+      if (!(file instanceof RegularFile)) return -Errno.ESPIPE;
+      if (offsetBytes < 0) return -Errno.EINVAL;
+      const bytes = memory.view(address, lengthBytes);
+      return bytes ? file.pwrite(bytes, offsetBytes) : -Errno.EFAULT;
     },
 
     write(fd, address, lengthBytes) {
