@@ -101,7 +101,12 @@ describe("without a daemon", () => {
     [["stat", "--times", "2"], /^mkvm: --times goes with --watch: .*\n$/],
     [["stat", "--watch", "0"], /'--watch <seconds>' argument '0' is invalid. give seconds, from 0.1 on/],
     [["stat", "--watch", "1", "--times", "0"], /argument '0' is invalid. give a number from 1 on/],
-    [["run"], "error: required option '--kernel <image>' not specified\n(see 'mkvm help')\n"],
+    [["run"], "mkvm: give what to boot: --kernel IMAGE, or UEFI firmware with --pflash CODE --pflash VARIABLES\n"],
+    [["run", "--pflash", exits, "/nowhere"], "mkvm: --pflash /nowhere: no such file\n"],
+    [
+      ["run", "--kernel", exits, "--pflash", exits],
+      "mkvm: --pflash and --kernel do not go together: firmware finds by itself what to boot\n",
+    ],
     [["up", "--cpus", "65"], /a machine has 1 to 64 CPUs, not 65/],
     [
       ["up", "--cpu", "i486"],

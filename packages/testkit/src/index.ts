@@ -1,5 +1,5 @@
 export { Assembler, type Label, type Mem, mem, type Operand, type Reg } from "./assembler/assembler.ts";
-export { type Firmware, findFirmware } from "./find-firmware.ts";
+export { type Firmware, findFirmware, findUefiFirmware, type UefiFirmware } from "./find-firmware.ts";
 export { checkGuest } from "./guests/check-guest.ts";
 export { type SmpGuest, smpGuest } from "./guests/smp/smp-guest.ts";
 export { buildTimingGuest, type TimingProgram } from "./guests/timing-guest.ts";

@@ -5,7 +5,10 @@ import { HIGH_MEMORY } from "./memory-layout.ts";
 import { VmmError } from "./vmm-error.ts";
 
 export interface VmmArguments {
-  kernel: string;
+  /** Undefined: the machine starts by the firmware in `flash`. */
+  kernel: string | undefined;
+  /** UEFI firmware: the file with its code, and the one that keeps its variables. */
+  flash: { code: string; variables: string | undefined } | undefined;
   initrd: string | undefined;
   commandLine: string;
   memoryBytes: number;
@@ -26,12 +29,17 @@ const MOST_CPUS = 16;
 /** Reads the VMM's own arguments. Throws VmmError for anything that is not right. */
 export function parseArguments(args: readonly string[]): VmmArguments {
   const values = optionsOf(args);
-  if (!values.kernel) throw new VmmError("no kernel given; add --kernel IMAGE");
+  const flash = values.pflash === undefined ? undefined : flashNamed(values.pflash);
+  if (!values.kernel && !flash)
+    throw new VmmError("no kernel given; add --kernel IMAGE, or for UEFI firmware --pflash CODE --pflash VARIABLES");
+  const beside = (["kernel", "initrd", "append", "format"] as const).find((name) => values[name] !== undefined);
+  if (flash && beside) throw new VmmError(`--pflash and --${beside} do not go together: firmware finds by itself what to boot`);
   const format = values.format as NamedFormat | undefined;
   if (format && !namedFormats.includes(format))
     throw new VmmError(`unknown format ${format}; one of ${namedFormats.join(", ")}`);
   return {
     kernel: values.kernel,
+    flash,
     initrd: values.initrd,
     commandLine: values.append ?? "",
     memoryBytes: values.memory === undefined ? DEFAULT_MEMORY : memoryBytes(values.memory),
@@ -47,6 +55,7 @@ function optionsOf(args: readonly string[]) {
   const text = { type: "string" } as const;
   const options = {
     kernel: text,
+    pflash: { type: "string", multiple: true },
     initrd: text,
     append: text,
     memory: text,
@@ -61,6 +70,14 @@ function optionsOf(args: readonly string[]) {
   } catch (error) {
     throw new VmmError(`${(error as Error).message.split(". ")[0]}; see mkvm run --help`);
   }
+}
+
+function flashNamed([code, variables, ...more]: string[]): { code: string; variables: string | undefined } {
+  if (!code || variables === "" || more.length > 0)
+    throw new VmmError(
+      "--pflash is given once or twice: the file with the firmware's code, then the one that keeps its variables",
+    );
+  return { code, variables };
 }
 
 /** Bytes of guest RAM: a number of bytes, or with the suffix K, M or G. A multiple of 4 KiB, at least 2 MiB. */

@@ -6,8 +6,8 @@ export class GuestMemory {
   readonly bytes: number;
   /** Address of the block in the process. */
   readonly address: number;
-  /** Firmware's ROM, which ends at 4 GiB: its place in the process. */
-  rom: { readonly address: number; readonly bytes: number } | undefined;
+  /** Firmware's ROM, which ends at 4 GiB: its place in the process, and how much of its beginning is a flash chip. */
+  rom: { readonly address: number; readonly bytes: number; readonly flashBytes: number } | undefined;
   readonly #allocate: (bytes: number) => number;
   readonly #u8: Uint8Array;
   readonly #view: DataView;
@@ -33,8 +33,13 @@ export class GuestMemory {
     return Math.min(this.bytes, DEVICE_HOLE);
   }
 
-  addRom(bytes: number): void {
-    this.rom = { address: this.#allocate(bytes), bytes };
+  addRom(bytes: number, flashBytes = 0): void {
+    this.rom = { address: this.#allocate(bytes), bytes, flashBytes };
+  }
+  /** The flash chip's contents: a view. */
+  flash(): Uint8Array | undefined {
+    const { rom } = this;
+    return rom && rom.flashBytes > 0 ? this.#u8.subarray(rom.address, rom.address + rom.flashBytes) : undefined;
   }
 
   /** Bytes of RAM from 4 GiB on. */

@@ -7,14 +7,16 @@ import { ExitStatus, VmmError } from "./vmm-error.ts";
 
 /**
  * The program: makes one VM as the arguments say, or takes up one that was saved, runs it to its end, and returns the exit status (see ExitStatus). Arguments:
- * --kernel IMAGE [--initrd FILE] [--append TEXT] [--memory SIZE] [--cpus N] [--cpu MODEL]
+ * --kernel IMAGE | --pflash CODE [--pflash VARIABLES] [--initrd FILE] [--append TEXT] [--memory SIZE] [--cpus N] [--cpu MODEL]
  * [--format flat16|flat32|flat64|firmware] [--device PATH] [--digest]
  */
 export const main: Main = async (sys, args) => {
   try {
     const options = parseArguments(args);
     const saved = sys.restored();
-    const vm = saved ? await VirtualMachine.restore(sys, saved) : await VirtualMachine.create(sys, options);
+    const vm = saved
+      ? await VirtualMachine.restore(sys, saved, options.flash?.variables)
+      : await VirtualMachine.create(sys, options);
     const end = await vm.run();
     if (options.digest) report(sys, await vm.digest());
     if (end.message) report(sys, end.message);

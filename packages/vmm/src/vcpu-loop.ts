@@ -12,6 +12,7 @@ import {
   type SystemCalls,
 } from "@mkvm/kvm-abi";
 import type { ConsoleOutput } from "./console.ts";
+import type { MemoryBus } from "./devices/memory-bus.ts";
 import type { PortBus } from "./devices/port-bus.ts";
 import type { KvmCalls } from "./kvm-calls.ts";
 import { ExitStatus } from "./vmm-error.ts";
@@ -30,6 +31,9 @@ export interface VcpuLoop {
   /** Address of the kvm_run page. */
   run: number;
   ports: PortBus;
+  memory: MemoryBus;
+  /** What a device has asked of KVM and the guest must not run before: undefined when all is done. */
+  settling: () => Promise<unknown> | undefined;
   console: ConsoleOutput;
   /** Set when a device or another vCPU ended the VM. */
   ended: () => VcpuEnd | undefined;
@@ -64,8 +68,7 @@ export async function runVcpu(loop: VcpuLoop): Promise<VcpuEnd> {
         portAccess(loop, view);
         break;
       case ExitReason.KVM_EXIT_MMIO:
-        // Nothing of this VMM is memory-mapped: reads float high, writes go nowhere.
-        if (view.getUint8(run + MMIO + 20) === 0) sys.memory.u8.fill(0xff, run + MMIO + 8, run + MMIO + 16);
+        memoryAccess(loop, view);
         break;
       case ExitReason.KVM_EXIT_INTR:
       case ExitReason.KVM_EXIT_IRQ_WINDOW_OPEN:
@@ -92,9 +95,20 @@ export async function runVcpu(loop: VcpuLoop): Promise<VcpuEnd> {
           message: `vCPU ${loop.vcpuId}: this VMM does not know ${exitReasonName(reason)}, at ${await whereIs(loop)}`,
         };
     }
+    const settling = loop.settling();
+    if (settling !== undefined) await settling;
     const ended = loop.ended();
     if (ended) return ended;
   }
+}
+
+/** KVM_EXIT_MMIO: up to 8 bytes. */
+function memoryAccess(loop: VcpuLoop, view: DataView): void {
+  const mmio = loop.run + MMIO;
+  const address = Number(view.getBigUint64(mmio, true));
+  const data = loop.sys.memory.u8.subarray(mmio + 8, mmio + 8 + Math.min(8, view.getUint32(mmio + 16, true)));
+  if (view.getUint8(mmio + 20) === 0) loop.memory.read(address, data);
+  else loop.memory.write(address, data);
 }
 
 /** KVM_EXIT_IO: `count` items of `size` bytes at `data_offset` of kvm_run. */

@@ -62,7 +62,8 @@ function addRunCommand(program: Command, done: (status: number) => void): void {
     .command("run")
     .summary("start a VM")
     .description("Starts a VM: in the daemon when one runs, else on a host of its own that ends with it.")
-    .requiredOption("--kernel <image>", "bzImage, vmlinux, multiboot or flat image")
+    .option("--kernel <image>", "bzImage, vmlinux, multiboot or flat image")
+    .option("--pflash <file...>", "UEFI firmware in place of a kernel: its code, then the file that keeps its variables")
     .option("--initrd <file>", "initial RAM file system")
     .option("--append <text>", `kernel command line (default for a bzImage: "${linuxCommandLine}")`)
     .option("--cpus <number>", "number of vCPUs (default: 1)")
@@ -111,6 +112,7 @@ Ctrl-] ends it on a terminal, Ctrl-C otherwise. With --engine-stats, SIGUSR2 pri
 Examples:
   mkvm run --kernel bzImage --initrd initrd.gz --append "console=ttyS0 panic=-1 quiet" --memory 512M
   mkvm run --kernel test.elf --module @mkvm/kvm-v2 --clock icount
+  mkvm run --pflash OVMF_CODE_4M.fd --pflash variables.fd
   mkvm run --kernel bzImage --initrd initrd.gz --engine-stats --json 2> engine.json
   mkvm run --kernel bzImage --mount /dev/kvm2:/dev/kvm --detach`,
     )

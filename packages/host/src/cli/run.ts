@@ -11,7 +11,8 @@ import { cpuOf } from "./power-commands.ts";
 import { attachTerminal, onBrokenPipe, printOutput } from "./terminal.ts";
 
 export interface RunFlags {
-  kernel: string;
+  kernel?: string;
+  pflash?: string[];
   initrd?: string;
   append?: string;
   cpus?: string;
@@ -65,9 +66,9 @@ export async function runVm(flags: RunFlags, words: readonly string[]): Promise<
 
 function runOptions(flags: RunFlags, words: readonly string[]): RunOptions {
   const memoryBytes = parseSize(flags.memory);
-  const args = ["--kernel", readableFile("--kernel", flags.kernel)];
+  const args = bootFiles(flags);
   if (flags.initrd) args.push("--initrd", readableFile("--initrd", flags.initrd));
-  const append = flags.append ?? (isBzImage(args[1]!) ? linuxCommandLine : undefined);
+  const append = flags.append ?? (flags.kernel !== undefined && isBzImage(args[1]!) ? linuxCommandLine : undefined);
   if (append !== undefined) args.push("--append", append);
   if (flags.cpus) args.push("--cpus", flags.cpus);
   if (flags.cpu) args.push("--cpu", flags.cpu);
@@ -90,6 +91,15 @@ function runOptions(flags: RunFlags, words: readonly string[]): RunOptions {
   if (flags.name) options.name = flags.name;
   if (flags.logicalCpu !== undefined) options.cpu = cpuOf(flags.logicalCpu);
   return options;
+}
+
+function bootFiles({ kernel, pflash }: RunFlags): string[] {
+  if (pflash === undefined && kernel !== undefined) return ["--kernel", readableFile("--kernel", kernel)];
+  if (pflash === undefined)
+    throw new HostError("EINVAL", "give what to boot: --kernel IMAGE, or UEFI firmware with --pflash CODE --pflash VARIABLES");
+  if (kernel !== undefined)
+    throw new HostError("EINVAL", "--pflash and --kernel do not go together: firmware finds by itself what to boot");
+  return pflash.flatMap((path) => ["--pflash", readableFile("--pflash", path)]);
 }
 
 /** Linux/x86 boot protocol: "HdrS" in the real-mode kernel header. */

@@ -1,0 +1,53 @@
+import type { Host } from "@mkvm/host";
+import { RunningGuest } from "./running-guest.ts";
+
+const PROMPT = "Shell> ";
+/** Colours and places of the cursor. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: it is what a terminal gets
+const CONTROL_SEQUENCES = /\x1b\[[0-9;=]*[A-Za-z]/g;
+
+/** The shell of UEFI firmware, over the serial line of its VM. */
+export class UefiShell {
+  readonly guest: RunningGuest;
+
+  private constructor(guest: RunningGuest) {
+    this.guest = guest;
+  }
+
+  /** Starts the firmware, and waits for its prompt. */
+  static async start(host: Host, code: string, variables: string): Promise<UefiShell> {
+    const args = ["--pflash", code, "--pflash", variables, "--memory", "128M"];
+    const shell = new UefiShell(await RunningGuest.start(host, args));
+    await shell.guest.until("its shell", () => shell.said.includes("startup.nsh"));
+    // It would wait 5 seconds for somebody to do so
+    shell.#type("\x1b");
+    await shell.guest.until("its prompt", () => shell.said.endsWith(PROMPT));
+    return shell;
+  }
+
+  /** All that it said, without what is for the terminal. */
+  get said(): string {
+    return this.guest.transcript.replaceAll(CONTROL_SEQUENCES, "");
+  }
+
+  /** What it answers to a command. */
+  async ask(command: string): Promise<string> {
+    const before = this.said.length;
+    this.#type(`${command}\r`);
+    await this.guest.until(
+      `the prompt after ${command}`,
+      () => this.said.slice(before).includes("\n") && this.said.endsWith(PROMPT),
+    );
+    return this.said.slice(before);
+  }
+
+  /** The status that its VM ends with. */
+  async turnOff(): Promise<number> {
+    this.#type("reset -s\r");
+    return (await this.guest.process.exited).status;
+  }
+
+  #type(text: string): void {
+    this.guest.process.write(new TextEncoder().encode(text));
+  }
+}
