@@ -111,3 +111,36 @@ test("a process that is killed on its way has ended, and nothing is left of it o
     }
     await host.rmmod("kvm1");
   }));
+
+test.each(vendors)(
+  "a CPU's thread dies while a VM leaves it: that VM runs on, those that stayed have ended, nothing is left of them (%s)",
+  (vendor) =>
+    withHost(vendor, async (host) => {
+      await host.insmod("./faulty-module", { parameters: { ends_thread: true } });
+      const there = await RunningGuest.start(host, tinyGuest(), { cpu: 1 });
+      const stays = await RunningGuest.start(host, tinyGuest(), { cpu: 0 });
+      const leaves = await RunningGuest.start(host, tinyGuest(), { cpu: 0, device: "/dev/kvmfaulty" });
+      for (const guest of [there, stays, leaves]) await guest.rounds(2);
+      const before = await host.resources();
+      const { pid } = leaves;
+      const report = await host.migrate({ pid, cpu: 1 });
+      expect(report).toMatchObject({ moved: true, notReleased: "cpu0 stopped: its thread ended with status 3" });
+      expect(await stays.process.exited).toMatchObject({ reason: "crashed" });
+      await leaves.rounds(5);
+      await there.rounds(2);
+      // AMD's have ASIDs, which VAC gives each CPU anew
+      const after = await host.resources();
+      expect([before.vpids, after.vpids]).toEqual(vendor === "intel" ? [3, 2] : [0, 0]);
+      const pagesOf = (usage: typeof before) => usage.processes.find((process) => process.pid === pid)!.modulePages;
+      // Its tables are built in another order, but those of the dead CPU are free
+      expect(pagesOf(after)).toBeLessThan(1.5 * pagesOf(before));
+      for (const guest of [there, leaves]) {
+        expect(await guest.stop()).toBe(0);
+        expect(guest.report).toMatchObject({ problems: [], ended: true });
+      }
+      expect(await host.resources()).toMatchObject({ vpids: 0, timers: {}, processes: [] });
+      for (const module of ["kvmfaulty", "kvm2", "kvm1"]) await host.rmmod(module);
+      // Its claim has ended with that CPU's part in it
+      expect((await host.insmod("@mkvm/kvm-v1")).name).toBe("kvm1");
+    }),
+);

@@ -168,17 +168,66 @@ describe("a CPU's thread that dies in a move", () => {
     await endsWell(process);
   });
 
-  it("the one that a VM leaves: the VM has ended, and nothing is left on the other", async () => {
-    const process = await start("release-ends-thread");
+  it.each([
+    ["save", "as soon as it has given the state"],
+    ["release", "while it lets go"],
+  ] as const)("the one that a VM leaves, in %s, %s: the VM runs on the other", async (step, _when) => {
+    const process = await start(`${step}-ends-thread`);
+    const before = await usage();
     const report = await host.migrate({ pid: process.pid, cpu: 1 });
     expect(report).toMatchObject({
-      moved: false,
-      failed: { step: "release", reason: expect.stringContaining("cpu0 stopped") },
+      moved: true,
+      toCpu: 1,
+      notReleased: "cpu0 stopped: its thread ended with status 3",
     });
+    expect(process.cpu).toBe(1);
+    const { pid } = process;
+    expect(await messages()).toContain(`process ${pid} goes on on cpu1; its old CPU did not let go of it: cpu0 stopped`);
+    // What the old module had is free again, but for the page that the VMM has mapped
+    const tables = 3;
+    const { modulePages } = before.processes[0]!;
+    expect((await usage()).processes).toMatchObject([{ pid, modulePages: modulePages + tables }]);
+    expect(await host.ps()).toMatchObject([{ pid, cpu: 1, modules: ["kvma"], vms: 1 }]);
+    await goesOn(process);
+    await endsWell(process);
+  });
+
+  it("the one that a VM leaves hangs while it lets go: the VM runs on the other", async () => {
+    const process = await start("release-hangs", 500);
+    const report = await host.migrate({ pid: process.pid, cpu: 1 });
+    expect(report).toMatchObject({ moved: true, toCpu: 1, notReleased: "cpu0 did not answer within 500 ms" });
+    await goesOn(process);
+    process.write("stop\n");
+    expect((await process.exited).status).toBe(0);
+  });
+
+  it("before it has given the state: the VM has ended, and nothing is left on the other", async () => {
+    const process = await start("describe-ends-thread");
+    await expect(host.migrate({ pid: process.pid, cpu: 1 })).rejects.toThrow("cpu0 stopped");
     expect(await process.exited).toMatchObject({ status: 134, reason: "crashed" });
-    expect(await messages()).toContain(`process ${process.pid} did not get to cpu1: release failed: cpu0 stopped`);
     expect(await usage()).toMatchObject({ timers: {}, processes: [] });
     await endsWell(await run(host, ["migrant"], { cpu: 1 }));
+  });
+
+  it("afterwards, and the other one does not take it: the VM has ended", async () => {
+    const process = await start("save-ends-thread-restore-refuses");
+    // The new one may refuse before the old one is dead
+    const reason = await host.migrate({ pid: process.pid, cpu: 1 }).then(
+      ({ failed }) => failed?.reason,
+      (thrown: Error) => thrown.message,
+    );
+    expect(reason).toContain("the counter is not to my taste");
+    const message = expect.stringContaining("cpu0 stopped: its thread ended with status 3");
+    expect(await process.exited).toMatchObject({ status: 134, reason: "crashed", message });
+    expect(await usage()).toMatchObject({ timers: {}, processes: [] });
+    await endsWell(await run(host, ["migrant"], { cpu: 1 }));
+  });
+
+  it("modules that wait for their last user are unloaded when it went with its CPU", async () => {
+    const process = await start("describe-ends-thread");
+    expect(await host.rmmod("kvma", { whenIdle: true })).toBe(false);
+    await expect(host.migrate({ pid: process.pid, cpu: 1 })).rejects.toThrow("cpu0 stopped");
+    await expect.poll(async () => (await host.lsmod()).map(({ name }) => name)).toEqual(["kvmb"]);
   });
 });
 

@@ -79,7 +79,7 @@ const VacLoadedEntry = struct("vac_loaded_entry", LoadedEntry.bytes, {
   reserved: u32(LoadedEntry.owner + 4),
 });
 
-const cpuEnd = CpuBlock.suspended + 4;
+const cpuEnd = CpuBlock.vpids + VPIDS / 8;
 const countsEnd = CpuBlock.enableCounts + 4 * (MAX_OWNERS + 1);
 
 const VacCpu = struct(
@@ -108,6 +108,7 @@ const VacCpu = struct(
     tscRatioOwner: u32(CpuBlock.tscRatioOwner),
     tscRatio: u64(CpuBlock.tscRatio),
     suspended: u32(CpuBlock.suspended),
+    vpids: bytes(CpuBlock.vpids, VPIDS / 8),
     ...(cpuEnd < CPU_BYTES ? { reserved2: bytes(cpuEnd, CPU_BYTES - cpuEnd) } : {}),
   },
   undefined,

@@ -4,7 +4,7 @@
  * 64-bit values are aligned to 8.
  */
 export const VAC_MAGIC = 0x4341_5621; // "!VAC"
-export const VAC_VERSION = { major: 1, minor: 2 } as const;
+export const VAC_VERSION = { major: 1, minor: 3 } as const;
 
 export const MAX_CPUS = 64;
 /** Owner ids run from 1 to this. */
@@ -83,9 +83,11 @@ export const CpuBlock = {
   tscRatio: LOADED_END + 24,
   // From 1.2 on: suspend. 1 while the CPU is without power; gets stay counted
   suspended: LOADED_END + 32,
+  // From 1.3 on. A bit for each VPID: this CPU gave it to the owner that holds it
+  vpids: LOADED_END + 36,
 } as const;
 export const UserReturnValue = { host: 0, current: 8, owner: 16, bytes: 24 } as const;
-export const CPU_BYTES = Math.ceil((CpuBlock.suspended + 4) / 64) * 64;
+export const CPU_BYTES = Math.ceil((CpuBlock.vpids + VPIDS / 8) / 64) * 64;
 
 export const OWNERS_OFFSET = HEADER_BYTES;
 export const USER_RETURN_OFFSET = OWNERS_OFFSET + OWNER_BYTES * MAX_OWNERS;

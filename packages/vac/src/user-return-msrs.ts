@@ -28,12 +28,18 @@ export interface UserReturnMsrs {
   releaseAll(owner: OwnerId): void;
 }
 
+const slotWord = (slot: number) => (USER_RETURN_OFFSET + slot * USER_RETURN_SLOT_BYTES) >> 2;
+const bit = (owner: number) => 1 << (owner - 1);
+
+/** The owner's part in all slots. With the slots' lock. */
+export function releaseSlotsOf({ words }: VacMemory, owner: number): void {
+  for (let slot = 0; slot < USER_RETURN_SLOTS; slot++) words[slotWord(slot) + UserReturnSlot.owners] &= ~bit(owner);
+}
+
 export function createUserReturnMsrs(memory: VacMemory, cpu: LogicalCpu): UserReturnMsrs {
   const { words, quads } = memory;
-  const slotWord = (slot: number) => (USER_RETURN_OFFSET + slot * USER_RETURN_SLOT_BYTES) >> 2;
   const value = (slot: number) => cpuBlock(cpu.id) + CpuBlock.userReturn + slot * UserReturnValue.bytes;
   const ownerWord = (slot: number) => (value(slot) + UserReturnValue.owner) >> 2;
-  const bit = (owner: number) => 1 << (owner - 1);
 
   function restore(slot: number): void {
     const msr = words[slotWord(slot) + UserReturnSlot.msr] >>> 0;
@@ -84,9 +90,7 @@ export function createUserReturnMsrs(memory: VacMemory, cpu: LogicalCpu): UserRe
       for (let slot = 0; slot < USER_RETURN_SLOTS; slot++) if (words[ownerWord(slot)] === owner) restore(slot);
     },
     releaseAll(owner) {
-      withLock(memory, Header.userReturnLock, cpu.id, () => {
-        for (let slot = 0; slot < USER_RETURN_SLOTS; slot++) words[slotWord(slot) + UserReturnSlot.owners] &= ~bit(owner);
-      });
+      withLock(memory, Header.userReturnLock, cpu.id, () => releaseSlotsOf(memory, owner));
     },
   };
 }

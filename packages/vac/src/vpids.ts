@@ -18,6 +18,29 @@ export interface Vpids {
   flushIfStale(): void;
 }
 
+/** Byte of the bit that says that a CPU gave this VPID. It means nothing for a VPID that nobody holds. */
+function givenBy(cpu: number, vpid: number): number {
+  return cpuBlock(cpu) + CpuBlock.vpids + (vpid >> 3);
+}
+
+function bitOf(vpid: number): number {
+  return 1 << (vpid & 7);
+}
+
+/** All VPIDs of an owner: nobody holds it any more. With the VPIDs' lock. */
+export function freeVpidsOf({ bytes }: VacMemory, owner: number): void {
+  for (let vpid = 1; vpid < VPIDS; vpid++) if (bytes[VPID_OFFSET + vpid] === owner) bytes[VPID_OFFSET + vpid] = VpidState.freed;
+}
+
+/** What a CPU whose thread died had given, whoever held it there. With the VPIDs' lock. */
+export function freeVpidsGivenBy({ bytes }: VacMemory, cpu: number): void {
+  for (let vpid = 1; vpid < VPIDS; vpid++) {
+    const state = bytes[VPID_OFFSET + vpid];
+    const isHeld = state > VpidState.free && state < VpidState.freed;
+    if (isHeld && bytes[givenBy(cpu, vpid)] & bitOf(vpid)) bytes[VPID_OFFSET + vpid] = VpidState.freed;
+  }
+}
+
 export function createVpids(memory: VacMemory, cpu: LogicalCpu): Vpids {
   const { words, bytes } = memory;
   const generation = (cpuBlock(cpu.id) + CpuBlock.vpidGeneration) >> 2;
@@ -50,6 +73,8 @@ export function createVpids(memory: VacMemory, cpu: LogicalCpu): Vpids {
         if (vpid === 0 && recycle()) vpid = search();
         if (vpid === 0) return 0;
         bytes[VPID_OFFSET + vpid] = owner;
+        for (let id = 0; id < memory.cpus; id++) bytes[givenBy(id, vpid)] &= ~bitOf(vpid);
+        bytes[givenBy(cpu.id, vpid)] |= bitOf(vpid);
         words[Header.vpidNext] = (vpid + 1) % VPIDS;
         return vpid;
       });
@@ -62,10 +87,7 @@ export function createVpids(memory: VacMemory, cpu: LogicalCpu): Vpids {
       });
     },
     freeAll(owner) {
-      withLock(memory, Header.vpidLock, cpu.id, () => {
-        for (let vpid = 1; vpid < VPIDS; vpid++)
-          if (bytes[VPID_OFFSET + vpid] === owner) bytes[VPID_OFFSET + vpid] = VpidState.freed;
-      });
+      withLock(memory, Header.vpidLock, cpu.id, () => freeVpidsOf(memory, owner));
     },
     flushIfStale() {
       const current = Atomics.load(words, Header.vpidGeneration);

@@ -1,7 +1,9 @@
 import type { Hpa } from "@mkvm/hw-x86";
 import { describe, expect, it } from "vitest";
 import { attachVac } from "../src/attach.ts";
+import { reclaimDeadCpu } from "../src/dead-cpu.ts";
 import { createVacMemory, HEADER_BYTES, Header } from "../src/layout.ts";
+import { VAC_LAYOUT } from "../src/layout-description.ts";
 import type { OwnerId, Vac } from "../src/vac.ts";
 import { fakeCpu } from "./fake-cpu.ts";
 
@@ -23,9 +25,9 @@ describe("header", () => {
       new Int32Array(shared)[word] = value;
       return () => attachVac(shared, fakeCpu(0), REGION);
     };
-    expect(change(Header.major, 2)).toThrow("VAC memory has layout 2.2; this code needs 1.2 or a later 1.x");
+    expect(change(Header.major, 2)).toThrow("VAC memory has layout 2.3; this code needs 1.3 or a later 1.x");
     expect(change(Header.minor, -1)).toThrow("layout 1.-1");
-    expect(change(Header.minor, 1)).toThrow("layout 1.1");
+    expect(change(Header.minor, 2)).toThrow("layout 1.2");
     expect(change(Header.magic, 0)).toThrow("wrong magic");
     expect(change(Header.cpuBytes, 64)).toThrow("damaged");
     expect(change(Header.minor, 7)).not.toThrow();
@@ -343,5 +345,60 @@ describe("running vCPU", () => {
     expect(vac[1].runningVcpu(0)).toBeDefined();
     vac[0].clearRunningVcpu(kvm1);
     expect(vac[1].runningVcpu(0)).toBeUndefined();
+  });
+});
+
+describe("a CPU whose thread died", () => {
+  const held = (shared: SharedArrayBuffer) => {
+    const { offset, count } = VAC_LAYOUT.blocks.find(({ name }) => name === "vpids")!;
+    return new Uint8Array(shared, offset, count).filter((state) => state > 0 && state < 0xfe).length;
+  };
+
+  it("gives its VPIDs back, not those of other CPUs, whoever held the numbers before", () => {
+    const { shared, vac } = machine(3);
+    const [kvm1, kvm2] = [owner(vac[0], "kvm1"), owner(vac[0], "kvm2")];
+    for (const other of [vac[1], vac[2]]) for (const name of ["kvm1", "kvm2"]) owner(other, name);
+    for (let i = 0; i < 65_535; i++) vac[1].freeVpid(kvm1, vac[1].allocateVpid(kvm1));
+    // Every number was CPU 1's once
+    const mine = [vac[0].allocateVpid(kvm1), vac[0].allocateVpid(kvm2)];
+    for (let i = 0; i < 20; i++) vac[1].allocateVpid(i % 2 ? kvm1 : kvm2);
+    vac[2].allocateVpid(kvm2);
+    expect(held(shared)).toBe(23);
+    reclaimDeadCpu(shared, 1);
+    expect(held(shared)).toBe(3);
+    vac[0].freeVpid(kvm1, mine[0]!);
+    vac[0].freeVpid(kvm2, mine[1]!);
+    expect(held(shared)).toBe(1);
+  });
+  it("ends the claims that it was the last to hold, and no other", () => {
+    const { shared, vac, cpu } = machine(2);
+    const both = owner(vac[0], "both");
+    owner(vac[1], "both");
+    const alone = owner(vac[1], "alone");
+    expect(vac[1].registerUserReturnMsr(alone, 0xc000_0081)).toBe(0);
+    for (let i = 0; i < 16; i++) cpu[0].msrs.set(0x5000 + i, 0n);
+    vac[1].allocateVpid(alone);
+    reclaimDeadCpu(shared, 1);
+    expect(held(shared)).toBe(0);
+    for (let i = 0; i < 16; i++) expect(vac[0].registerUserReturnMsr(both, 0x5000 + i)).toBe(i);
+    expect(vac[0].registerOwner("alone")).toBe(alone);
+    vac[0].unregisterOwner(both);
+    expect(vac[0].registerOwner("another")).toBe(both);
+  });
+  it("holds no lock, VMCS nor vCPU any more", () => {
+    const { shared, vac } = machine(2);
+    const kvm = owner(vac[0], "kvm");
+    owner(vac[1], "kvm");
+    for (const each of vac) each.enableVirtualization(kvm);
+    vac[1].loadVmcs(kvm, VMCS_A);
+    vac[1].setRunningVcpu(kvm, 7);
+    const words = new Int32Array(shared);
+    for (const lock of [Header.ownersLock, Header.vpidLock, Header.userReturnLock, Header.loadedVmcsLock]) words[lock] = 2;
+    reclaimDeadCpu(shared, 1);
+    expect(vac[0].runningVcpu(1)).toBeUndefined();
+    expect(vac[0].loadVmcs(kvm, VMCS_A)).toBe(0);
+    expect(vac[0].allocateVpid(kvm)).toBeGreaterThan(0);
+    expect(vac[0].virtualizationUsers()).toEqual([kvm]);
+    expect(() => reclaimDeadCpu(shared, 2)).toThrow(RangeError);
   });
 });

@@ -160,8 +160,8 @@ function addMoveCommands(program: Command, done: (status: number) => void): void
       const report = await ask((daemon) => daemon.call("migrate", options));
       print(report, flags.json, () => migrationTable(report));
       if (!report.failed) return;
-      const { pid, fromCpu, failed } = report;
-      process.stderr.write(`mkvm: process ${pid} stays on cpu${fromCpu}: ${failed.step} failed: ${failed.reason}\n`);
+      const { pid, toCpu, failed } = report;
+      process.stderr.write(`mkvm: process ${pid} did not move to cpu${toCpu}: ${failed.step} failed: ${failed.reason}\n`);
       done(1);
     });
   program

@@ -58,9 +58,12 @@ export class CpuSet {
         const error = new HostError("EIO", `cpu${id} stopped: ${why}`);
         if (cpu.gone) return;
         cpu.gone = error;
-        cpu.client.fail(error);
-        reject(error);
-        this.#events.onGone(cpu, error);
+        // What it said last comes in the same turn, and those who asked are to hear it first
+        setImmediate(() => {
+          cpu.client.fail(error);
+          reject(error);
+          this.#events.onGone(cpu, error);
+        });
       };
       worker.on("error", (error) => gone(messageOf(error)));
       worker.on("exit", (status) => gone(`its thread ended with status ${status}`));
@@ -116,5 +119,6 @@ export class CpuSet {
 
   async terminate(): Promise<void> {
     await Promise.all(this.all.map((cpu) => cpu.worker.terminate()));
+    await new Promise<void>((resolve) => setImmediate(resolve));
   }
 }

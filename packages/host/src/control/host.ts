@@ -1,12 +1,13 @@
 /** The control plane, on the main thread: modules, /dev, processes over all CPUs. */
 import { resolve } from "node:path";
 import { createMachine, type MachineDescription } from "@mkvm/hw-x86";
-import { createVacMemory, VAC_LAYOUT } from "@mkvm/vac";
+import { createVacMemory, reclaimDeadCpu, VAC_LAYOUT } from "@mkvm/vac";
 import { DeviceTree, devicePath } from "../devices/device-tree.ts";
 import { HostError, messageOf } from "../errors.ts";
 import { findPackage, hostDirectory } from "../loader/package-files.ts";
 import { KernelLog, nowMs } from "../log/kernel-log.ts";
 import { bankBytesFor, largestBankBytes } from "../memory/user-memory.ts";
+import { within } from "../patience.ts";
 import { SavedFile } from "../saved/file-reader.ts";
 import { type Cpu, CpuSet } from "./cpu-set.ts";
 import { MachinePower } from "./machine-power.ts";
@@ -43,6 +44,8 @@ const endedProcessesKept = 32;
 /** In VAC's table of VPIDs: a byte from here on is a state, below an owner, 0 free. */
 const firstVpidState = 0xfe;
 
+/** For processes to end when the host does, milliseconds. */
+const closeMs = 2000;
 const defaultMoveLimits: MoveLimits = { prepareMs: 30_000, freezeMs: 2000 };
 
 /** Starts a host: its CPUs are powered on when this resolves. */
@@ -357,8 +360,8 @@ class ControlPlane {
   }
 
   /**
-   * Moves a process with its running VMs to another logical CPU. What fails before the old CPU lets go leaves it where it was, and the
-   * report says why.
+   * Moves a process with its running VMs to another logical CPU. What fails before the old CPU is to let go leaves it where it was, and
+   * the report says why. Once it stands still it goes on on the other CPU even if the old one's thread dies.
    * @throws HostError when it cannot even begin
    */
   async migrate(options: { pid: number; cpu: number }): Promise<MigrationReport> {
@@ -375,11 +378,13 @@ class ControlPlane {
         for (const bytes of held) this.#input(pid, bytes);
       },
     });
-    const { failed, blackoutUs } = report;
+    const { failed, blackoutUs, notReleased } = report;
     if (failed) {
       const outcome = handle.ended ? `did not get to cpu${to.id}` : `stays on cpu${from.id}`;
       this.#log.write("warn", `process ${pid} ${outcome}: ${failed.step} failed: ${failed.reason}`);
     } else this.#log.write("info", `process ${pid} moved from cpu${from.id} to cpu${to.id}, blackout ${blackoutUs} us`);
+    if (notReleased !== undefined)
+      this.#log.write("warn", `process ${pid} goes on on cpu${to.id}; its old CPU did not let go of it: ${notReleased}`);
     return report;
   }
 
@@ -479,12 +484,7 @@ class ControlPlane {
       await Promise.all(running.map((process) => process.exited));
     };
     // A thread that never comes back from its module must not keep the host from ending.
-    let timer: NodeJS.Timeout | undefined;
-    const patience = new Promise((resolve) => {
-      timer = setTimeout(resolve, 2000);
-    });
-    await Promise.race([stopped(), patience]);
-    clearTimeout(timer);
+    await within(stopped(), closeMs, () => {});
     await this.#cpus.terminate();
   }
 
@@ -515,10 +515,15 @@ class ControlPlane {
       return;
     }
     this.#log.write("err", error.message);
-    for (const pid of cpu.processes) {
-      this.#processes.get(pid)?.end({ status: 134, reason: "crashed", message: error.message });
+    reclaimDeadCpu(this.#vacShared, cpu.id);
+    for (const pid of [...cpu.processes]) {
+      const process = this.#processes.get(pid);
+      if (process?.outlivesCpu) continue;
+      process?.end({ status: 134, reason: "crashed", message: error.message });
+      cpu.processes.delete(pid);
     }
-    cpu.processes.clear();
+    // It may have had the last users of modules that are to be unloaded when idle
+    for (const { name } of this.#modules.all()) void this.#modules.unloadIdle(name);
   }
 
   #onEvent(cpu: Cpu, event: CpuEvent): void {

@@ -28,6 +28,8 @@ export class HostedProcess implements ProcessHandle {
   readonly pid: number;
   readonly name: string;
   cpu: number;
+  /** Its state is out of the CPU that it leaves, whose thread may die: it goes on on another. */
+  outlivesCpu = false;
   /** Package of the program. */
   readonly program: { readonly package: string; readonly version: string };
   /** URL of its entry. */

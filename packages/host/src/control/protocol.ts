@@ -86,6 +86,8 @@ export interface MigrationOffer {
   readonly startedMs: number;
   readonly bank: number;
   readonly memory: MemoryBank["memory"];
+  /** Who holds each page of the bank: of use to the other CPU once this one has let go, or has died. */
+  readonly pages: SharedArrayBuffer;
   /** Pages of the bank that the other CPU may have for its tables: the rest is still in use. */
   readonly reserved: { readonly offset: number; readonly count: number };
   readonly mounts: readonly (readonly [string, string])[];
@@ -101,6 +103,9 @@ export interface MigrationImage {
   readonly image: ProcessImage;
   readonly stoppedMs: number;
 }
+
+/** What the CPU that a process leaves did with it at last: let go, died before it had, or may do so late. */
+export type LeftBehind = "released" | "dead" | "hung";
 
 interface Call<Params, Result> {
   params: Params;
@@ -143,10 +148,10 @@ export interface CpuRequests {
   "arrive.prepare": Call<MigrationOffer & { program: string }, null>;
   "leave.still": Call<{ pid: number }, MigrationImage>;
   "arrive.restore": Call<{ pid: number; image: ProcessImage }, null>;
-  /** The CPU has let go of everything; result: who holds each page of the bank. */
-  "leave.go": Call<{ pid: number }, Uint8Array>;
+  /** The CPU lets go of everything. It refuses only what has begun to end, before anything is let go. */
+  "leave.go": Call<{ pid: number }, null>;
   /** Resolves when a vCPU runs again, or when no thread wants to, with the time in milliseconds since the epoch. */
-  "arrive.go": Call<{ pid: number; pages: Uint8Array }, number>;
+  "arrive.go": Call<{ pid: number; left: LeftBehind }, number>;
   "leave.stay": Call<{ pid: number }, null>;
   /** Resolves when nothing of the attempt is left on the CPU: not while its module is still preparing. */
   "arrive.abort": Call<{ pid: number }, null>;

@@ -175,6 +175,8 @@ export interface MigrationReport {
   stateBytes: number;
   /** Where and why it stayed. */
   failed?: { step: MigrationStep; reason: string };
+  /** Of one that moved: why the CPU that it left did not give back what it had. */
+  notReleased?: string;
 }
 
 /** How long parts of a move may take, milliseconds of real time. What takes longer ends the move, with the VM on its old module. */

@@ -1,6 +1,7 @@
 /** Asks the registry which release of a module this host could load. */
 import packageJson from "package-json";
 import semver from "semver";
+import { within } from "../patience.ts";
 import type { ModulePackage, Provided } from "./module-package.ts";
 import { isRecord } from "./package-files.ts";
 
@@ -13,10 +14,9 @@ export async function fittingRelease(module: ModulePackage, provided: Provided):
   if (module.json.private === true) return "";
   let versions: Readonly<Record<string, unknown>>;
   try {
-    const answer = await Promise.race([
-      packageJson(module.name, { allVersions: true, fullMetadata: true }),
-      new Promise<never>((_, reject) => setTimeout(reject, PATIENCE_MS, new Error("no answer")).unref()),
-    ]);
+    const answer = await within(packageJson(module.name, { allVersions: true, fullMetadata: true }), PATIENCE_MS, () => {
+      throw new Error("no answer");
+    });
     versions = answer.versions;
   } catch {
     return "; the registry could not be asked which release fits";

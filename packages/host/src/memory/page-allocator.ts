@@ -12,7 +12,7 @@ const holders = kernelBit | userBit;
 export const pageBytes = 4096;
 
 export class PageAllocator {
-  readonly #state: Uint8Array;
+  #state: Uint8Array;
   readonly #u8: Uint8Array;
   readonly #firstPage: number;
   /** Below: no free page. A hint that speeds up searches from the bottom. */
@@ -38,7 +38,7 @@ export class PageAllocator {
   constructor(u8: Uint8Array, firstFreeOffset: number) {
     const pages = Math.floor(u8.length / pageBytes);
     this.#u8 = u8;
-    this.#state = new Uint8Array(pages);
+    this.#state = new Uint8Array(new SharedArrayBuffer(pages));
     // Page 0 is never mapped, whatever the CPU keeps for itself.
     this.#firstPage = Math.max(1, Math.ceil(firstFreeOffset / pageBytes));
     this.#state.fill(kernelBit, 0, this.#firstPage);
@@ -47,16 +47,19 @@ export class PageAllocator {
     this.#free = Math.max(0, pages - this.#firstPage);
   }
 
-  /** Who holds each page, for `takeOver`. A copy. */
-  holders(): Uint8Array {
-    return this.#state.slice();
+  /** Who holds each page, for `takeOver` by another CPU: shared, so it is there when this CPU's thread is not. */
+  get shared(): SharedArrayBuffer {
+    return this.#state.buffer as SharedArrayBuffer;
   }
 
-  /** The bank is this allocator's now: pages are held as the other one's `holders` said, but for those that it had set aside for it. */
-  takeOver(state: Uint8Array, offset: number, count: number): void {
+  /**
+   * The bank is this allocator's now: pages are held as the other one's `shared` says, but for those that it had set aside for it.
+   * `letGo`: it has given back what it held. Otherwise it may yet write there, and what it says is copied.
+   */
+  takeOver(shared: SharedArrayBuffer, offset: number, count: number, letGo: boolean): void {
     const first = offset / pageBytes;
     const own = this.#state.slice(first, first + count);
-    this.#state.set(state);
+    this.#state = letGo ? new Uint8Array(shared) : new Uint8Array(shared.slice(0));
     this.#state.set(own, first);
     this.#lowHint = this.#firstPage;
     this.#highHint = this.#state.length;
@@ -67,6 +70,14 @@ export class PageAllocator {
       if ((holder & holders) === 0) this.#free++;
       if ((holder & kernelBit) !== 0) this.#kernelPages++;
     }
+  }
+
+  /** Frees every kernel page outside of `kept` that user space does not see: who held them is no more. */
+  freeOrphans(kept: readonly { readonly offset: number; readonly count: number }[]): void {
+    const isKept = new Uint8Array(this.#state.length);
+    for (const { offset, count } of kept) isKept.fill(1, offset / pageBytes, offset / pageBytes + count);
+    for (let page = this.#firstPage; page < this.#state.length; page++)
+      if ((this.#state[page]! & holders) === kernelBit && !isKept[page]) this.freeKernel(page * pageBytes, 1);
   }
 
   get freePages(): number {

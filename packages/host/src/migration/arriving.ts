@@ -1,9 +1,9 @@
 /** The CPU that a process comes to: it prepares while the process runs elsewhere, takes its state, and goes on with it. */
 import { type IncomingVm, type Main, type Section, VcpuRunPage } from "@mkvm/kvm-abi";
-import type { MigrationOffer } from "../control/protocol.ts";
+import type { LeftBehind, MigrationOffer } from "../control/protocol.ts";
 import { HostError, stackOf } from "../errors.ts";
 import type { LoadedInstance } from "../loader/module-instances.ts";
-import { PageAllocator } from "../memory/page-allocator.ts";
+import { PageAllocator, pageBytes } from "../memory/page-allocator.ts";
 import { BankUserMemory } from "../memory/user-memory.ts";
 import { ConsoleInput } from "../processes/console.ts";
 import { KernelProcess } from "../processes/process.ts";
@@ -93,14 +93,16 @@ export class Arriving {
     this.#image = image;
   }
 
-  /** The process is this CPU's, to be run at once. `pages`: who holds each page of its bank. */
-  go(pages: Uint8Array): { process: KernelProcess; main: Main } {
+  /** The process is this CPU's, to be run at once. */
+  go(left: LeftBehind): { process: KernelProcess; main: Main } {
     const { process } = this;
     const image = this.#image;
     const main = this.#main;
     if (!image || !main) throw new Error("a process cannot go on whose state has not come");
-    const { offset, count } = this.#offer.reserved;
-    process.memory.pages.takeOver(pages, offset, count);
+    const { reserved, pages } = this.#offer;
+    process.memory.pages.takeOver(pages, reserved.offset, reserved.count, left === "released");
+    // A thread that hangs may yet write to its tables, so they stay set aside
+    if (left === "dead") process.memory.pages.freeOrphans([reserved, ...runPagesOf(image)]);
     const { program: sections, undelivered, turns, retired } = image;
     process.takeUp({ sections, undelivered, turns, retired });
     process.arrivesOn = undefined;
@@ -134,4 +136,12 @@ function runPageOfVcpu(sections: readonly Section[], vcpu: number): number {
   const page = VcpuRunPage.find(sections, vcpu);
   if (typeof page === "string") throw new Error(page);
   return runPageOffset(page.fixed.address);
+}
+
+/** The pages that vCPUs share with their VMM. */
+function runPagesOf(image: ProcessImage): { offset: number; count: number }[] {
+  return image.runPages.map(({ vm, vcpu, bytes }) => ({
+    offset: runPageOfVcpu(image.vms[vm]!.sections, vcpu),
+    count: bytes.length / pageBytes,
+  }));
 }

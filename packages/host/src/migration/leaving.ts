@@ -76,6 +76,7 @@ export class Leaving {
       startedMs: process.startedMs,
       bank: process.bank,
       memory: memory.bank.memory,
+      pages: memory.pages.shared,
       reserved: { offset, count: wanted },
       mounts: process.mounts.list(),
       module: module.name,
@@ -94,7 +95,10 @@ export class Leaving {
     return new Promise((resolve, reject) => {
       standingStill(process, () => {
         this.#refuseOtherVms();
-        resolve({ image: takeImage(process, process.args, this.#vendor), stoppedMs });
+        const image = takeImage(process, process.args, this.#vendor);
+        // Should this thread die from now on, the other CPU goes on from here: what was written has to be out
+        process.output.flush();
+        resolve({ image, stoppedMs });
         return new Promise<void>((thaw) => {
           this.#thaw = thaw;
         });
@@ -117,8 +121,8 @@ export class Leaving {
       throw new HostError("EBUSY", "a VM was opened or closed meanwhile: move it again");
   }
 
-  /** Lets go of the process, which is the other CPU's from now on. Result: who holds each page of its bank. */
-  go(): Uint8Array {
+  /** Lets go of the process, which is the other CPU's from now on. */
+  go(): void {
     const { process } = this;
     const { kernel } = process;
     if (process.ending) throw new HostError("ESRCH", `process ${process.pid} ended`);
@@ -131,14 +135,12 @@ export class Leaving {
         kernel.log("err", "host", `exception while letting go of a VM that moves to another CPU: ${stackOf(thrown)}`);
       }
     }
-    const pages = process.memory.pages.holders();
     process.depart();
     process.standstill = undefined;
     kernel.departed(process);
     // The standstill itself never ends here: the threads go on elsewhere
     this.#letIdle();
     this.#over();
-    return pages;
   }
 
   /** The process stays, as if nothing had happened. Pages set aside stay so until the other CPU writes to them no more. */

@@ -1,6 +1,6 @@
 /** Processes that leave a CPU or come to it, as the control plane drives them. */
 import type { Main } from "@mkvm/kvm-abi";
-import type { MigrationImage, MigrationOffer } from "../control/protocol.ts";
+import type { LeftBehind, MigrationImage, MigrationOffer } from "../control/protocol.ts";
 import { HostError } from "../errors.ts";
 import type { KernelProcess } from "../processes/process.ts";
 import type { ProcessImage } from "../saved/process-image.ts";
@@ -42,10 +42,10 @@ export class Migrations {
     return this.#left(pid).still();
   }
 
-  go(pid: number): Uint8Array {
-    const pages = this.#left(pid).go();
+  go(pid: number): null {
+    this.#left(pid).go();
     this.#leaving.delete(pid);
-    return pages;
+    return null;
   }
 
   stay(pid: number): null {
@@ -83,10 +83,10 @@ export class Migrations {
   }
 
   /** The process with its program, to be run here. */
-  arrive(pid: number, pages: Uint8Array): { process: KernelProcess; main: Main } {
+  arrive(pid: number, left: LeftBehind): { process: KernelProcess; main: Main } {
     const arriving = this.#come(pid);
     this.#arriving.delete(pid);
-    return arriving.go(pages);
+    return arriving.go(left);
   }
 
   async abort(pid: number): Promise<null> {

@@ -7,6 +7,7 @@ import type { MountNamespace } from "../devices/device-tree.ts";
 import { ConsoleFile, EventfdFile, ModuleFile, type OpenFile, RegularFile } from "../devices/open-file.ts";
 import { HostError, messageOf, stackOf } from "../errors.ts";
 import type { BankUserMemory } from "../memory/user-memory.ts";
+import { within } from "../patience.ts";
 import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import type { CpuKernel } from "../worker/cpu-kernel.ts";
 import type { ConsoleInput, ConsoleOutput } from "./console.ts";
@@ -184,13 +185,10 @@ export class KernelProcess implements Process {
   /** Resolves when the program takes part in being saved, or after so long: one that has just started loads its guest. */
   takesPart(limitMs: number): Promise<void> {
     if (this.#programState) return Promise.resolve();
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, limitMs);
-      this.#onProgramState = () => {
-        clearTimeout(timer);
-        resolve();
-      };
+    const taking = new Promise<void>((resolve) => {
+      this.#onProgramState = resolve;
     });
+    return within(taking, limitMs, () => {});
   }
 
   /** It goes on from another CPU, before its program runs here. */

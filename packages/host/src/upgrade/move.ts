@@ -11,6 +11,7 @@ import type { MoveLimits, MoveReport, MoveStep } from "../control/types.ts";
 import type { ModuleFile } from "../devices/open-file.ts";
 import { HostError, messageOf, stackOf } from "../errors.ts";
 import type { LoadedInstance } from "../loader/module-instances.ts";
+import { alarm } from "../patience.ts";
 import type { KernelProcess } from "../processes/process.ts";
 import { commitProblem, describeProblem, restoreProblem, sectionsProblem } from "./answers.ts";
 import { prepareWithin } from "./prepare.ts";
@@ -227,16 +228,16 @@ class Move {
     this.#steps.stop();
     let begun = false;
     const { freezeMs } = this.#limits;
-    const timeout = setTimeout(() => {
+    const inTime = alarm(freezeMs, () => {
       const stuck = this.#process.tasksInside().map((task) => `${task.tid} (${task.name})`);
       if (!this.#process.cancelFreeze()) return;
       const inside = stuck.join(", ");
       this.#fail(new MoveFailure(`thread ${inside} did not come out of ${this.#from.name} within ${freezeMs} ms`));
-    }, freezeMs);
+    });
     // What fails in here is handled before the thaw, so that nothing runs against a half-undone move.
     const guarded = (): void | Promise<void> => {
       begun = true;
-      clearTimeout(timeout);
+      inTime();
       this.#retired = this.#process.kernel.cpu.retiredInstructions() - this.#process.startRetired;
       try {
         const result = onStill();
@@ -248,7 +249,7 @@ class Move {
       }
     };
     await this.#process.freeze(guarded);
-    clearTimeout(timeout);
+    inTime();
     if (!begun && !this.#failed) throw new MoveFailure("the process ended");
   }
 

@@ -2,6 +2,7 @@
 import type { IncomingVm, VmDescription } from "@mkvm/kvm-abi";
 import { messageOf, stackOf } from "../errors.ts";
 import type { LoadedInstance } from "../loader/module-instances.ts";
+import { alarm } from "../patience.ts";
 import type { KernelProcess } from "../processes/process.ts";
 import { incomingProblem } from "./answers.ts";
 
@@ -22,7 +23,7 @@ export async function prepareWithin(
       resolve(why);
     };
   });
-  const timer = setTimeout(() => giveUp(`${module.name} did not finish preparing within ${limitMs} ms`), limitMs);
+  const inTime = alarm(limitMs, () => giveUp(`${module.name} did not finish preparing within ${limitMs} ms`));
   const processEnds = (): void => giveUp("the process ended");
   process.atEnding.add(processEnds);
   kernel.current = process;
@@ -44,7 +45,7 @@ export async function prepareWithin(
   try {
     return await Promise.race([answer, patience]);
   } finally {
-    clearTimeout(timer);
+    inTime();
     process.atEnding.delete(processEnds);
   }
 }

@@ -274,9 +274,9 @@ export class CpuKernel {
     },
     "arrive.restore": ({ pid, image }) => this.#migrations.restore(pid, image),
     "arrive.abort": ({ pid }) => this.#migrations.abort(pid),
-    "arrive.go": ({ pid, pages }) =>
+    "arrive.go": ({ pid, left }) =>
       new Promise((resolve) => {
-        const { process, main } = this.#migrations.arrive(pid, pages);
+        const { process, main } = this.#migrations.arrive(pid, left);
         const runs = () => resolve(performance.timeOrigin + performance.now());
         process.atFirstRun = runs;
         process.atEnd.add(runs);
