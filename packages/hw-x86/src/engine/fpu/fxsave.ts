@@ -44,12 +44,31 @@ function fullTags(abridged: number): number {
 let lastImage: Uint8Array | undefined;
 let lastView: DataView | undefined;
 /** A view of the image. A vCPU's is saved and loaded in turns, often for no other's between: then it is made once. */
-function viewOf(image: Uint8Array): DataView {
+export function viewOf(image: Uint8Array): DataView {
   if (lastView === undefined || image !== lastImage) {
     lastImage = image;
-    lastView = new DataView(image.buffer, image.byteOffset, FXSAVE_BYTES);
+    lastView = new DataView(image.buffer, image.byteOffset, image.byteLength);
   }
   return lastView;
+}
+
+/** Copies registers to an image, by words: all their bits or'ed. Of both, and of `bytes`, 4 is a divisor. */
+export function saveWords(cpu: StateMemory, registers: number, view: DataView, offset: number, bytes: number): number {
+  const { u32 } = cpu;
+  const first = registers >>> 2;
+  let all = 0;
+  for (let at = 0; at < bytes; at += 4) {
+    const word = u32[first + (at >>> 2)];
+    view.setUint32(offset + at, word, true);
+    all |= word;
+  }
+  return all;
+}
+/** The other way. */
+export function loadWords(cpu: StateMemory, registers: number, view: DataView, offset: number, bytes: number): void {
+  const { u32 } = cpu;
+  const first = registers >>> 2;
+  for (let at = 0; at < bytes; at += 4) u32[first + (at >>> 2)] = view.getUint32(offset + at, true);
 }
 
 /** The x87 part: bytes 0 to 23 and 32 to 159. */
@@ -61,8 +80,8 @@ export function saveX87(cpu: StateMemory, view: DataView, wide: boolean): void {
   view.setUint8(5, 0);
   view.setUint16(6, cpu.u16[state.fpuOpcode >> 1] & 0x7ff, true);
   if (wide) {
-    view.setBigUint64(8, cpu.u64[state.fpuIp >> 3], true);
-    view.setBigUint64(16, cpu.u64[state.fpuDp >> 3], true);
+    saveWords(cpu, state.fpuIp, view, 8, 8);
+    saveWords(cpu, state.fpuDp, view, 16, 8);
   } else {
     view.setUint32(8, cpu.u32[state.fpuIp >> 2], true);
     view.setUint32(12, cpu.u16[state.fpuCs >> 1], true);
@@ -72,8 +91,9 @@ export function saveX87(cpu: StateMemory, view: DataView, wide: boolean): void {
   for (let i = 0; i < 8; i++) {
     const from = state.fpr + ((topOfStack + i) & 7) * 16;
     const to = REGISTERS_AT + i * 16;
-    view.setBigUint64(to, cpu.u64[from >> 3], true);
-    view.setBigUint64(to + 8, cpu.u64[(from >> 3) + 1] & 0xffffn, true);
+    saveWords(cpu, from, view, to, 8);
+    view.setUint32(to + 8, cpu.u16[(from + 8) >> 1], true);
+    view.setUint32(to + 12, 0, true);
   }
 }
 
@@ -88,7 +108,7 @@ export function saveImage(cpu: StateMemory, target: Uint8Array, form: FxsaveForm
   const view = viewOf(target);
   saveX87(cpu, view, form.wide);
   saveMxcsr(cpu, view);
-  for (let i = 0; i < form.xmmCount * 2; i++) view.setBigUint64(XMM_AT + i * 8, cpu.u64[(state.xmm >> 3) + i], true);
+  saveWords(cpu, state.xmm, view, XMM_AT, form.xmmCount * 16);
 }
 
 /** MXCSR in an image. */
@@ -104,8 +124,8 @@ export function loadX87(cpu: StateMemory, view: DataView, wide: boolean): void {
   cpu.u16[state.fpuTags >> 1] = fullTags(view.getUint8(4));
   cpu.u16[state.fpuOpcode >> 1] = view.getUint16(6, true) & 0x7ff;
   if (wide) {
-    cpu.u64[state.fpuIp >> 3] = view.getBigUint64(8, true);
-    cpu.u64[state.fpuDp >> 3] = view.getBigUint64(16, true);
+    loadWords(cpu, state.fpuIp, view, 8, 8);
+    loadWords(cpu, state.fpuDp, view, 16, 8);
     cpu.u16[state.fpuCs >> 1] = 0;
     cpu.u16[state.fpuDs >> 1] = 0;
   } else {
@@ -118,7 +138,7 @@ export function loadX87(cpu: StateMemory, view: DataView, wide: boolean): void {
   for (let i = 0; i < 8; i++) {
     const to = state.fpr + ((topOfStack + i) & 7) * 16;
     const from = REGISTERS_AT + i * 16;
-    cpu.u64[to >> 3] = view.getBigUint64(from, true);
+    loadWords(cpu, to, view, from, 8);
     cpu.u16[(to + 8) >> 1] = view.getUint16(from + 8, true);
   }
   updateSummary(cpu);
@@ -129,7 +149,7 @@ export function loadImage(cpu: StateMemory, source: Uint8Array, form: FxsaveForm
   const view = viewOf(source);
   loadX87(cpu, view, form.wide);
   cpu.u32[state.mxcsr >> 2] = view.getUint32(MXCSR_AT, true);
-  for (let i = 0; i < form.xmmCount * 2; i++) cpu.u64[(state.xmm >> 3) + i] = view.getBigUint64(XMM_AT + i * 8, true);
+  loadWords(cpu, state.xmm, view, XMM_AT, form.xmmCount * 16);
 }
 
 /** Bits of the control word that can be set; bit 6 always reads as one. */

@@ -2,16 +2,18 @@
 import type { Cpu } from "../cpu.ts";
 import { state } from "../cpu-state.ts";
 import {
-  FXSAVE_BYTES,
   fxrstor,
   fxsave,
   initializeFpu,
+  loadWords,
   MXCSR_AT,
   MXCSR_INITIAL,
   MXCSR_MASK,
   type StateMemory,
+  saveWords,
+  viewOf,
 } from "./fxsave.ts";
-import { COMPONENTS, XSAVE_HEADER, Xstate } from "./xsave-layout.ts";
+import { COMPONENTS, XSAVE_HEADER, XSAVE_HEADER_BYTES, Xstate } from "./xsave-layout.ts";
 
 function isZero(cpu: StateMemory, start: number, bytes: number): boolean {
   for (let at = start >>> 2; at < (start + bytes) >>> 2; at++) if (cpu.u32[at] !== 0) return false;
@@ -55,24 +57,25 @@ export function clearX87(cpu: StateMemory): void {
  * touched.
  */
 export function xsaveAll(cpu: StateMemory, target: Uint8Array, components: number): void {
-  fxsave(cpu, target.subarray(0, FXSAVE_BYTES));
-  const view = new DataView(target.buffer, target.byteOffset, target.byteLength);
-  view.setUint32(XSAVE_HEADER, Xstate.x87 | Xstate.sse | componentsInUse(cpu, components), true);
-  target.fill(0, XSAVE_HEADER + 4, XSAVE_HEADER + 64);
+  fxsave(cpu, target);
+  const view = viewOf(target);
+  let inUse = Xstate.x87 | Xstate.sse;
   for (const { bit, offset, bytes, registers } of COMPONENTS) {
-    if ((components & bit) !== 0) target.set(cpu.u8.subarray(registers, registers + bytes), offset);
+    if ((components & bit) !== 0 && saveWords(cpu, registers, view, offset, bytes) !== 0) inUse |= bit;
   }
+  view.setUint32(XSAVE_HEADER, inUse, true);
+  target.fill(0, XSAVE_HEADER + 4, XSAVE_HEADER + XSAVE_HEADER_BYTES);
 }
 
 /** Loads such an image; components that XSTATE_BV leaves out are initialized. Bits of MXCSR that do not exist are cleared. */
 export function xrstorAll(cpu: StateMemory, source: Uint8Array, components: number): void {
-  const view = new DataView(source.buffer, source.byteOffset, source.byteLength);
+  fxrstor(cpu, source);
+  const view = viewOf(source);
   const present = view.getUint32(XSAVE_HEADER, true);
-  fxrstor(cpu, source.subarray(0, FXSAVE_BYTES));
   if ((present & Xstate.x87) === 0) clearX87(cpu);
   if ((present & Xstate.sse) === 0) cpu.u8.fill(0, state.xmm, state.xmm + 256);
   for (const { bit, offset, bytes, registers } of COMPONENTS) {
-    if ((components & present & bit) !== 0) cpu.u8.set(source.subarray(offset, offset + bytes), registers);
+    if ((components & present & bit) !== 0) loadWords(cpu, registers, view, offset, bytes);
     else cpu.u8.fill(0, registers, registers + bytes);
   }
 }
