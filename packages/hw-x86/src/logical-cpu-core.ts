@@ -169,7 +169,7 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   }
 
   wrmsr(index: number, value: bigint): boolean {
-    if (value < 0n || value >> 64n !== 0n) throw new RangeError(`MSR value ${value} is not an unsigned 64-bit number`);
+    if (BigInt.asUintN(64, value) !== value) throw new RangeError(`MSR value ${value} is not an unsigned 64-bit number`);
     if (this.msrs.isSwitched(index >>> 0)) this.hostRegisterWritten();
     return this.msrs.write(index >>> 0, value) || this.counters.writeMsr(index >>> 0, value) === true;
   }

@@ -42,7 +42,18 @@ export interface MsrSet {
   accepts(index: number, value: bigint, values: BigUint64Array): boolean;
 }
 
-const HOLDS_ADDRESS = new Set<number>([
+/** What an MSR is, for every read and write of one. */
+interface Place {
+  /** Index in `RootMsrs.values`; undefined where it is in the state block. */
+  readonly own: number | undefined;
+  /** Offset in the state block. */
+  readonly shared: number;
+  readonly holdsAddress: boolean;
+  /** Its upper half is reserved. */
+  readonly isNarrow: boolean;
+}
+
+const HOLDS_ADDRESS: readonly number[] = [
   Msr.LSTAR,
   Msr.CSTAR,
   Msr.FS_BASE,
@@ -50,7 +61,8 @@ const HOLDS_ADDRESS = new Set<number>([
   Msr.KERNEL_GS_BASE,
   Msr.SYSENTER_ESP,
   Msr.SYSENTER_EIP,
-]);
+];
+const NARROW: readonly number[] = [Msr.TSC_AUX, Msr.SYSENTER_CS, Msr.FMASK];
 
 const EFER_LMA = 1n << 10n;
 /** IA32_MISC_ENABLE: fast strings, performance monitoring, no branch trace storage. */
@@ -74,6 +86,8 @@ export class RootMsrs {
   readonly #block: StateBlock;
   readonly #model: CpuModel;
   readonly #set: MsrSet;
+  /** By index as a signed number: V8 boxes those from 0x8000_0000 on otherwise, and modules exchange such MSRs at every exit. */
+  readonly #places = new Map<number, Place>();
   readonly #isBootProcessor: boolean;
 
   constructor(set: MsrSet, block: StateBlock, model: CpuModel, isBootProcessor: boolean) {
@@ -81,6 +95,14 @@ export class RootMsrs {
     this.#block = block;
     this.#model = model;
     this.#isBootProcessor = isBootProcessor;
+    for (const index of [...set.own.keys(), ...set.shared.keys()]) {
+      this.#places.set(index | 0, {
+        own: set.own.get(index),
+        shared: set.shared.get(index) ?? 0,
+        holdsAddress: HOLDS_ADDRESS.includes(index),
+        isNarrow: NARROW.includes(index),
+      });
+    }
     this.powerOn();
   }
 
@@ -99,33 +121,27 @@ export class RootMsrs {
 
   /** The MSR is kept here: VM exits load it, or may. */
   isSwitched(index: number): boolean {
-    return this.#set.own.has(index);
+    return this.#places.get(index | 0)?.own !== undefined;
   }
 
   /** undefined: no such MSR. */
   read(index: number): bigint | undefined {
-    const own = this.#set.own.get(index);
-    if (own !== undefined) return this.values[own];
-    const shared = this.#set.shared.get(index);
-    if (shared !== undefined) return this.#block.get(shared);
-    return this.#set.constant(index, this.#model);
+    const place = this.#places.get(index | 0);
+    if (place === undefined) return this.#set.constant(index, this.#model);
+    return place.own === undefined ? this.#block.get(place.shared) : this.values[place.own];
   }
 
   /** false: #GP(0). */
   write(index: number, value: bigint): boolean {
-    if (HOLDS_ADDRESS.has(index) && !isLinearAddress(this.#model, value)) return false;
+    const place = this.#places.get(index | 0);
+    if (place === undefined) return false;
+    if (place.holdsAddress && !isLinearAddress(this.#model, value)) return false;
+    if (place.isNarrow && BigInt.asUintN(32, value) !== value) return false;
     if (index === Msr.EFER && !this.#eferAllows(value)) return false;
     if (index === Msr.PAT && !isPat(Number(value & 0xffff_ffffn), Number(value >> 32n))) return false;
-    if ((index === Msr.TSC_AUX || index === Msr.SYSENTER_CS || index === Msr.FMASK) && value >> 32n !== 0n) return false;
     if (!this.#set.accepts(index, value, this.values)) return false;
-    const own = this.#set.own.get(index);
-    if (own !== undefined) {
-      this.values[own] = value;
-      return true;
-    }
-    const shared = this.#set.shared.get(index);
-    if (shared === undefined) return false;
-    this.#block.set(shared, value);
+    if (place.own === undefined) this.#block.set(place.shared, value);
+    else this.values[place.own] = value;
     return true;
   }
 
