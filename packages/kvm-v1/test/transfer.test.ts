@@ -1,4 +1,13 @@
-import { differenceOf, Ioctl, KvmDirtyLog, KvmVcpuEvents, type ModuleInstance, type Section, VmShape } from "@mkvm/kvm-abi";
+import {
+  differenceOf,
+  Ioctl,
+  KvmDirtyLog,
+  KvmPitConfig,
+  KvmVcpuEvents,
+  type ModuleInstance,
+  type Section,
+  VmShape,
+} from "@mkvm/kvm-abi";
 import { beforeEach, describe, expect, test } from "vitest";
 import v2 from "../../kvm-v2/src/index.ts";
 import v1 from "../src/index.ts";
@@ -228,6 +237,25 @@ describe.each(["intel", "amd"] as const)("on a machine of vendor %s", (vendor) =
       expect(incoming.restore(sections)).toBeUndefined();
       expect(differenceOf(sections, incoming.save())).toBeUndefined();
       incoming.abort();
+    });
+
+    test("while its VMM is at making it: it got interrupt controllers, a PIT and a vCPU after prepare", async () => {
+      for (const [from, to] of [
+        [kvm1, kvm2],
+        [kvm2, kvm1],
+      ] as const) {
+        const fd = kernel.ioctl(kernel.open(from), Ioctl.KVM_CREATE_VM);
+        const file = kernel.file(fd);
+        const incoming = await to.transfer.prepare(kernel.process, from.transfer.describe(file, to.transfer.receives));
+        if (typeof incoming === "string") throw new Error(incoming);
+        expect(kernel.ioctl(fd, Ioctl.KVM_CREATE_IRQCHIP)).toBe(0);
+        expect(kernel.ioctl(fd, Ioctl.KVM_CREATE_PIT2, KvmPitConfig.encode({ flags: 1 }))).toBe(0);
+        expect(kernel.ioctl(fd, Ioctl.KVM_CREATE_VCPU, 0)).toBeGreaterThan(0);
+        const sections = from.transfer.save(file, to.transfer.receives);
+        expect(incoming.restore(sections)).toBeUndefined();
+        expect(differenceOf(sections, incoming.save())).toBeUndefined();
+        incoming.abort();
+      }
     });
 
     test("without its statistics, when the receiver takes none; and not with half of them", async () => {

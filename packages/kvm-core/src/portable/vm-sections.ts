@@ -148,15 +148,11 @@ export function decodeDirtyLog(sections: readonly Section[], slot: number): Uint
   return new Uint8Array(BigUint64Array.from(log.entries, (entry) => entry.bits).buffer);
 }
 
-/** Puts the shape into a fresh VM: settings, interrupt controllers and PIT as empty devices. */
+/**
+ * Puts the shape into a VM: settings, and interrupt controllers and PIT as empty devices where it has none yet. Once when the VM is described,
+ * and once more when it stands still: its VMM may have been at making it.
+ */
 export function applyShape(vm: VmUnderControl, shape: ShapeValue): void {
-  applySettings(vm, shape);
-  if ((shape.flags & ShapeFlag.kernelIrqchip) !== 0) vm.fabric.createIrqchip();
-  if ((shape.flags & ShapeFlag.pit) !== 0) vm.fabric.createPit((shape.pit_config_flags & 1) !== 0);
-}
-
-/** What may have changed since the VM was described. */
-export function applySettings(vm: VmUnderControl, shape: ShapeValue): void {
   const { settings } = vm;
   settings.bootCpuId = shape.boot_cpu_id;
   settings.tssAddress = Number(shape.tss_address);
@@ -164,6 +160,8 @@ export function applySettings(vm: VmUnderControl, shape: ShapeValue): void {
   settings.pitConfigFlags = shape.pit_config_flags;
   settings.mmuPages = shape.mmu_pages;
   settings.msrExitReasons = shape.msr_exit_reasons;
+  if ((shape.flags & ShapeFlag.kernelIrqchip) !== 0 && vm.irqchip === undefined) vm.fabric.createIrqchip();
+  if ((shape.flags & ShapeFlag.pit) !== 0 && vm.pit === undefined) vm.fabric.createPit((shape.pit_config_flags & 1) !== 0);
 }
 
 /** Clock, interrupt controllers, PIT, eventfds and MSR filter. Undefined: restored. */

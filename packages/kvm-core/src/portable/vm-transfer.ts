@@ -22,7 +22,6 @@ import type { ManagedVcpu, ManagedVm, ModuleFiles, StatisticsFile } from "../api
 import { restoreStatistics } from "./statistics-sections.ts";
 import { restoreVcpu, saveVcpu } from "./vcpu-sections.ts";
 import {
-  applySettings,
   applyShape,
   decodeDirtyLog,
   decodeShape,
@@ -196,7 +195,7 @@ class Incoming implements IncomingVm {
     this.#sent = new Set(sections.map(({ name, version }) => `${name} ${version}`));
     const shape = decodeShape(sections);
     if (typeof shape === "string") return shape;
-    applySettings(vm, shape);
+    applyShape(vm, shape);
     const slots = decodeSlots(sections);
     if (typeof slots === "string") return slots;
     // The VM has run on since `prepare`: slots may have changed
