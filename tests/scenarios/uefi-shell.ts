@@ -1,4 +1,4 @@
-import type { Host } from "@mkvm/host";
+import type { Host, ProcessHandle } from "@mkvm/host";
 import { RunningGuest } from "./running-guest.ts";
 
 const PROMPT = "Shell> ";
@@ -14,15 +14,23 @@ export class UefiShell {
     this.guest = guest;
   }
 
-  /** Starts the firmware, and waits for its prompt. */
-  static async start(host: Host, code: string, variables: string): Promise<UefiShell> {
-    const args = ["--pflash", code, "--pflash", variables, "--memory", "128M"];
-    const shell = new UefiShell(await RunningGuest.start(host, args));
-    await shell.guest.until("its shell", () => shell.said.includes("startup.nsh"));
+  /** Starts the firmware. */
+  static async start(host: Host, code: string, variables: string, more: string[] = []): Promise<UefiShell> {
+    const args = ["--pflash", code, "--pflash", variables, "--memory", "128M", ...more];
+    return new UefiShell(await RunningGuest.start(host, args));
+  }
+
+  /** Of a VM that was saved in its shell. */
+  static of(process: ProcessHandle): UefiShell {
+    return new UefiShell(new RunningGuest(process, false));
+  }
+
+  /** Waits for the first prompt. */
+  async reached(): Promise<void> {
+    await this.guest.until("its shell", () => this.said.includes("startup.nsh"));
     // It would wait 5 seconds for somebody to do so
-    shell.#type("\x1b");
-    await shell.guest.until("its prompt", () => shell.said.endsWith(PROMPT));
-    return shell;
+    this.#type("\x1b");
+    await this.guest.until("its prompt", () => this.said.endsWith(PROMPT));
   }
 
   /** All that it said, without what is for the terminal. */

@@ -5,6 +5,9 @@ import { FLASH_BLOCK_BYTES, Flash } from "../src/devices/flash.ts";
 import { MemoryBus } from "../src/devices/memory-bus.ts";
 import { PCI_ADDRESS_PORT, PciHost } from "../src/devices/pci-host.ts";
 import { PIIX_POWER_PORT, PiixPower } from "../src/devices/piix-power.ts";
+import { GuestMemory } from "../src/guest-memory.ts";
+import { ImageFile } from "../src/image-file.ts";
+import { loadFlash } from "../src/loaders/firmware.ts";
 import { VariablesFile } from "../src/variables-file.ts";
 import { fakeSystem } from "./fake-system.ts";
 
@@ -210,5 +213,24 @@ test("the file of the variables is written in its place, and where it cannot be,
   expect([...file.subarray(4, 9)]).toEqual([0, 1, 2, 3, 0]);
   expect(() => VariablesFile.open(sys, "nowhere")).toThrow(
     "cannot write firmware variables to nowhere: no such file; give a copy of the VARS file that is yours to write",
+  );
+});
+
+test("code and variables fill a chip between them, and else are told to be of different builds", () => {
+  const sys = fakeSystem({
+    code: new Uint8Array(3 * 4096).fill(1),
+    vars: new Uint8Array(4096).fill(2),
+    other: new Uint8Array(8192),
+  });
+  const load = (variables: string) => {
+    const memory = new GuestMemory(sys.memory, (bytes) => sys.mmap(bytes, -1, 0), 1 << 20);
+    loadFlash(memory, ImageFile.open(sys, "code", "firmware"), ImageFile.open(sys, variables, "firmware variables"));
+    return memory;
+  };
+  const memory = load("vars");
+  expect([memory.rom?.bytes, memory.flash()?.length, memory.flash()?.[0]]).toEqual([16384, 4096, 2]);
+  expect(sys.memory.u8[memory.at(0xffff_fff0, 1)]).toBe(1);
+  expect(() => load("other")).toThrow(
+    "code and other do not belong together: with 20480 bytes they fill no flash chip; give the VARS file of the same build",
   );
 });

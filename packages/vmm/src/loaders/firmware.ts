@@ -21,6 +21,11 @@ const fits = ({ path, bytes }: ImageFile): void => {
 export function loadFlash(memory: GuestMemory, code: ImageFile, variables: ImageFile | undefined): EntryPoint {
   for (const image of [code, variables]) if (image) fits(image);
   const bytes = code.bytes + (variables?.bytes ?? 0);
+  // Builds differ in where the code looks for its variables
+  if (variables && !Number.isInteger(Math.log2(bytes)))
+    throw new VmmError(
+      `${code.path} and ${variables.path} do not belong together: with ${bytes} bytes they fill no flash chip; give the VARS file of the same build`,
+    );
   memory.addRom(bytes, variables?.bytes ?? 0);
   variables?.readInto(memory, FOUR_GIB - bytes, 0, variables.bytes);
   code.readInto(memory, FOUR_GIB - code.bytes, 0, code.bytes);
