@@ -34,6 +34,8 @@ export interface RegisterSource {
 export class RegisterCache {
   /** Registers 0 to 15 by number. */
   readonly words = new BigUint64Array(16);
+  /** The same as halves, the low one first: what is looked at after every exit is read from here, since bigints are objects. */
+  readonly halves = new Uint32Array(this.words.buffer);
   readonly segments: SegmentState[] = Array.from({ length: 8 }, () => ({ selector: 0, base: 0n, limit: 0, access: 0 }));
   readonly tables: { gdtr: DescriptorTableState; idtr: DescriptorTableState } = {
     gdtr: { base: 0n, limit: 0 },
@@ -59,6 +61,21 @@ export class RegisterCache {
   setWord(register: RegisterNumber, value: bigint): void {
     this.words[register] = value;
     this.#wrote(register);
+  }
+  /** Its low half. */
+  low(register: RegisterNumber): number {
+    this.#need(register);
+    return this.halves[register * 2]!;
+  }
+  /** The upper half becomes 0. */
+  setLow(register: RegisterNumber, value: number): void {
+    this.fetched(register, value);
+    this.#wrote(register);
+  }
+  /** For sources: the register that was asked for is so much, its upper half 0. */
+  fetched(register: RegisterNumber, value: number): void {
+    this.halves[register * 2] = value;
+    this.halves[register * 2 + 1] = 0;
   }
   segment(index: number): SegmentState {
     this.#need(Register.segment0 + index);

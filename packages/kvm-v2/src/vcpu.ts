@@ -36,6 +36,8 @@ import type { Vm } from "./vm.ts";
 export const Request = { clockUpdate: 1 << 0, tlbFlush: 1 << 1 } as const;
 
 const SINGLE_STEP = 1n << 14n;
+const TF = Number(Rflags.TF);
+const IF = Number(Rflags.IF);
 const DR7 = 7;
 
 export class Vcpu implements ManagedVcpu {
@@ -226,20 +228,20 @@ export class Vcpu implements ManagedVcpu {
 
   // Events
   get interruptShadow(): number {
-    return this.vm.vendor.interruptShadow(this.registers.word(Register.interruptibility));
+    return this.vm.vendor.interruptShadow(this.registers.low(Register.interruptibility));
   }
   set interruptShadow(shadow: number) {
-    const before = this.registers.word(Register.interruptibility);
+    const before = this.registers.low(Register.interruptibility);
     const after = this.vm.vendor.withInterruptShadow(before, shadow);
-    if (after !== before) this.registers.setWord(Register.interruptibility, after);
+    if (after !== before) this.registers.setLow(Register.interruptibility, after);
   }
   get nmiMasked(): boolean {
-    return this.vm.vendor.nmiMasked(this.registers.word(Register.interruptibility));
+    return this.vm.vendor.nmiMasked(this.registers.low(Register.interruptibility));
   }
   set nmiMasked(masked: boolean) {
-    const before = this.registers.word(Register.interruptibility);
+    const before = this.registers.low(Register.interruptibility);
     const after = this.vm.vendor.withNmiMasked(before, masked);
-    if (after !== before) this.registers.setWord(Register.interruptibility, after);
+    if (after !== before) this.registers.setLow(Register.interruptibility, after);
   }
   get pendingDebug(): bigint {
     return this.registers.word(Register.pendingDebug);
@@ -249,7 +251,7 @@ export class Vcpu implements ManagedVcpu {
   }
   /** An external interrupt could be delivered at this instruction. */
   get interruptAllowed(): boolean {
-    return (this.rflags & Rflags.IF) !== 0n && this.interruptShadow === 0;
+    return (this.registers.low(Register.rflags) & IF) !== 0 && this.interruptShadow === 0;
   }
   get nmiAllowed(): boolean {
     return this.interruptShadow === 0 && !this.nmiMasked;
@@ -269,7 +271,7 @@ export class Vcpu implements ManagedVcpu {
   skip(length: number): void {
     this.rip = BigInt.asUintN(64, this.rip + BigInt(length));
     this.interruptShadow = 0;
-    if ((this.rflags & Rflags.TF) !== 0n) this.pendingDebug |= SINGLE_STEP;
+    if ((this.registers.low(Register.rflags) & TF) !== 0) this.pendingDebug |= SINGLE_STEP;
   }
 
   requestClockUpdate(): void {

@@ -48,10 +48,10 @@ export interface VendorOperations {
   msr(vcpu: Vcpu, index: number): bigint | undefined;
   setMsr(vcpu: Vcpu, index: number, value: bigint): boolean | undefined;
 
-  interruptShadow(interruptibility: bigint): number;
-  withInterruptShadow(interruptibility: bigint, shadow: number): bigint;
-  nmiMasked(interruptibility: bigint): boolean;
-  withNmiMasked(interruptibility: bigint, masked: boolean): bigint;
+  interruptShadow(interruptibility: number): number;
+  withInterruptShadow(interruptibility: number, shadow: number): number;
+  nmiMasked(interruptibility: number): boolean;
+  withNmiMasked(interruptibility: number, masked: boolean): number;
 
   /** The vCPU is about to run on this CPU, or stops doing so. */
   enterCpu(vcpu: Vcpu): void;

@@ -15,7 +15,7 @@ const PLAIN: Readonly<Record<number, number>> = {
 };
 
 /** SVM's interruptibility, as the cache keeps it: the shadow, and the blocking of NMIs. */
-export const Interruptibility = { shadow: 1n, nmiMasked: 2n } as const;
+export const Interruptibility = { shadow: 1, nmiMasked: 2 } as const;
 const NO_PDPTRS: readonly bigint[] = [0n, 0n, 0n, 0n];
 
 export function fetchRegister(svm: SvmVcpu, vcpu: Vcpu, cache: RegisterCache, register: RegisterNumber): void {
@@ -32,8 +32,10 @@ export function fetchRegister(svm: SvmVcpu, vcpu: Vcpu, cache: RegisterCache, re
       cache.words[register] = svm.efer;
       return;
     case Register.interruptibility:
-      cache.words[register] =
-        (svm.interruptShadow !== 0 ? Interruptibility.shadow : 0n) | (svm.nmi.masked ? Interruptibility.nmiMasked : 0n);
+      cache.fetched(
+        register,
+        (svm.interruptShadow !== 0 ? Interruptibility.shadow : 0) | (svm.nmi.masked ? Interruptibility.nmiMasked : 0),
+      );
       return;
     case Register.pendingDebug:
       // The VMCB has no such field; what was stored became an exception before the last entry
@@ -69,8 +71,9 @@ export function storeRegister(svm: SvmVcpu, cache: RegisterCache, register: Regi
       svm.efer = value;
       return;
     case Register.interruptibility: {
-      const masked = (value & Interruptibility.nmiMasked) !== 0n;
-      svm.interruptShadow = (value & Interruptibility.shadow) !== 0n ? 1 : 0;
+      const interruptibility = cache.low(register);
+      const masked = (interruptibility & Interruptibility.nmiMasked) !== 0;
+      svm.interruptShadow = (interruptibility & Interruptibility.shadow) !== 0 ? 1 : 0;
       if (masked !== svm.nmi.masked) svm.nmi.masked = masked;
       return;
     }

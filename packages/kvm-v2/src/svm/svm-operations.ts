@@ -117,16 +117,16 @@ export class SvmOperations implements VendorOperations {
     return true;
   }
 
-  interruptShadow(interruptibility: bigint): number {
-    return (interruptibility & Interruptibility.shadow) !== 0n ? BOTH_SHADOWS : 0;
+  interruptShadow(interruptibility: number): number {
+    return (interruptibility & Interruptibility.shadow) !== 0 ? BOTH_SHADOWS : 0;
   }
-  withInterruptShadow(interruptibility: bigint, shadow: number): bigint {
+  withInterruptShadow(interruptibility: number, shadow: number): number {
     return shadow === 0 ? interruptibility & ~Interruptibility.shadow : interruptibility | Interruptibility.shadow;
   }
-  nmiMasked(interruptibility: bigint): boolean {
-    return (interruptibility & Interruptibility.nmiMasked) !== 0n;
+  nmiMasked(interruptibility: number): boolean {
+    return (interruptibility & Interruptibility.nmiMasked) !== 0;
   }
-  withNmiMasked(interruptibility: bigint, masked: boolean): bigint {
+  withNmiMasked(interruptibility: number, masked: boolean): number {
     return masked ? interruptibility | Interruptibility.nmiMasked : interruptibility & ~Interruptibility.nmiMasked;
   }
 

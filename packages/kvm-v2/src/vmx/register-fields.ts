@@ -16,14 +16,20 @@ import { Register, type RegisterCache, type RegisterNumber } from "../register-c
 const PLAIN: Readonly<Record<number, number>> = {
   [Register.rip]: VmcsField.GUEST_RIP,
   [Register.rsp]: VmcsField.GUEST_RSP,
-  [Register.rflags]: VmcsField.GUEST_RFLAGS,
   [Register.cr3]: VmcsField.GUEST_CR3,
   [Register.dr7]: VmcsField.GUEST_DR7,
-  [Register.interruptibility]: VmcsField.GUEST_INTERRUPTIBILITY_STATE,
   [Register.pendingDebug]: VmcsField.GUEST_PENDING_DEBUG_EXCEPTIONS,
   [Register.tscOffset]: VmcsField.TSC_OFFSET,
 };
+/** The same, where a processor leaves nothing in the upper half. */
+const NARROW: Readonly<Record<number, number>> = {
+  [Register.rflags]: VmcsField.GUEST_RFLAGS,
+  [Register.interruptibility]: VmcsField.GUEST_INTERRUPTIBILITY_STATE,
+};
 const PDPTES = [VmcsField.GUEST_PDPTE0, VmcsField.GUEST_PDPTE1, VmcsField.GUEST_PDPTE2, VmcsField.GUEST_PDPTE3] as const;
+/** Bits of CR0 and CR4 that the guest changes without an exit; the others are as the guest reads them. */
+const CR0_OWN = Number(CR0_GUEST_OWNED);
+const CR4_OWN = Number(CR4_GUEST_OWNED);
 /** Fields of the segments are 2 apart, in encoding order. */
 const STRIDE = 2;
 const BUSY_64_BIT_TSS = 0xb;
@@ -34,14 +40,23 @@ export function fetchRegister(vmx: VmxInstructions, cache: RegisterCache, regist
     cache.words[register] = vmx.vmread(plain);
     return;
   }
+  const narrow = NARROW[register];
+  if (narrow !== undefined) {
+    cache.fetched(register, vmx.vmread32(narrow));
+    return;
+  }
   switch (register) {
     case Register.cr0:
-      cache.words[register] =
-        (vmx.vmread(VmcsField.CR0_READ_SHADOW) & ~CR0_GUEST_OWNED) | (vmx.vmread(VmcsField.GUEST_CR0) & CR0_GUEST_OWNED);
+      cache.fetched(
+        register,
+        (vmx.vmread32(VmcsField.CR0_READ_SHADOW) & ~CR0_OWN) | (vmx.vmread32(VmcsField.GUEST_CR0) & CR0_OWN),
+      );
       return;
     case Register.cr4:
-      cache.words[register] =
-        (vmx.vmread(VmcsField.CR4_READ_SHADOW) & ~CR4_GUEST_OWNED) | (vmx.vmread(VmcsField.GUEST_CR4) & CR4_GUEST_OWNED);
+      cache.fetched(
+        register,
+        (vmx.vmread32(VmcsField.CR4_READ_SHADOW) & ~CR4_OWN) | (vmx.vmread32(VmcsField.GUEST_CR4) & CR4_OWN),
+      );
       return;
     case Register.efer:
       cache.words[register] = vmx.vmread(VmcsField.GUEST_IA32_EFER);
@@ -74,7 +89,7 @@ export function storeRegister(
   register: RegisterNumber,
 ): void {
   const value = cache.words[register] ?? 0n;
-  const plain = PLAIN[register];
+  const plain = PLAIN[register] ?? NARROW[register];
   if (plain !== undefined) {
     vmx.vmwrite(plain, value);
     return;

@@ -269,23 +269,22 @@ export class VmxOperations implements VendorOperations {
   }
 
   /** The uapi has MOV SS in bit 0 and STI in bit 1, the VMCS the other way round. */
-  interruptShadow(interruptibility: bigint): number {
-    const state = Number(interruptibility);
+  interruptShadow(interruptibility: number): number {
     return (
-      ((state & Interruptibility.blockingByMovSs) !== 0 ? 1 : 0) | ((state & Interruptibility.blockingBySti) !== 0 ? 2 : 0)
+      ((interruptibility & Interruptibility.blockingByMovSs) !== 0 ? 1 : 0) |
+      ((interruptibility & Interruptibility.blockingBySti) !== 0 ? 2 : 0)
     );
   }
-  withInterruptShadow(interruptibility: bigint, shadow: number): bigint {
-    const kept = Number(interruptibility) & ~(Interruptibility.blockingByMovSs | Interruptibility.blockingBySti);
-    if ((shadow & 1) !== 0) return BigInt(kept | Interruptibility.blockingByMovSs);
-    return BigInt((shadow & 2) !== 0 ? kept | Interruptibility.blockingBySti : kept);
+  withInterruptShadow(interruptibility: number, shadow: number): number {
+    const kept = interruptibility & ~(Interruptibility.blockingByMovSs | Interruptibility.blockingBySti);
+    if ((shadow & 1) !== 0) return kept | Interruptibility.blockingByMovSs;
+    return (shadow & 2) !== 0 ? kept | Interruptibility.blockingBySti : kept;
   }
-  nmiMasked(interruptibility: bigint): boolean {
-    return (Number(interruptibility) & Interruptibility.blockingByNmi) !== 0;
+  nmiMasked(interruptibility: number): boolean {
+    return (interruptibility & Interruptibility.blockingByNmi) !== 0;
   }
-  withNmiMasked(interruptibility: bigint, masked: boolean): bigint {
-    const kept = Number(interruptibility) & ~Interruptibility.blockingByNmi;
-    return BigInt(masked ? kept | Interruptibility.blockingByNmi : kept);
+  withNmiMasked(interruptibility: number, masked: boolean): number {
+    return masked ? interruptibility | Interruptibility.blockingByNmi : interruptibility & ~Interruptibility.blockingByNmi;
   }
 
   enterCpu(vcpu: Vcpu): void {
