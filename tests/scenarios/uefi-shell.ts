@@ -28,8 +28,8 @@ export class UefiShell {
   /** Waits for the first prompt. */
   async reached(): Promise<void> {
     await this.guest.until("its shell", () => this.said.includes("startup.nsh"));
-    // It would wait 5 seconds for somebody to do so
-    this.#type("\x1b");
+    // It would wait 5 seconds for a key. Escape, which would do too, it takes for the beginning of another key's sequence at first
+    this.#type("\r");
     await this.guest.until("its prompt", () => this.said.endsWith(PROMPT));
   }
 
@@ -42,11 +42,13 @@ export class UefiShell {
   async ask(command: string): Promise<string> {
     const before = this.said.length;
     this.#type(`${command}\r`);
-    await this.guest.until(
-      `the prompt after ${command}`,
-      () => this.said.slice(before).includes("\n") && this.said.endsWith(PROMPT),
-    );
-    return this.said.slice(before);
+    // From its echo on: a prompt before that is nobody's answer
+    const answer = () => {
+      const at = this.said.indexOf(command, before);
+      return at < 0 ? "" : this.said.slice(at + command.length);
+    };
+    await this.guest.until(`the prompt after ${command}`, () => answer().includes("\n") && answer().endsWith(PROMPT));
+    return answer();
   }
 
   /** The status that its VM ends with. */

@@ -29,7 +29,7 @@ test.skipIf(!firmware)(
       await host.ln("/dev/kvm1", "/dev/kvm");
       const shell = await UefiShell.start(host, firmware!.code, variables);
       await shell.reached();
-      expect(await shell.ask("ver")).toContain("UEFI v2.70 (EDK II, 0x00010000)");
+      expect(await shell.ask("ver")).toMatch(/UEFI v2\.\d+ \(EDK II, /);
       const { pid } = shell.guest;
       expect((await host.upgrade({ pid, to: "kvm2" })).map(({ moved, failed }) => failed?.reason ?? moved)).toEqual([true]);
       await shell.ask("set moved yes");
