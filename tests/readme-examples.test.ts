@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 
@@ -15,8 +15,10 @@ test.each(published)("the example in the README of @mkvm/%s prints what it says"
   expect(examples).toHaveLength(1);
   const expected = [...examples[0].matchAll(/^\/\/ prints: (.*)$/gm)].map((match) => match[1]);
   expect(expected.length).toBeGreaterThan(0);
-  // Beside the tests, so that it resolves packages as a user's project does.
-  const script = join(import.meta.dirname, `readme-example-${name}.mjs`);
+  // Where it resolves packages as a user's project does, and nobody who lists the files of this repository sees it
+  const scripts = join(import.meta.dirname, "node_modules", ".readme-examples");
+  mkdirSync(scripts, { recursive: true });
+  const script = join(scripts, `${name}.mjs`);
   writeFileSync(script, examples[0]);
   try {
     const said = execFileSync(process.execPath, [script], { cwd: import.meta.dirname, encoding: "utf8" });

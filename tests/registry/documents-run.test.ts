@@ -5,9 +5,10 @@ import { checkGuest, findLinuxGuest, findUefiFirmware } from "@mkvm/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { attempt } from "./commands.ts";
 import { documentCommands, documentFolder } from "./document-commands.ts";
-import { type LoopbackRegistry, startLoopbackRegistry } from "./loopback-registry.ts";
+import { startPublishedRegistry } from "./first-release.ts";
+import type { LoopbackRegistry } from "./loopback-registry.ts";
 import { UserProject } from "./user-project.ts";
-import { type Bump, WorkspaceRelease, workspace } from "./workspace-release.ts";
+import { workspace } from "./workspace-release.ts";
 
 const documents = join(workspace, "docs");
 const withCommands = readdirSync(documents).filter(
@@ -15,17 +16,11 @@ const withCommands = readdirSync(documents).filter(
 );
 
 let registry: LoopbackRegistry;
-let release: WorkspaceRelease;
 
 beforeAll(async () => {
-  registry = await startLoopbackRegistry();
-  release = await WorkspaceRelease.create(registry.env);
-  const names = [...release.packages().keys()];
-  await release.version(Object.fromEntries(names.map((name) => [name, "major" as Bump])), "First release.");
-  expect((await release.publish()).status).toBe(0);
+  registry = await startPublishedRegistry();
 }, 400_000);
 afterAll(async () => {
-  release?.remove();
   await registry?.close();
 }, 400_000);
 

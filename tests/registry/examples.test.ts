@@ -5,9 +5,10 @@ import { findLinuxGuest } from "@mkvm/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { parse } from "yaml";
 import { attempt, type CommandResult } from "./commands.ts";
-import { type LoopbackRegistry, startLoopbackRegistry } from "./loopback-registry.ts";
+import { startPublishedRegistry } from "./first-release.ts";
+import type { LoopbackRegistry } from "./loopback-registry.ts";
 import { UserProject } from "./user-project.ts";
-import { type Bump, WorkspaceRelease, workspace } from "./workspace-release.ts";
+import { workspace } from "./workspace-release.ts";
 
 interface Step {
   name?: string;
@@ -34,21 +35,15 @@ const steps = Object.values(gate.jobs)[0]!.steps.filter(
 ) as (Step & { name: string; run: string })[];
 
 let registry: LoopbackRegistry;
-let release: WorkspaceRelease;
 let project: UserProject;
 
 beforeAll(async () => {
-  registry = await startLoopbackRegistry();
-  release = await WorkspaceRelease.create(registry.env);
-  const names = [...release.packages().keys()];
-  await release.version(Object.fromEntries(names.map((name) => [name, "major" as Bump])), "First release.");
-  expect((await release.publish()).status).toBe(0);
+  registry = await startPublishedRegistry();
   project = new UserProject(registry, { empty: true });
   await project.copyFrom("examples/fleet");
 }, 400_000);
 afterAll(async () => {
   await project?.remove();
-  release?.remove();
   await registry?.close();
 }, 400_000);
 

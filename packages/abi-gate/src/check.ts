@@ -60,6 +60,8 @@ const appendOnly = ["@mkvm/vac"];
 /** @throws GateError when something cannot be read; nothing is changed in any case */
 export async function check(options: CheckOptions): Promise<CheckResult> {
   const workspace = await findWorkspace(options.directory);
+  // Before the first release too: what cannot be read then could not be released
+  const planned = await plannedVersions(workspace);
   const spec = versionSpec(options.against);
   const needsRegistry = spec !== undefined || options.registry !== undefined;
   const registry = needsRegistry ? new Registry(options.registry) : undefined;
@@ -69,7 +71,7 @@ export async function check(options: CheckOptions): Promise<CheckResult> {
     else if (options.against === "last-release") baseline = await lastReleaseBaseline(workspace);
     else baseline = await gitBaseline(workspace, options.against);
     if (!baseline) return nothingReleased(options.allowNoRelease ?? false);
-    return await compareWith(workspace, baseline, registry, options);
+    return await compareWith(workspace, planned, baseline, registry, options);
   } finally {
     registry?.close();
   }
@@ -84,11 +86,11 @@ function nothingReleased(isAllowed: boolean): CheckResult {
 
 async function compareWith(
   workspace: Workspace,
+  planned: ReadonlyMap<string, PlannedVersion>,
   baseline: Baseline,
   registry: Registry | undefined,
   options: CheckOptions,
 ): Promise<CheckResult> {
-  const planned = await plannedVersions(workspace);
   const compared = workspace.published.filter(({ name }) => baseline.only?.includes(name) ?? true);
   const others: OtherPackages = new Map(workspace.published.map((item) => [item.name, readBuilt(item, "types")]));
   const trees = new Map<string, SourceTree>();

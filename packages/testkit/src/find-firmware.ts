@@ -1,4 +1,4 @@
-import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { DebianPackages } from "./debian-packages.ts";
 import { guestCache } from "./linux-guest/find-linux-guest.ts";
@@ -44,15 +44,24 @@ async function find<Name extends string>(
   const paths = Object.fromEntries(names.map((name) => [name, join(folder, `${name}.bin`)])) as Record<Name, string>;
   const stamp = join(folder, "recipe");
   if ((await readFile(stamp, "utf8").catch(() => "")) === RECIPE) return paths;
+  let fresh: string | undefined;
   try {
     await mkdir(folder, { recursive: true });
-    const packages = await DebianPackages.open(folder);
-    for (const name of names) await cp(join(await packages.unpack(programs[name].package), programs[name].file), paths[name]);
-    await packages.close();
-    await writeFile(stamp, RECIPE);
+    // Somebody else may be fetching it too
+    fresh = await mkdtemp(join(folder, "fetch-"));
+    const packages = await DebianPackages.open(fresh);
+    for (const name of names) {
+      const file = join(fresh, `${name}.bin`);
+      await cp(join(await packages.unpack(programs[name].package), programs[name].file), file);
+      await rename(file, paths[name]);
+    }
+    await writeFile(join(fresh, "recipe"), RECIPE);
+    await rename(join(fresh, "recipe"), stamp);
     return paths;
   } catch (error) {
     log(`no ${cache} from the package manager: ${(error as Error).message.split("\n")[0]}`);
     return undefined;
+  } finally {
+    if (fresh) await rm(fresh, { recursive: true, force: true });
   }
 }

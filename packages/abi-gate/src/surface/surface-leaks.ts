@@ -2,10 +2,12 @@
  * What a built package lets out of itself by mistake: names of private packages, types that its users cannot resolve, imports that it
  * does not declare; and, of a KVM module, anything but the module.
  */
+import { existsSync, readFileSync } from "node:fs";
 import { builtinModules } from "node:module";
-import { join } from "node:path";
-import { build } from "esbuild-wasm";
+import { dirname, join } from "node:path";
+import { init, parse } from "es-module-lexer";
 import ts from "typescript";
+import { GateError } from "../errors.ts";
 import { textFiles } from "../reference/registry.ts";
 import { importedModules, typeApiOf } from "../report/declarations.ts";
 import { builtFile, readBuilt, type Workspace, type WorkspacePackage } from "../workspace.ts";
@@ -123,19 +125,31 @@ function judgeModule(
     );
 }
 
-/** What the entry imports from outside of the package, over all its chunks, and the names that it exports. */
+/** What the entry imports from outside of the package, over all its files, and the names that it exports. */
 async function namesInCode(item: WorkspacePackage): Promise<{ imports: string[]; exports: string[] }> {
-  const entry = builtFile(item, "import");
-  const result = await build({
-    entryPoints: [entry],
-    bundle: true,
-    format: "esm",
-    packages: "external",
-    metafile: true,
-    write: false,
-    logLevel: "silent",
-  });
-  const [output] = Object.values(result.metafile.outputs);
-  const imports = output!.imports.filter(({ external }) => external).map(({ path }) => path);
-  return { imports: [...new Set(imports)].sort(), exports: output!.exports };
+  await init;
+  const imports = new Set<string>();
+  const known = new Map<string, string[]>();
+  const exportsOf = (file: string): string[] => {
+    const before = known.get(file);
+    if (before) return before;
+    const names: string[] = [];
+    known.set(file, names);
+    if (!existsSync(file)) throw new GateError(`${item.name}: its code imports ${file}, which is not there: build it`);
+    const text = readFileSync(file, "utf8");
+    const [imported, exported] = parse(text, file);
+    names.push(...exported.map(({ n }) => n));
+    for (const { n: specifier, ss, se } of imported) {
+      if (specifier === undefined) continue;
+      if (!specifier.startsWith(".")) {
+        imports.add(specifier);
+        continue;
+      }
+      const theirs = exportsOf(join(dirname(file), specifier));
+      if (/^export\s*\*\s*from/.test(text.slice(ss, se))) names.push(...theirs.filter((name) => name !== "default"));
+    }
+    return names;
+  };
+  const exports = exportsOf(builtFile(item, "import"));
+  return { imports: [...imports].sort(), exports: [...new Set(exports)] };
 }

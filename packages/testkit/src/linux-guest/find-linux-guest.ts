@@ -1,4 +1,4 @@
-import { access, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { access, mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { fetchDebianGuest, type KernelFlavour } from "./debian.ts";
@@ -50,14 +50,22 @@ export async function findLinuxGuest(options: FindOptions): Promise<LinuxGuest |
       initrd: join(cache, "initramfs.cpio"),
       origin: `the cache (Debian's ${cached.version})`,
     };
+  let fresh: string | undefined;
   try {
     await mkdir(cache, { recursive: true });
-    await rm(stamp, { force: true });
-    const guest = await fetchDebianGuest(cache, options.log, flavour);
-    await writeFile(stamp, JSON.stringify({ recipe: RECIPE, version: guest.version }));
-    return { kernel: guest.kernel, initrd: guest.initrd, origin: `Debian's package of ${guest.version}` };
+    // Somebody else may be fetching it too
+    fresh = await mkdtemp(join(cache, "fetch-"));
+    const { version } = await fetchDebianGuest(fresh, options.log, flavour);
+    const guest = { kernel: join(cache, "vmlinuz"), initrd: join(cache, "initramfs.cpio") };
+    await rename(join(fresh, "vmlinuz"), guest.kernel);
+    await rename(join(fresh, "initramfs.cpio"), guest.initrd);
+    await writeFile(join(fresh, "guest.json"), JSON.stringify({ recipe: RECIPE, version }));
+    await rename(join(fresh, "guest.json"), stamp);
+    return { ...guest, origin: `Debian's package of ${version}` };
   } catch (error) {
     options.log(`no Linux from the package manager: ${(error as Error).message.split("\n")[0]}`);
     return undefined;
+  } finally {
+    if (fresh) await rm(fresh, { recursive: true, force: true });
   }
 }
