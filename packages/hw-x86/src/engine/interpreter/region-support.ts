@@ -9,17 +9,21 @@ import { FUSED_MULTIPLY_ADD } from "./fused-code.ts";
 import { MAY_BE_ROUNDED } from "./rounding-code.ts";
 import { STRING_RUN } from "./string-code.ts";
 
+const BYTES_BITS = 8;
+/** An access as one number: the operation's distance from the header of its block, and the bytes accessed, fewer than 256. */
+export const missedAccess = (operation: number, bytes: number): number => (operation << BYTES_BITS) | bytes;
+
 /**
- * header, record: block and operation that run; rsp, budget: what the region holds of them. A miss returns 0 when the region must
- * be left at the operation (see `regionResume`).
+ * header: block that runs; access: see `missedAccess`; rsp, budget: what the region holds of them. A miss returns 0 when the region must
+ * be left at the operation (see `regionResume`). There is a call in every access of a region: each argument is code.
  */
 export const REGION_SUPPORT = {
-  /** (linear, bytes, header, record, rsp, budget) -> bank offset to read from. */
-  missRead: signature(["i64", "i32", "i32", "i32", "i64", "i32"], ["i32"]),
+  /** (linear, header, access, rsp, budget) -> bank offset to read from. */
+  missRead: signature(["i64", "i32", "i32", "i64", "i32"], ["i32"]),
   /** The same, to read from and write to; the interpreter does so across two pages. */
-  missUpdate: signature(["i64", "i32", "i32", "i32", "i64", "i32"], ["i32"]),
+  missUpdate: signature(["i64", "i32", "i32", "i64", "i32"], ["i32"]),
   /** The same: stores `state.storeValue`. */
-  missWrite: signature(["i64", "i32", "i32", "i32", "i64", "i32"], ["i32"]),
+  missWrite: signature(["i64", "i32", "i32", "i64", "i32"], ["i32"]),
   /** (kind, first, second, result, carry, overflow): the words in the state block, from flags as flag-kinds.ts has them. */
   saveFlags: signature(["i32", "i64", "i64", "i64", "i32", "i32"]),
   /** () -> flags in RFLAGS positions, from the words; and back. */
@@ -80,11 +84,16 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
 
   const miss = (name: "missRead" | "missUpdate" | "missWrite", slow: number): number =>
     make(name, (c) => {
-      c.i32(0).get(4).memory("i64.store", gprOffset(RSP));
-      c.i32(0).get(5).memory("i32.store", state.budget);
-      c.get(2).call(moveTo);
-      c.get(3).call(common.sync);
-      c.get(0).op("i32.wrap_i64").get(0).i64(32n).op("i64.shr_u").op("i32.wrap_i64").get(1).call(slow);
+      const [linear, header, access, rsp, budget] = [0, 1, 2, 3, 4];
+      c.i32(0).get(rsp).memory("i64.store", gprOffset(RSP));
+      c.i32(0).get(budget).memory("i32.store", state.budget);
+      c.get(header).call(moveTo);
+      c.get(header).get(access).i32(BYTES_BITS).op("i32.shr_u").op("i32.add").call(common.sync);
+      c.get(linear).op("i32.wrap_i64").get(linear).i64(32n).op("i64.shr_u").op("i32.wrap_i64");
+      c.get(access)
+        .i32((1 << BYTES_BITS) - 1)
+        .op("i32.and")
+        .call(slow);
     });
 
   const saveFlags = make("saveFlags", (c, f) => {

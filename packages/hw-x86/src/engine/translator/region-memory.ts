@@ -17,6 +17,7 @@ import {
 import type { Int, Size } from "../emitter.ts";
 import type { FormOperand } from "../instruction.ts";
 import { emitMatch, emitPlace } from "../interpreter/memory-code.ts";
+import { missedAccess } from "../interpreter/region-support.ts";
 import { makeResult, NOTHING, type Node, type Scope } from "../interpreter/schedule.ts";
 import { asInt, LOAD64, nodeOf, STORE64 } from "../node-values.ts";
 import type { Code } from "../wasm/code.ts";
@@ -129,9 +130,8 @@ export abstract class RegionMemory extends FlagEmitter {
   /** Pushes what a miss function takes, after the linear address, and calls it. */
   #callMiss(c: Code, miss: number, bytes: number): void {
     const { gpr, budget, layout } = this.frame;
-    c.i32(bytes);
     layout.header(c, this.block);
-    layout.operation(c, this.block, this.record.at);
+    c.i32(missedAccess(this.record.at - this.block.header, bytes));
     c.get(gpr[RSP] as number)
       .get(budget)
       .call(miss);

@@ -11,13 +11,13 @@ export const UPPER_HALVES = (state.ymmHigh - state.xmm) / BYTES;
 
 export class VectorRegisters {
   readonly #fn: FunctionBuilder;
-  readonly #locals: number[];
+  /** Of the halves that are used: code that is compiled at once sets every local to zero when it is entered, used or not. */
+  readonly #locals: number[] = [];
   #used = 0;
   #written = 0;
 
   constructor(fn: FunctionBuilder) {
     this.#fn = fn;
-    this.#locals = Array.from({ length: UPPER_HALVES }, () => fn.allocate("v128"));
   }
 
   /** Number of the half at that place of the state block. */
@@ -28,7 +28,6 @@ export class VectorRegisters {
   local(index: number, isWrite: boolean): number {
     this.#used |= 1 << index;
     if (isWrite) this.#written |= 1 << index;
-    // Few regions use upper halves
     this.#locals[index] ??= this.#fn.allocate("v128");
     return this.#locals[index] as number;
   }
