@@ -108,7 +108,7 @@ async function compareWith(
     if (!workspace.published.some((item) => item.name === name)) packages.push(gonePackage(name, manifest.version));
 
   const leaks: Leak[] = [];
-  for (const item of compared) leaks.push(...(await surfaceLeaks(workspace, item)));
+  for (const item of compared) leaks.push(...surfaceLeaks(workspace, item));
   const notes: string[] = [];
   const modules = [...(await modulesFromPaths(workspace, options.modules ?? [], planned))];
   if (registry) modules.push(...(await modulesFromRegistry(workspace, registry, planned)));

@@ -5,7 +5,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { builtinModules } from "node:module";
 import { dirname, join } from "node:path";
-import { init, parse } from "es-module-lexer";
 import ts from "typescript";
 import { GateError } from "../errors.ts";
 import { textFiles } from "../reference/registry.ts";
@@ -35,7 +34,7 @@ const packageOf = (specifier: string): string =>
     .slice(0, specifier.startsWith("@") ? 2 : 1)
     .join("/");
 
-export async function surfaceLeaks(workspace: Workspace, item: WorkspacePackage): Promise<Leak[]> {
+export function surfaceLeaks(workspace: Workspace, item: WorkspacePackage): Leak[] {
   const leaks: Leak[] = [];
   const add = (kind: Leak["kind"], message: string) =>
     leaks.push({ package: item.name, kind, message: `${item.name}: ${message}` });
@@ -67,7 +66,7 @@ export async function surfaceLeaks(workspace: Workspace, item: WorkspacePackage)
   const declarations = readBuilt(item, "types");
   for (const specifier of importedModules(declarations)) judge(specifier, "its declarations", true);
   const code = textFiles(join(item.directory, "dist"), (path) => path.endsWith(".js"));
-  const { imports, exports } = await namesInCode(item);
+  const { imports, exports } = namesInCode(item);
   for (const specifier of imports) {
     if (manifest.mkvm)
       add("module-imports", `its code imports ${specifier}: a module gets all that it uses from init(kernel), so bundle it`);
@@ -126,30 +125,43 @@ function judgeModule(
 }
 
 /** What the entry imports from outside of the package, over all its files, and the names that it exports. */
-async function namesInCode(item: WorkspacePackage): Promise<{ imports: string[]; exports: string[] }> {
-  await init;
+function namesInCode(item: WorkspacePackage): { imports: string[]; exports: string[] } {
   const imports = new Set<string>();
-  const known = new Map<string, string[]>();
-  const exportsOf = (file: string): string[] => {
-    const before = known.get(file);
-    if (before) return before;
-    const names: string[] = [];
-    known.set(file, names);
-    if (!existsSync(file)) throw new GateError(`${item.name}: its code imports ${file}, which is not there: build it`);
-    const text = readFileSync(file, "utf8");
-    const [imported, exported] = parse(text, file);
-    names.push(...exported.map(({ n }) => n));
-    for (const { n: specifier, ss, se } of imported) {
-      if (specifier === undefined) continue;
-      if (!specifier.startsWith(".")) {
-        imports.add(specifier);
-        continue;
-      }
-      const theirs = exportsOf(join(dirname(file), specifier));
-      if (/^export\s*\*\s*from/.test(text.slice(ss, se))) names.push(...theirs.filter((name) => name !== "default"));
+  const seen = new Set<string>();
+  const follow = (file: string): void => {
+    if (seen.has(file)) return;
+    seen.add(file);
+    for (const { fileName: specifier } of ts.preProcessFile(codeOf(item, file)).importedFiles) {
+      if (specifier.startsWith(".")) follow(join(dirname(file), specifier));
+      else imports.add(specifier);
     }
-    return names;
   };
-  const exports = exportsOf(builtFile(item, "import"));
-  return { imports: [...imports].sort(), exports: [...new Set(exports)] };
+  const entry = builtFile(item, "import");
+  follow(entry);
+  return { imports: [...imports].sort(), exports: [...new Set(exportsOf(item, entry))] };
+}
+
+function exportsOf(item: WorkspacePackage, file: string): string[] {
+  const source = ts.createSourceFile(file, codeOf(item, file), ts.ScriptTarget.Latest, false, ts.ScriptKind.JS);
+  return source.statements.flatMap((statement): string[] => {
+    if (ts.isExportAssignment(statement)) return ["default"];
+    if (ts.isExportDeclaration(statement)) {
+      const { exportClause: clause, moduleSpecifier: from } = statement;
+      if (clause) return ts.isNamedExports(clause) ? clause.elements.map(({ name }) => name.text) : [clause.name.text];
+      if (!from || !ts.isStringLiteral(from) || !from.text.startsWith(".")) return [];
+      return exportsOf(item, join(dirname(file), from.text)).filter((name) => name !== "default");
+    }
+    const modifiers = ts.canHaveModifiers(statement) ? (ts.getModifiers(statement) ?? []) : [];
+    const has = (kind: ts.SyntaxKind) => modifiers.some((modifier) => modifier.kind === kind);
+    if (!has(ts.SyntaxKind.ExportKeyword)) return [];
+    if (has(ts.SyntaxKind.DefaultKeyword)) return ["default"];
+    if (ts.isFunctionDeclaration(statement) || ts.isClassDeclaration(statement)) return [statement.name!.text];
+    if (!ts.isVariableStatement(statement)) return [];
+    return statement.declarationList.declarations.flatMap(({ name }) => (ts.isIdentifier(name) ? [name.text] : []));
+  });
+}
+
+function codeOf(item: WorkspacePackage, file: string): string {
+  if (!existsSync(file)) throw new GateError(`${item.name}: its code imports ${file}, which is not there: build it`);
+  return readFileSync(file, "utf8");
 }
