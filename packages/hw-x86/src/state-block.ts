@@ -2,7 +2,7 @@
  * The CPU state block where the logical CPU has it now: in the bank that it works on, or, before the first bank, in a buffer of
  * its own. Fields are addressed by the offsets of cpu-state.ts in either.
  */
-import { CPU_STATE, CPU_STATE_BYTES, SEG_BASE, SEG_LIMIT, SEG_READ_TOP, SEG_WRITE_TOP, state } from "./engine/cpu-state.ts";
+import { CPU_STATE, CPU_STATE_BYTES, SEG_BASE, SEG_LIMIT, SEG_READ_END, SEG_WRITE_END, state } from "./engine/cpu-state.ts";
 import { initializeFpu, MXCSR_MASK } from "./engine/fpu/fxsave.ts";
 import { MISC_ENABLE_VALUE } from "./root-msrs.ts";
 
@@ -79,7 +79,7 @@ export class StateBlock {
     initializeFpu(this);
     this.set(state.flatSegment + SEG_BASE, 0n);
     this.set(state.flatSegment + SEG_LIMIT, 0xffff_ffffn);
-    this.set(state.flatSegment + SEG_READ_TOP, ALL_ONES);
-    this.set(state.flatSegment + SEG_WRITE_TOP, ALL_ONES);
+    this.set(state.flatSegment + SEG_READ_END, ALL_ONES);
+    this.set(state.flatSegment + SEG_WRITE_END, ALL_ONES);
   }
 }

@@ -48,15 +48,15 @@ export const ES = 0,
 /** Bytes from one segment slot to the next. */
 export const SEGMENT_STRIDE = 64;
 /**
- * Fields inside a segment slot. `base` and `limit` are architectural. `readTop` and `writeTop` are derived by
- * `updateSegmentLimits`: an access of n bytes at offset o needs no further check when o + n - 1 <= top as unsigned 64-bit
- * numbers. In 64-bit mode they are 2^64-1; a null, expand-down, execute-only (read) or read-only (write) segment has 0 and
+ * Fields inside a segment slot. `base` and `limit` are architectural. `readEnd` and `writeEnd` are derived by
+ * `updateSegments`: an access of n bytes at offset o needs no further check when o + n - 1 < end as unsigned 64-bit numbers.
+ * An end is one past the limit; in 64-bit mode it is 2^64-1; a null, expand-down, execute-only (read) or read-only (write) segment has 0 and
  * takes the slow path, which decides.
  */
 export const SEG_BASE = 0,
   SEG_LIMIT = 8,
-  SEG_READ_TOP = 16,
-  SEG_WRITE_TOP = 24,
+  SEG_READ_END = 16,
+  SEG_WRITE_END = 24,
   SEG_ACCESS = 32,
   SEG_SELECTOR = 36,
   /** Base that address computation adds: 0 for ES, CS, SS, DS in 64-bit mode, `base` otherwise. */

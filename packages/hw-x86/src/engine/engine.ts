@@ -7,7 +7,7 @@ import type { Gpa, Gva } from "../addresses.ts";
 import { Blocks } from "./blocks.ts";
 import { PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu, CpuModel } from "./cpu.ts";
-import { CPU_STATE, CPU_STATE_BYTES, gprOffset, SEG_READ_TOP, SEG_WRITE_TOP, state } from "./cpu-state.ts";
+import { CPU_STATE, CPU_STATE_BYTES, gprOffset, SEG_READ_END, SEG_WRITE_END, state } from "./cpu-state.ts";
 import { createDecodedOperation, variants } from "./decoder/decoder.ts";
 import { decoderOfLevel } from "./decoder/level-decoder.ts";
 import type { Variant } from "./decoder/variant.ts";
@@ -152,8 +152,8 @@ export class Engine implements Cpu, EngineControl {
     this.set64(state.zero, 0n);
     this.set64(state.fourGib, 1n << 32n);
     this.set32(state.vendorBehaviour, behaviourOf(this.model.vendor));
-    this.set64(state.flatSegment + SEG_READ_TOP, 0xffff_ffff_ffff_ffffn);
-    this.set64(state.flatSegment + SEG_WRITE_TOP, 0xffff_ffff_ffff_ffffn);
+    this.set64(state.flatSegment + SEG_READ_END, 0xffff_ffff_ffff_ffffn);
+    this.set64(state.flatSegment + SEG_WRITE_END, 0xffff_ffff_ffff_ffffn);
   }
 
   #instantiate(bank: WebAssembly.Memory): InterpreterInstance {

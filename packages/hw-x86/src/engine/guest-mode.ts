@@ -102,7 +102,8 @@ export interface GuestMode {
   /** PUSHF, where `state.pushfIntercepted` is set, and POPF: before they change anything. */
   pushf(): void;
   popf(): void;
-  taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt"): void;
+  /** `flags`: RFLAGS as the old task keeps them, RF set for an exception that is a fault. */
+  taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt", flags: number): void;
   /** `bytes` 1, 2 or 4. For string forms `linear` is the memory operand's address, `rep` the prefix; INS/OUTS only, which
    *  exit by throwing. */
   io(port: number, bytes: number, isIn: boolean, immediate: boolean, string?: { linear: Gva; rep: boolean }): boolean;

@@ -3,7 +3,7 @@
  * for other segments, so bit 40 is set for the former. Call after any change to segments or code size.
  */
 import type { Cpu } from "./cpu.ts";
-import { CS, DS, ES, SEG_EFFECTIVE_BASE, SEG_READ_TOP, SEG_WRITE_TOP, SS, segmentOffset, state } from "./cpu-state.ts";
+import { CS, DS, ES, SEG_EFFECTIVE_BASE, SEG_READ_END, SEG_WRITE_END, SS, segmentOffset, state } from "./cpu-state.ts";
 
 const FLAT_BIT = 0x100;
 const ALL_ONES = 0xffff_ffff;
@@ -19,8 +19,9 @@ function isFlatSegment(cpu: Cpu, segment: number, needsWrite: boolean): boolean 
   return (
     u32[(slot + SEG_EFFECTIVE_BASE) >>> 2] === 0 &&
     u32[(slot + SEG_EFFECTIVE_BASE + 4) >>> 2] === 0 &&
-    u32[(slot + SEG_READ_TOP) >>> 2] === ALL_ONES &&
-    (!needsWrite || u32[(slot + SEG_WRITE_TOP) >>> 2] === ALL_ONES)
+    // 2^32
+    u32[(slot + SEG_READ_END + 4) >>> 2] === 1 &&
+    (!needsWrite || u32[(slot + SEG_WRITE_END + 4) >>> 2] === 1)
   );
 }
 

@@ -10,7 +10,7 @@
  *   rmwFinish(cpu): void                      copies scratch out and reports writes to code pages.
  *   (lo, hi: halves of the linear address as signed 32-bit numbers.)
  * system/segmentation.ts:
- *   segmentSlow(cpu, segment, lo, hi, bytes, isWrite): void    the access was above readTop/writeTop: passes or throws #GP/#SS.
+ *   segmentSlow(cpu, segment, lo, hi, bytes, isWrite): void    the access was not below readEnd/writeEnd: passes or throws #GP/#SS.
  *   updateSegments(cpu), linear(cpu, segment, offset, bytes, isWrite), loadSegment(cpu, segment, selector)
  * system/paging.ts:
  *   translateFetch(cpu, linear): number       bank offset of code at a linear address, with fetch rights checked; throws.

@@ -499,7 +499,7 @@ export class SvmGuest implements GuestMode, AvicGuest {
     this.#trap();
   }
 
-  taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt"): void {
+  taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt", flags: number): void {
     if ((this.#word3 & Intercept3.taskSwitch) === 0) return;
     const { exit, engine } = this;
     exit.reset(ExitCode.taskSwitch);
@@ -509,7 +509,7 @@ export class SvmGuest implements GuestMode, AvicGuest {
       kind |= TaskSwitch.hasErrorCode;
       exit.info2Low = this.#event.errorCode;
     }
-    if ((engine.readFlags() & 0x1_0000) !== 0) kind |= TaskSwitch.rf;
+    if ((flags & 0x1_0000) !== 0) kind |= TaskSwitch.rf;
     exit.info2High = kind;
     if (source !== "interrupt") exit.nextRip = engine.nextRip();
     else if (this.#event.type >= 4) exit.nextRip = this.#ripAfter(this.#event.instructionLength);

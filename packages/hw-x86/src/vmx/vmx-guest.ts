@@ -541,11 +541,12 @@ export class VmxGuest implements GuestMode, ApicGuest {
       this.#exitByInstruction(ExitReason.moveDr, dr | (isRead ? 1 << 4 : 0) | (gpr << 8));
   }
 
-  taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt"): void {
+  taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt", flags: number): void {
     const code = source === "call" ? 0 : source === "iret" ? 1 : source === "jmp" ? 2 : 3;
     this.exit.reset(ExitReason.taskSwitch);
     this.exit.qualificationLow = (selector | (code << 30)) >>> 0;
     if (code !== 3) this.exit.instructionLength = this.engine.instructionLength();
+    else this.exit.resume = (flags & RFLAGS_RF) !== 0 ? 1 : 0;
     this.#leave();
   }
 

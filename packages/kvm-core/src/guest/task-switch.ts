@@ -15,6 +15,8 @@ export interface TaskSwitchExit {
   readonly source: "call" | "iret" | "jmp" | "gate";
   /** What came to the gate: INT n, INT3 and INTO are "software". Undefined for the other sources. */
   readonly event: "software" | "exception" | "interrupt" | "nmi" | undefined;
+  /** RFLAGS.RF in the old task's state segment: set for faults. */
+  readonly resumes: boolean;
   /** What the event pushes on the new task's stack. */
   readonly errorCode: number | undefined;
   /** Of the instruction that switches; 0: there is none. */
@@ -215,7 +217,8 @@ class TaskChange {
     const layout = layoutOf(access);
     if (limit < layout.lastByte) throw this.#fault(Vector.TS, selector);
     const { bytes } = layout;
-    const flags = this.#exit.source === "iret" ? vcpu.rflags & ~Rflags.NT : vcpu.rflags;
+    const kept = this.#exit.source === "iret" ? vcpu.rflags & ~Rflags.NT : vcpu.rflags;
+    const flags = this.#exit.resumes ? kept | Rflags.RF : kept;
     // All of it is writable, or nothing is written
     for (const offset of [layout.rip, layout.ldt - 1]) this.#at(Number(base & 0xffff_ffffn) + offset, "write");
     this.#write(base, layout.rip, bytes, Number(vcpu.rip & 0xffff_ffffn));

@@ -135,7 +135,7 @@ const moveDr =
     vcpu.debug.move(vcpu, number, exit.info1 & 15, isRead, exit.instructionLength);
 
 /** High word of EXITINFO2 of a task switch. */
-const TaskSwitch = { iret: 1 << 4, jump: 1 << 6, hasErrorCode: 1 << 12 } as const;
+const TaskSwitch = { iret: 1 << 4, jump: 1 << 6, hasErrorCode: 1 << 12, resumes: 1 << 16 } as const;
 const handleTaskSwitch: Handler = (vcpu, { info1, info2, interruptInfo, instructionLength }) => {
   const kind = Math.floor(info2 / 0x1_0000_0000);
   const isEvent = (interruptInfo & SvmEvent.valid) !== 0;
@@ -145,6 +145,7 @@ const handleTaskSwitch: Handler = (vcpu, { info1, info2, interruptInfo, instruct
     selector: info1 & 0xffff,
     source,
     event,
+    resumes: (kind & TaskSwitch.resumes) !== 0,
     errorCode: event === "exception" && (kind & TaskSwitch.hasErrorCode) !== 0 ? info2 % 0x1_0000_0000 : undefined,
     instructionLength: event === undefined || event === "software" ? instructionLength : 0,
   });

@@ -1,6 +1,6 @@
 /** What each VM exit means (SDM 3C, "VM Exits"): one handler a reason. */
 import { ExitReason, InternalError } from "@mkvm/kvm-abi";
-import { Vector } from "../arch/registers.ts";
+import { Rflags, Vector } from "../arch/registers.ts";
 import { EptViolation, InterruptionInfo, InterruptionType } from "../arch/vmx-controls.ts";
 import { BASIC_REASON_MASK, ENTRY_FAILED, VmxExitReason, vmxExitReasonName } from "../arch/vmx-exit-reasons.ts";
 import {
@@ -146,6 +146,8 @@ const handleTaskSwitch: Handler = (vcpu, { qualification, instructionLength, vec
     ? eventOf((vectoringInformation & InterruptionInfo.typeMask) >>> InterruptionInfo.typeShift)
     : undefined;
   return exitTaskSwitch(vcpu, {
+    // As the exit saved it
+    resumes: (vcpu.rflags & Rflags.RF) !== 0n,
     selector: qualification & 0xffff,
     source,
     event,

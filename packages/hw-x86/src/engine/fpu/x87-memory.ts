@@ -268,6 +268,8 @@ export const x87Memory: HelperTable = {
   /** a: operand size. The image's reserved part and what the form leaves out keep their bytes. */
   fpuFxsave(cpu, size) {
     checkAlignment(cpu);
+    // What is kept of the image is read, but the access is a write
+    probeOperand(cpu, FXSAVE_BYTES);
     const buffer = fetch(cpu, FXSAVE_BYTES);
     saveImage(cpu, buffer, fxsaveForm(cpu, size));
     deposit(cpu, buffer);

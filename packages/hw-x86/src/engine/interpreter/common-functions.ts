@@ -3,7 +3,7 @@
  * handler. Handlers of hot instructions inline the memory accesses, see memory-code.ts.
  */
 import { emitFind } from "../block-tables.ts";
-import { SEG_EFFECTIVE_BASE, SEG_READ_TOP, SEG_WRITE_TOP, SEGMENT_STRIDE, state } from "../cpu-state.ts";
+import { SEG_EFFECTIVE_BASE, SEG_READ_END, SEG_WRITE_END, SEGMENT_STRIDE, state } from "../cpu-state.ts";
 import { block, OP_BYTES, op } from "../operation.ts";
 import { FunctionBuilder, type ModuleBuilder, signature } from "../wasm/module-builder.ts";
 import type { ValueType } from "../wasm/opcodes.ts";
@@ -122,11 +122,11 @@ export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunct
     c.i64(-1n).i64(64n).get(0).memory("i64.load8_u", op.addressSize).op("i64.sub").op("i64.shr_u").op("i64.and");
   });
 
-  const linear = (top: number, isWrite: number): number =>
+  const linear = (end: number, isWrite: number): number =>
     make(["i32", "i32", "i64", "i32"], ["i64"], (f) => {
       const c = f.code;
       c.get(2).get(3).i32(1).op("i32.sub").op("i64.extend_i32_u").op("i64.add");
-      c.get(1).memory("i64.load", top).op("i64.gt_u").if();
+      c.get(1).memory("i64.load", end).op("i64.ge_u").if();
       c.get(0).call(sync);
       c.get(1).i32(state.segments).op("i32.sub").i32(Math.log2(SEGMENT_STRIDE)).op("i32.shr_u");
       c.get(2).op("i32.wrap_i64").get(2).i64(32n).op("i64.shr_u").op("i32.wrap_i64").get(3).i32(isWrite);
@@ -134,8 +134,8 @@ export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunct
       // Outside 64-bit mode addresses wrap at 4 GiB: what lies above misses the TLB, and the slow path wraps it.
       c.get(2).get(1).memory("i64.load", SEG_EFFECTIVE_BASE).op("i64.add");
     });
-  const linearRead = linear(SEG_READ_TOP, 0);
-  const linearWrite = linear(SEG_WRITE_TOP, 1);
+  const linearRead = linear(SEG_READ_END, 0);
+  const linearWrite = linear(SEG_WRITE_END, 1);
 
   const probe = (isWrite: boolean, slow: number): number =>
     make(["i32", "i64", "i32"], ["i32"], (f) => {

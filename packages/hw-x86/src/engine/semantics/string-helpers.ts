@@ -13,8 +13,8 @@ import {
   RDI,
   RSI,
   SEG_EFFECTIVE_BASE,
-  SEG_READ_TOP,
-  SEG_WRITE_TOP,
+  SEG_READ_END,
+  SEG_WRITE_END,
   segmentOffset,
   state,
 } from "../cpu-state.ts";
@@ -34,7 +34,7 @@ let linearLow = 0;
 let linearHigh = 0;
 
 /** Elements of `bytes` from the pointer on that lie in its page and pass the segment's limit for sure; 0 to 4096. */
-function locate(cpu: Cpu, slot: number, top: number, register: number, bytes: number): number {
+function locate(cpu: Cpu, slot: number, end: number, register: number, bytes: number): number {
   const { u32 } = cpu;
   const addressSize = cpu.u8[cpu.operation + op.addressSize];
   let low = u32[gprOffset(register) >>> 2];
@@ -54,9 +54,8 @@ function locate(cpu: Cpu, slot: number, top: number, register: number, bytes: nu
     if (baseHigh !== 0) return 0;
   }
   if (addressSize !== 64) room = Math.min(room, (addressSize === 16 ? 0x1_0000 : TWO32) - low);
-  const topLow = u32[(slot + top) >>> 2];
-  const topHigh = u32[(slot + top + 4) >>> 2];
-  if (topHigh === 0) room = Math.min(room, topLow - low + 1);
+  const endHigh = u32[(slot + end + 4) >>> 2];
+  if (endHigh <= 1) room = Math.min(room, endHigh * TWO32 + u32[(slot + end) >>> 2] - low);
   return room < bytes ? 0 : Math.floor(room / bytes);
 }
 
@@ -102,11 +101,11 @@ function written(cpu: Cpu, offset: number, bytes: number): void {
 function moveRun(cpu: Cpu, bytes: number): number {
   if (isStepwise(cpu)) return 0;
   const source = cpu.u16[(cpu.operation + op.segment) >>> 1];
-  let count = Math.min(countOf(cpu), locate(cpu, source, SEG_READ_TOP, RSI, bytes));
+  let count = Math.min(countOf(cpu), locate(cpu, source, SEG_READ_END, RSI, bytes));
   if (count === 0) return 0;
   const fromLow = linearLow;
   const fromHigh = linearHigh;
-  count = Math.min(count, locate(cpu, segmentOffset(ES), SEG_WRITE_TOP, RDI, bytes));
+  count = Math.min(count, locate(cpu, segmentOffset(ES), SEG_WRITE_END, RDI, bytes));
   if (count === 0) return 0;
   const isUser = cpu.u32[state.cpl >>> 2] === 3;
   const toLow = linearLow;
@@ -133,7 +132,7 @@ function moveRun(cpu: Cpu, bytes: number): number {
 /** REP STOS of elements of `bytes`: 1 when it stored a run and stepped rDI and rCX. */
 function storeRun(cpu: Cpu, bytes: number): number {
   if (isStepwise(cpu)) return 0;
-  const count = Math.min(countOf(cpu), locate(cpu, segmentOffset(ES), SEG_WRITE_TOP, RDI, bytes));
+  const count = Math.min(countOf(cpu), locate(cpu, segmentOffset(ES), SEG_WRITE_END, RDI, bytes));
   if (count === 0) return 0;
   const to = translate(cpu, linearLow, linearHigh, WRITE, cpu.u32[state.cpl >>> 2] === 3);
   if (isApicPage) return 0;

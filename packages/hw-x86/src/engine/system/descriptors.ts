@@ -8,9 +8,9 @@ import {
   SEG_BASE,
   SEG_EFFECTIVE_BASE,
   SEG_LIMIT,
-  SEG_READ_TOP,
+  SEG_READ_END,
   SEG_SELECTOR,
-  SEG_WRITE_TOP,
+  SEG_WRITE_END,
   segmentOffset,
   state,
 } from "../cpu-state.ts";
@@ -121,7 +121,7 @@ export function markDescriptor(cpu: Cpu, selector: number, descriptor: Descripto
   cpu.writeLinear((address + 5n) as Gva, 1, BigInt((descriptor.high >>> 8) & 0xff), true);
 }
 
-/** Writes the architectural part of a segment slot; tops and effective base are `updateSegments`' part. */
+/** Writes the architectural part of a segment slot; ends and effective base are `updateSegments`' part. */
 export function writeSegment(cpu: Cpu, segment: number, selector: number, base: number, limit: number, access: number): void {
   const slot = segmentOffset(segment);
   cpu.u32[(slot + SEG_BASE) >>> 2] = base;
@@ -146,21 +146,24 @@ export const segmentLimit = (cpu: Cpu, segment: number): number => cpu.u32[(segm
 export const segmentBase = (cpu: Cpu, segment: number): number => cpu.u32[(segmentOffset(segment) + SEG_BASE) >>> 2];
 export const segmentBase64 = (cpu: Cpu, segment: number): bigint => cpu.u64[(segmentOffset(segment) + SEG_BASE) >>> 3];
 
-/** Derived part of a slot, each as low and high 32 bits. */
+/** End of a segment that no limit bounds. */
+export const EVERYWHERE = -1;
+const TWO_32 = 0x1_0000_0000;
+
+/** Derived part of a slot: ends of at most 2^32, or EVERYWHERE; the effective base as low and high 32 bits. */
 export function writeDerived(
   cpu: Cpu,
   slot: number,
-  readTop: number,
-  writeTop: number,
-  topHigh: number,
+  readEnd: number,
+  writeEnd: number,
   effectiveLow: number,
   effectiveHigh: number,
 ): void {
   const u32 = cpu.u32;
-  u32[(slot + SEG_READ_TOP) >>> 2] = readTop;
-  u32[(slot + SEG_READ_TOP + 4) >>> 2] = topHigh;
-  u32[(slot + SEG_WRITE_TOP) >>> 2] = writeTop;
-  u32[(slot + SEG_WRITE_TOP + 4) >>> 2] = topHigh;
+  u32[(slot + SEG_READ_END) >>> 2] = readEnd;
+  u32[(slot + SEG_READ_END + 4) >>> 2] = readEnd < 0 ? EVERYWHERE : readEnd === TWO_32 ? 1 : 0;
+  u32[(slot + SEG_WRITE_END) >>> 2] = writeEnd;
+  u32[(slot + SEG_WRITE_END + 4) >>> 2] = writeEnd < 0 ? EVERYWHERE : writeEnd === TWO_32 ? 1 : 0;
   u32[(slot + SEG_EFFECTIVE_BASE) >>> 2] = effectiveLow;
   u32[(slot + SEG_EFFECTIVE_BASE + 4) >>> 2] = effectiveHigh;
 }

@@ -27,7 +27,7 @@ import {
 import { markAccessed, updateSegments } from "./segmentation.ts";
 import { movedStackPointer, peek } from "./stack-frame.ts";
 import { switchTask } from "./task-switch.ts";
-import { fromVirtualImage, hasVirtualFlags } from "./virtual-8086-extensions.ts";
+import { fromVirtualImage, hasAwaitedInterrupt, hasVirtualFlags } from "./virtual-8086-extensions.ts";
 
 /**
  * RFLAGS after POPF or IRET of `popped` at privilege `cpl`: IOPL changes at CPL 0 only, IF where CPL <= IOPL; 16-bit forms
@@ -67,6 +67,11 @@ function returnToVirtual8086(cpu: Cpu, rip: bigint, selector: number, flags: num
   cpu.setNextRip(rip);
   updateSegments(cpu);
   changeFlags(cpu, (flags & FLAGS_DEFINED) | FLAGS_FIXED | Flag.VM);
+  // At the first instruction there, which does not run
+  if (!hasAwaitedInterrupt(cpu)) return;
+  unblockNmis(cpu);
+  cpu.set64(state.rip, rip);
+  cpu.raise(Vector.GP, 0);
 }
 
 function returnFromParagraph(cpu: Cpu, bytes: TransferBytes, rip: bigint, selector: number, popped: number): void {

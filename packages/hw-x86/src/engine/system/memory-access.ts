@@ -258,7 +258,7 @@ function translateAs(cpu: Cpu, low: number, high: number, access: number, superv
 
 /** System data structures, which the processor reads for itself, meet no breakpoints. */
 function noteRange(cpu: Cpu, address: bigint, bytes: number, isWrite: boolean, supervisor: boolean | undefined): void {
-  if (supervisor === undefined && bytes <= 8) checkAlignment(cpu, lowOf(address), bytes);
+  if (supervisor === undefined && bytes <= 10) checkAlignment(cpu, lowOf(address), bytes);
   if (!cpu.breakpoints.hasData || (supervisor === true && !isWrite)) return;
   const { breakpoints } = cpu;
   breakpoints.noteAccess(lowOf(address), Number(BigInt.asIntN(32, address >> 32n)), bytes, isWrite);

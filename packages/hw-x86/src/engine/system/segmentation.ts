@@ -9,6 +9,7 @@ import {
   baseOf,
   type Descriptor,
   dplOf,
+  EVERYWHERE,
   isApplication,
   isCode,
   isConforming,
@@ -43,35 +44,35 @@ function updateStackSize(cpu: Cpu): void {
   cpu.u32[(state.stackMask >>> 2) + 1] = size === 64 ? ALL_ONES : 0;
 }
 
-/** Tops and effective base of one of ES to GS from its architectural part. */
+/** Ends and effective base of one of ES to GS from its architectural part. */
 export function updateSegment(cpu: Cpu, segment: number): void {
   const slot = segmentOffset(segment);
   if (is64Bit(cpu)) {
     const isBased = segment === FS || segment === GS;
     const low = isBased ? cpu.u32[slot >>> 2] : 0;
     const high = isBased ? cpu.u32[(slot >>> 2) + 1] : 0;
-    writeDerived(cpu, slot, ALL_ONES, ALL_ONES, ALL_ONES, low, high);
+    writeDerived(cpu, slot, EVERYWHERE, EVERYWHERE, low, high);
     return;
   }
   const access = accessOf(cpu, segment);
   const base = segmentBase(cpu, segment);
-  const limit = segmentLimit(cpu, segment);
+  const end = segmentLimit(cpu, segment) + 1;
   if (hasParagraphSegments(cpu)) {
     // Real mode reads and writes through any segment, CS included, up to the cached limit.
-    writeDerived(cpu, slot, limit, limit, 0, base, 0);
+    writeDerived(cpu, slot, end, end, base, 0);
   } else if ((access & Access.unusable) !== 0) {
-    writeDerived(cpu, slot, 0, 0, 0, 0, UNUSABLE_BASE_HIGH);
+    writeDerived(cpu, slot, 0, 0, 0, UNUSABLE_BASE_HIGH);
   } else if ((access & Access.code) !== 0) {
-    writeDerived(cpu, slot, (access & Access.readable) !== 0 ? limit : 0, 0, 0, base, 0);
+    writeDerived(cpu, slot, (access & Access.readable) !== 0 ? end : 0, 0, base, 0);
   } else if ((access & Access.expandDown) !== 0) {
-    writeDerived(cpu, slot, 0, 0, 0, base, 0);
+    writeDerived(cpu, slot, 0, 0, base, 0);
   } else {
-    writeDerived(cpu, slot, limit, (access & Access.writable) !== 0 ? limit : 0, 0, base, 0);
+    writeDerived(cpu, slot, end, (access & Access.writable) !== 0 ? end : 0, base, 0);
   }
   if (segment === SS) updateStackSize(cpu);
 }
 
-/** Everything derived from segments, CR0.PE, EFER.LMA and RFLAGS.VM: CPL, code and stack size, tops, tags. */
+/** Everything derived from segments, CR0.PE, EFER.LMA and RFLAGS.VM: CPL, code and stack size, ends, tags. */
 export function updateSegments(cpu: Cpu): void {
   const cs = accessOf(cpu, CS);
   const codeSize = isLongMode(cpu) && (cs & Access.long) !== 0 ? 64 : (cs & Access.big) !== 0 ? 32 : 16;
@@ -98,7 +99,7 @@ function isInside(access: number, limit: number, low: number, high: number, byte
 }
 
 /**
- * An access was above readTop or writeTop: passes, or raises #GP or #SS. `segment` is a segment's number or the bank offset of
+ * An access was not below readEnd or writeEnd: passes, or raises #GP or #SS. `segment` is a segment's number or the bank offset of
  * its slot; lo and hi are the halves of the offset.
  */
 export function segmentSlow(cpu: Cpu, segment: number, lo: number, hi: number, bytes: number, isWrite: boolean): void {

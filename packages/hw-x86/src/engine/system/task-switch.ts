@@ -31,6 +31,7 @@ import {
 import { writeCr3 } from "./registers.ts";
 import { loadDescriptor, loadLdt, updateSegments } from "./segmentation.ts";
 import { currentStack, pushLegacy } from "./stack-frame.ts";
+import { hasAwaitedInterrupt } from "./virtual-8086-extensions.ts";
 
 export type TaskSwitchSource = "call" | "iret" | "jmp" | "interrupt";
 
@@ -238,7 +239,7 @@ function pushErrorCode(cpu: Cpu, layout: Layout, errorCode: number, external: nu
 export function switchTask(cpu: Cpu, selector: number, change: TaskSwitch): void {
   const { source, external } = change;
   const descriptor = checkNewTask(cpu, selector, source, external);
-  cpu.guest.taskSwitch(selector, source);
+  cpu.guest.taskSwitch(selector, source, change.flags);
   const task = readNewTask(cpu, descriptor);
   const old = selectorOf(cpu, TR);
   const base = baseOf(descriptor);
@@ -275,5 +276,6 @@ export function switchTask(cpu: Cpu, selector: number, change: TaskSwitch): void
   if (change.errorCode !== undefined) pushErrorCode(cpu, task.layout, change.errorCode, external);
   if (isVirtual ? task.rip > 0xffffn : false) cpu.raise(Vector.GP, external);
   if (!isVirtual) checkTarget(cpu, readDescriptor(cpu, selectorOf(cpu, CS)) as Descriptor, task.rip, external);
+  if (hasAwaitedInterrupt(cpu)) cpu.raise(Vector.GP, 0);
   if (cpu.guest.windowOpened()) cpu.requestStop();
 }

@@ -24,6 +24,12 @@ export function interruptFlagOf(cpu: Cpu): typeof Flag.IF | typeof Flag.VIF {
   return cpu.raise(Vector.GP, 0);
 }
 
+/** An interrupt waits for virtual-8086 code that takes interrupts: #GP(0) at the beginning of its next instruction, for the monitor. */
+export function hasAwaitedInterrupt(cpu: Cpu): boolean {
+  const both = Flag.VIF | Flag.VIP;
+  return hasVirtualFlags(cpu) && (cpu.readFlags() & both) === both;
+}
+
 /** FLAGS as virtual-8086 code with virtual flags finds them in memory: its IF is VIF, its IOPL 3. */
 export function virtualImage(flags: number): number {
   return (flags & ~Flag.IF) | Flag.IOPL | ((flags & Flag.VIF) !== 0 ? Flag.IF : 0);
