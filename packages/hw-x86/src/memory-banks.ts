@@ -64,9 +64,8 @@ export class MemoryBanks implements PhysicalMemory {
     this.#banks.delete(id);
   }
 
-  handOverBank(id: number): void {
+  takeOverBank(id: number): void {
     const bank = this.bank(id);
-    this.releaseBank(id);
     // Decoded operations themselves need not go: nothing leads to them any more
     bank.u8.fill(0, 0, OP_ARENA);
     bank.u8.fill(0xff, BUS_READ_PAGE, BUS_READ_PAGE + 0x1000);

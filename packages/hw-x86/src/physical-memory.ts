@@ -22,8 +22,11 @@ export interface PhysicalMemory {
   attachBank(id: number, memory: WebAssembly.Memory): MemoryBank;
   /** Forgets a bank and every cached translation and block in it. */
   releaseBank(id: number): void;
-  /** As releaseBank, and what the CPU kept in the bank for itself is gone too, so that another CPU finds it as a fresh one. */
-  handOverBank(id: number): void;
+  /**
+   * The bank was another CPU's, which has released it, or died: what that one kept in it for itself is wiped out, so that this one
+   * finds it as a fresh one. Before the first VM entry here whose VM lies in it.
+   */
+  takeOverBank(id: number): void;
   bank(id: number): MemoryBank;
   /** Bytes at a physical address, not across the end of the bank. */
   bytes(address: Hpa, length: number): Uint8Array;

@@ -100,6 +100,8 @@ export class Arriving {
     const main = this.#main;
     if (!image || !main) throw new Error("a process cannot go on whose state has not come");
     const { reserved, pages } = this.#offer;
+    // Not by the CPU that it leaves, which may be dead, or hang and come back when the process runs here
+    this.#kernel.cpu.memory.takeOverBank(process.bank);
     process.memory.pages.takeOver(pages, reserved.offset, reserved.count, left === "released");
     // A thread that hangs may yet write to its tables, so they stay set aside
     if (left === "dead") process.memory.pages.freeOrphans([reserved, ...runPagesOf(image)]);

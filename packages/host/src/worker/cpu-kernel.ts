@@ -148,7 +148,7 @@ export class CpuKernel {
     this.#processes.delete(process.pid);
     for (const cancel of process.atEnd) cancel();
     this.memory.forget(process.bank);
-    this.cpu.memory.handOverBank(process.bank);
+    this.cpu.memory.releaseBank(process.bank);
     if (this.current === process) this.current = undefined;
     for (const name of this.modules.names()) this.released(name);
   }
