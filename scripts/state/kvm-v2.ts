@@ -103,7 +103,7 @@ export const kvmV2: Declarations = {
       ...["vcpu.debug.registers.dr7", "vcpu.debug.pending_debug", "vcpu.tsc.offset"],
       ...["vcpu.events.events.interrupt.shadow", "vcpu.events.events.nmi.masked"],
     ),
-    halves: rebuilt("the same memory as `words`"),
+    "#halves": rebuilt("the same memory as `words`"),
     segments: carried(...segments),
     tables: carried(...["gdt.base", "gdt.limit", "idt.base", "idt.limit"].map((field) => `vcpu.registers.sregs.${field}`)),
     pdptrs: carried("vcpu.registers.sregs.flags", "vcpu.registers.sregs.pdptrs"),

@@ -35,7 +35,7 @@ export class RegisterCache {
   /** Registers 0 to 15 by number. */
   readonly words = new BigUint64Array(16);
   /** The same as halves, the low one first: what is looked at after every exit is read from here, since bigints are objects. */
-  readonly halves = new Uint32Array(this.words.buffer);
+  readonly #halves = new Uint32Array(this.words.buffer);
   readonly segments: SegmentState[] = Array.from({ length: 8 }, () => ({ selector: 0, base: 0n, limit: 0, access: 0 }));
   readonly tables: { gdtr: DescriptorTableState; idtr: DescriptorTableState } = {
     gdtr: { base: 0n, limit: 0 },
@@ -65,7 +65,7 @@ export class RegisterCache {
   /** Its low half. */
   low(register: RegisterNumber): number {
     this.#need(register);
-    return this.halves[register * 2]!;
+    return this.#halves[register * 2]!;
   }
   /** The upper half becomes 0. */
   setLow(register: RegisterNumber, value: number): void {
@@ -74,8 +74,8 @@ export class RegisterCache {
   }
   /** For sources: the register that was asked for is so much, its upper half 0. */
   fetched(register: RegisterNumber, value: number): void {
-    this.halves[register * 2] = value;
-    this.halves[register * 2 + 1] = 0;
+    this.#halves[register * 2] = value;
+    this.#halves[register * 2 + 1] = 0;
   }
   segment(index: number): SegmentState {
     this.#need(Register.segment0 + index);

@@ -1,11 +1,11 @@
-import { Errno, errnoName, OpenFlag, type SystemCalls } from "@mkvm/kvm-abi";
-import { report } from "./console.ts";
-import { VmmError } from "./vmm-error.ts";
-
 /**
  * The file that keeps what is in the flash chip. It is open only while it is written, so that a VM can be saved between any two
  * instructions.
  */
+import { Errno, errnoName, OpenFlag, type SystemCalls } from "@mkvm/kvm-abi";
+import { report } from "./console.ts";
+import { VmmError } from "./vmm-error.ts";
+
 export class VariablesFile {
   readonly #sys: SystemCalls;
   readonly #path: string;
