@@ -28,6 +28,7 @@ import {
   VCPU_MMAP_SIZE_BYTES,
 } from "@mkvm/kvm-abi";
 import { BenchVm, type Calls, CODE, fails, ok, RAM_BYTES, setSlot } from "./bench-vm.ts";
+import { cpuidChecks } from "./cpuid-checks.ts";
 import { emulatedAccessChecks } from "./emulated-access-checks.ts";
 import { eventfdChecks } from "./eventfd-checks.ts";
 import { memoryChecks } from "./memory-checks.ts";
@@ -457,6 +458,7 @@ export const contract: readonly Check[] = [
     const events = await calls.get(vm.vcpuFd, Ioctl.KVM_GET_VCPU_EVENTS, KvmVcpuEvents);
     ok(await calls.set(vm.vcpuFd, Ioctl.KVM_SET_VCPU_EVENTS, KvmVcpuEvents, events));
   }),
+  ...cpuidChecks,
   ...emulatedAccessChecks,
   ...eventfdChecks,
   ...memoryChecks,

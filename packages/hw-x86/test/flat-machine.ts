@@ -78,6 +78,7 @@ export class FlatGuest implements GuestMode {
   rdtsc(): boolean {
     return false;
   }
+  requireEnabled(): void {}
   rdtscp(): boolean {
     return false;
   }

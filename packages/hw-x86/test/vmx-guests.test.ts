@@ -379,11 +379,28 @@ describe("controls", () => {
     expect(h.cpu.gpr(0)).toBe(1_002_010n);
   });
 
-  it("raises #UD for RDTSCP when it is not enabled", () => {
-    const h = guest("long", [0x0f, 0x01, 0xf9, ...HLT]);
-    h.clearControl("SECONDARY_CONTROLS", Secondary.enableRdtscp);
-    h.write("EXCEPTION_BITMAP", 1 << 6);
+  it.each([
+    ["RDTSCP", [0x0f, 0x01, 0xf9], Secondary.enableRdtscp],
+    ["RDPID", [0xf3, 0x0f, 0xc7, 0xf8], Secondary.enableRdtscp],
+    ["INVPCID", [0x66, 0x0f, 0x38, 0x82, 0x03], Secondary.enableInvpcid],
+    ["XSAVES", [0x0f, 0xc7, 0x2b], Secondary.enableXsaves],
+    ["XRSTORS", [0x0f, 0xc7, 0x1b], Secondary.enableXsaves],
+  ])("raises #UD for %s when it is not enabled, before all that it could raise else", (_name, code, control) => {
+    const h = guest("long", [...code, ...HLT]);
+    // At CPL 3, with CR4.TSD and CR0.TS: #GP(0) or #NM is what it is where enabled
+    h.write("GUEST_CS_SELECTOR", 0x13);
+    h.write("GUEST_CS_ACCESS", 0xa0fb);
+    h.write("GUEST_SS_SELECTOR", 0x1b);
+    h.write("GUEST_SS_ACCESS", 0xc0f3);
+    h.write("GUEST_CR4", h.read("GUEST_CR4") | 0x4_0004);
+    h.write("GUEST_CR0", (h.read("GUEST_CR0") | 8) >>> 0);
+    h.write("EXCEPTION_BITMAP", (1 << 6) | (1 << 7) | (1 << 13));
+    h.clearControl("SECONDARY_CONTROLS", control);
     expect(h.run()).toMatchObject({ reason: ExitReason.exceptionOrNmi, rip: CODE });
+    expect(h.read("EXIT_INTERRUPTION_INFO") & 0xff).toBe(6);
+    h.setControl("SECONDARY_CONTROLS", control);
+    expect(h.run()).toMatchObject({ reason: ExitReason.exceptionOrNmi });
+    expect([7, 13]).toContain(h.read("EXIT_INTERRUPTION_INFO") & 0xff);
   });
 
   it("exits when the preemption timer reaches zero in the guest", () => {

@@ -126,12 +126,14 @@ export { PIC_REQUEST, VCPU_TABLE, VcpuCounters, VcpuStat } from "./statistics/vc
 export { VM_TABLE, VmCounters, VmStat } from "./statistics/vm-statistics.ts";
 export { type StringIo, stringIoCount, stringIoFinished, stringIoIn, stringIoOut } from "./string-io.ts";
 export type { SvmCapabilities } from "./svm/capabilities.ts";
+export { interceptByCpuid } from "./svm/cpuid-intercepts.ts";
 export { handleSvmExit, type SvmExit, type SvmExitHost } from "./svm/exit-handlers.ts";
 export { SvmStructures } from "./svm/svm-structures.ts";
 export { type CutShort, type SvmInjection, SvmVcpu, type SvmVcpuSetup } from "./svm/svm-vcpu.ts";
 export { setUpVmcb, type VmcbSetup } from "./svm/vmcb-setup.ts";
 export { claimVac, type VacClaim, type VendorClaim } from "./vac-claim.ts";
 export type { EptCapabilities, VmxCapabilities } from "./vmx/capabilities.ts";
+export { followCpuid } from "./vmx/cpuid-controls.ts";
 export type { VmxExit, VmxExitHost } from "./vmx/exit.ts";
 export { handleVmxExit } from "./vmx/exit-handlers.ts";
 export { dumpVmcs } from "./vmx/vmcs-dump.ts";

@@ -290,6 +290,7 @@ export class Vcpu implements ManagedVcpu {
   cpuidChanged(): void {
     const ecx = findCpuid(this.cpuid, 1, 0)?.ecx ?? 0;
     this.lapic?.setFeatures({ x2apic: (ecx & (1 << 21)) !== 0, tscDeadline: (ecx & (1 << 24)) !== 0 });
+    this.vm.vendor.cpuidChanged(this);
   }
   reset(kind: "power-on" | "init"): void {
     this.queue.clearAll();

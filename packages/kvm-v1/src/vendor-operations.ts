@@ -23,6 +23,8 @@ export interface VendorOperations {
   createVcpu(vcpu: Vcpu): number;
   /** Gives back all of it. */
   freeVcpu(vcpu: Vcpu): void;
+  /** Controls follow the guest's CPUID: an instruction that it does not have is undefined. */
+  cpuidChanged(vcpu: Vcpu): void;
 
   /** Makes the control structure current, so that the accessors below reach it. */
   select(vcpu: Vcpu): void;

@@ -1,5 +1,5 @@
 /** Every statistic that a version counts, moved by the thing that it counts; the others, that they stay where they are. */
-import { Ioctl, type KernelModule, KvmDirtyLog, KvmLapicState, KvmRun, type ModuleInstance } from "@mkvm/kvm-abi";
+import { Ioctl, type KernelModule, KvmCpuid2, KvmDirtyLog, KvmLapicState, KvmRun, type ModuleInstance } from "@mkvm/kvm-abi";
 import {
   handleVmxExit,
   type Row,
@@ -67,6 +67,14 @@ const EXITING: Record<string, readonly number[]> = {
   invvpid: [0x66, 0x0f, 0x38, 0x81, 0x0b],
 };
 
+/** Instructions that exit where the guest's CPUID has none of them. */
+const UNDEFINED = [
+  ["rdrand", "intel", [0x0f, 0xc7, 0xf0]],
+  ["rdseed", "intel", [0x0f, 0xc7, 0xf8]],
+  ["rdtscp", "amd", [0x0f, 0x01, 0xf9]],
+  ["invpcid", "amd", [0x66, 0x0f, 0x38, 0x82, 0x03]],
+] as const;
+
 describe.each([
   { version: 1 as const, module: v1 as KernelModule<never, never> },
   { version: 2 as const, module: v2 as KernelModule<never, never> },
@@ -76,8 +84,12 @@ describe.each([
   const moved = new Set<string>();
 
   /** Everything below is done once; the tests look at what moved. */
-  const start = (options: Options = {}, parameters: Record<string, boolean | number> = {}): TestVm => {
-    kernel = new InThreadKernel();
+  const start = (
+    options: Options = {},
+    parameters: Record<string, boolean | number> = {},
+    vendor: "intel" | "amd" = "intel",
+  ): TestVm => {
+    kernel = new InThreadKernel(vendor);
     instance = kernel.load("kvm", module as never, { exit_latency: true, ...parameters });
     return new TestVm(kernel, instance, options);
   };
@@ -139,6 +151,16 @@ describe.each([
     expect(moved).toContain(`exit_${name}`);
     const { words } = look(vm).vcpu;
     if (name === "vmcall") expect(words[VcpuStat.hypercalls]).toBe(1);
+  });
+
+  test.each(UNDEFINED)("exit_%s, where the guest's CPUID is empty", async (name, vendor, code) => {
+    const vm = start({}, {}, vendor);
+    expect(kernel.ioctl(vm.vcpu, Ioctl.KVM_SET_CPUID2, new Uint8Array(KvmCpuid2.sizeBytes))).toBe(0);
+    vm.load([...code, HLT]);
+    vm.startLong();
+    // There is no handler for #UD
+    expect(await vm.enter()).toBe("KVM_EXIT_SHUTDOWN");
+    expect(look(vm).vcpu.words[VcpuStat[`exit_${name}`]]).toBe(1);
   });
 
   test("a task switch, a triple fault, an entry that fails", async () => {

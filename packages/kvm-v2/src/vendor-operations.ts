@@ -38,6 +38,8 @@ export interface VendorOperations {
   /** Control structure and tag: 0 or a negative errno. */
   createVcpu(vcpu: Vcpu): number;
   freeVcpu(vcpu: Vcpu): void;
+  /** Controls follow the guest's CPUID: an instruction that it does not have is undefined. */
+  cpuidChanged(vcpu: Vcpu): void;
 
   /** One register between cache and control structure. */
   fetch(vcpu: Vcpu, cache: RegisterCache, register: RegisterNumber): void;

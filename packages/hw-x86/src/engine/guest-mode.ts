@@ -34,6 +34,9 @@ export interface CounterAccess {
   readCounter(selector: number): bigint | undefined;
 }
 
+/** Instructions that a guest may be without though its processor has them. XSAVES stands for XRSTORS too. */
+export type OptionalInstruction = "RDTSCP" | "RDPID" | "INVPCID" | "XSAVES";
+
 export interface GuestMode {
   /** Tag of this guest's translations: changes when VPID, EPTP or an invalidation make old ones unusable. Small integer. */
   readonly translationTag: number;
@@ -59,6 +62,8 @@ export interface GuestMode {
     event: { vector: number; type: number; errorCode: number | undefined; instructionLength: number } | undefined,
   ): void;
 
+  /** #UD where a control takes the instruction away from the guest, which comes before all its other exceptions. */
+  requireEnabled(instruction: OptionalInstruction): void;
   /** The methods with a boolean result: true when the instruction exits and nothing of it may happen. */
   cpuid(): boolean;
   hlt(): boolean;
@@ -75,7 +80,7 @@ export interface GuestMode {
   /** RDRAND, or RDSEED. */
   rdrand(isSeed: boolean): void;
   xsetbv(): boolean;
-  /** XSAVES or XRSTORS of these components; #UD where the guest is not to have them. */
+  /** XSAVES or XRSTORS of these components. */
   xsaves(restores: boolean, components: bigint): void;
   /** VMCALL, VMLAUNCH, ... in guest mode: name as the manual's mnemonic. Always exits. */
   vmxInstruction(mnemonic: string): boolean;

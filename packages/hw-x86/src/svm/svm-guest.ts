@@ -5,7 +5,14 @@
  */
 import { bankOf, type Gpa, type Gva, offsetOf } from "../addresses.ts";
 import { CS, state } from "../engine/cpu-state.ts";
-import { type CounterAccess, GUEST_FAULT, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
+import {
+  type CounterAccess,
+  GUEST_FAULT,
+  type GuestMode,
+  type OptionalInstruction,
+  type SecondLevelPage,
+  VM_EXIT,
+} from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
 import { Cr0, Efer } from "../engine/system/bits.ts";
 import { translateFetch } from "../engine/system/paging.ts";
@@ -360,6 +367,8 @@ export class SvmGuest implements GuestMode, AvicGuest {
   rdtsc(): boolean {
     return this.#exitIf3(Intercept3.rdtsc, ExitCode.rdtsc);
   }
+  /** SVM takes nothing away: what is not to be had is intercepted. */
+  requireEnabled(_instruction: OptionalInstruction): void {}
   rdtscp(): boolean {
     return this.#exitIf4(Intercept4.rdtscp, ExitCode.rdtscp);
   }

@@ -4,7 +4,14 @@
  */
 import type { Gpa, Gva } from "../addresses.ts";
 import { state } from "../engine/cpu-state.ts";
-import { type CounterAccess, GUEST_FAULT, type GuestMode, type SecondLevelPage, VM_EXIT } from "../engine/guest-mode.ts";
+import {
+  type CounterAccess,
+  GUEST_FAULT,
+  type GuestMode,
+  type OptionalInstruction,
+  type SecondLevelPage,
+  VM_EXIT,
+} from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
 import { Dr6 } from "../engine/system/breakpoints.ts";
 import type { MemoryBanks } from "../memory-banks.ts";
@@ -30,6 +37,13 @@ const RFLAGS_RF = 0x1_0000;
 
 /** Access types in the qualification of APIC-access exits. */
 const ApicAccessType = { read: 0, write: 1, fetch: 2, delivery: 3, physicalInDelivery: 10, physical: 15 } as const;
+
+const ENABLED_BY: Readonly<Record<OptionalInstruction, number>> = {
+  RDTSCP: Secondary.enableRdtscp,
+  RDPID: Secondary.enableRdtscp,
+  INVPCID: Secondary.enableInvpcid,
+  XSAVES: Secondary.enableXsaves,
+};
 
 const VMX_INSTRUCTIONS: Readonly<Record<string, number>> = {
   VMCALL: ExitReason.vmcall,
@@ -370,8 +384,10 @@ export class VmxGuest implements GuestMode, ApicGuest {
   rdtsc(): boolean {
     return this.#exitIfPrimary(Primary.rdtscExiting, ExitReason.rdtsc);
   }
+  requireEnabled(instruction: OptionalInstruction): void {
+    if ((this.secondary & ENABLED_BY[instruction]) === 0) this.engine.raise(UD);
+  }
   rdtscp(): boolean {
-    if ((this.secondary & Secondary.enableRdtscp) === 0) this.engine.raise(UD);
     return this.#exitIfPrimary(Primary.rdtscExiting, ExitReason.rdtscp);
   }
   rdpmc(): boolean {
@@ -391,7 +407,6 @@ export class VmxGuest implements GuestMode, ApicGuest {
     this.#leave();
   }
   invpcid(): void {
-    if ((this.secondary & Secondary.enableInvpcid) === 0) this.engine.raise(UD);
     if ((this.primary & Primary.invlpgExiting) !== 0) this.#exitByOperands(ExitReason.invpcid, "INVPCID");
   }
   monitor(): boolean {
@@ -408,7 +423,6 @@ export class VmxGuest implements GuestMode, ApicGuest {
     return this.#exitAfter(ExitReason.xsetbv);
   }
   xsaves(restores: boolean, components: bigint): void {
-    if ((this.secondary & Secondary.enableXsaves) === 0) this.engine.raise(UD);
     if ((components & this.#vmcs.big(slot.XSS_EXITING_BITMAP)) !== 0n)
       this.#exitByOperands(restores ? ExitReason.xrstors : ExitReason.xsaves, restores ? "XRSTORS" : "XSAVES");
   }

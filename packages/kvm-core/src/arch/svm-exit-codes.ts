@@ -33,10 +33,12 @@ export const SvmExitCode = {
   STGI: 0x84,
   CLGI: 0x85,
   SKINIT: 0x86,
+  RDTSCP: 0x87,
   WBINVD: 0x89,
   MONITOR: 0x8a,
   MWAIT: 0x8b,
   XSETBV: 0x8d,
+  INVPCID: 0xa2,
   NPF: 0x400,
   /** -1 in the low word: the VMCB is not one that VMRUN takes. */
   INVALID: 0xffff_ffff,

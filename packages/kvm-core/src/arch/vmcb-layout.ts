@@ -5,6 +5,7 @@ export const VmcbControl = {
   EXCEPTION_INTERCEPTS: 0x08,
   INTERCEPTS_1: 0x0c,
   INTERCEPTS_2: 0x10,
+  INTERCEPTS_3: 0x14,
   IOPM_BASE_PA: 0x40,
   MSRPM_BASE_PA: 0x48,
   TSC_OFFSET: 0x50,
@@ -115,11 +116,13 @@ export const Intercept2 = {
   STGI: 1 << 4,
   CLGI: 1 << 5,
   SKINIT: 1 << 6,
+  RDTSCP: 1 << 7,
   WBINVD: 1 << 9,
   MONITOR: 1 << 10,
   MWAIT: 1 << 11,
   XSETBV: 1 << 13,
 } as const;
+export const Intercept3 = { INVPCID: 1 << 2 } as const;
 
 export const TlbControl = { nothing: 0, flushAll: 1, flushGuest: 3 } as const;
 /** Low word of VIRTUAL_EXTENSIONS. */

@@ -1,7 +1,8 @@
 /** RDMSR and WRMSR by the guest, KVM_GET_MSRS and KVM_SET_MSRS by user space: which part of the vCPU has which MSR. */
 import { Msr } from "../arch/msr-index.ts";
-import { findCpuid } from "../cpuid-table.ts";
+import { type CpuidEntry, findCpuid } from "../cpuid-table.ts";
 import { writeEfer } from "./control-registers.ts";
+import { hasFeature } from "./cpuid-features.ts";
 import { readClockMsr, writeClockMsr } from "./kvmclock-msrs.ts";
 import type { VcpuParts } from "./vcpu-parts.ts";
 
@@ -78,7 +79,7 @@ export function readMsr(vcpu: VcpuParts, index: number, byHost: boolean): bigint
     default:
   }
   if (HARDWARE.has(index)) {
-    if (index === Msr.IA32_TSC_AUX && !byHost && !hasTscAux(vcpu)) return "refused";
+    if (index === Msr.IA32_TSC_AUX && !byHost && !hasTscAux(vcpu.cpuid)) return "refused";
     return vcpu.hardwareMsr(index) ?? "unknown";
   }
   if (isX2apic(index)) return (vcpu.lapic?.x2apic ? vcpu.lapic.msrRead(index) : undefined) ?? "refused";
@@ -112,7 +113,7 @@ export function writeMsr(vcpu: VcpuParts, index: number, value: bigint, byHost: 
   if (HARDWARE.has(index)) {
     if (index === Msr.IA32_PAT && !isValidPat(value)) return "refused";
     if (CANONICAL_MSRS.has(index) && !isCanonical(value, byHost || hasWideAddresses(vcpu) ? 57 : 48)) return "refused";
-    if (index === Msr.IA32_TSC_AUX && ((!byHost && !hasTscAux(vcpu)) || value >> 32n !== 0n)) return "refused";
+    if (index === Msr.IA32_TSC_AUX && ((!byHost && !hasTscAux(vcpu.cpuid)) || value >> 32n !== 0n)) return "refused";
     // Branch records are not offered: LBR is taken and forgotten, as Linux does. BTF the processor has
     if (index === Msr.IA32_DEBUGCTL && (value & ~3n) !== 0n) return "refused";
     if (index === Msr.IA32_DEBUGCTL) return verdict(vcpu.setHardwareMsr(index, value & 2n));
@@ -129,10 +130,8 @@ function hasWideAddresses(vcpu: VcpuParts): boolean {
   return ((findCpuid(vcpu.cpuid, 7, 0)?.ecx ?? 0) & (1 << 16)) !== 0;
 }
 
-function hasTscAux(vcpu: VcpuParts): boolean {
-  const rdtscp = findCpuid(vcpu.cpuid, 0x8000_0001, 0);
-  const rdpid = findCpuid(vcpu.cpuid, 7, 0);
-  return ((rdtscp?.edx ?? 0) & (1 << 27)) !== 0 || ((rdpid?.ecx ?? 0) & (1 << 22)) !== 0;
+function hasTscAux(table: readonly CpuidEntry[]): boolean {
+  return hasFeature(table, "RDTSCP") || hasFeature(table, "RDPID");
 }
 
 function isValidPat(value: bigint): boolean {

@@ -241,6 +241,9 @@ const ROWS: readonly (readonly [number, number, Handler])[] = [
   [SvmExitCode.MWAIT, VmxExitReason.MWAIT, skip],
   [SvmExitCode.XSETBV, VmxExitReason.XSETBV, (vcpu, exit) => exitXsetbv(vcpu, exit.instructionLength)],
   [SvmExitCode.NPF, VmxExitReason.EPT_VIOLATION, handleNestedPageFault],
+  // Where the guest's CPUID has none
+  [SvmExitCode.RDTSCP, VmxExitReason.RDTSCP, undefinedOpcode],
+  [SvmExitCode.INVPCID, VmxExitReason.INVPCID, undefinedOpcode],
   // There is no nested virtualization
   ...[
     SvmExitCode.INVLPGA,

@@ -42,6 +42,7 @@ export function setUpVmcb(vmcb: Vmcb, setup: VmcbSetup): void {
       Intercept1.TASK_SWITCH |
       Intercept1.SHUTDOWN,
   );
+  // RDTSCP goes by the guest's CPUID
   vmcb.setWord(
     VmcbControl.INTERCEPTS_2,
     Object.values(Intercept2).reduce((all, bit) => all | bit, 0),

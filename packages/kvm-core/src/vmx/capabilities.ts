@@ -2,6 +2,7 @@
 import type { LogicalCpu } from "@mkvm/hw-x86";
 import { Msr } from "../arch/msr-index.ts";
 import { EntryControl, ExitControl, PinControl, PrimaryControl, SecondaryControl } from "../arch/vmx-controls.ts";
+import { CPUID_CONTROLS } from "./cpuid-controls.ts";
 
 /** EPT and VPID capabilities that a module can use (MSR IA32_VMX_EPT_VPID_CAP). */
 export interface EptCapabilities {
@@ -15,6 +16,8 @@ export interface VmxCapabilities {
   readonly pin: number;
   readonly primary: number;
   readonly secondary: number;
+  /** Secondary controls that a vCPU has by its guest's CPUID: both settings of them are allowed. */
+  readonly cpuidControls: number;
   readonly exit: number;
   readonly entry: number;
   readonly ept: EptCapabilities;
@@ -68,21 +71,18 @@ export function probeVmx(cpu: LogicalCpu): VmxCapabilities | string {
     ExitControl.loadPat | ExitControl.savePat,
   );
   const entry = adjust(read(base + 3), EntryControl.loadEfer | EntryControl.loadDebugControls, EntryControl.loadPat);
+  const secondaries = read(Msr.IA32_VMX_PROCBASED_CTLS2);
   const secondary = adjust(
-    read(Msr.IA32_VMX_PROCBASED_CTLS2),
+    secondaries,
     SecondaryControl.enableEpt | SecondaryControl.enableVpid | SecondaryControl.unrestrictedGuest,
-    SecondaryControl.wbinvdExiting |
-      SecondaryControl.enableRdtscp |
-      SecondaryControl.enableInvpcid |
-      SecondaryControl.enableXsaves,
+    SecondaryControl.wbinvdExiting,
   );
   if (pin === undefined) return "pin-based VMX controls for external interrupts and virtual NMIs are missing";
   if (primary === undefined) return "a primary processor-based VMX control that KVM needs is missing";
   if (secondary === undefined) return "EPT, VPID or unrestricted guest is missing";
   if (exit === undefined || entry === undefined) return "VM-entry or VM-exit controls that load IA32_EFER are missing";
   const offers = (allowed: bigint, bits: number): boolean => (Number(allowed >> 32n) & bits) === bits;
-  const apicVirtualization =
-    offers(read(base + 1), PrimaryControl.tprShadow) && offers(read(Msr.IA32_VMX_PROCBASED_CTLS2), APIC_VIRTUALIZATION);
+  const apicVirtualization = offers(read(base + 1), PrimaryControl.tprShadow) && offers(secondaries, APIC_VIRTUALIZATION);
   const ept = read(Msr.IA32_VMX_EPT_VPID_CAP);
   const bit = (position: bigint): boolean => ((ept >> position) & 1n) !== 0n;
   if (!bit(6n) || !bit(14n)) return "EPT with 4-level walks over write-back tables is missing";
@@ -91,11 +91,12 @@ export function probeVmx(cpu: LogicalCpu): VmxCapabilities | string {
     pin,
     primary,
     secondary,
+    cpuidControls: Number(secondaries >> 32n) & ~Number(secondaries & 0xffff_ffffn) & CPUID_CONTROLS,
     exit,
     entry,
     ept: { pages2m: bit(16n), accessedDirty: bit(21n), invvpidSingle: bit(41n) },
     apicVirtualization,
-    modificationLog: bit(21n) && offers(read(Msr.IA32_VMX_PROCBASED_CTLS2), SecondaryControl.enablePml),
+    modificationLog: bit(21n) && offers(secondaries, SecondaryControl.enablePml),
     cr0Fixed0: read(Msr.IA32_VMX_CR0_FIXED0),
     cr0Fixed1: read(Msr.IA32_VMX_CR0_FIXED1),
     cr4Fixed0: read(Msr.IA32_VMX_CR4_FIXED0),

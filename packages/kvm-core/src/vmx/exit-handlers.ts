@@ -228,6 +228,9 @@ const BY_REASON: readonly (readonly [number, Handler])[] = [
       return "resume";
     },
   ],
+  // Where the guest's CPUID has none
+  [VmxExitReason.RDRAND, undefinedOpcode],
+  [VmxExitReason.RDSEED, undefinedOpcode],
   // There is no nested virtualization
   ...[
     VmxExitReason.VMCLEAR,

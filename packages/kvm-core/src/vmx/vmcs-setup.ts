@@ -33,7 +33,7 @@ export function setUpVmcs(cpu: LogicalCpu, setup: VmcsSetup): void {
   write(Vmcs.PRIMARY_PROCESSOR_CONTROLS, capabilities.primary);
   write(Vmcs.SECONDARY_PROCESSOR_CONTROLS, capabilities.secondary & ~SecondaryControl.pauseLoopExiting);
   // IA32_XSS is zero, so that no component can ask for an exit
-  if ((capabilities.secondary & SecondaryControl.enableXsaves) !== 0) write(Vmcs.XSS_EXITING_BITMAP, 0);
+  if ((capabilities.cpuidControls & SecondaryControl.enableXsaves) !== 0) write(Vmcs.XSS_EXITING_BITMAP, 0);
   write(Vmcs.VM_EXIT_CONTROLS, capabilities.exit & ~ExitControl.acknowledgeInterrupt);
   write(Vmcs.VM_ENTRY_CONTROLS, capabilities.entry);
 

@@ -8,6 +8,7 @@ import {
   type ExitOutcome,
   Gpr,
   handleSvmExit,
+  interceptByCpuid,
   pauseExits,
   Rflags,
   readPdptrs,
@@ -80,6 +81,7 @@ export class SvmOperations implements VendorOperations {
       pendingDebug: 0n,
       hostXcr0: 1n,
     } satisfies VcpuSvm;
+    this.cpuidChanged(vcpu);
     return 0;
   }
   freeVcpu(vcpu: Vcpu): void {
@@ -87,6 +89,10 @@ export class SvmOperations implements VendorOperations {
     if (vcpu.loaded) this.put(vcpu);
     this.#structures.freeVcpu(stateOf(vcpu).svm);
     vcpu.vendorState = undefined;
+  }
+
+  cpuidChanged(vcpu: Vcpu): void {
+    interceptByCpuid(svmOf(vcpu).vmcb, vcpu.cpuid);
   }
 
   /** A VMCB is memory: there is no current one. */

@@ -10,6 +10,7 @@ import {
   type ExitOutcome,
   exceptionHasErrorCode,
   fillMsrBitmap,
+  followCpuid,
   handleVmxExit,
   Interruptibility,
   InterruptionInfo,
@@ -119,6 +120,7 @@ export class VmxOperations implements VendorOperations {
     });
     this.writeEfer(vcpu, 0n);
     this.writeMsr(vcpu, Msr.IA32_PAT, 0x0007_0406_0007_0406n);
+    this.cpuidChanged(vcpu);
     return 0;
   }
   freeVcpu(vcpu: Vcpu): void {
@@ -130,6 +132,13 @@ export class VmxOperations implements VendorOperations {
     vcpu.vm.kernel.memory.freePages(state.vmcs, PAGE);
     vcpu.vendorState = undefined;
     if (this.#selected === vcpu) this.#selected = undefined;
+  }
+
+  cpuidChanged(vcpu: Vcpu): void {
+    this.select(vcpu);
+    const field = Vmcs.SECONDARY_PROCESSOR_CONTROLS;
+    const { vmx } = this.#cpu;
+    vmx.vmwrite(field, followCpuid(vmx.vmread32(field), vcpu.cpuid, this.#capabilities));
   }
 
   select(vcpu: Vcpu): void {

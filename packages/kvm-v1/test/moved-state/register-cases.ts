@@ -46,6 +46,11 @@ const MSR_VALUES = [
   0x1850n,
 ];
 
+const UD = 6;
+const GDT = 0x9000;
+const IDT = 0xa000;
+const HANDLER = 0xb000;
+
 const emptyCpuid = (vm: MovingVm): void => {
   const table = new Uint8Array(KvmCpuid2.sizeBytes);
   vm.call(vm.vcpu, Ioctl.KVM_SET_CPUID2, table);
@@ -273,6 +278,30 @@ export const registerCases: readonly MoveCase[] = [
         vm.call(vm.vcpu, Ioctl.KVM_GET_CPUID2, read);
         assert.deepEqual(read, table);
       });
+    },
+  },
+  {
+    name: "which instructions the guest lacks by its CPUID table",
+    moves: ["ebx", "edx"].map((field) => `vcpu.cpuid[].${field}`),
+    async run(vm) {
+      vm.write64(GDT + 8, 0x0020_9b00_0000_0000n);
+      vm.write64(IDT + UD * 16, BigInt(HANDLER) | (8n << 16n) | (0x8e00n << 32n));
+      vm.load([0xb0, UD, 0xe6, 0x10], HANDLER); // mov al, 6; out 0x10, al
+      const told = async (code: readonly number[]): Promise<number> => {
+        vm.load([...code, 0xb0, 0, 0xe6, 0x10]);
+        vm.startLong({ rax: 2n, rbx: BigInt(GDT) });
+        const sregs = vm.sregs();
+        sregs.gdt = { base: BigInt(GDT), limit: 0xf, padding: [0, 0, 0] };
+        sregs.idt = { base: BigInt(IDT), limit: 0xff, padding: [0, 0, 0] };
+        vm.setSregs(sregs);
+        assert.equal(await vm.enter(), "KVM_EXIT_IO");
+        return vm.io.data[0]!;
+      };
+      const rdtscp = [0x0f, 0x01, 0xf9];
+      const invpcid = [0x66, 0x0f, 0x38, 0x82, 0x03];
+      await vm.roundTrip(async () => assert.deepEqual([await told(rdtscp), await told(invpcid)], [0, 0]));
+      emptyCpuid(vm);
+      await vm.roundTrip(async () => assert.deepEqual([await told(rdtscp), await told(invpcid)], [UD, UD]));
     },
   },
   {

@@ -5,6 +5,7 @@ import {
   type DebugIntercepts,
   type ExitOutcome,
   handleSvmExit,
+  interceptByCpuid,
   pauseExits,
   SegmentRegister,
   type SvmCapabilities,
@@ -77,6 +78,7 @@ export class SvmOperations implements VendorOperations {
     const svm = this.#structures.createVcpu(vcpu.vm);
     if (typeof svm === "number") return svm;
     vcpu.vendorState = { svm, host: this.#exitHost(vcpu, svm) } satisfies SvmState;
+    this.cpuidChanged(vcpu);
     return 0;
   }
   #exitHost(vcpu: Vcpu, svm: SvmVcpu): SvmExitHost {
@@ -96,6 +98,10 @@ export class SvmOperations implements VendorOperations {
     this.leaveCpu(vcpu);
     this.#structures.freeVcpu(stateOf(vcpu).svm);
     vcpu.vendorState = undefined;
+  }
+
+  cpuidChanged(vcpu: Vcpu): void {
+    interceptByCpuid(stateOf(vcpu).svm.vmcb, vcpu.cpuid);
   }
 
   fetch(vcpu: Vcpu, cache: RegisterCache, register: RegisterNumber): void {

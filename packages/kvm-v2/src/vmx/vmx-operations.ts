@@ -8,6 +8,7 @@ import {
   type ExitOutcome,
   exceptionHasErrorCode,
   fillMsrBitmap,
+  followCpuid,
   handleVmxExit,
   Interruptibility,
   InterruptionInfo,
@@ -183,6 +184,7 @@ export class VmxOperations implements VendorOperations {
       msrBitmap: state.msrBitmap,
     });
     this.#cpu.vmx.vmwrite(VmcsField.GUEST_IA32_PAT, RESET_PAT);
+    this.cpuidChanged(vcpu);
     state.log?.setUp();
     if (apic === undefined) return 0;
     apic.setUp(this.#cpu.vmx.vmread32(VmcsField.SECONDARY_PROCESSOR_CONTROLS));
@@ -222,6 +224,13 @@ export class VmxOperations implements VendorOperations {
     if (state.log !== undefined) memory.freePages(state.log.page, ONE_PAGE);
     vcpu.vendorState = undefined;
     if (this.#current === state) this.#current = undefined;
+  }
+
+  cpuidChanged(vcpu: Vcpu): void {
+    this.#select(vcpu);
+    const field = VmcsField.SECONDARY_PROCESSOR_CONTROLS;
+    const { vmx } = this.#cpu;
+    vmx.vmwrite(field, followCpuid(vmx.vmread32(field), vcpu.cpuid, this.#capabilities));
   }
 
   #select(vcpu: Vcpu): VmxState {

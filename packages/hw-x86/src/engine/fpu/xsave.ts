@@ -46,8 +46,9 @@ function requireXsave(cpu: Cpu): void {
 /** Components that the instruction is about (RFBM), and where its area is; checks it all but the memory. */
 function begin(cpu: Cpu, kind: XsaveKind): { components: number; area: Gva } {
   requireXsave(cpu);
-  if ((cpu.u32[state.cr0 >>> 2] & CR0_TS) !== 0) cpu.raise(NM);
   const isSupervisor = kind === XsaveKind.xsaves || kind === XsaveKind.xrstors;
+  if (isSupervisor) cpu.guest.requireEnabled("XSAVES");
+  if ((cpu.u32[state.cr0 >>> 2] & CR0_TS) !== 0) cpu.raise(NM);
   let enabled = cpu.u32[state.xcr0 >>> 2];
   if (isSupervisor) {
     if (cpu.u32[state.cpl >>> 2] !== 0) cpu.raise(GP, 0);

@@ -47,6 +47,10 @@ export const integerExtensionHelpers: HelperTable = {
     }
     return crc | 0;
   },
+  /** RDPID: that the guest has it. */
+  requireProcessorId(cpu) {
+    cpu.guest.requireEnabled("RDPID");
+  },
   /** RDRAND (0), RDSEED (1). Result 0: 64 random bits. */
   randomNumber(cpu, isSeed) {
     cpu.guest.rdrand(isSeed !== 0);

@@ -67,6 +67,7 @@ export const RDPID = instruction("RDPID", {
   source: sdm("2B", "RDPID - Read Processor ID"),
   forms: [form("F3 0F C7 /7", "rd64=rm")],
   semantics(e, [target]) {
+    e.helper("requireProcessorId");
     e.write(target, e.state(state.tscAux, 32));
   },
 });

@@ -138,6 +138,7 @@ export const registerHelpers: HelperTable = {
   },
   /** INVPCID: its type; effective address of the descriptor in argument 0. */
   invalidateProcessContext(cpu, type) {
+    cpu.guest.requireEnabled("INVPCID");
     requireSupervisor(cpu);
     cpu.guest.invpcid(cpu.reg(registerNumber(cpu, op.a)), uncheckedOperandAddress(cpu));
     if (type < 0 || type > 3) cpu.raise(Vector.GP, 0);
@@ -195,6 +196,7 @@ export const registerHelpers: HelperTable = {
     setPair(cpu, cpu.guest.guestTsc());
   },
   readTscAndAux(cpu) {
+    cpu.guest.requireEnabled("RDTSCP");
     readTsc(cpu);
     if (cpu.guest.rdtscp()) return;
     setPair(cpu, cpu.guest.guestTsc());
