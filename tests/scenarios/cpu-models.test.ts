@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createHost } from "@mkvm/host";
 import { expect, test } from "vitest";
+import { RunningGuest, tinyGuest } from "./running-guest.ts";
 
 /** Writes to the debug-exit port what CPUID says of POPCNT and of AVX2, in bits 0 and 1. */
 // biome-ignore format: an instruction a line
@@ -68,3 +69,45 @@ test.each(["intel", "amd"] as const)("guests of %s machines have what their CPU 
     await host.close();
   }
 });
+
+test.each(["intel", "amd"] as const)(
+  "a saved VM goes on where its guest has what it had, and is refused elsewhere (%s)",
+  async (vendor) => {
+    const folder = mkdtempSync(join(tmpdir(), "mkvm-cpu-models-"));
+    const models = ["x86-64-v1", "x86-64-v2", "max"] as const;
+    const whole = await createHost({ directory: import.meta.dirname, vendor });
+    try {
+      await whole.insmod("@mkvm/kvm-v1");
+      await whole.ln("/dev/kvm1", "/dev/kvm");
+      for (const model of models) {
+        const guest = await RunningGuest.start(whole, [...tinyGuest(), "--cpu", model]);
+        await guest.rounds(3);
+        await whole.save({ pid: guest.pid, path: join(folder, model), stop: true });
+        await guest.process.exited;
+      }
+    } finally {
+      await whole.close();
+    }
+    const lower = await createHost({ directory: import.meta.dirname, vendor, cpuModel: "x86-64-v1" });
+    try {
+      await lower.insmod("@mkvm/kvm-v2");
+      await lower.ln("/dev/kvm2", "/dev/kvm");
+      const before = await lower.resources();
+      const refuses = async (model: string, why: string): Promise<void> => {
+        await expect(lower.restore({ path: join(folder, model) })).rejects.toThrow(why);
+        expect(await lower.resources()).toEqual(before);
+        expect(await lower.ps()).toEqual([]);
+      };
+      const ofV2 = "its guest has SSE3, SSSE3, CX16, SSE4.1, SSE4.2, POPCNT, LAHF";
+      const behind = "which this machine of CPU model x86-64-v1 lacks: it needs model";
+      await refuses("x86-64-v2", `${ofV2}, ${behind} x86-64-v2 or higher; nothing was restored`);
+      await refuses("max", `RDSEED, ADX, SHA, RDPID, ${behind} max; nothing was restored`);
+      const process = await lower.restore({ path: join(folder, "x86-64-v1") });
+      process.write("stop\n");
+      expect((await process.exited).status).toBe(0);
+      expect(new TextDecoder().decode(process.console())).toContain("mkvm-check-end");
+    } finally {
+      await lower.close();
+    }
+  },
+);

@@ -2,7 +2,7 @@ export { bankOf, type Gpa, type Gva, type Hpa, hpa, offsetOf } from "./addresses
 export { createLogicalCpu } from "./create-logical-cpu.ts";
 export type { BlockStatistics } from "./engine/blocks.ts";
 export { type EnginePart, type EngineStatistics, enginePartOfFrame } from "./engine/engine-statistics.ts";
-export { CPU_MODELS, type CpuModelName } from "./engine/system/cpu-levels.ts";
+export { CPU_MODELS, type CpuFeature, type CpuModelName, featuresBeyond } from "./engine/system/cpu-levels.ts";
 export type { TranslateMode, TranslatorStatistics } from "./engine/translator/translator.ts";
 export type { DeviceAccess } from "./host-bus.ts";
 export {

@@ -1,5 +1,4 @@
 /** Makes a process anew from its image, on whichever module takes its VMs. What fails leaves nothing behind. */
-import { CPU_MODELS } from "@mkvm/hw-x86";
 import { type IncomingVm, refusalOf, type Section, VcpuRunPage, VmMemorySlots, VmShape } from "@mkvm/kvm-abi";
 import { ModuleFile } from "../devices/open-file.ts";
 import { HostError, messageOf } from "../errors.ts";
@@ -9,6 +8,7 @@ import type { KernelProcess } from "../processes/process.ts";
 import { commitProblem, restoreProblem, sectionsProblem } from "../upgrade/answers.ts";
 import { prepareWithin } from "../upgrade/prepare.ts";
 import { firstDifference } from "../upgrade/sections.ts";
+import { missingFeatures } from "./missing-features.ts";
 import type { ProcessImage, SavedVm } from "./process-image.ts";
 import { rebaseSections } from "./rebase.ts";
 
@@ -20,11 +20,11 @@ export function blockerOfResume(
 ): string | undefined {
   if (image.machine.vendor !== machine.vendor)
     return `it was saved on a machine with ${image.machine.vendor} CPUs, this one has ${machine.vendor} CPUs`;
-  if (CPU_MODELS.indexOf(machine.cpuModel) < CPU_MODELS.indexOf(image.machine.cpuModel))
-    return `it was saved on a machine of CPU model ${image.machine.cpuModel}, this one is only ${machine.cpuModel}`;
   if (image.machine.tscKhz !== machine.tscKhz)
     return `it was saved on a machine with a TSC of ${image.machine.tscKhz} kHz, this one's has ${machine.tscKhz} kHz`;
   for (const { sections } of image.vms) {
+    const missing = missingFeatures(sections, machine.cpuModel);
+    if (missing) return missing;
     const refusal = refusalOf({ sections }, module.instance.transfer.receives);
     if (refusal) return `${module.name} cannot take it: ${refusal}`;
   }

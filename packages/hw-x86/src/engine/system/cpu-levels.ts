@@ -13,21 +13,43 @@ export type CpuModelName = (typeof CPU_MODELS)[number];
 export type Level = 1 | 2 | 3 | 4;
 export const levelOf = (name: CpuModelName): Level => (CPU_MODELS.indexOf(name) + 1) as Level;
 
-type Register = "ecx" | "ebx";
-const bits = (...numbers: number[]): number => numbers.reduce((all, bit) => all | (1 << bit), 0) >>> 0;
+/** An instruction set of programs, by its bit in CPUID; subleaf 0. */
+export interface CpuFeature {
+  readonly name: string;
+  readonly leaf: number;
+  readonly register: "ecx" | "ebx";
+  readonly bit: number;
+}
+interface LevelFeature extends CpuFeature {
+  /** The first level that has it. What no level has comes with max. */
+  readonly level: Level;
+}
 
-/** First level that has them, leaf, register, bits. Those that no level has are listed with max. */
-const SETS: readonly (readonly [Level, number, Register, number])[] = [
-  [2, 1, "ecx", bits(0, 9, 13, 19, 20, 23)], // SSE3 SSSE3 CX16 SSE4.1 SSE4.2 POPCNT
-  [2, 0x8000_0001, "ecx", bits(0)], // LAHF in 64-bit mode
-  [3, 1, "ecx", bits(12, 22, 26, 28, 29)], // FMA MOVBE XSAVE AVX F16C
-  [3, 7, "ebx", bits(3, 5, 8)], // BMI1 AVX2 BMI2
-  [3, 7, "ecx", bits(3)], // PKU, whose register is a component of XSAVE
-  [3, 0x8000_0001, "ecx", bits(5)], // LZCNT
-  [4, 1, "ecx", bits(1, 25, 30)], // PCLMULQDQ AES RDRAND
-  [4, 7, "ebx", bits(18, 19, 29)], // RDSEED ADX SHA
-  [4, 7, "ecx", bits(22)], // RDPID
+const sets = (
+  level: Level,
+  leaf: number,
+  register: CpuFeature["register"],
+  bits: Readonly<Record<string, number>>,
+): LevelFeature[] => Object.entries(bits).map(([name, bit]) => ({ name, leaf, register, bit, level }));
+
+const FEATURES: readonly LevelFeature[] = [
+  ...sets(2, 1, "ecx", { SSE3: 0, SSSE3: 9, CX16: 13, "SSE4.1": 19, "SSE4.2": 20, POPCNT: 23 }),
+  // In 64-bit mode
+  ...sets(2, 0x8000_0001, "ecx", { LAHF: 0 }),
+  ...sets(3, 1, "ecx", { FMA: 12, MOVBE: 22, XSAVE: 26, AVX: 28, F16C: 29 }),
+  ...sets(3, 7, "ebx", { BMI1: 3, AVX2: 5, BMI2: 8 }),
+  // Its register is a component of XSAVE
+  ...sets(3, 7, "ecx", { PKU: 3 }),
+  ...sets(3, 0x8000_0001, "ecx", { LZCNT: 5 }),
+  ...sets(4, 1, "ecx", { PCLMULQDQ: 1, AES: 25, RDRAND: 30 }),
+  ...sets(4, 7, "ebx", { RDSEED: 18, ADX: 19, SHA: 29 }),
+  ...sets(4, 7, "ecx", { RDPID: 22 }),
 ];
+/** What machines of a model lack that others have. */
+export function featuresBeyond(name: CpuModelName): readonly CpuFeature[] {
+  const level = levelOf(name);
+  return FEATURES.filter((feature) => feature.level > level);
+}
 const LEAF_XSAVE = 0xd;
 const LEVEL_WITH_XSAVE = 3;
 
@@ -35,7 +57,7 @@ const LEVEL_WITH_XSAVE = 3;
 export function limitedToLevel(whole: CpuModel, name: CpuModelName): CpuModel {
   const level = levelOf(name);
   if (level === 4) return whole;
-  const absent = SETS.filter(([from]) => from > level);
+  const absent = featuresBeyond(name);
   const hasXsave = level >= LEVEL_WITH_XSAVE;
   const nothing = { eax: 0, ebx: 0, ecx: 0, edx: 0 };
   return {
@@ -46,7 +68,9 @@ export function limitedToLevel(whole: CpuModel, name: CpuModelName): CpuModel {
       if (index === LEAF_XSAVE && !hasXsave) return nothing;
       const answer = { ...whole.cpuid(index, subleaf) };
       if (index === 7 && subleaf !== 0) return answer;
-      for (const [, of, register, mask] of absent) if (of === index) answer[register] = (answer[register] & ~mask) >>> 0;
+      for (const feature of absent) {
+        if (feature.leaf === index) answer[feature.register] = (answer[feature.register] & ~(1 << feature.bit)) >>> 0;
+      }
       return answer;
     },
     xcr0Allowed: hasXsave ? whole.xcr0Allowed : 0n,
