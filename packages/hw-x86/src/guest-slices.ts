@@ -83,7 +83,7 @@ export abstract class GuestSlices {
       const single = trapping || ((engine.u32[INTERRUPTIBILITY] as number) & SHADOWS) !== 0;
       let slice = single ? 1 : this.#sliceUntil(deadline - now);
       if (counters.isCounting) slice = counters.sliceUpTo(slice);
-      const reason = engine.run(slice);
+      const reason = single ? engine.step() : engine.run(slice);
       counters.settle();
       if (reason === "exit") return;
       if (reason === "budget" && !single && cpu.clock.isWall) {

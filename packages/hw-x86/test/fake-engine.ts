@@ -38,6 +38,9 @@ export class FakeEngine {
     this.#script = script;
   }
 
+  step(): StopReason {
+    return this.run(1);
+  }
   run(instructions: number): StopReason {
     this.#left = false;
     try {

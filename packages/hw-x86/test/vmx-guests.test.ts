@@ -8,6 +8,7 @@ import { BANK, CODE, type HarnessOptions, VmxHarness } from "./vmx-harness.ts";
 const CPUID = [0x0f, 0xa2];
 const HLT = [0xf4];
 const NOP = [0x90];
+const UD2 = [0x0f, 0x0b];
 const STI = [0xfb];
 const CLI = [0xfa];
 const INC_RAX = [0x48, 0xff, 0xc0];
@@ -252,6 +253,16 @@ describe("events", () => {
     expect(h.run()).toMatchObject({ reason: ExitReason.externalInterrupt, rip: CODE + 2 });
   });
 
+  it("takes an external interrupt that STI held when a fault ends the shadow, before the handler", () => {
+    const h = guest("long", [...STI, ...UD2]);
+    // A handler of such code alone, that faults again, would hold the interrupt for ever
+    h.load([...STI, ...UD2], HANDLER);
+    setGate(h, 6);
+    h.cpu.setTimerDeadline(20);
+    expect(h.run()).toMatchObject({ reason: ExitReason.externalInterrupt, rip: HANDLER });
+    expect(h.read("GUEST_INTERRUPTIBILITY")).toBe(0);
+  });
+
   it("blocks NMIs after one was injected until IRET", () => {
     const h = guest("long", HLT);
     setGate(h, 2);
@@ -285,6 +296,15 @@ describe("events", () => {
     expect(h.run()).toMatchObject({ reason: ExitReason.monitorTrapFlag, rip: CODE + 1 });
     expect(h.run()).toMatchObject({ reason: ExitReason.monitorTrapFlag, rip: CODE + 2 });
     expect(h.run().reason).toBe(ExitReason.hlt);
+  });
+
+  it("traps after the delivery of a fault, before its handler", () => {
+    const h = guest("long", [...UD2, ...HLT]);
+    h.load([...NOP, ...HLT], HANDLER);
+    setGate(h, 6);
+    h.setControl("PRIMARY_CONTROLS", Primary.monitorTrapFlag);
+    expect(h.run()).toMatchObject({ reason: ExitReason.monitorTrapFlag, rip: HANDLER });
+    expect(h.run()).toMatchObject({ reason: ExitReason.monitorTrapFlag, rip: HANDLER + 1 });
   });
 });
 

@@ -79,6 +79,7 @@ export class Engine implements Cpu, EngineControl {
   readonly exitCounts = new Float64Array(EXIT_REASONS);
   readonly breakpoints = new Breakpoints();
   holdsTraps = false;
+  #isStepping = false;
   privilegeChanges: (() => void) | undefined;
   readonly #log: (line: string) => void;
   readonly #blocks: Blocks;
@@ -249,6 +250,7 @@ export class Engine implements Cpu, EngineControl {
           this.breakpoints.hits = 0;
           try {
             this.deliverEvent(this.#recordedFault());
+            if (this.#isStepping) this.#stopRequested = true;
           } catch (second) {
             if (second === VM_EXIT) return this.#exit();
             throw second;
@@ -262,6 +264,15 @@ export class Engine implements Cpu, EngineControl {
       this.#granted -= this.i32[BUDGET];
       this.i32[BUDGET] = 0;
       this.settleShadow();
+    }
+  }
+
+  step(): StopReason {
+    this.#isStepping = true;
+    try {
+      return this.run(1);
+    } finally {
+      this.#isStepping = false;
     }
   }
 

@@ -43,6 +43,8 @@ export type StopReason = "budget" | "exit" | "stop" | "halted" | "shutdown";
 export interface EngineControl {
   /** Runs at most `instructions` (>= 1, at most 2^30), exactly that many unless it stops for another reason. */
   run(instructions: number): StopReason;
+  /** One instruction; or, with "stop", the delivery of the event that came in its place, before its handler's first instruction. */
+  step(): StopReason;
   deliverEvent(event: GuestEvent): void;
   /** DR6 bits of a debug trap that the guest is owed: it comes before the next instruction, or where MOV SS holds it off after that. */
   pendingTrap: number;

@@ -146,7 +146,9 @@ export class VmxMachine implements GuestMachine {
     this.cpu.timerDeadline = Number.POSITIVE_INFINITY;
     h.expect(h.cpu.vmx.vmclear(h.vmcs), "VMCLEAR");
     h.expect(h.cpu.vmx.vmptrld(h.vmcs), "VMPTRLD");
-    h.cpu.vmx.invvpid(2, 0, 0n);
+    // The guest-physical mappings too: the APIC-access page is another one
+    h.expect(h.cpu.vmx.invvpid(2, 0, 0n), "INVVPID");
+    h.expect(h.cpu.vmx.invept(2, 0n), "INVEPT");
     this.#isLaunched = false;
     for (const [name, value] of this.#fields) h.write(name, value);
     dropCode(this.#engine, this.harness.guestMemory);
