@@ -45,6 +45,17 @@ describe("an access that is not virtualized", () => {
     expect(plain.run().reason).toBe(ExitReason.hlt);
     expect(plain.cpu.gpr32(0)).toBe(0x77);
   });
+  it("leaves nothing behind of an update that exits between its read and its write", () => {
+    // add [rbx], eax: of the end of an interrupt the write is virtualized and the read is not
+    const h = new ApicHarness([0x01, 0x03, HLT], ACCESSES | DELIVERY);
+    h.cpu.setGpr(0, 7n);
+    h.cpu.setGpr(3, BigInt(APIC + 0xb0));
+    expect(h.run()).toMatchObject({ reason: ExitReason.apicAccess, qualification: 0xb0, rip: CODE });
+    // The next update, of a page with code, is one of memory
+    h.cpu.setGpr(3, BigInt(CODE + 0x800));
+    expect(h.run()).toMatchObject({ reason: ExitReason.hlt, rip: CODE + 2 });
+    expect(h.bank.u32[(h.guestMemory + CODE + 0x800) >>> 2]).toBe(7);
+  });
   it("is one that is longer than a register, or not within its four bytes", () => {
     // mov rax, [rbx]; mov eax, [rbx]; mov [rbx], rax; movups xmm0, [rbx]
     const cases: readonly (readonly [readonly number[], number])[] = [

@@ -146,7 +146,7 @@ export class VmxMachine implements GuestMachine {
     this.cpu.timerDeadline = Number.POSITIVE_INFINITY;
     h.expect(h.cpu.vmx.vmclear(h.vmcs), "VMCLEAR");
     h.expect(h.cpu.vmx.vmptrld(h.vmcs), "VMPTRLD");
-    // The guest-physical mappings too: the APIC-access page is another one
+    // Guest-physical mappings too: another page may be the APIC-access page now
     h.expect(h.cpu.vmx.invvpid(2, 0, 0n), "INVVPID");
     h.expect(h.cpu.vmx.invept(2, 0n), "INVEPT");
     this.#isLaunched = false;

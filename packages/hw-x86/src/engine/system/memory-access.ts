@@ -195,6 +195,8 @@ export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number
   hi = checkedHigh(cpu, lo, hi);
   const inPage = 4096 - (lo & 0xfff);
   const user = isUser(cpu);
+  // One that began on that page may have exited before its end
+  pendingApic = -1;
   if (bytes > inPage) nextPage(cpu, lo, hi);
   const first = translate(cpu, lo, hi, WRITE, user);
   if (isApicPage) return updateApic(cpu, lo, bytes);
@@ -219,9 +221,7 @@ export function rmwSlow(cpu: Cpu, lo: number, hi: number, bytes: number): number
 /** The value in SCRATCH was stored: writes it to its place. */
 export function rmwFinish(cpu: Cpu): void {
   if (pendingApic >= 0) {
-    const offset = pendingApic;
-    pendingApic = -1;
-    cpu.guest.apic.write(offset, pendingFirstBytes, valueAt(cpu, SCRATCH, pendingFirstBytes));
+    cpu.guest.apic.write(pendingApic, pendingFirstBytes, valueAt(cpu, SCRATCH, pendingFirstBytes));
     return;
   }
   store(cpu, SCRATCH, pendingFirst, pendingFirstBytes);
