@@ -222,6 +222,21 @@ describe("instruction breakpoints", () => {
     expect(m.engine.readFlags() & RF).toBe(0);
   });
 
+  it.each([
+    ["int3", [0xcc], 0],
+    ["int 81h", [...END], 0],
+    ["icebp", [0xf1], 0],
+    ["int 81h that faults", [...END], RF],
+  ])("leave RF to no handler of a software interrupt: %s", (_name, code, resume) => {
+    const m = machine();
+    if (resume !== 0) m.engine.set32(state.idtrLimit, 0x3ff);
+    m.engine.setFlags(RF | 2);
+    m.code(...code);
+    m.runToHandler();
+    // #GP has an error code
+    expect(Number(m.stacked(resume !== 0 ? 3 : 2))).toBe(resume | 2);
+  });
+
   it("come back at once without RF", () => {
     const m = machine();
     noteTraps(m);

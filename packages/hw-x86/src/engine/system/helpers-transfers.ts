@@ -3,7 +3,7 @@ import type { Cpu } from "../cpu.ts";
 import { state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
 import { doesBehave, VendorBehaviour } from "../vendor-behaviour.ts";
-import { Vector } from "./bits.ts";
+import { Flag, Vector } from "./bits.ts";
 import { deliverEvent } from "./events.ts";
 import { jumpOrCallFar, returnFar, type TransferBytes } from "./far-transfers.ts";
 import { syscall, sysenter, sysexit, sysret } from "./fast-calls.ts";
@@ -29,6 +29,8 @@ function indirect(cpu: Cpu, bytes: TransferBytes, isCall: boolean): void {
 }
 
 function softwareEvent(cpu: Cpu, vector: number, type: 4 | 5 | 6): void {
+  // At its start already: no handler of a software interrupt finds RF set, only that of a fault on the way there
+  cpu.setFlags(cpu.readFlags() & ~Flag.RF);
   deliverEvent(cpu, {
     vector,
     type,

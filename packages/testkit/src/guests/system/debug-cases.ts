@@ -5,6 +5,8 @@ import { CODE, PAGE, PAGE_DATA, STACK } from "./layout.ts";
 const TF = 0x100;
 const RF = 0x1_0000;
 const DE = 8;
+const DEBUGCTL = 0x1d9;
+const BTF = 2;
 const GENERAL_DETECT = 0x2000;
 /** DR7 for breakpoint `n`, locally on: what it watches (0 code, 1 writes, 2 ports, 3 reads and writes) and of how many bytes. */
 const enable = (n: number, kind: number, bytes = 1): number =>
@@ -75,6 +77,33 @@ function stepCases(bits: 32 | 64): SystemCase[] {
     registers: { eax: 0x10 },
     action: [0x68, ...bytes32(TF | 2), 0x9d, 0x8e, 0xd0, 0x90, 0x90],
   });
+  return cases;
+}
+
+/** Single steps on branches: IA32_DEBUGCTL.BTF. What is stepped over begins with a branch that is taken, or does not. */
+function branchStepCases(bits: 32 | 64): SystemCase[] {
+  const cases: SystemCase[] = [];
+  const kinds: Record<string, readonly number[]> = {
+    jmp: [0xeb, 0x01, 0x90, 0x90],
+    "jump taken": [0x73, 0x01, 0x90, 0x90],
+    call: [0xe8, 1, 0, 0, 0, 0x90, 0x90],
+    loop: [0xe2, 0x01, 0x90, 0x90],
+    int3: [0xcc, 0x90],
+    ud2: [0x0f, 0x0b],
+    "nop, then jmp": [0x90, 0xeb, 0x01, 0x90, 0x90],
+    "jump not taken": [0x72, 0x01, 0x90, 0x90],
+    "rep movsb, then jmp": [0xf3, 0xa4, 0xeb, 0x00, 0x90],
+    "nothing but nop": [0x90, 0x90],
+  };
+  for (const [name, action] of Object.entries(kinds))
+    cases.push({
+      name: `step on branches over ${name}`,
+      bits,
+      flags: TF,
+      registers: { ecx: 2, esi: STACK[3] - 0x100, edi: STACK[3] - 0x80 },
+      setup: (m) => void m.writeMsr(DEBUGCTL, BTF),
+      action,
+    });
   return cases;
 }
 
@@ -264,6 +293,7 @@ function registerCases(bits: 32 | 64): SystemCase[] {
 
 export const debugCases: readonly SystemCase[] = ([32, 64] as const).flatMap((bits) => [
   ...stepCases(bits),
+  ...branchStepCases(bits),
   ...codeBreakpointCases(bits),
   ...dataBreakpointCases(bits),
   ...portBreakpointCases(bits),

@@ -32,6 +32,7 @@ const WITH_ERROR_CODE = new Set([8, 10, 11, 12, 13, 14, 17]);
 const BETWEEN = { 32: { cr0: 0x11, cr4: 0, efer: 0 }, 64: { cr0: 0x8000_0011, cr4: 0x20, efer: 0xd00 } } as const;
 const CR0_PAGING = 0x8000_0000;
 const EFER = 0xc000_0080;
+const DEBUGCTL = 0x1d9;
 const DR6_CLEAR = 0xffff_0ff0;
 
 /** What the handler pushes and the processor pushed before, lowest address first, then CR2 and DR6: names for each word of a line. */
@@ -175,7 +176,7 @@ export class SystemRuntime {
     m.bytes(0x0f, 0x21, 0xf0); // mov eax, dr6
     this.#storeWord(word("dr6"));
     const { cr0, cr4, efer } = BETWEEN[this.#bits];
-    m.writeCr(0, cr0).writeCr(4, cr4).writeMsr(EFER, efer);
+    m.writeCr(0, cr0).writeCr(4, cr4).writeMsr(EFER, efer).writeMsr(DEBUGCTL, 0);
     if (this.#bits === 32) this.#forgetOldStack(word);
     // Code in the ROM is told by its distance from where the case begins, at whatever address it ran
     const isTold = m.label();

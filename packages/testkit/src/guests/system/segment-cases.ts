@@ -153,9 +153,11 @@ function systemRegisterCases(bits: 32 | 64): SystemCase[] {
     ["lldt", 0xd3],
     ["ltr", 0xdb],
   ] as const)
+    // A type where there must be none, and a base that is not canonical. Its width is the processor's own, whatever CR4.LA57 is: 57
+    // bits here, 48 in Bochs
     for (const type of TYPES)
       for (const access of [PRESENT, 0, PRESENT | 0x60])
-        for (const upper of bits === 64 ? [0, 0x1f00, 0x8000] : [0])
+        for (const upper of bits === 64 ? [0, 0x1f00, 0x100_0000] : [0])
           cases.push({
             name: `${name}, access ${(access | type).toString(16)}${bits === 64 ? `, upper half ${upper.toString(16)}` : ""}`,
             bits,
