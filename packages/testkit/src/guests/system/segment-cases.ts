@@ -146,15 +146,16 @@ function verifyCases(bits: 32 | 64): SystemCase[] {
   return cases;
 }
 
-/** LLDT and LTR of every type. */
+/**
+ * LLDT and LTR of every type; in 64-bit code with a type in the upper half, where there must be none, and with a base that is not
+ * canonical. The width of that is the processor's own, whatever CR4.LA57 is: 57 bits here, 48 in Bochs.
+ */
 function systemRegisterCases(bits: 32 | 64): SystemCase[] {
   const cases: SystemCase[] = [];
   for (const [name, modrm] of [
     ["lldt", 0xd3],
     ["ltr", 0xdb],
   ] as const)
-    // A type where there must be none, and a base that is not canonical. Its width is the processor's own, whatever CR4.LA57 is: 57
-    // bits here, 48 in Bochs
     for (const type of TYPES)
       for (const access of [PRESENT, 0, PRESENT | 0x60])
         for (const upper of bits === 64 ? [0, 0x1f00, 0x100_0000] : [0])
