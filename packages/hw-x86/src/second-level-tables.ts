@@ -7,6 +7,7 @@ import { AbsentMemory } from "./absent-memory.ts";
 import type { Hpa } from "./addresses.ts";
 import type { SecondLevelPage } from "./engine/guest-mode.ts";
 import type { MemoryBank } from "./physical-memory.ts";
+import { type FreeLink, findFreeLink, type WalkedTables } from "./sanitizer/walked-tables.ts";
 
 /** Outcome of a translation; vendors add their own for what failed. */
 export const MAPPED = 0;
@@ -27,18 +28,13 @@ const ALL_ONES = new Uint32Array(1024).fill(0xffff_ffff);
 /** Tags that went stale and are remembered for the sanitizer: most never come again. */
 const MOST_STALE = 256;
 
-/** A page that tables lead to though it is free: by an entry, or as their root. Physical addresses. */
-export interface FreeLink {
-  readonly page: number;
-  readonly entry: number | undefined;
-}
-
 /** Bits 51:N of an entry, as bits of its high half, that must be 0 where physical addresses have N bits. */
 function reservedBits(physicalAddressBits: number): number {
   return physicalAddressBits >= 52 ? 0 : (0xf_ffff & ~(2 ** (physicalAddressBits - 32) - 1)) >>> 0;
 }
 
-export abstract class SecondLevelTables {
+export abstract class SecondLevelTables implements WalkedTables {
+  readonly title: string;
   /** Result of the last successful translation; reused. */
   readonly page: SecondLevelPage = { hpa: 0 as Hpa, rights: 0, pageBytes: 4096, isApic: false };
 
@@ -66,8 +62,13 @@ export abstract class SecondLevelTables {
   readonly #absentWithout: AbsentMemory;
   readonly #log: (line: string) => void;
 
-  /** `name`: of the tables, for the log. `presentBits`: an entry leads somewhere when one of them is set. */
-  protected constructor(name: string, presentBits: number, physicalAddressBits: number, log: (line: string) => void) {
+  /** `name` and `title`: of the tables, for the log. `presentBits`: an entry leads somewhere when one of them is set. */
+  protected constructor(
+    { name, title, presentBits }: { name: string; title: string; presentBits: number },
+    physicalAddressBits: number,
+    log: (line: string) => void,
+  ) {
+    this.title = title;
     this.reservedHigh = reservedBits(physicalAddressBits);
     this.#presentBits = presentBits;
     this.#name = name;
@@ -185,33 +186,14 @@ export abstract class SecondLevelTables {
     this.#passedOf.delete(id);
     if (this.#bank === id) this.#memory = undefined;
   }
-  /** A page, freed since, that walks under the tag now in use went through. */
   staleThrough(): number | undefined {
     return this.#stale.size === 0 ? undefined : this.#stale.get(this.#tag);
   }
-  /** The first page that the tables lead to though it is 1 in `isFree`, which has a byte for each page of their bank. */
   findFree(isFree: Uint8Array): FreeLink | undefined {
     if (this.words === ALL_ONES) return undefined;
-    const page = (offset: number): number => this.#bank * SPAN + offset;
-    if (isFree[this.root >>> 12] === 1) return { page: page(this.root), entry: undefined };
-    // Tables that lead back to themselves would have no end
-    let tables = isFree.length;
-    const search = (table: number, level: number): FreeLink | undefined => {
-      if (--tables < 0) return undefined;
-      for (let entry = table; entry < table + 4096; entry += 8) {
-        const low = this.words[entry >>> 2] as number;
-        const high = this.words[(entry >>> 2) + 1] as number;
-        const next = (low & 0xffff_f000) >>> 0;
-        if ((low & this.#presentBits) === 0 || (high & 0xf_ffff) !== this.#bank || next >= this.#bankBytes) continue;
-        const isLeaf = level === 0 || (low & LARGE) !== 0;
-        // Of a large page no part is told apart
-        if (isFree[next >>> 12] === 1 && (!isLeaf || level === 0)) return { page: page(next), entry: page(entry) };
-        const found = isLeaf ? undefined : search(next, level - 1);
-        if (found !== undefined) return found;
-      }
-      return undefined;
-    };
-    return search(this.root, this.levels - 1);
+    const { words, root, levels } = this;
+    const tree = { words, bank: this.#bank, bankBytes: this.#bankBytes, root, levels, presentBits: this.#presentBits };
+    return findFreeLink(tree, isFree);
   }
 
   /** Ends a walk at the entry of a page of 2^`pageBits` bytes. */

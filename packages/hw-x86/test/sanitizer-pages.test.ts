@@ -2,11 +2,11 @@
 import { describe, expect, it } from "vitest";
 import { hpa } from "../src/addresses.ts";
 import { Engine } from "../src/engine/engine.ts";
-import { Control } from "../src/svm/vmcb.ts";
-import { Primary } from "../src/vmx/controls.ts";
+import { Control, Save } from "../src/svm/vmcb.ts";
+import { Primary, Secondary } from "../src/vmx/controls.ts";
 import { engineMode } from "./engine-mode.ts";
 import { SvmHarness } from "./svm-harness.ts";
-import { BANK, VmxHarness } from "./vmx-harness.ts";
+import { BANK, CODE, VmxHarness } from "./vmx-harness.ts";
 
 const HLT = 0xf4;
 const engine = (options: ConstructorParameters<typeof Engine>[0]) => new Engine({ ...options, translate: engineMode() });
@@ -152,6 +152,86 @@ describe.each([
     machine.run();
     expect(findings(machine)).toHaveLength(1);
     expect(findings(machine)[0]).toContain(`has the freed page ${hex(data)} linked`);
+  });
+});
+
+/** The same guests without a second level: code and data mapped by tables of the hypervisor's, with its addresses in them. */
+function shadowed(create: () => Machine): Machine {
+  const machine = create();
+  const { h } = machine;
+  const root = h.page();
+  const entry = (level: number, linear = DATA): number => {
+    let table = root;
+    for (let at = 3; at > level; at--) {
+      const above = table + (Math.floor(linear / 2 ** (12 + 9 * at)) % 512) * 8;
+      if (h.bank.u32[above >>> 2] === 0) h.setEntry(above, h.page() | 7);
+      table = (h.bank.u32[above >>> 2] as number) & 0xffff_f000;
+    }
+    return table + (Math.floor(linear / 2 ** (12 + 9 * level)) % 512) * 8;
+  };
+  for (const linear of [CODE, DATA]) h.setEntry(entry(0, linear), ((h.guestMemory + linear) | 7) >>> 0);
+  if (h instanceof VmxHarness) {
+    h.clearControl("SECONDARY_CONTROLS", Secondary.enableEpt | Secondary.unrestrictedGuest);
+    h.write("GUEST_CR3", hpa(BANK, root));
+  } else {
+    h.clearBits(Control.NESTED, 1);
+    h.set64(Save.CR3, hpa(BANK, root));
+  }
+  return { ...machine, tables: "shadow page tables", entry };
+}
+
+describe.each([
+  ["Intel", intel],
+  ["AMD", amd],
+] as const)("a table of shadow paging on %s", (_vendor, create) => {
+  it.each([1, 2, 3])("is told of at the next entry when it is freed while linked at level %i", (level) => {
+    const machine = shadowed(create);
+    machine.run();
+    const entry = machine.entry(level);
+    const table = tableOf(machine, entry);
+    machine.free(table);
+    machine.run();
+    expect(findings(machine)).toEqual([
+      `cpu0: sanitizer: on CPU 0 ${machine.structure} has the freed page ${hex(table)} linked in its shadow page tables, by the entry at ${hex(entry)}`,
+    ]);
+  });
+
+  it("is told of when it is the root, or a page that is mapped", () => {
+    const machine = shadowed(create);
+    machine.run();
+    const root = machine.entry(3) & ~0xfff;
+    machine.free(root);
+    machine.run();
+    expect(findings(machine)[0]).toContain(`has the root of its shadow page tables in the freed page ${hex(root)}`);
+    const other = shadowed(create);
+    other.run();
+    other.free(tableOf(other, other.entry(0)));
+    other.run();
+    expect(findings(other)[0]).toContain(`linked in its shadow page tables, by the entry at ${hex(other.entry(0))}`);
+  });
+
+  it("goes in silence when it was unlinked before the next entry", () => {
+    const machine = shadowed(create);
+    machine.run();
+    const entry = machine.entry(1);
+    const old = tableOf(machine, entry);
+    machine.free(old);
+    machine.h.setEntry(entry, copyOf(machine, entry) | 7);
+    machine.run();
+    expect(findings(machine)).toEqual([]);
+  });
+
+  it("is the guest's own where there is a second level: its addresses are none of the host's", () => {
+    const machine = shadowed(create);
+    const { h } = machine;
+    const entry = machine.entry(1);
+    if (h instanceof VmxHarness) h.setControl("SECONDARY_CONTROLS", Secondary.enableEpt | Secondary.unrestrictedGuest);
+    else h.setBits(Control.NESTED, 1);
+    if (h instanceof VmxHarness) h.write("GUEST_CR3", 0x1000);
+    else h.set64(Save.CR3, 0x1000);
+    machine.free(tableOf(machine, entry));
+    machine.run();
+    expect(findings(machine)).toEqual([]);
   });
 });
 

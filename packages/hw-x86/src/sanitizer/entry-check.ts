@@ -4,7 +4,7 @@
  */
 import { bankOf, type Hpa, offsetOf } from "../addresses.ts";
 import type { RootCpu } from "../root-interface.ts";
-import type { SecondLevelTables } from "../second-level-tables.ts";
+import type { WalkedTables } from "./walked-tables.ts";
 
 /** Pages that a VMCS or VMCB names: what they are, address, how many. */
 export type NamedPages = readonly [string, number, number];
@@ -12,8 +12,6 @@ export type NamedPages = readonly [string, number, number];
 export interface EntryNames {
   /** "VMCS" or "VMCB". */
   readonly structure: string;
-  /** "EPT" or "nested page tables". */
-  readonly tables: string;
   readonly flush: string;
 }
 
@@ -27,22 +25,22 @@ export class EntryCheck {
     this.#names = names;
   }
 
-  /** Entry by the structure at `address`, with `tables` turned to those of its guest; `pages`: what else it names. */
-  entering(address: number, tables: SecondLevelTables | undefined, pages: () => readonly NamedPages[]): void {
-    const stale = tables?.staleThrough();
+  /** Entry by the structure at `address`, with `tables` turned to those of its guest, second-level ones or shadows; `pages`: what else it names. */
+  entering(address: number, tables: WalkedTables, pages: () => readonly NamedPages[]): void {
+    const stale = tables.staleThrough();
     if (stale !== undefined)
       this.#tell(address, `uses translations that went through page ${hex(stale)}, freed since, without ${this.#names.flush}`);
     const { freedPages } = this.#cpu;
     const isFree = freedPages.toCheck(bankOf(address as Hpa), address);
     if (isFree === undefined) return;
-    const found = tables?.findFree(isFree);
+    const found = tables.findFree(isFree);
     if (found?.entry !== undefined)
       this.#tell(
         address,
-        `has the freed page ${hex(found.page)} linked in its ${this.#names.tables}, by the entry at ${hex(found.entry)}`,
+        `has the freed page ${hex(found.page)} linked in its ${tables.title}, by the entry at ${hex(found.entry)}`,
       );
     else if (found !== undefined)
-      this.#tell(address, `has the root of its ${this.#names.tables} in the freed page ${hex(found.page)}`);
+      this.#tell(address, `has the root of its ${tables.title} in the freed page ${hex(found.page)}`);
     for (const [name, first, count] of pages())
       for (let i = 0; i < count; i++) {
         const page = (first + i * 4096) as Hpa;

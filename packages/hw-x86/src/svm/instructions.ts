@@ -11,13 +11,14 @@ import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
 import { EntryCheck } from "../sanitizer/entry-check.ts";
 import type { SanitizedUnit } from "../sanitizer/sanitizer.ts";
+import { ShadowTables } from "../sanitizer/shadow-tables.ts";
 import { TagOwners } from "../sanitizer/tag-owners.ts";
 import type { StateBlock } from "../state-block.ts";
 import { BranchRecords } from "./branch-records.ts";
 import { CleanBits } from "./clean-bits.ts";
 import { GuestRun } from "./guest-run.ts";
 import { loadGuestState, loadHiddenState, saveGuestState, saveHiddenState } from "./guest-state.ts";
-import { namedPages } from "./named-pages.ts";
+import { namedPages, pagingRegisters } from "./named-pages.ts";
 import { SvmGuest } from "./svm-guest.ts";
 import { Control, Event, ExitCode, Save, TlbControl } from "./vmcb.ts";
 import { Vmcb } from "./vmcb-access.ts";
@@ -43,6 +44,7 @@ export class SvmInstructionSet implements SvmInstructions, SanitizedUnit {
   readonly #asidOwners = new TagOwners();
   readonly #cleanBits: CleanBits;
   readonly #entryCheck: EntryCheck;
+  readonly #shadowTables: ShadowTables;
   readonly #namedPages = () => namedPages(this.#vmcb, this.#address, this.#guest.apic.isEnabled);
   /** Of the VMCB that VMRUN runs. */
   #address = 0;
@@ -51,7 +53,12 @@ export class SvmInstructionSet implements SvmInstructions, SanitizedUnit {
     this.#cpu = cpu;
     this.#guest = new SvmGuest(cpu, this.#vmcb);
     this.#run = new GuestRun(cpu, this.#vmcb, this.#guest);
-    this.#entryCheck = new EntryCheck(cpu, { structure: "VMCB", tables: "nested page tables", flush: "a flush between" });
+    this.#entryCheck = new EntryCheck(cpu, { structure: "VMCB", flush: "a flush between" });
+    this.#shadowTables = new ShadowTables(
+      cpu.memory,
+      () => bankOf(this.#address as Hpa),
+      () => pagingRegisters(this.#vmcb),
+    );
     this.#cleanBits = new CleanBits((finding) => cpu.log(`sanitizer: on CPU ${cpu.id} ${finding}`));
   }
 
@@ -175,7 +182,7 @@ export class SvmInstructionSet implements SvmInstructions, SanitizedUnit {
     const current = this.#selectEngine(bank);
     const { engine } = current;
     this.#selectTranslations(current);
-    this.#entryCheck.entering(address, guest.usesNpt ? guest.npt : undefined, this.#namedPages);
+    this.#entryCheck.entering(address, guest.usesNpt ? guest.npt : this.#shadowTables, this.#namedPages);
     this.#load(engine);
     this.#run.run(engine);
     this.#exit(engine);

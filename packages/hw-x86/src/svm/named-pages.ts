@@ -1,6 +1,8 @@
 /** Pages that a VMCB names and the processor uses in guest mode. Source: AMD64 APM Vol. 2, Layout of VMCB. */
+import { Cr0, Efer } from "../engine/system/bits.ts";
 import type { NamedPages } from "../sanitizer/entry-check.ts";
-import { Control, Intercept3 } from "./vmcb.ts";
+import type { PagingRegisters } from "../sanitizer/shadow-tables.ts";
+import { Control, Intercept3, Save } from "./vmcb.ts";
 import type { Vmcb } from "./vmcb-access.ts";
 
 const IOPM_PAGES = 3;
@@ -20,4 +22,11 @@ export function namedPages(vmcb: Vmcb, address: number, hasAvic: boolean): Named
   named("AVIC logical ID table", Control.AVIC_LOGICAL_TABLE, 1);
   named("AVIC physical ID table", Control.AVIC_PHYSICAL_TABLE, 1);
   return pages;
+}
+
+/** What says where the guest's paging tables are, as VMRUN loads them: LMA follows LME and CR0.PG. */
+export function pagingRegisters(vmcb: Vmcb): PagingRegisters {
+  const [cr0, efer] = [vmcb.low(Save.CR0), vmcb.low(Save.EFER)];
+  const isLong = (cr0 & Cr0.PG) !== 0 && (efer & Efer.LME) !== 0;
+  return { cr0, cr3: vmcb.number(Save.CR3), cr4: vmcb.low(Save.CR4), efer: isLong ? Efer.LMA : 0 };
 }

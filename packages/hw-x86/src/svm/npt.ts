@@ -24,7 +24,7 @@ export class Npt extends SecondLevelTables {
   #noExecute = true;
 
   constructor(physicalAddressBits: number, log: (line: string) => void) {
-    super("NPT", PRESENT, physicalAddressBits, log);
+    super({ name: "NPT", title: "nested page tables", presentBits: PRESENT }, physicalAddressBits, log);
   }
 
   /** Turns to the tables at bank offset `root`; `tag` names what is cached of them. `noExecute`: EFER.NXE of the host. */

@@ -20,7 +20,7 @@ export class Ept extends SecondLevelTables {
   log: ModificationLog | undefined;
 
   constructor(physicalAddressBits: number, log: (line: string) => void) {
-    super("EPT", READ | WRITE | FETCH, physicalAddressBits, log);
+    super({ name: "EPT", title: "EPT", presentBits: READ | WRITE | FETCH }, physicalAddressBits, log);
   }
 
   /** Turns to the EPT at `pointer` (low half of the EPTP) in `bank`; `tag` names its cached walks. */

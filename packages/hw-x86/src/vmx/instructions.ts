@@ -12,6 +12,7 @@ import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
 import { EntryCheck } from "../sanitizer/entry-check.ts";
 import type { SanitizedUnit } from "../sanitizer/sanitizer.ts";
+import { ShadowTables } from "../sanitizer/shadow-tables.ts";
 import { CR4_FIXED0 } from "./capabilities.ts";
 import { makesStale } from "./checked-state.ts";
 import { checkControls, checkHostState, checkInjection, isEptPointer } from "./control-checks.ts";
@@ -30,7 +31,7 @@ import { checkGuestNow, checkGuestState, type GuestStateError } from "./guest-ch
 import { GuestRun } from "./guest-run.ts";
 import { loadFullState, loadHostState, loadMovingState, saveField, saveGuestState, saveMovingState } from "./guest-state.ts";
 import { loadOnEntry, loadOnExit, storeOnExit } from "./msr-lists.ts";
-import { namedPages } from "./named-pages.ts";
+import { namedPages, pagingRegisters } from "./named-pages.ts";
 import { CHECKED_CONTROLS, CHECKED_GUEST, CHECKED_HOST, clearRegion, DIRTY_GUEST, VMCS_ABORT_WORD, Vmcs } from "./vmcs.ts";
 import { VmxGuest } from "./vmx-guest.ts";
 import { VmxRegions } from "./vmx-regions.ts";
@@ -73,6 +74,7 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
   #controlled = NONE;
   #engine: BankEngine | undefined;
   readonly #entryCheck: EntryCheck;
+  readonly #shadowTables: ShadowTables;
   readonly #namedPages = () => namedPages(this.#vmcs);
   #lastUsed = "no VMCS";
 
@@ -82,7 +84,12 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
     this.#run = new GuestRun(cpu, this.#vmcs, this.#guest);
     this.#regions = new VmxRegions(cpu);
     this.#translations = new VmxTranslations(cpu);
-    this.#entryCheck = new EntryCheck(cpu, { structure: "VMCS", tables: "EPT", flush: "INVEPT between" });
+    this.#entryCheck = new EntryCheck(cpu, { structure: "VMCS", flush: "INVEPT between" });
+    this.#shadowTables = new ShadowTables(
+      cpu.memory,
+      () => this.#vmcs.bank,
+      () => pagingRegisters(this.#vmcs),
+    );
   }
 
   /** Software in root mode has written a register that VM exits load. */
@@ -413,7 +420,7 @@ export class VmxInstructionSet implements VmxInstructions, SanitizedUnit {
     const current = this.#selectEngine();
     const { engine } = current;
     this.#translations.select(this.#guest, vmcs, current);
-    this.#entryCheck.entering(vmcs.address, this.#guest.usesEpt ? this.#guest.ept : undefined, this.#namedPages);
+    this.#entryCheck.entering(vmcs.address, this.#guest.usesEpt ? this.#guest.ept : this.#shadowTables, this.#namedPages);
     const isWhole = this.#resident !== vmcs.address || (vmcs.dirty & DIRTY_GUEST) !== 0;
     this.#resident = NONE;
     if (isWhole) loadFullState(engine, vmcs, cpu.msrs);

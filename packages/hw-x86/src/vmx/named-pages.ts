@@ -1,6 +1,8 @@
 /** Pages that a VMCS names and the processor uses in guest mode. Source: Intel SDM Vol. 3C, VM-Execution Control Fields. */
+import { Efer } from "../engine/system/bits.ts";
 import type { NamedPages } from "../sanitizer/entry-check.ts";
-import { Pin, Primary, Secondary } from "./controls.ts";
+import type { PagingRegisters } from "../sanitizer/shadow-tables.ts";
+import { EntryControl, Pin, Primary, Secondary } from "./controls.ts";
 import { slot } from "./fields.ts";
 import type { Vmcs } from "./vmcs.ts";
 
@@ -35,4 +37,14 @@ export function namedPages(vmcs: Vmcs): NamedPages[] {
 
 function floor(address: number): number {
   return address - (address % 4096);
+}
+
+/** What says where the guest's paging tables are, as the entry loads them. */
+export function pagingRegisters(vmcs: Vmcs): PagingRegisters {
+  return {
+    cr0: vmcs.low(slot.GUEST_CR0),
+    cr3: vmcs.number(slot.GUEST_CR3),
+    cr4: vmcs.low(slot.GUEST_CR4),
+    efer: (vmcs.low(slot.ENTRY_CONTROLS) & EntryControl.ia32eModeGuest) !== 0 ? Efer.LMA : 0,
+  };
 }
