@@ -15,7 +15,7 @@ import { alarm } from "../patience.ts";
 import type { KernelProcess } from "../processes/process.ts";
 import { commitProblem, describeProblem, restoreProblem, sectionsProblem } from "./answers.ts";
 import { prepareWithin } from "./prepare.ts";
-import { leaveCpuToVms, type RehearsalProblem, rehearseOnce, wantsAnotherRound } from "./rehearsal.ts";
+import { isWarm, leaveCpuToVms, type RehearsalProblem, rehearseOnce, wantsAnotherRound } from "./rehearsal.ts";
 import { featureLevel, firstDifference, firstUnknownSection, totalBytes } from "./sections.ts";
 import { StepRecorder } from "./step-recorder.ts";
 
@@ -37,6 +37,8 @@ function refuseIf(problem: string | undefined, module: string): void {
 interface MovingVm {
   file: ModuleFile;
   incoming: IncomingVm;
+  /** For the rehearsal just before the freeze; thrown away after it. */
+  spare: IncomingVm | undefined;
   sections: readonly Section[];
 }
 
@@ -140,11 +142,12 @@ class Move {
       } else {
         await this.#prepare();
         // VMs of one CPU stop one after the other: none stands still while another is being switched.
-        await this.#process.kernel.takeTurn(() => this.#freeze(() => this.#switch()));
+        await this.#process.kernel.takeTurn(() => this.#rehearsedFreeze());
       }
     } catch (thrown) {
       this.#fail(thrown);
     } finally {
+      this.#abortSpares();
       releaseIdle();
     }
     this.#steps.end();
@@ -162,26 +165,34 @@ class Move {
         firstUnknownSection(description, this.#level, "a module that it could roll back to");
       if (unknown) throw new MoveFailure(unknown);
       this.#steps.begin("prepare");
-      if (!this.#options.stopFirst) await this.#rehearse(file, description);
-      this.#workedMs = 0;
-      const incoming = await this.#piece(() => prepareWithin(this.#limits.prepareMs, this.#to, this.#process, description));
-      if (typeof incoming === "string") throw new MoveFailure(incoming);
-      this.#vms.push({ file, incoming, sections: [] });
-      if (this.#process.ending) throw new MoveFailure("the process ended");
-      if (!this.#options.stopFirst) await leaveCpuToVms(this.#workedMs);
+      if (!this.#options.stopFirst && !isWarm(this.#from, this.#to)) await this.#warmUp(file, description);
+      const vm: MovingVm = { file, incoming: await this.#incoming(description), spare: undefined, sections: [] };
+      this.#vms.push(vm);
+      if (!this.#options.stopFirst) vm.spare = await this.#incoming(description);
     }
   }
 
-  /** Moves the VM into one that is thrown away, until that is as fast as it gets, giving way in between. */
-  async #rehearse(file: ModuleFile, description: VmDescription): Promise<void> {
+  /** A VM made ready on the new side, after which the one that runs has the CPU for a while. */
+  async #incoming(description: VmDescription): Promise<IncomingVm> {
+    this.#workedMs = 0;
+    const incoming = await this.#piece(() => prepareWithin(this.#limits.prepareMs, this.#to, this.#process, description));
+    if (typeof incoming === "string") throw new MoveFailure(incoming);
+    if (this.#options.stopFirst) return incoming;
+    await leaveCpuToVms(this.#workedMs);
+    if (!this.#process.ending) return incoming;
+    this.#abort(incoming);
+    throw new MoveFailure("the process ended");
+  }
+
+  /** Moves the VM into others that are thrown away, until that is as fast as it gets, giving way in between. */
+  async #warmUp(file: ModuleFile, description: VmDescription): Promise<void> {
     const timesMs: number[] = [];
     let spare: IncomingVm | undefined;
     try {
       do {
-        this.#workedMs = 0;
-        const prepared = await this.#piece(() => prepareWithin(this.#limits.prepareMs, this.#to, this.#process, description));
-        if (typeof prepared === "string") throw new MoveFailure(prepared);
+        const prepared = await this.#incoming(description);
         spare = prepared;
+        this.#workedMs = 0;
         const outcome = await this.#piece(() => this.#rehearseOnce(file, prepared));
         if (outcome === undefined) return;
         if (typeof outcome !== "number") throw this.#failureOf(outcome);
@@ -192,6 +203,29 @@ class Move {
       } while (wantsAnotherRound(this.#from, this.#to, timesMs));
     } finally {
       if (spare) this.#abort(spare);
+    }
+  }
+
+  /**
+   * The last rehearsal, and the move at once: what it needs is in the processor's caches then. After as long as a VM runs between
+   * two pieces of work there is nothing of it left in them, and everything takes three to five times as long.
+   */
+  async #rehearsedFreeze(): Promise<void> {
+    try {
+      for (const { file, spare } of this.#vms) {
+        const outcome = spare && this.#rehearseOnce(file, spare);
+        if (outcome !== undefined && typeof outcome !== "number") throw this.#failureOf(outcome);
+      }
+      await this.#freeze(() => this.#switch());
+    } finally {
+      this.#abortSpares();
+    }
+  }
+
+  #abortSpares(): void {
+    for (const vm of this.#vms) {
+      if (vm.spare) this.#abort(vm.spare);
+      vm.spare = undefined;
     }
   }
 

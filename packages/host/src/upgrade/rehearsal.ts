@@ -61,14 +61,17 @@ export function rehearseOnce(
 /** Ways between modules that have been rehearsed: their code is warm. */
 const warmWays = new WeakMap<LoadedInstance, Set<LoadedInstance>>();
 
-/** Whether another round would make the move itself faster. One is enough where a VM has gone that way before. */
+/** A VM has gone that way before: the rehearsal just before the freeze is enough. */
+export function isWarm(from: LoadedInstance, to: LoadedInstance): boolean {
+  return warmWays.get(from)?.has(to) ?? false;
+}
+
+/** Whether another round would make the move itself faster. */
 export function wantsAnotherRound(from: LoadedInstance, to: LoadedInstance, timesMs: readonly number[]): boolean {
-  const ways = warmWays.get(from) ?? new Set();
-  if (ways.has(to)) return false;
   const last = timesMs.at(-1)!;
   const before = timesMs.at(-2) ?? Number.POSITIVE_INFINITY;
   if (last > warmMs && timesMs.length < mostRounds && last < before * stillGains) return true;
-  warmWays.set(from, ways.add(to));
+  warmWays.set(from, (warmWays.get(from) ?? new Set()).add(to));
   return false;
 }
 

@@ -95,7 +95,9 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
 
   filesOf(vm: File): readonly File[] {
     const found = new Set<File>([vm]);
-    for (let fd = 0; fd < MOST_DESCRIPTORS; fd++) {
+    const { openFiles } = vm.privateData as Vm;
+    // A VM stands still meanwhile: a process has few descriptors, and they are the lowest
+    for (let fd = 0; fd < MOST_DESCRIPTORS && found.size < openFiles; fd++) {
       const file = vm.process.file(fd);
       if (file !== undefined && this.#vmOf(file) === vm.privateData) found.add(file);
     }
