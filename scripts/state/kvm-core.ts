@@ -234,6 +234,10 @@ export const kvmCore: Declarations = {
   },
   "portable/vm-transfer.ts VmTransfer": { receives: ofTheModule, "#host": wiring },
   "portable/vm-transfer.ts Incoming": { "#vm": wiring, "#files": wiring, "#sent": transient },
+  "portable/section-lists.ts KeptLists": {
+    "#layout": ofTheModule,
+    "#bytes": rebuilt("lists as they were encoded: made again for a list that is not among them"),
+  },
   "statistics/statistics.ts Statistics": {
     "#table": ofTheModule,
     "#head": rebuilt("names and places of the statistics, which are a version's own"),

@@ -57,7 +57,8 @@ export function sectionList<F extends Fields, E extends Fields>(
       const bytes = new Uint8Array(entriesAt + entries.length * entry.sizeBytes);
       // One view for all that is written: a VM stands still while its sections are made
       const view = new DataView(bytes.buffer);
-      SectionHead.write(view, { fixed_size: fixed.sizeBytes, count: entries.length });
+      view.setUint32(SectionHead.offsets.fixed_size, fixed.sizeBytes, true);
+      view.setUint32(SectionHead.offsets.count, entries.length, true);
       fixed.write(view, value, SectionHead.sizeBytes);
       for (let i = 0; i < entries.length; i++) entry.write(view, entries[i], entriesAt + i * entry.sizeBytes);
       return { name, instance, version, required, bytes };

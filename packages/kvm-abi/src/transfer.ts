@@ -33,7 +33,8 @@ export interface VmDescription {
   readonly sections: readonly { name: string; instance: number; version: number; required: boolean }[];
   /**
    * Current bytes of "vm.memory-slots" and "vm.shape": enough to allocate and build second-level tables ahead. Those of
-   * "vcpu.run-page" as well, where they are known: enough to make the vCPUs ahead.
+   * "vcpu.run-page" as well, where they are known: enough to make the vCPUs ahead. Others that are long and seldom change may be
+   * among them, to be taken in ahead; all come again when the VM stands still, as they are then.
    */
   readonly early: readonly Section[];
 }

@@ -120,7 +120,7 @@ export { PIT_HZ } from "./pit-channel.ts";
 export type { PortableSlot, ShapeValue } from "./portable/vm-sections.ts";
 export { sameRegion, type TransferableVm, type TransferHost, VmTransfer } from "./portable/vm-transfer.ts";
 export { HISTOGRAM_BUCKETS, type Row, type StatisticKind, type StatisticUnit } from "./statistics/row.ts";
-export { histogramBucket, type StatisticEntry, Statistics } from "./statistics/statistics.ts";
+export { histogramBucket, Statistics } from "./statistics/statistics.ts";
 export { type StatisticsTable, statisticsTable } from "./statistics/table.ts";
 export { PIC_REQUEST, VCPU_TABLE, VcpuCounters, VcpuStat } from "./statistics/vcpu-statistics.ts";
 export { VM_TABLE, VmCounters, VmStat } from "./statistics/vm-statistics.ts";

@@ -6,6 +6,9 @@ import { createIrqRouting, type IrqRoute } from "./irq-routing.ts";
 import type { Lapic } from "./lapic.ts";
 import { decodeMsi } from "./msi.ts";
 import { createPic, type Pic } from "./pic.ts";
+import { KeptLists } from "./portable/section-lists.ts";
+
+const ROUTE_LISTS = new KeptLists(VmIrqRouting);
 
 export interface IrqchipHost {
   /** Local APICs of the VM, ascending by id. */
@@ -33,6 +36,8 @@ export interface Irqchip {
   reset(): void;
   /** Sections vm.irqchip and vm.irq-routing. */
   save(): Section[];
+  /** vm.irq-routing alone, which can come while the VM still runs. Undefined: restored. */
+  restoreRoutes(sections: readonly Section[]): string | undefined;
   /** Undefined: restored. */
   restore(sections: readonly Section[]): string | undefined;
 }
@@ -51,6 +56,17 @@ export function createIrqchip(host: IrqchipHost): Irqchip {
     sendMsi: signalMsi,
     acknowledged: (gsi) => host.acknowledged(gsi),
   });
+
+  function restoreRoutes(sections: readonly Section[]): string | undefined {
+    const section = sections.find(({ name }) => name === VmIrqRouting.name);
+    if (section === undefined) return `section ${VmIrqRouting.name}[0] is missing`;
+    if (ROUTE_LISTS.says(section, routing.routes)) return undefined;
+    const routes = VmIrqRouting.decode(section);
+    if (typeof routes === "string") return routes;
+    return routing.setRoutes(routes.entries) < 0
+      ? "section vm.irq-routing[0] has a route that this side cannot take"
+      : undefined;
+  }
 
   return {
     pic,
@@ -78,14 +94,14 @@ export function createIrqchip(host: IrqchipHost): Irqchip {
         pic_lines: [...pic.lines],
         ...ioapic.save(),
       }),
-      VmIrqRouting.encode(0, {}, routing.routes),
+      ROUTE_LISTS.encode(0, routing.routes),
     ],
+    restoreRoutes,
     restore(sections) {
       const chips = VmIrqchip.find(sections);
       if (typeof chips === "string") return chips;
-      const routes = VmIrqRouting.find(sections);
-      if (typeof routes === "string") return routes;
-      if (routing.setRoutes(routes.entries) < 0) return "section vm.irq-routing[0] has a route that this side cannot take";
+      const refused = restoreRoutes(sections);
+      if (refused !== undefined) return refused;
       pic.lines.set(chips.fixed.pic_lines);
       pic.setState(0, chips.fixed.pic_master);
       pic.setState(1, chips.fixed.pic_slave);

@@ -1,5 +1,14 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { KvmStatsDesc, KvmStatsHeader, STATS_NAME_BYTES, StatsType, StatsUnit } from "@mkvm/kvm-abi";
+import {
+  KvmStatsDesc,
+  KvmStatsHeader,
+  type Section,
+  STATS_NAME_BYTES,
+  StatsType,
+  StatsUnit,
+  VcpuStatistics,
+  VmStatistics,
+} from "@mkvm/kvm-abi";
 import { describe, expect, it } from "vitest";
 import {
   HISTOGRAM_BUCKETS,
@@ -158,13 +167,21 @@ describe("latencies", () => {
   });
 });
 
+function entriesOf(layout: typeof VmStatistics | typeof VcpuStatistics, section: Section) {
+  const decoded = layout.decode(section);
+  if (typeof decoded === "string") throw new Error(decoded);
+  return decoded.entries;
+}
+
 describe("the portable section", () => {
   it("has values that grow, ascending by name, without zeros and without what is only so now", () => {
     const vm = new VmCounters(1);
     vm.words[VmStat.pages_4k] = 5;
     vm.words[VmStat.remote_tlb_flush] = 3;
     vm.words[VmStat.mmu_cache_miss] = 4;
-    expect(vm.save().map(({ name, bucket, value }) => [textAt(name, 0), bucket, value])).toEqual([
+    expect(
+      entriesOf(VmStatistics, vm.save(VmStatistics, 0)).map(({ name, bucket, value }) => [textAt(name, 0), bucket, value]),
+    ).toEqual([
       ["mmu_cache_miss", 0, 4n],
       ["remote_tlb_flush", 0, 3n],
     ]);
@@ -176,19 +193,30 @@ describe("the portable section", () => {
     const name = new Uint8Array(STATS_NAME_BYTES);
     name.set(new TextEncoder().encode("future_thing"));
     const unknown = { name, bucket: 2, reserved: 0, value: 77n };
-    const histogram = sent.save().find((entry) => entry.bucket === 31)!;
-    const entries = [...sent.save(), unknown, { ...histogram, bucket: 40 }].sort((a, b) =>
+    const known = entriesOf(VcpuStatistics, sent.save(VcpuStatistics, 1));
+    const histogram = known.find((entry) => entry.bucket === 31)!;
+    const entries = [...known, unknown, { ...histogram, bucket: 40 }].sort((a, b) =>
       textAt(a.name, 0) < textAt(b.name, 0) ? -1 : textAt(a.name, 0) > textAt(b.name, 0) ? 1 : a.bucket - b.bucket,
     );
     const received = new VcpuCounters(1, 0, clock, false);
     received.words[VcpuStat.io_exits] = 5;
     received.words[VcpuStat.blocking] = 1;
-    received.restore(entries);
+    const section = VcpuStatistics.encode(1, {}, entries);
+    expect(received.restore(VcpuStatistics, section)).toBeUndefined();
     expect(received.words[VcpuStat.exits]).toBe(2 ** 50);
     expect(received.words[VcpuStat.halt_wait_hist + 31]).toBe(9);
     expect(received.words[VcpuStat.io_exits]).toBe(0);
     expect(received.words[VcpuStat.blocking]).toBe(1);
-    expect(received.save()).toEqual(entries);
+    expect(received.save(VcpuStatistics, 1)).toEqual(section);
+  });
+  it("that is cut short is refused, and nothing has changed", () => {
+    const vcpu = new VcpuCounters(1, 0, clock, false);
+    vcpu.words[VcpuStat.exits] = 7;
+    const section = vcpu.save(VcpuStatistics, 1);
+    vcpu.words[VcpuStat.exits] = 8;
+    const cut = { ...section, bytes: section.bytes.subarray(0, -1) };
+    expect(vcpu.restore(VcpuStatistics, cut)).toMatch(/vcpu.statistics\[1\] has \d+ bytes where/);
+    expect(vcpu.words[VcpuStat.exits]).toBe(8);
   });
 });
 

@@ -52,7 +52,7 @@ export class Freeze {
   hurry(): void {
     const ours = this.#scheduler.runnable.filter((entry) => entry.owner === this.#process);
     this.#scheduler.remove((entry) => entry.owner === this.#process);
-    this.#scheduler.putFirst(ours);
+    this.#scheduler.putFirstSoon(ours);
   }
 
   still(): void | Promise<void> {

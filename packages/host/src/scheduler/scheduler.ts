@@ -71,7 +71,10 @@ export class CpuScheduler {
   readonly #sleepCell = new Int32Array(new SharedArrayBuffer(4));
   #sliceStart = 0;
   #sliceEnd = 0;
-  #dispatchPending = false;
+  /** The dispatch that is to come. */
+  #dispatchPending: NodeJS.Immediate | "soon" | undefined;
+  /** How many of the next turns come without a look at the event loop. */
+  #soon = 0;
   #sleep: NodeJS.Timeout | undefined;
   #idleHolds = 0;
   #stopped = false;
@@ -153,6 +156,16 @@ export class CpuScheduler {
     if (entries.length > 0) this.#requestDispatch();
   }
 
+  /** As putFirst; and nothing comes between these turns, no event of Node's loop either: a VM that stands still waits for them. */
+  putFirstSoon(entries: readonly Runnable[]): void {
+    this.#runnable.unshift(...entries);
+    this.#soon = entries.length;
+    if (entries.length === 0 || this.#stopped || this.#paused) return;
+    if (typeof this.#dispatchPending === "object") clearImmediate(this.#dispatchPending);
+    this.#dispatchPending = undefined;
+    this.#requestDispatch();
+  }
+
   /** Sleeps `task` until `deadlineNs`, or until the task is interrupted. */
   sleepUntil(task: Waiter, deadlineNs: number): Promise<void> {
     return new Promise((resolve) => {
@@ -224,17 +237,23 @@ export class CpuScheduler {
   }
 
   #requestDispatch(): void {
-    if (this.#dispatchPending || this.#stopped || this.#paused) return;
-    this.#dispatchPending = true;
+    if (this.#dispatchPending !== undefined || this.#stopped || this.#paused) return;
     if (this.#sleep) {
       clearTimeout(this.#sleep);
       this.#sleep = undefined;
     }
-    setImmediate(this.#dispatch);
+    if (this.#soon === 0) {
+      this.#dispatchPending = setImmediate(this.#dispatch);
+      return;
+    }
+    this.#soon--;
+    this.#dispatchPending = "soon";
+    // Once no microtask is left: what the task before it had to do is done
+    process.nextTick(this.#dispatch);
   }
 
   readonly #dispatch = (): void => {
-    this.#dispatchPending = false;
+    this.#dispatchPending = undefined;
     if (this.#stopped || this.#paused) return;
     this.timers.runDue(this.clock.monotonicNs());
     if (this.#restWatches.length > 0) this.#lookForRest();

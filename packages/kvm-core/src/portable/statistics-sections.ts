@@ -6,15 +6,13 @@ import type { VmUnderControl } from "../api/vm-state-ioctls.ts";
 export function restoreStatistics(vm: VmUnderControl, sections: readonly Section[]): string | undefined {
   for (const section of sections) {
     if (section.name === VmStatistics.name) {
-      const decoded = VmStatistics.decode(section);
-      if (typeof decoded === "string") return decoded;
-      vm.statistics.restore(decoded.entries);
+      const refused = vm.statistics.restore(VmStatistics, section);
+      if (refused !== undefined) return refused;
     } else if (section.name === VcpuStatistics.name) {
-      const decoded = VcpuStatistics.decode(section);
-      if (typeof decoded === "string") return decoded;
       const vcpu = vm.vcpus().find(({ id }) => id === section.instance);
       if (vcpu === undefined) return `section ${section.name}[${section.instance}] is of a vCPU that was not sent`;
-      vcpu.statistics.restore(decoded.entries);
+      const refused = vcpu.statistics.restore(VcpuStatistics, section);
+      if (refused !== undefined) return refused;
     }
   }
   return undefined;

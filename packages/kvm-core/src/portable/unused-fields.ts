@@ -96,9 +96,9 @@ interface Place {
   readonly value: number;
 }
 
-/** Places by section name and version: looked up for every section of a VM that stands still. */
+/** Places by section name: looked up for every section of a VM that stands still. No two layouts are versions of one section. */
 const PLACES: ReadonlyMap<string, { layout: SectionLayout; places: readonly Place[] }> = new Map(
-  LAYOUTS.map((layout) => [`${layout.name} ${layout.version}`, { layout, places: placesOf(layout) }]),
+  LAYOUTS.map((layout) => [layout.name, { layout, places: placesOf(layout) }]),
 );
 
 function placesOf(layout: SectionLayout): Place[] {
@@ -136,8 +136,8 @@ function place(fields: Fields, path: string): { offset: number; sizeBytes: numbe
 /** Why a VM with these sections cannot be taken; undefined when nothing of that kind is set. */
 export function unknownState(sections: readonly Section[]): string | undefined {
   for (const section of sections) {
-    const known = PLACES.get(`${section.name} ${section.version}`);
-    if (known === undefined) continue;
+    const known = PLACES.get(section.name);
+    if (known === undefined || known.layout.version !== section.version) continue;
     const { fixed, entry } = known.layout;
     const entriesAt = SectionHead.sizeBytes + fixed.sizeBytes;
     const count = (section.bytes.length - entriesAt) / (entry.sizeBytes || 1);

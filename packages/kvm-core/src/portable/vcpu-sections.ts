@@ -34,6 +34,7 @@ import {
   setSregs2,
 } from "../guest/register-state.ts";
 import type { VcpuParts } from "../guest/vcpu-parts.ts";
+import { KeptLists, readList, writeList } from "./section-lists.ts";
 
 /** Sections of every vCPU, in the order in which they travel. vcpu.lapic goes only where the VM has an in-kernel APIC. */
 export const VCPU_SECTIONS = [
@@ -55,6 +56,9 @@ export const VCPU_SECTIONS = [
 
 /** Breakpoint-enabled bit of the pending debug exceptions included: they lie below bit 17. */
 const PENDING_DEBUG_MASK = 0x1_ffffn;
+const { index: MSR_INDEX, data: MSR_DATA } = VcpuMsrs.entry.offsets;
+const CPUID_LISTS = new KeptLists(VcpuCpuid);
+const HARDWARE: ReadonlySet<number> = new Set(HARDWARE_MSRS);
 /** x87 and SSE. */
 const LEGACY_COMPONENTS = 3n;
 
@@ -87,6 +91,25 @@ function decodeFpu(vcpu: VcpuParts, sections: readonly Section[]): { xsave: Uint
   return { xsave, xcr0 };
 }
 
+interface MsrValue {
+  readonly index: number;
+  readonly data: bigint;
+}
+
+function decodeMsrs(vcpu: number, sections: readonly Section[]): MsrValue[] | string {
+  const section = sections.find(({ name, instance }) => name === VcpuMsrs.name && instance === vcpu);
+  if (section === undefined) return `section ${VcpuMsrs.name}[${vcpu}] is missing`;
+  const list = readList(VcpuMsrs, section);
+  if (typeof list === "string") return list;
+  const { view, at, count } = list;
+  const msrs: MsrValue[] = [];
+  for (let index = 0; index < count; index++) {
+    const entry = at + index * VcpuMsrs.entry.sizeBytes;
+    msrs.push({ index: view.getUint32(entry + MSR_INDEX, true), data: view.getBigUint64(entry + MSR_DATA, true) });
+  }
+  return msrs;
+}
+
 /** `takesXsave`: the receiver takes version 2 of vcpu.fpu. */
 export function saveVcpu(vcpu: VcpuParts, runPageAddress: number, takesXsave: boolean): Section[] {
   const { id, lapic } = vcpu;
@@ -100,15 +123,15 @@ export function saveVcpu(vcpu: VcpuParts, runPageAddress: number, takesXsave: bo
       has_signal_mask: vcpu.signalMask.set === undefined ? 0 : 1,
       signal_mask: vcpu.signalMask.set ?? 0n,
     }),
-    VcpuCpuid.encode(id, {}, vcpu.cpuid),
+    CPUID_LISTS.encode(id, vcpu.cpuid),
     VcpuTsc.encode(id, { offset: vcpu.tscOffset, khz: vcpu.vm.tscKhz, adjust: vcpu.tscAdjust }),
     VcpuRegisters.encode(id, { regs: getRegs(vcpu), sregs: getSregs2(vcpu) }),
     saveFpu(vcpu, takesXsave),
-    VcpuMsrs.encode(
-      id,
-      {},
-      msrs.map((msr) => ({ index: msr.index, reserved: 0, data: msr.data })),
-    ),
+    writeList(VcpuMsrs, id, msrs.length, (view, at, index) => {
+      const { index: msr, data } = msrs[index]!;
+      view.setUint32(at + MSR_INDEX, msr, true);
+      view.setBigUint64(at + MSR_DATA, data, true);
+    }),
   ];
   if (lapic !== undefined) sections.push(VcpuLapic.encode(id, lapic.save()));
   sections.push(
@@ -128,7 +151,7 @@ export function saveVcpu(vcpu: VcpuParts, runPageAddress: number, takesXsave: bo
       update_pending: vcpu.clockUpdateRequested ? 1 : 0,
     }),
     savePendingExit(vcpu),
-    VcpuStatistics.encode(id, {}, vcpu.statistics.save()),
+    vcpu.statistics.save(VcpuStatistics, id),
   );
   return sections;
 }
@@ -162,20 +185,35 @@ function savePendingExit(vcpu: VcpuParts): Section {
   });
 }
 
+/**
+ * What CPUID tells the guest, from its section: once while the VM still runs, when it is 50 leaves to take in, and once when it
+ * stands still, when it is nothing unless the VMM has changed it.
+ */
+export function restoreCpuid(vcpu: VcpuParts, sections: readonly Section[]): string | undefined {
+  const section = sections.find(({ name, instance }) => name === VcpuCpuid.name && instance === vcpu.id);
+  if (section === undefined) return `section ${VcpuCpuid.name}[${vcpu.id}] is missing`;
+  if (!CPUID_LISTS.says(section, vcpu.cpuid)) {
+    const cpuid = VcpuCpuid.decode(section);
+    if (typeof cpuid === "string") return cpuid;
+    vcpu.cpuid = cpuid.entries;
+  }
+  // In any case: the vCPU may have got its local APIC meanwhile
+  vcpu.cpuidChanged();
+  return undefined;
+}
+
 /** Undefined: restored. A sentence: why not; the vCPU is then to be thrown away. */
 export function restoreVcpu(vcpu: VcpuParts, sections: readonly Section[]): string | undefined {
   const { id } = vcpu;
-  const cpuid = VcpuCpuid.find(sections, id);
   const tsc = VcpuTsc.find(sections, id);
   const registers = VcpuRegisters.find(sections, id);
   const fpu = decodeFpu(vcpu, sections);
-  const msrs = VcpuMsrs.find(sections, id);
+  const msrs = decodeMsrs(id, sections);
   const events = VcpuEvents.find(sections, id);
   const debug = VcpuDebug.find(sections, id);
   const mpState = VcpuMpState.find(sections, id);
   const pv = VcpuPv.find(sections, id);
   const run = VcpuRunPage.find(sections, id);
-  if (typeof cpuid === "string") return cpuid;
   if (typeof tsc === "string") return tsc;
   if (typeof registers === "string") return registers;
   if (typeof fpu === "string") return fpu;
@@ -189,8 +227,8 @@ export function restoreVcpu(vcpu: VcpuParts, sections: readonly Section[]): stri
   if (tsc.fixed.khz !== vcpu.vm.tscKhz) return `vcpu ${id} runs at ${tsc.fixed.khz} kHz, this CPU at ${vcpu.vm.tscKhz} kHz`;
   if (pv.fixed.system_time !== 0n && !vcpu.vm.kvmclock)
     return `vcpu ${id} uses kvmclock, which parameters of this module turn off`;
-  vcpu.cpuid = cpuid.entries;
-  vcpu.cpuidChanged();
+  const unknownCpuid = restoreCpuid(vcpu, sections);
+  if (unknownCpuid !== undefined) return unknownCpuid;
   vcpu.tscOffset = tsc.fixed.offset;
   vcpu.tscAdjust = tsc.fixed.adjust;
   if (vcpu.lapic !== undefined) {
@@ -202,10 +240,10 @@ export function restoreVcpu(vcpu: VcpuParts, sections: readonly Section[]): stri
   setRegs(vcpu, registers.fixed.regs);
   vcpu.xrstor(fpu.xsave);
   vcpu.xcr0 = fpu.xcr0;
-  const hardware = new Set(HARDWARE_MSRS);
-  const stored: { index: number; data: bigint }[] = [];
-  for (const { index, data } of msrs.entries) {
-    if (!hardware.has(index)) stored.push({ index, data });
+  const stored: MsrValue[] = [];
+  for (const msr of msrs) {
+    const { index, data } = msr;
+    if (!HARDWARE.has(index)) stored.push(msr);
     else if (!vcpu.setHardwareMsr(index, data)) return `vcpu ${id}: MSR 0x${index.toString(16)} refuses 0x${data.toString(16)}`;
   }
   const refused = vcpu.msrs.restore(stored);

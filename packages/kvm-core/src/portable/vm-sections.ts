@@ -112,7 +112,7 @@ export function saveVm(vm: VmUnderControl, slots: readonly PortableSlot[], featu
   );
   if (vm.irqchip !== undefined) sections.push(...vm.irqchip.save());
   if (vm.pit !== undefined) sections.push(VmPit.encode(0, vm.pit.save()));
-  sections.push(...saveEventfds(vm), ...saveMsrFilter(vm.settings.msrFilter), VmStatistics.encode(0, {}, vm.statistics.save()));
+  sections.push(...saveEventfds(vm), ...saveMsrFilter(vm.settings.msrFilter), vm.statistics.save(VmStatistics, 0));
   return sections;
 }
 

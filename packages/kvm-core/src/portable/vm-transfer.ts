@@ -11,16 +11,18 @@ import {
   type Section,
   type SectionSupport,
   type Transfer,
+  VcpuCpuid,
   VcpuFpu,
   VcpuRunPage,
   type VmDescription,
+  VmIrqRouting,
   VmMemorySlots,
   VmShape,
 } from "@mkvm/kvm-abi";
 import type { MemoryRegion } from "../api/memory-region.ts";
 import type { ManagedVcpu, ManagedVm, ModuleFiles, StatisticsFile } from "../api/module-files.ts";
 import { restoreStatistics } from "./statistics-sections.ts";
-import { restoreVcpu, saveVcpu } from "./vcpu-sections.ts";
+import { restoreCpuid, restoreVcpu, saveVcpu } from "./vcpu-sections.ts";
 import {
   applyShape,
   decodeDirtyLog,
@@ -33,8 +35,14 @@ import {
   saveVm,
 } from "./vm-sections.ts";
 
-/** Sections from which a receiver allocates while the VM still runs. */
-const EARLY: ReadonlySet<string> = new Set([VmShape.name, VmMemorySlots.name, VcpuRunPage.name]);
+/** Sections that a receiver takes in while the VM still runs: it allocates from them, or they are long and seldom change. */
+const EARLY: ReadonlySet<string> = new Set([
+  VmShape.name,
+  VmMemorySlots.name,
+  VmIrqRouting.name,
+  VcpuRunPage.name,
+  VcpuCpuid.name,
+]);
 /** Descriptors of a process are below this. */
 const MOST_DESCRIPTORS = 4096;
 
@@ -140,7 +148,7 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
     try {
       applyShape(vm, shape);
       vm.adoptSlots(slots);
-      const problem = createVcpus(vm, description.early);
+      const problem = createVcpus(vm, description.early) ?? takeInAhead(vm, description.early);
       if (problem !== undefined) {
         vm.destroy(true);
         return problem;
@@ -170,6 +178,20 @@ function createVcpus(vm: TransferableVm, sections: readonly Section[]): string |
   return undefined;
 }
 
+/** What a sender tells early of what is long; one that does not has it taken in when the VM stands still. */
+function takeInAhead(vm: TransferableVm, early: readonly Section[]): string | undefined {
+  const has = (name: string, instance: number) => early.some((each) => each.name === name && each.instance === instance);
+  if (vm.irqchip !== undefined && has(VmIrqRouting.name, 0)) {
+    const refused = vm.irqchip.restoreRoutes(early);
+    if (refused !== undefined) return refused;
+  }
+  for (const vcpu of vm.vcpus()) {
+    const refused = has(VcpuCpuid.name, vcpu.id) ? restoreCpuid(vcpu, early) : undefined;
+    if (refused !== undefined) return refused;
+  }
+  return undefined;
+}
+
 /** So that a vCPU looks for its sections among its own: with many vCPUs there are hundreds. */
 function sectionsByInstance(sections: readonly Section[]): Map<number, Section[]> {
   const byInstance = new Map<number, Section[]>();
@@ -181,11 +203,21 @@ function sectionsByInstance(sections: readonly Section[]): Map<number, Section[]
   return byInstance;
 }
 
+function versionsByName(sections: readonly Section[]): Map<string, Set<number>> {
+  const versions = new Map<string, Set<number>>();
+  for (const { name, version } of sections) {
+    const known = versions.get(name);
+    if (known) known.add(version);
+    else versions.set(name, new Set([version]));
+  }
+  return versions;
+}
+
 class Incoming implements IncomingVm {
   readonly #vm: TransferableVm;
   readonly #files: ModuleFiles;
-  /** Names and versions of the sections that were sent. */
-  #sent: ReadonlySet<string> = new Set();
+  /** Versions of the sections that were sent, by name. */
+  #sent: ReadonlyMap<string, ReadonlySet<number>> = new Map();
 
   constructor(vm: TransferableVm, files: ModuleFiles) {
     this.#vm = vm;
@@ -194,7 +226,7 @@ class Incoming implements IncomingVm {
 
   restore(sections: readonly Section[]): string | undefined {
     const vm = this.#vm;
-    this.#sent = new Set(sections.map(({ name, version }) => `${name} ${version}`));
+    this.#sent = versionsByName(sections);
     const shape = decodeShape(sections);
     if (typeof shape === "string") return shape;
     applyShape(vm, shape);
@@ -222,7 +254,7 @@ class Incoming implements IncomingVm {
   }
 
   save(): Section[] {
-    return save(this.#vm, (name, version) => this.#sent.has(`${name} ${version}`));
+    return save(this.#vm, (name, version) => this.#sent.get(name)?.has(version) ?? false);
   }
 
   commit(role: FileRole): { operations: FileOperations; privateData: unknown } {

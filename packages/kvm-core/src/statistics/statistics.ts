@@ -1,9 +1,17 @@
 /** Values of the statistics of one VM or vCPU. */
-import type { StructValue, VmStatistics } from "@mkvm/kvm-abi";
+import { type Section, STATS_NAME_BYTES, type VcpuStatistics, VmStatistics } from "@mkvm/kvm-abi";
+import { readList, writeList } from "../portable/section-lists.ts";
 import { HISTOGRAM_BUCKETS } from "./row.ts";
 import { compareNames, DATA_OFFSET, headWithId, type StatisticsTable, WORD_BYTES } from "./table.ts";
 
-export type StatisticEntry = StructValue<(typeof VmStatistics)["entry"]["fields"]>;
+const { bucket: BUCKET, value: VALUE } = VmStatistics.entry.offsets;
+
+/** A value on its way, of a name that this version does not know. */
+interface KeptEntry {
+  readonly name: Uint8Array;
+  readonly bucket: number;
+  readonly value: number;
+}
 
 const TWO_32 = 0x1_0000_0000;
 
@@ -18,7 +26,7 @@ export class Statistics {
   /** Whole numbers, exact below 2 ** 53: a plain increment is all that an event costs. */
   readonly words: Float64Array;
   /** Entries from the other side of a move whose names this version does not know. */
-  #kept: StatisticEntry[] = [];
+  #kept: KeptEntry[] = [];
 
   constructor(table: StatisticsTable, id: string) {
     this.#table = table;
@@ -56,40 +64,60 @@ export class Statistics {
     into.set(new Uint8Array(halves.buffer).subarray(from, from + into.length));
   }
 
-  /** Entries of the portable section, in canonical order. */
-  save(): StatisticEntry[] {
-    const entries: StatisticEntry[] = [];
+  /** The portable section: a VM stands still while it is made, so entries are written as bytes. */
+  save(layout: typeof VmStatistics | typeof VcpuStatistics, instance: number): Section {
+    const entries = this.#entries();
+    return writeList(layout, instance, entries.length, (view, at, index) => {
+      const { name, bucket, value } = entries[index]!;
+      for (let byte = 0; byte < STATS_NAME_BYTES && name[byte] !== 0; byte++) view.setUint8(at + byte, name[byte]!);
+      view.setUint32(at + BUCKET, bucket, true);
+      view.setUint32(at + VALUE, value % TWO_32, true);
+      view.setUint32(at + VALUE + 4, value / TWO_32, true);
+    });
+  }
+
+  /** In canonical order. */
+  #entries(): KeptEntry[] {
+    const entries: KeptEntry[] = [];
     for (const { name, word, words } of this.#table.travellers) {
       for (let bucket = 0; bucket < words; bucket++) {
         const value = this.words[word + bucket]!;
-        if (value !== 0) entries.push({ name, bucket, reserved: 0, value: BigInt(value) });
+        if (value !== 0) entries.push({ name, bucket, value });
       }
     }
     if (this.#kept.length === 0) return entries;
-    return [...this.#kept, ...entries]
-      .map((entry) => ({ entry, name: decodeName(entry.name) }))
-      .sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : a.entry.bucket - b.entry.bucket))
-      .map(({ entry }) => entry);
+    return [...this.#kept, ...entries].sort((a, b) => compareNames(a.name, b.name) || a.bucket - b.bucket);
   }
 
-  /** Takes the values of the section, and keeps what it does not know for the next move. */
-  restore(entries: readonly StatisticEntry[]): void {
+  /** Takes the values of the section, and keeps what it does not know for the next move. A sentence: why they cannot be taken. */
+  restore(layout: typeof VmStatistics | typeof VcpuStatistics, section: Section): string | undefined {
+    const entries = readList(layout, section);
+    if (typeof entries === "string") return entries;
+    const { view } = entries;
     const { travellers } = this.#table;
     for (const { word, words } of travellers) this.words.fill(0, word, word + words);
     this.#kept = [];
     // Both are in the order of names, so each name is looked at once: a VM stands still meanwhile
     let next = 0;
-    for (const entry of entries) {
-      while (next < travellers.length && compareNames(travellers[next]!.name, entry.name) < 0) next++;
+    for (let index = 0; index < entries.count; index++) {
+      const at = entries.at + index * layout.entry.sizeBytes;
+      while (next < travellers.length && compareNameAt(travellers[next]!.name, view, at) < 0) next++;
       const found = travellers[next];
-      const isKnown = found !== undefined && entry.bucket < found.words && compareNames(found.name, entry.name) === 0;
-      if (isKnown) this.words[found.word + entry.bucket] = Number(entry.value);
-      else this.#kept.push(entry);
+      const bucket = view.getUint32(at + BUCKET, true);
+      const value = view.getUint32(at + VALUE, true) + view.getUint32(at + VALUE + 4, true) * TWO_32;
+      const isKnown = found !== undefined && bucket < found.words && compareNameAt(found.name, view, at) === 0;
+      if (isKnown) this.words[found.word + bucket] = value;
+      else this.#kept.push({ name: VmStatistics.entry.get(view, "name", at), bucket, value });
     }
+    return undefined;
   }
 }
 
-function decodeName(bytes: Uint8Array): string {
-  const end = bytes.indexOf(0);
-  return String.fromCharCode(...bytes.subarray(0, end < 0 ? bytes.length : end));
+/** As compareNames, of a name that is still in its section. */
+function compareNameAt(name: Uint8Array, view: DataView, at: number): number {
+  for (let byte = 0; byte < name.length; byte++) {
+    const difference = name[byte]! - view.getUint8(at + byte);
+    if (difference !== 0 || name[byte] === 0) return difference;
+  }
+  return 0;
 }
