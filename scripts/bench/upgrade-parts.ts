@@ -49,8 +49,9 @@ async function withHost<Result>(cpus: number, body: (host: Host) => Promise<Resu
   }
 }
 
-async function linux(memory: string, more: readonly string[] = []): Promise<string[]> {
-  const args = await linuxGuest("check", memory);
+/** `load`: loops in it that never sleep, beside a workload that checks itself ten times a second. */
+async function linux(memory: string, load: number, more: readonly string[] = []): Promise<string[]> {
+  const args = await linuxGuest("check", memory, load);
   if (!args) throw new Error("no Linux here: run on Debian, or fill the cache folder");
   return [...args, ...more];
 }
@@ -119,7 +120,7 @@ async function measureMoves(args: string[], count: number): Promise<{ first: Mea
 }
 
 async function underLoad({ moves: count }: UpgradeContext): Promise<UpgradeRow[]> {
-  const { first, moves, shares } = await measureMoves(await linux("512M"), count);
+  const { first, moves, shares } = await measureMoves(await linux("512M", 1), count);
   const times = moves.map(blackoutMs);
   const prepare = moves.map((move) => stepMs(move, "check", "prepare"));
   return [
@@ -150,7 +151,7 @@ async function againstRam({ moves, progress }: UpgradeContext): Promise<UpgradeR
 }
 
 async function manyVcpus({ moves }: UpgradeContext): Promise<UpgradeRow[]> {
-  const measured = await measureMoves(await linux("512M", ["--cpus", "16"]), Math.max(20, Math.round(moves / 5)));
+  const measured = await measureMoves(await linux("512M", 0, ["--cpus", "16"]), Math.max(20, Math.round(moves / 5)));
   const times = measured.moves.map(blackoutMs);
   const step = (...steps: string[]) => median(measured.moves.map((move) => stepMs(move, ...steps)));
   return [
@@ -201,7 +202,7 @@ async function manyVms({ vms, progress }: UpgradeContext): Promise<UpgradeRow[]>
 /** Guest instructions per second around a move, against those just before it. */
 async function afterwards({ moves, progress }: UpgradeContext): Promise<UpgradeRow[]> {
   return withHost(1, async (host) => {
-    const guest = await RunningGuest.start(host, await linux("512M"));
+    const guest = await RunningGuest.start(host, await linux("512M", 1));
     const { pid } = guest;
     await guest.rounds(5);
     await moveOften(host, guest, warmUpMoves);

@@ -28,7 +28,12 @@ export function smpTestGuest(): { args: string[]; instructions: number; passed: 
 }
 
 /** Arguments of the VMM for Linux with `workload` as mkvm.run; undefined where no Linux can be had, which the test then says. */
-export async function linuxGuest(workload: "check" | "poweroff" | "shell", memory = "256M"): Promise<string[] | undefined> {
+export async function linuxGuest(
+  workload: "check" | "poweroff" | "shell",
+  memory = "256M",
+  /** Loops that run beside it and never sleep: a shell starts them, which need /dev/null, and becomes init. */
+  load = 0,
+): Promise<string[] | undefined> {
   const linux = await findLinuxGuest({ log: console.log });
   if (!linux) {
     if (process.env.CI) throw new Error("CI must run Linux: no kernel could be had from the cache or the package manager");
@@ -40,7 +45,7 @@ export async function linuxGuest(workload: "check" | "poweroff" | "shell", memor
     "--initrd",
     linux.initrd,
     "--append",
-    `console=ttyS0 quiet panic=-1 mkvm.run=${workload}`,
+    `console=ttyS0 quiet panic=-1 mkvm.run=${workload}${load > 0 ? ` rdinit=/bin/sh -- -c "/bin/mount -t devtmpfs dev /dev; ${"while :; do :; done & ".repeat(load)}exec /init"` : ""}`,
     "--memory",
     memory,
   ];
