@@ -60,6 +60,7 @@ export const kvmV2: Declarations = {
     done: transient,
     "#words": transient,
     "#present": transient,
+    "#levels": transient,
     "#minLevel": transient,
     "#endGfn": transient,
     "#tables": transient,

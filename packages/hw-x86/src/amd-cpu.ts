@@ -33,7 +33,7 @@ export class AmdCpu extends LogicalCpuCore {
     log: (line: string) => void,
   ) {
     super(machine, id, model, makeEngine, log);
-    this.msrs = new RootMsrs(amdMsrs, this.block, model, id === 0);
+    this.msrs = new RootMsrs(amdMsrs, this.block, model, { isBootProcessor: id === 0, pagingLevels: machine.pagingLevels });
     this.counters = new AmdCounters(this);
     this.#svm = new SvmInstructionSet(this);
     this.svm = this.#svm;

@@ -32,7 +32,7 @@ export class IntelCpu extends LogicalCpuCore {
     log: (line: string) => void,
   ) {
     super(machine, id, model, makeEngine, log);
-    this.msrs = new RootMsrs(intelMsrs, this.block, model, id === 0);
+    this.msrs = new RootMsrs(intelMsrs, this.block, model, { isBootProcessor: id === 0, pagingLevels: machine.pagingLevels });
     this.counters = new IntelCounters(this);
     this.#vmx = new VmxInstructionSet(this);
     this.vmx = this.#vmx;

@@ -10,6 +10,8 @@ export interface MachineDescription {
   readonly vendor: "intel" | "amd";
   /** Which instruction sets its CPUs have. */
   readonly cpuModel: CpuModelName;
+  /** Of the kernel's own paging tables: CR4.LA57 of its CPUs, which cannot change in the mode that the kernel runs in. */
+  readonly pagingLevels: 4 | 5;
   /** 1 to 64. */
   readonly cpus: number;
   readonly clock: "wall" | "icount";
@@ -30,6 +32,8 @@ export interface MachineOptions {
   vendor?: "intel" | "amd";
   /** Default: max, all there are. */
   cpuModel?: CpuModelName;
+  /** Levels of the kernel's paging tables. Default: 4. */
+  pagingLevels?: 4 | 5;
   cpus?: number;
   clock?: "wall" | "icount";
   /** Default: hot. */
@@ -60,9 +64,13 @@ export function createMachine(options: MachineOptions = {}): MachineDescription 
   new PciRoot(devices, NO_BUS).powerOn();
   const cpuModel = options.cpuModel ?? "max";
   if (!CPU_MODELS.includes(cpuModel)) throw new RangeError(`no CPU model ${cpuModel}: one of ${CPU_MODELS.join(", ")}`);
+  const pagingLevels = options.pagingLevels ?? 4;
+  if (pagingLevels !== 4 && pagingLevels !== 5)
+    throw new RangeError(`a kernel's paging has 4 or 5 levels, not ${pagingLevels}`);
   return {
     vendor,
     cpuModel,
+    pagingLevels,
     cpus,
     clock: options.clock ?? "wall",
     tscKhz: TSC_KHZ,

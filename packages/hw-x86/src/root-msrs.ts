@@ -4,6 +4,7 @@
  */
 
 import type { CpuModel } from "./engine/cpu.ts";
+import { Cr4 } from "./engine/system/bits.ts";
 import { isLinearAddress } from "./engine/system/linear-address.ts";
 import { Msr } from "./msr.ts";
 import type { StateBlock } from "./state-block.ts";
@@ -89,8 +90,15 @@ export class RootMsrs {
   /** By index as a signed number: V8 boxes those from 0x8000_0000 on otherwise, and modules exchange such MSRs at every exit. */
   readonly #places = new Map<number, Place>();
   readonly #isBootProcessor: boolean;
+  readonly #pagingLevels: 4 | 5;
 
-  constructor(set: MsrSet, block: StateBlock, model: CpuModel, isBootProcessor: boolean) {
+  constructor(
+    set: MsrSet,
+    block: StateBlock,
+    model: CpuModel,
+    { isBootProcessor, pagingLevels }: { isBootProcessor: boolean; pagingLevels: 4 | 5 },
+  ) {
+    this.#pagingLevels = pagingLevels;
     this.#set = set;
     this.#block = block;
     this.#model = model;
@@ -110,7 +118,8 @@ export class RootMsrs {
   powerOn(): void {
     this.values.fill(0n);
     this.values[Root.cr0] = 0x8005_0033n;
-    this.values[Root.cr4] = 0x6a0n; // PAE, PGE, OSFXSR, OSXMMEXCPT
+    // PAE, PGE, OSFXSR, OSXMMEXCPT
+    this.values[Root.cr4] = 0x6a0n | (this.#pagingLevels === 5 ? BigInt(Cr4.LA57) : 0n);
     this.values[Root.efer] = 0xd01n; // SCE, LME, LMA, NXE
     this.values[Root.pat] = 0x0007_0406_0007_0406n;
     this.values[Root.dr7] = 0x400n;

@@ -41,7 +41,7 @@ export abstract class SecondLevelTables implements WalkedTables {
   /** The bank's words, and the bank offset of the top table. */
   protected words: Uint32Array = ALL_ONES;
   protected root = 0;
-  /** 4, or 5 where the vendor's pointer can say so. */
+  /** 4, or 5 where the EPT pointer or the host's CR4 says so. */
   protected levels = 4;
   #reach = reachOf(4);
   protected readonly reservedHigh: number;

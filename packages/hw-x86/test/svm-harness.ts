@@ -23,6 +23,8 @@ const NPT_RWU = 7;
 export interface HarnessOptions {
   mode: "real" | "long";
   clock?: "wall" | "icount";
+  /** Of the host's paging, and so of the nested tables. Default: 4. */
+  pagingLevels?: 4 | 5;
   engine: EngineFactory;
 }
 
@@ -43,10 +45,12 @@ export class SvmHarness {
   readonly msrpm: number;
   /** Bank offset of guest physical 0. */
   readonly guestMemory: number;
+  readonly #levels: 4 | 5;
   #nextPage: number;
 
   constructor(options: HarnessOptions) {
-    const machine = createMachine({ vendor: "amd", clock: options.clock ?? "icount" });
+    this.#levels = options.pagingLevels ?? 4;
+    const machine = createMachine({ vendor: "amd", clock: options.clock ?? "icount", pagingLevels: this.#levels });
     this.cpu = new AmdCpu(machine, 0, createAmdModel(), options.engine, (line) => this.log.push(line));
     this.bank = this.cpu.memory.createBank(BANK, 0x200_0000);
     this.guestMemory = this.bank.sizeBytes - GUEST_BYTES;
@@ -106,7 +110,7 @@ export class SvmHarness {
   /** Bank offset of the nested entry that maps `gpa` at `level` (0: 4 KiB page), making the tables above it. */
   nptEntry(gpa: number, level = 0): number {
     let table = this.nptRoot;
-    for (let at = 3; at > level; at--) {
+    for (let at = this.#levels - 1; at > level; at--) {
       const entry = table + (Math.floor(gpa / 2 ** (12 + 9 * at)) % 512) * 8;
       if (this.bank.u32[entry >>> 2] === 0) this.setEntry(entry, this.page() | NPT_RWU);
       table = (this.bank.u32[entry >>> 2] as number) & 0xffff_f000;

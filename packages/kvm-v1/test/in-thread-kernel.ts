@@ -91,8 +91,8 @@ export class InThreadKernel {
   #waiting: (() => void)[] = [];
   #sliceEnd = SLICE_TICKS;
 
-  constructor(vendor: "intel" | "amd" = "intel") {
-    const machine = createMachine({ clock: "icount", vendor });
+  constructor(vendor: "intel" | "amd" = "intel", pagingLevels: 4 | 5 = 4) {
+    const machine = createMachine({ clock: "icount", vendor, pagingLevels });
     this.cpu = createLogicalCpu(machine, 0, (line) => this.log.push(line));
     this.cpu.sanitizer.keepHostRegisters();
     this.bank = this.cpu.memory.createBank(BANK, BANK_BYTES);

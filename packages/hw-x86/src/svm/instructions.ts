@@ -4,7 +4,7 @@
  */
 import { bankOf, type Hpa, offsetOf } from "../addresses.ts";
 import { state } from "../engine/cpu-state.ts";
-import { Efer, FLAGS_DEFINED, FLAGS_FIXED } from "../engine/system/bits.ts";
+import { Cr4, Efer, FLAGS_DEFINED, FLAGS_FIXED } from "../engine/system/bits.ts";
 import { type SvmInstructions, SvmStatus } from "../logical-cpu.ts";
 import type { MemoryBank } from "../physical-memory.ts";
 import type { BankEngine, GuestEngine, RootCpu } from "../root-interface.ts";
@@ -246,10 +246,12 @@ export class SvmInstructionSet implements SvmInstructions, SanitizedUnit {
     // Translations know where the registers of the local APIC are
     const tag = current.tags.tagFor(asid, table + (guest.apic.isEnabled ? 1 : 0));
     guest.translationTag = tag;
-    const noExecute = ((this.#cpu.msrs.halves[2 * Root.efer] as number) & Efer.NXE) !== 0;
+    const { halves } = this.#cpu.msrs;
+    const levels = ((halves[2 * Root.cr4] as number) & Cr4.LA57) !== 0 ? 5 : 4;
+    const noExecute = ((halves[2 * Root.efer] as number) & Efer.NXE) !== 0;
     const offset = table % 0x1_0000_0000;
     if (bankOf(root as Hpa) === current.bank.id && offset < current.bank.sizeBytes)
-      guest.npt.use(current.bank, offset, tag, noExecute);
+      guest.npt.use(current.bank, offset, tag, { levels, noExecute });
     else guest.npt.useNothing(tag);
   }
 

@@ -1,6 +1,6 @@
 /**
- * Nested page tables, in the host's own format, with accessed and dirty bits. Every access is a user access at this level. Source:
- * AMD64 APM Vol. 2, Nested Paging.
+ * Nested page tables, in the host's own format, of four levels or five as the host's own have, with accessed and dirty bits. Every access
+ * is a user access at this level. Source: AMD64 APM Vol. 2, Nested Paging.
  */
 import type { MemoryBank } from "../physical-memory.ts";
 import { FETCH, LARGE, READ, SecondLevelTables, WRITE } from "../second-level-tables.ts";
@@ -27,10 +27,10 @@ export class Npt extends SecondLevelTables {
     super({ name: "NPT", title: "nested page tables", presentBits: PRESENT }, physicalAddressBits, log);
   }
 
-  /** Turns to the tables at bank offset `root`; `tag` names what is cached of them. `noExecute`: EFER.NXE of the host. */
-  use(bank: MemoryBank, root: number, tag: number, noExecute: boolean): void {
-    this.useTables(bank, root, tag);
-    this.#noExecute = noExecute;
+  /** Turns to the tables at bank offset `root`; `tag` names what is cached of them. `host`: what the host's CR4 and EFER say. */
+  use(bank: MemoryBank, root: number, tag: number, host: { readonly levels: 4 | 5; readonly noExecute: boolean }): void {
+    this.useTables(bank, root, tag, host.levels);
+    this.#noExecute = host.noExecute;
   }
 
   override useNothing(tag: number): void {
@@ -54,7 +54,7 @@ export class Npt extends SecondLevelTables {
     const reservedHigh = this.reservedHigh | (this.#noExecute ? 0 : NO_EXECUTE);
     let table = this.root;
     let rights = READ | WRITE | FETCH;
-    for (let level = 3; ; level--) {
+    for (let level = this.levels - 1; ; level--) {
       this.passes(table);
       const at = this.entryOf(table, level, gpaLow, gpaHigh);
       const low = words[at] as number;
@@ -65,10 +65,10 @@ export class Npt extends SecondLevelTables {
       if ((low & USER) === 0) rights = 0;
       if ((high & NO_EXECUTE) !== 0) rights &= ~FETCH;
       const isLarge = (low & LARGE) !== 0 && level !== 0;
-      if (isLarge && level === 3) return this.#fault(RESERVED, access);
+      if (isLarge && level >= 3) return this.#fault(RESERVED, access);
       if (level !== 0 && !isLarge) {
         const next = this.tableOf(low, high);
-        // Of all ones, PS in the highest level and NX are reserved
+        // Of all ones, PS in the highest levels and NX are reserved
         if (next === undefined) return this.#fault(RESERVED, access);
         if ((low & ACCESSED) === 0) words[at] = low | ACCESSED;
         table = next;

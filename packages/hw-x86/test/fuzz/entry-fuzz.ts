@@ -161,35 +161,45 @@ export class VmcsFuzzer {
   }
 }
 
+/** A machine with memory for the host's structures, and with what nobody has to do with. */
+interface VmcbTarget {
+  readonly machine: SvmMachine;
+  readonly scratch: number;
+  readonly guard: Guard;
+}
+
+function vmcbTarget(pagingLevels: 4 | 5): VmcbTarget {
+  const machine = new SvmMachine({ translate: "hot", hotEntries: 12, pagingLevels });
+  const { harness } = machine;
+  const scratch = harness.page(SCRATCH_PAGES);
+  return { machine, scratch, guard: new Guard(harness.bank, harness.page((SECRET_WORDS * 8) / 4096)) };
+}
+
 export class VmcbFuzzer {
-  #machine = new SvmMachine({ translate: "hot", hotEntries: 12 });
-  readonly #scratch: number;
-  readonly #guard: Guard;
+  /** Nested paging of four levels and of five, in turns. */
+  readonly #targets: readonly VmcbTarget[] = [vmcbTarget(4), vmcbTarget(5)];
+  #target: VmcbTarget = this.#targets[0] as VmcbTarget;
   readonly #fields: readonly (readonly [string, number])[] = [...Object.entries(Control), ...Object.entries(Save)];
   readonly outcomes = new Map<string, number>();
 
-  constructor() {
-    const { harness } = this.#machine;
-    this.#scratch = harness.page(SCRATCH_PAGES);
-    this.#guard = new Guard(harness.bank, harness.page((SECRET_WORDS * 8) / 4096));
-  }
-
   runCase(seed: number): void {
     const random = seededRandom(seed);
-    const { harness } = this.#machine;
+    this.#target = this.#targets[seed % this.#targets.length] as VmcbTarget;
+    const { machine, scratch, guard } = this.#target;
+    const { harness } = machine;
     const done: string[] = [];
     try {
-      this.#machine.begin(makeGuest(random, undefined, extrasOf(seed)));
+      machine.begin(makeGuest(random, undefined, extrasOf(seed)));
       for (let i = 0; i < 1024 * SCRATCH_PAGES; i++)
-        harness.bank.u32[(this.#scratch >>> 2) + i] = random.oneIn(8) ? random.next() : 0;
+        harness.bank.u32[(scratch >>> 2) + i] = random.oneIn(8) ? random.next() : 0;
       for (let i = random.below(MOST_MUTATIONS); i >= 0; i--) done.push(this.#mutate(random));
       for (let entry = 0; entry < ENTRIES; entry++) {
         this.#keepControl();
-        const { what } = this.#machine.enter(INSTRUCTIONS);
+        const { what } = machine.enter(INSTRUCTIONS);
         done.push(what);
         const kind = what.replace(/ [0-9a-f]+ [0-9a-f]+ at .*/, "");
         this.outcomes.set(kind, (this.outcomes.get(kind) ?? 0) + 1);
-        this.#guard.check(this.#machine);
+        guard.check(machine);
         const code = harness.get32(Control.EXIT_CODE) | 0;
         if (code === ExitCode.invalid) {
           // A guest whose WRMSR no map intercepts may have cleared EFER.SVME, without which there is no VMRUN
@@ -200,7 +210,7 @@ export class VmcbFuzzer {
         }
         if (/^\d/.test(kind)) throw new Error(`exit code ${code.toString(16)}, which there is not`);
         if (random.oneIn(2)) {
-          this.#machine.react(random);
+          machine.react(random);
           done.push("= and went on");
         }
         if (random.oneIn(3)) done.push(this.#mutate(random));
@@ -217,7 +227,7 @@ export class VmcbFuzzer {
    * interrupts and what masks them, shutdown, VMLOAD and VMSAVE, and paging without a second level.
    */
   #keepControl(): void {
-    const { harness } = this.#machine;
+    const { harness } = this.#target.machine;
     harness.setBits(Control.INTERCEPT_3, Intercept3.intr | Intercept3.shutdown);
     harness.setBits(Control.INTERCEPT_4, Intercept4.clgi | Intercept4.stgi | Intercept4.vmload | Intercept4.vmsave);
     harness.setBits(Control.V_INTERRUPT, 1 << 24);
@@ -225,13 +235,13 @@ export class VmcbFuzzer {
   }
 
   #mutate(random: Random): string {
-    const { harness } = this.#machine;
+    const { harness } = this.#target.machine;
     const [name, at] = random.pick(this.#fields);
     const aligned = at & ~3;
     const old = (BigInt(harness.get32(aligned + 4)) << 32n) | BigInt(harness.get32(aligned));
     let value = mutated(random, old);
     if (name === "NESTED_CR3") value = random.oneIn(3) ? 9n << 32n : old ^ (1n << BigInt(random.below(12)));
-    else if (HOLDS_ADDRESS.test(name) && !(at >= 0x400 && at < 0xa00)) value = hostAddress(random, this.#scratch);
+    else if (HOLDS_ADDRESS.test(name) && !(at >= 0x400 && at < 0xa00)) value = hostAddress(random, this.#target.scratch);
     value = BigInt.asUintN(64, value);
     harness.set32(aligned, Number(value & 0xffff_ffffn));
     if (!random.oneIn(3) || /RIP|RSP|BASE|CR|ADDRESS/.test(name)) harness.set32(aligned + 4, Number(value >> 32n));

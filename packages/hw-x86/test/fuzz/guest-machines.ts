@@ -29,6 +29,8 @@ export interface EngineChoice {
   translate: TranslateMode;
   hotEntries?: number;
   sweepBytes?: number;
+  /** Of the host, and so of nested paging. */
+  pagingLevels?: 4 | 5;
 }
 
 /** Registers that no VMCS and no VMCB holds. */
@@ -273,6 +275,7 @@ export class SvmMachine implements GuestMachine {
   constructor(choice: EngineChoice) {
     this.harness = new SvmHarness({
       mode: "real",
+      pagingLevels: choice.pagingLevels ?? 4,
       engine: (options) => {
         this.#engine = new Engine({ ...options, ...choice });
         return this.#engine;

@@ -1,5 +1,6 @@
 /** What a processor's SVM offers. Source: AMD64 APM Vol. 3, CPUID Fn8000_000A SVM Features. */
 import type { LogicalCpu } from "@mkvm/hw-x86";
+import { Cr4 } from "../arch/registers.ts";
 
 export interface SvmCapabilities {
   /** TLB_CONTROL can flush one guest's translations alone. */
@@ -8,6 +9,8 @@ export interface SvmCapabilities {
   readonly branchRecords: boolean;
   /** The VMCB can say which of its fields have not changed. */
   readonly cleanBits: boolean;
+  /** Of nested page tables: they have the paging mode of the host. */
+  readonly nestedLevels: 4 | 5;
 }
 
 const NESTED_PAGING = 1 << 0;
@@ -28,5 +31,6 @@ export function probeSvm(cpu: LogicalCpu): SvmCapabilities | string {
     flushByAsid: (edx & FLUSH_BY_ASID) !== 0,
     branchRecords: (edx & BRANCH_RECORDS) !== 0,
     cleanBits: (edx & CLEAN_BITS) !== 0,
+    nestedLevels: (cpu.cr4 & Cr4.LA57) !== 0n ? 5 : 4,
   };
 }

@@ -1,5 +1,6 @@
 /** What the MMU needs to know of a vendor's second-level entries: each is two 32-bit words, the low one has rights and the bank offset, the high one the bank. */
 export interface EntryFormat {
+  readonly levels: 4 | 5;
   /** Any of these bits: the entry maps something. */
   readonly present: number;
   /** Bits of an entry that links a table. */

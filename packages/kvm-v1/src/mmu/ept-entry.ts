@@ -9,6 +9,7 @@ const MEMORY_WB = 6 << 3;
 const IGNORE_PAT = 1 << 6;
 
 export const EPT_FORMAT: EntryFormat = {
+  levels: 4,
   present: READ | WRITE | EXECUTE,
   table: READ | WRITE | EXECUTE,
   leaf: READ | EXECUTE | MEMORY_WB | IGNORE_PAT,

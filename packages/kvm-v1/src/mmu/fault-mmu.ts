@@ -137,7 +137,7 @@ export class FaultMmu {
   /** Bank offset of the leaf entry of a guest frame, tables on the way made as needed; or -ENOMEM. */
   #leafEntry(gfn: number): number {
     let table = this.#root;
-    for (let level = 3; level >= 1; level--) {
+    for (let level = this.#format.levels - 1; level >= 1; level--) {
       const entry = (table % 0x1_0000_0000) + (Math.floor(gfn / 2 ** (9 * level)) % 512) * 8;
       const low = this.#bank.u32[entry >>> 2]!;
       if ((low & this.#format.present) !== 0) {

@@ -24,7 +24,8 @@ import {
   VmcbSave,
 } from "@mkvm/kvm-core";
 import type { Module } from "../main.ts";
-import { NPT_FORMAT } from "../mmu/npt-entry.ts";
+import type { EntryFormat } from "../mmu/entry-format.ts";
+import { nptFormat } from "../mmu/npt-entry.ts";
 import type { Vcpu } from "../vcpu.ts";
 import type { VendorOperations } from "../vendor-operations.ts";
 import type { Vm } from "../vm.ts";
@@ -46,7 +47,7 @@ const svmOf = (vcpu: Vcpu): SvmVcpu => stateOf(vcpu).svm;
 
 export class SvmOperations implements VendorOperations {
   readonly name = "svm";
-  readonly format = NPT_FORMAT;
+  readonly format: EntryFormat;
   readonly #module: Module;
   readonly #cpu: LogicalCpu;
   readonly #structures: SvmStructures;
@@ -55,6 +56,7 @@ export class SvmOperations implements VendorOperations {
   constructor(module: Module, capabilities: SvmCapabilities) {
     this.#module = module;
     this.#cpu = module.kernel.cpu;
+    this.format = nptFormat(capabilities.nestedLevels);
     this.#structures = new SvmStructures(module.kernel, module.owner, capabilities);
     module.kernel.vac.onEmergency(module.owner, () => {
       if (this.#onCpu !== undefined) svmOf(this.#onCpu).emergency();

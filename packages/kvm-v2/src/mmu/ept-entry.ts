@@ -7,6 +7,7 @@ const READ_EXECUTE = 5;
 const RAM = (6 << 3) | (1 << 6);
 
 export const EPT: TdpFormat = {
+  levels: 4,
   present: READ_WRITE_EXECUTE,
   table: READ_WRITE_EXECUTE,
   leaf: READ_EXECUTE | RAM,

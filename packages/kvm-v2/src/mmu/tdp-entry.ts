@@ -8,12 +8,12 @@ export const TDP_LARGE = 1 << 7;
 export const TDP_ADDRESS = 0xffff_f000;
 
 export const BANK_SPAN = 0x1_0000_0000;
-export const LEVELS = 4;
 /** Level of 4 KiB leaves, and of 2 MiB leaves. */
 export const LEVEL_4K = 1;
 export const LEVEL_2M = 2;
 
 export interface TdpFormat {
+  readonly levels: 4 | 5;
   /** Any of these bits: the entry is there. */
   readonly present: number;
   /** An entry that links a table. */

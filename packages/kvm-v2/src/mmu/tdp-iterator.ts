@@ -1,5 +1,5 @@
 /** Pre-order walk over the entries of a second-level table that map a range of guest frames. */
-import { BANK_SPAN, framesOf, LEVEL_4K, LEVELS, TDP_ADDRESS, TDP_LARGE, type TdpFormat } from "./tdp-entry.ts";
+import { BANK_SPAN, framesOf, LEVEL_4K, TDP_ADDRESS, TDP_LARGE, type TdpFormat } from "./tdp-entry.ts";
 
 /**
  * Stands on one entry at a time. `advance` goes down into the table that the entry links, if there is one and `minLevel` allows,
@@ -9,7 +9,7 @@ import { BANK_SPAN, framesOf, LEVEL_4K, LEVELS, TDP_ADDRESS, TDP_LARGE, type Tdp
 export class TdpIterator {
   /** Bank offset of the entry. */
   entry = 0;
-  level = LEVELS;
+  level: number;
   /** First guest frame that the entry maps. */
   gfn = 0;
   done = false;
@@ -18,7 +18,8 @@ export class TdpIterator {
   readonly #minLevel: number;
   readonly #endGfn: number;
   /** Bank offset of the table at each level on the way. */
-  readonly #tables = new Array<number>(LEVELS + 1).fill(0);
+  readonly #tables: number[];
+  readonly #levels: number;
   #target: number;
 
   /** `words`: the bank. `root`: physical address of the top table. Frames `startGfn` up to but not `endGfn`. */
@@ -28,8 +29,12 @@ export class TdpIterator {
     this.#minLevel = minLevel;
     this.#endGfn = endGfn;
     this.#target = startGfn;
-    this.#tables[LEVELS] = root % BANK_SPAN;
-    this.#stand(LEVELS);
+    const { levels } = format;
+    this.#levels = levels;
+    this.level = levels;
+    this.#tables = new Array<number>(levels + 1).fill(0);
+    this.#tables[levels] = root % BANK_SPAN;
+    this.#stand(levels);
     if (startGfn >= endGfn) this.done = true;
   }
 
@@ -61,7 +66,7 @@ export class TdpIterator {
     }
     // Up as far as the next frame is the first one of an entry above
     let { level } = this;
-    while (level < LEVELS && this.#target % framesOf(level + 1) === 0) level++;
+    while (level < this.#levels && this.#target % framesOf(level + 1) === 0) level++;
     this.#stand(level);
   }
 

@@ -16,7 +16,8 @@ import {
   Vector,
 } from "@mkvm/kvm-core";
 import type { Module } from "../main.ts";
-import { NPT } from "../mmu/npt-entry.ts";
+import { npt } from "../mmu/npt-entry.ts";
+import type { TdpFormat } from "../mmu/tdp-entry.ts";
 import { EventFlag } from "../pending-events.ts";
 import { Register, type RegisterCache, type RegisterNumber } from "../register-cache.ts";
 import type { Vcpu } from "../vcpu.ts";
@@ -41,7 +42,7 @@ const stateOf = (vcpu: Vcpu): SvmState => vcpu.vendorState as SvmState;
 
 export class SvmOperations implements VendorOperations {
   readonly name = "svm";
-  readonly format = NPT;
+  readonly format: TdpFormat;
   /** EFER.LMA follows CR0.PG, which the guest sets without an exit. */
   readonly keptRegisters = 1 << Register.tscOffset;
   readonly #module: Module;
@@ -52,6 +53,7 @@ export class SvmOperations implements VendorOperations {
   constructor(module: Module, capabilities: SvmCapabilities) {
     this.#module = module;
     this.#cpu = module.kernel.cpu;
+    this.format = npt(capabilities.nestedLevels);
     this.#structures = new SvmStructures(module.kernel, module.owner, capabilities);
     module.kernel.vac.onEmergency(module.owner, () => this.#onCpu?.emergency());
   }
