@@ -1,4 +1,7 @@
-/** Instructions that follow the guest's CPUID: without their bit they are undefined, as far as the processor lets a KVM see to it. */
+/**
+ * What follows the guest's CPUID: without their bit instructions are undefined, as far as the processor lets a KVM see to it, and MSRs are
+ * not there.
+ */
 import assert from "node:assert/strict";
 import { Ioctl, KvmCpuid2, KvmCpuidEntry2, KvmRegs, type KvmSegment, KvmSregs, KvmXcrs, type StructValue } from "@mkvm/kvm-abi";
 import { BenchVm, type Calls, CODE, ok, STACK } from "./bench-vm.ts";
@@ -6,6 +9,7 @@ import type { Check } from "./suite.ts";
 
 const HLT = 0xf4;
 const UD = 6;
+const GP = 13;
 const TABLES = 0x1_0000;
 const IDT = 0x1_4000;
 const GDT = 0x1_5000;
@@ -24,6 +28,7 @@ const INVPCID: FeatureBit = [7, 0, "ebx", 10];
 const XSAVES: FeatureBit = [0xd, 1, "eax", 3];
 const RDRAND: FeatureBit = [1, 0, "ecx", 30];
 const RDSEED: FeatureBit = [7, 0, "ebx", 18];
+const ARCH_CAPABILITIES: FeatureBit = [7, 0, "edx", 29];
 
 type Entry = StructValue<(typeof KvmCpuidEntry2)["fields"]>;
 
@@ -35,11 +40,14 @@ async function supported(calls: Calls, vm: BenchVm): Promise<Entry[]> {
   return Array.from({ length: KvmCpuid2.get(result, "nent") }, (_, i) => KvmCpuidEntry2.read(result, KvmCpuid2.tailOffset(i)));
 }
 
+const hasBit = (table: readonly Entry[], [leaf, subleaf, register, bit]: FeatureBit): boolean =>
+  table.some((entry) => entry.function === leaf && entry.index === subleaf && ((entry[register] >>> bit) & 1) !== 0);
+
 function without(table: readonly Entry[], bits: readonly FeatureBit[]): Entry[] {
   const result = table.map((entry) => ({ ...entry }));
   for (const [leaf, subleaf, register, bit] of bits) {
-    const entry = result.find((each) => each.function === leaf && each.index === subleaf);
-    assert(entry !== undefined && ((entry[register] >>> bit) & 1) !== 0, `the processor lacks bit ${bit} of leaf ${leaf}`);
+    assert(hasBit(result, [leaf, subleaf, register, bit]), `the processor lacks bit ${bit} of leaf ${leaf}`);
+    const entry = result.find((each) => each.function === leaf && each.index === subleaf)!;
     entry[register] = (entry[register] & ~(1 << bit)) >>> 0;
   }
   return result;
@@ -113,12 +121,46 @@ const CASES: readonly Case[] = [
   { name: "RDSEED", code: [0x0f, 0xc7, 0xf8], bits: [RDSEED], takenBy: { vmx: true, svm: false } },
 ];
 
-export const cpuidChecks: readonly Check[] = CASES.map(({ name, code, bits, takenBy }) => ({
-  name: `without its CPUID bit an instruction is undefined: ${name}`,
-  async run(calls) {
-    const vm = await BenchVm.create(calls);
-    const isIntel = (await supported(calls, vm))[0]?.ebx === GENUINE_INTEL;
-    assert.equal(await execute(calls, code, []), undefined);
-    assert.equal(await execute(calls, code, bits), (isIntel ? takenBy.vmx : takenBy.svm) ? UD : undefined);
-  },
-}));
+/** MSRs that come with a feature: their number, and the bits of those that each is enough. */
+const MSRS: readonly (readonly [name: string, index: number, bits: readonly FeatureBit[]])[] = [
+  ["IA32_TSC_AUX", 0xc000_0103, [RDTSCP, RDPID]],
+  ["IA32_XSS", 0xda0, [XSAVES]],
+  ["IA32_ARCH_CAPABILITIES", 0x10a, [ARCH_CAPABILITIES]],
+];
+/** mov ecx, index; rdmsr */
+const rdmsr = (index: number): number[] => [0xb9, ...[0, 8, 16, 24].map((shift) => (index >>> shift) & 0xff), 0x0f, 0x32];
+
+const msrChecks = MSRS.map(
+  ([name, index, bits]): Check => ({
+    name: `without its CPUID bit an MSR is not there: ${name}`,
+    async run(calls) {
+      const vm = await BenchVm.create(calls);
+      const table = await supported(calls, vm);
+      if (!bits.some((bit) => hasBit(table, bit))) {
+        // As IA32_ARCH_CAPABILITIES on AMD's processors
+        assert.equal(await execute(calls, rdmsr(index), []), GP);
+        return;
+      }
+      assert.equal(await execute(calls, rdmsr(index), []), undefined);
+      for (const bit of bits) {
+        const others = bits.filter((each) => each !== bit);
+        assert.equal(await execute(calls, rdmsr(index), others), undefined);
+      }
+      assert.equal(await execute(calls, rdmsr(index), bits), GP);
+    },
+  }),
+);
+
+const instructionChecks = CASES.map(
+  ({ name, code, bits, takenBy }): Check => ({
+    name: `without its CPUID bit an instruction is undefined: ${name}`,
+    async run(calls) {
+      const vm = await BenchVm.create(calls);
+      const isIntel = (await supported(calls, vm))[0]?.ebx === GENUINE_INTEL;
+      assert.equal(await execute(calls, code, []), undefined);
+      assert.equal(await execute(calls, code, bits), (isIntel ? takenBy.vmx : takenBy.svm) ? UD : undefined);
+    },
+  }),
+);
+
+export const cpuidChecks: readonly Check[] = [...instructionChecks, ...msrChecks];

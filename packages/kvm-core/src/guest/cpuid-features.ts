@@ -10,6 +10,7 @@ export const GuestFeature = {
   INVPCID: [7, 0, "ebx", 10],
   RDSEED: [7, 0, "ebx", 18],
   RDPID: [7, 0, "ecx", 22],
+  ARCH_CAPABILITIES: [7, 0, "edx", 29],
   XSAVES: [0xd, 1, "eax", 3],
   RDTSCP: [0x8000_0001, 0, "edx", 27],
 } as const satisfies Record<string, FeatureBit>;

@@ -2,7 +2,7 @@
 import { Msr } from "../arch/msr-index.ts";
 import { type CpuidEntry, findCpuid } from "../cpuid-table.ts";
 import { writeEfer } from "./control-registers.ts";
-import { hasFeature } from "./cpuid-features.ts";
+import { type GuestFeature, hasFeature } from "./cpuid-features.ts";
 import { readClockMsr, writeClockMsr } from "./kvmclock-msrs.ts";
 import type { VcpuParts } from "./vcpu-parts.ts";
 
@@ -65,6 +65,7 @@ function isX2apic(index: number): boolean {
 
 /** "unknown": no such MSR; "refused": it cannot be read as things are. */
 export function readMsr(vcpu: VcpuParts, index: number, byHost: boolean): bigint | "unknown" | "refused" {
+  if (!byHost && lacks(vcpu.cpuid, index)) return "refused";
   switch (index) {
     case Msr.IA32_TSC:
       return guestTsc(vcpu);
@@ -79,7 +80,6 @@ export function readMsr(vcpu: VcpuParts, index: number, byHost: boolean): bigint
     default:
   }
   if (HARDWARE.has(index)) {
-    if (index === Msr.IA32_TSC_AUX && !byHost && !hasTscAux(vcpu.cpuid)) return "refused";
     return vcpu.hardwareMsr(index) ?? "unknown";
   }
   if (isX2apic(index)) return (vcpu.lapic?.x2apic ? vcpu.lapic.msrRead(index) : undefined) ?? "refused";
@@ -88,6 +88,7 @@ export function readMsr(vcpu: VcpuParts, index: number, byHost: boolean): bigint
 
 /** "unknown": no such MSR; "refused": the value is not allowed. */
 export function writeMsr(vcpu: VcpuParts, index: number, value: bigint, byHost: boolean): "ok" | "unknown" | "refused" {
+  if (!byHost && lacks(vcpu.cpuid, index)) return "refused";
   const verdict = (accepted: boolean): "ok" | "refused" => (accepted ? "ok" : "refused");
   switch (index) {
     case Msr.IA32_TSC:
@@ -113,7 +114,7 @@ export function writeMsr(vcpu: VcpuParts, index: number, value: bigint, byHost: 
   if (HARDWARE.has(index)) {
     if (index === Msr.IA32_PAT && !isValidPat(value)) return "refused";
     if (CANONICAL_MSRS.has(index) && !isCanonical(value, byHost || hasWideAddresses(vcpu) ? 57 : 48)) return "refused";
-    if (index === Msr.IA32_TSC_AUX && ((!byHost && !hasTscAux(vcpu.cpuid)) || value >> 32n !== 0n)) return "refused";
+    if (index === Msr.IA32_TSC_AUX && value >> 32n !== 0n) return "refused";
     // Branch records are not offered: LBR is taken and forgotten, as Linux does. BTF the processor has
     if (index === Msr.IA32_DEBUGCTL && (value & ~3n) !== 0n) return "refused";
     if (index === Msr.IA32_DEBUGCTL) return verdict(vcpu.setHardwareMsr(index, value & 2n));
@@ -130,8 +131,14 @@ function hasWideAddresses(vcpu: VcpuParts): boolean {
   return ((findCpuid(vcpu.cpuid, 7, 0)?.ecx ?? 0) & (1 << 16)) !== 0;
 }
 
-function hasTscAux(table: readonly CpuidEntry[]): boolean {
-  return hasFeature(table, "RDTSCP") || hasFeature(table, "RDPID");
+/** MSRs that a guest has with one of these features, as with Linux KVM. */
+const WITH_FEATURES: ReadonlyMap<number, readonly (keyof typeof GuestFeature)[]> = new Map([
+  [Msr.IA32_TSC_AUX, ["RDTSCP", "RDPID"]],
+  [Msr.IA32_XSS, ["XSAVES"]],
+  [Msr.IA32_ARCH_CAPABILITIES, ["ARCH_CAPABILITIES"]],
+]);
+function lacks(table: readonly CpuidEntry[], index: number): boolean {
+  return WITH_FEATURES.get(index)?.some((feature) => hasFeature(table, feature)) === false;
 }
 
 function isValidPat(value: bigint): boolean {
