@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import v2 from "../../kvm-v2/src/index.ts";
 import v1 from "../src/index.ts";
 import { InThreadKernel } from "./in-thread-kernel.ts";
+import { MovingVm } from "./moved-state/moving-vm.ts";
 import { GUEST_BYTES, TestVm } from "./test-vm.ts";
 
 const OUT = [0xe6, 0x10];
@@ -43,4 +44,20 @@ describe.each(cases)("version $version on $vendor", ({ vendor, module }) => {
     expect(await vm.enter()).toBe("KVM_EXIT_MMIO");
     vm.close();
   });
+});
+
+test.each(["intel", "amd"] as const)("a VM moves between the versions, there and back, on %s", async (vendor) => {
+  const kernel = new InThreadKernel(vendor, 5);
+  const pair = { kernel, kvm1: kernel.load("kvm1", v1), kvm2: kernel.load("kvm2", v2) };
+  const vm = new MovingVm(pair, vendor, {});
+  vm.load([...STORE, ...OUT, ...STORE, ...OUT, ...STORE, ...OUT]);
+  vm.startLong();
+  let value = 0n;
+  await vm.roundTrip(async () => {
+    vm.setRegs({ ...vm.regs(), rax: ++value });
+    expect(await vm.enter()).toBe("KVM_EXIT_IO");
+    expect(vm.u32(STORE_AT)).toBe(Number(value));
+  });
+  expect(value).toBe(3n);
+  vm.close();
 });
