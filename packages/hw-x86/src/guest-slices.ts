@@ -82,8 +82,9 @@ export abstract class GuestSlices {
       // Looking may have delivered an event, which ends shadows
       const single = trapping || ((engine.u32[INTERRUPTIBILITY] as number) & SHADOWS) !== 0;
       let slice = single ? 1 : this.#sliceUntil(deadline - now);
+      const isExact = !cpu.clock.isWall || counters.isCounting;
       if (counters.isCounting) slice = counters.sliceUpTo(slice);
-      const reason = single ? engine.step() : engine.run(slice);
+      const reason = single ? engine.step() : engine.run(slice, isExact);
       counters.settle();
       if (reason === "exit") return;
       if (reason === "budget" && !single && cpu.clock.isWall) {

@@ -52,6 +52,24 @@ describe("budget", () => {
     expect(parts.engine.readFlags()).toBe(whole.engine.readFlags());
   });
 
+  it("ends between two blocks where it need not be exact, and never without having run", () => {
+    const m = machine(64, loop);
+    const exact = machine(64, loop);
+    for (const { engine } of [m, exact]) engine.setReg(RCX, 100_000n);
+    for (const instructions of [10_006, 2, 7, 300]) {
+      const before = m.engine.retired();
+      expect(m.engine.run(instructions, false)).toBe("budget");
+      const retired = m.engine.retired() - before;
+      expect(retired).toBeGreaterThan(0);
+      expect(retired).toBeLessThanOrEqual(instructions);
+      // Too few for a block are run to the instruction
+      if (instructions > 4) expect(rip(m) === CODE || instructions - retired === 0).toBe(true);
+      exact.engine.run(retired);
+      expect(rip(m)).toBe(rip(exact));
+      expect(m.engine.reg(RBX)).toBe(exact.engine.reg(RBX));
+    }
+  });
+
   it("counts each round of a repeated instruction", () => {
     // rep lodsb; nop; jmp to itself
     const m = machine(64, [0xf3, 0xac, 0x90, 0xeb, 0xfe]);

@@ -13,7 +13,7 @@ import {
   VARIABLES,
   type VariableSlot,
 } from "./interpreter/schedule.ts";
-import { NARROWED, narrow } from "./narrowing.ts";
+import { isBelow32, NARROWED, narrow } from "./narrowing.ts";
 import { asBool, asInt, bitLength, constant32, constant64, constantOf, maskOf, nodeOf } from "./node-values.ts";
 import { simplify } from "./simplification.ts";
 import type { Code } from "./wasm/code.ts";
@@ -149,14 +149,23 @@ export abstract class ArithmeticEmitter {
     const corrected = this.plain("i64.sub", high, this.and(this.plain("i64.shr_s", a, top), b));
     return this.plain("i64.sub", corrected, this.and(this.plain("i64.shr_s", b, top), a));
   }
+  /**
+   * Logic on 32 bits, in 32 bits: between a wider operation and a narrower one the host's compiler puts a move, in the middle of what the
+   * next instruction waits for.
+   */
+  #logic(name: "and" | "or" | "xor", a: Int, b: Int, bits: number): Int {
+    if (this.widest(a, b) !== 32) return this.plain(`i64.${name}`, a, b, bits);
+    const result = this.operation(`i32.${name}`, [this.low(a), this.low(b)]);
+    return asInt(this.operation("i64.extend_i32_u", [result], bits));
+  }
   and(a: Int, b: Int): Int {
-    return this.plain("i64.and", a, b, Math.min(nodeOf(a).bits, nodeOf(b).bits));
+    return this.#logic("and", a, b, Math.min(nodeOf(a).bits, nodeOf(b).bits));
   }
   or(a: Int, b: Int): Int {
-    return this.plain("i64.or", a, b, this.widest(a, b));
+    return this.#logic("or", a, b, this.widest(a, b));
   }
   xor(a: Int, b: Int): Int {
-    return this.plain("i64.xor", a, b, this.widest(a, b));
+    return this.#logic("xor", a, b, this.widest(a, b));
   }
   not(a: Int, size?: Size): Int {
     return this.plain("i64.xor", a, this.int(maskOf(size ?? this.size)), Math.max(nodeOf(a).bits, size ?? this.size));
@@ -168,7 +177,9 @@ export abstract class ArithmeticEmitter {
     return this.sized("i64.shl", a, count, size);
   }
   shr(a: Int, count: Int): Int {
-    return this.plain("i64.shr_u", a, count, nodeOf(a).bits);
+    const { bits } = nodeOf(a);
+    if (bits !== 32 || !isBelow32(nodeOf(count))) return this.plain("i64.shr_u", a, count, bits);
+    return asInt(this.operation("i64.extend_i32_u", [this.operation("i32.shr_u", [this.low(a), this.low(count)])], bits));
   }
   sar(a: Int, count: Int, size?: Size): Int {
     const width = size ?? this.size;
@@ -248,7 +259,9 @@ export abstract class ArithmeticEmitter {
     return narrow(this.#operation, nodeOf(a));
   }
   isZero(a: Int): Bool {
-    return asBool(this.operation("i64.eqz", [nodeOf(a)]));
+    const node = nodeOf(a);
+    const isNarrow = node.name === "i64.extend_i32_u";
+    return asBool(isNarrow ? this.operation("i32.eqz", node.args) : this.operation("i64.eqz", [node]));
   }
   bit(a: Int, index: number | Int): Bool {
     const count = typeof index === "number" ? this.int(index) : index;

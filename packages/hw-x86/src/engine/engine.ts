@@ -89,6 +89,10 @@ export class Engine implements Cpu, EngineControl {
 
   /** Instructions that `run` was ever allowed, minus what it gave back. */
   #granted = 0;
+  /** A run may end with as much of its budget left, where the next block needs more. */
+  #enough = 0;
+  /** The budget does not cover the next block, and need not. */
+  #isSpent = false;
   /** What endless events were charged of the budget. */
   #charged = 0;
   /** Budget put aside so that generated code returns before the next block. */
@@ -223,8 +227,9 @@ export class Engine implements Cpu, EngineControl {
 
   // ---- Running ----
 
-  run(instructions: number): StopReason {
+  run(instructions: number, isExact = true): StopReason {
     this.#granted += instructions;
+    this.#enough = isExact ? 0 : instructions - 1;
     this.#stash = 0;
     this.#stopRequested = false;
     this.#diverted = false;
@@ -239,7 +244,7 @@ export class Engine implements Cpu, EngineControl {
         if (this.breakpoints.hits !== 0 && !this.#trap()) return this.#exit();
         if (this.i32[ACTIVITY] !== 0) return this.i32[ACTIVITY] === 1 ? "halted" : "shutdown";
         if (this.#stopRequested) return "stop";
-        if (this.i32[BUDGET] <= 0) return "budget";
+        if (this.i32[BUDGET] <= 0 || this.#isSpent) return "budget";
         try {
           this.#runOnce();
         } catch (thrown) {
@@ -263,6 +268,7 @@ export class Engine implements Cpu, EngineControl {
       this.#unstash();
       this.#granted -= this.i32[BUDGET];
       this.i32[BUDGET] = 0;
+      this.#isSpent = false;
       this.settleShadow();
     }
   }
@@ -299,8 +305,9 @@ export class Engine implements Cpu, EngineControl {
     if (this.#diverted || budget <= 0) return;
     // The budget does not cover the next block, or the block was dropped.
     const header = this.#blocks.find();
-    if (this.i32[(header + block.charge) >>> 2] > budget) this.#interpreter.run(this.#blocks.truncated(budget));
-    else this.#interpreter.run(header);
+    if (this.i32[(header + block.charge) >>> 2] <= budget) this.#interpreter.run(header);
+    else if (budget <= this.#enough) this.#isSpent = true;
+    else this.#interpreter.run(this.#blocks.truncated(budget));
     this.i32[OPERATION] = 0;
     if (this.#left) this.#backToExit();
   }

@@ -29,7 +29,8 @@ export const NARROWED: Readonly<Record<string, true>> = {
 /** How deep an expression is taken apart: what is wanted in both widths is computed twice. */
 const DEEPEST = 6;
 
-const below32 = (count: Node | undefined): count is Node => count?.constant !== undefined && count.constant < 32n;
+/** A count by which 32 bits are shifted as 64 bits are. */
+export const isBelow32 = (count: Node): boolean => (count.constant === undefined ? count.bits <= 5 : count.constant < 32n);
 
 /** An i32 node with the low 32 bits of an i64 node. */
 export function narrow(make: MakeOperation, node: Node, depth = 0): Node {
@@ -46,7 +47,7 @@ export function narrow(make: MakeOperation, node: Node, depth = 0): Node {
   if (rotation !== undefined) return rotation;
   const same = SAME[node.name];
   if (same !== undefined) return make(same, [narrow(make, a, depth + 1), narrow(make, b, depth + 1)]);
-  if (!below32(b)) return wrapped();
+  if (b.constant === undefined || !isBelow32(b)) return wrapped();
   const shift = (name: string): Node => make(name, [narrow(make, a, depth + 1), narrow(make, b)]);
   if (node.name === "i64.shl") return shift("i32.shl");
   if (node.name === "i64.shr_u" && a.bits <= 32) return shift("i32.shr_u");

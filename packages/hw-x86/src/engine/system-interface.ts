@@ -41,8 +41,11 @@ export type StopReason = "budget" | "exit" | "stop" | "halted" | "shutdown";
 
 /** What LogicalCpu needs of the engine (class Engine in engine.ts implements this and `Cpu`). */
 export interface EngineControl {
-  /** Runs at most `instructions` (>= 1, at most 2^30), exactly that many unless it stops for another reason. */
-  run(instructions: number): StopReason;
+  /**
+   * Runs at most `instructions` (>= 1, at most 2^30), exactly that many unless it stops for another reason; with `isExact` false it may
+   * end after the first block that leaves too few for the next, which is cheaper.
+   */
+  run(instructions: number, isExact?: boolean): StopReason;
   /** One instruction; or, with "stop", the delivery of the event that came in its place, before its handler's first instruction. */
   step(): StopReason;
   deliverEvent(event: GuestEvent): void;

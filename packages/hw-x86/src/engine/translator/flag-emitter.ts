@@ -376,7 +376,7 @@ export abstract class FlagEmitter extends NodeEmitter {
     switch (name) {
       case "ZF":
         if (source === FlagSource.subtract && !hasCarryIn && resultPlace === undefined) return this.eq(first(), second());
-        return this.isZero(result());
+        return size === 32 ? this.not1(asBool(this.low(result()))) : this.isZero(result());
       case "SF":
         return this.isNegative(result(), size);
       case "PF":
@@ -412,6 +412,8 @@ export abstract class FlagEmitter extends NodeEmitter {
     const size = sizeOfKind(kind);
     const relation = RELATIONS[code >> 1];
     if (!this.#isKnown() || kind !== kindOf(FlagSource.subtract, size) || relation === undefined) return super.condition(code);
+    // Where there is a difference, it is compared with zero, which the host's subtraction does along the way
+    if (relation === "eq" && this.flags.result !== undefined) return super.condition(code);
     this.#reading();
     const { first, second } = this.#operands();
     const holds = this.compare(relation, first(), second(), size);
