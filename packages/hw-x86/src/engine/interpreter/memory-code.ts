@@ -18,7 +18,7 @@ export function emitMatch(
   lastByte: (() => void) | undefined,
   bytes: number | undefined,
 ): void {
-  c.get(linear).i64(ENTRY_SHIFT).op("i64.shr_u").op("i32.wrap_i64").i32(ENTRY_MASK).op("i32.and").tee(entry);
+  c.get(linear).op("i32.wrap_i64").i32(ENTRY_SHIFT).op("i32.shr_u").i32(ENTRY_MASK).op("i32.and").tee(entry);
   c.memory("i64.load", TLB + (isWrite ? TLB_WRITE_TAG : TLB_READ_TAG));
   c.get(linear);
   if (lastByte !== undefined) {
