@@ -129,6 +129,11 @@ function moveRun(cpu: Cpu, bytes: number): number {
   return 1;
 }
 
+function isRepeatedByte(u8: Uint8Array, at: number, bytes: number): boolean {
+  for (let i = 1; i < bytes; i++) if (u8[at + i] !== u8[at]) return false;
+  return true;
+}
+
 /** REP STOS of elements of `bytes`: 1 when it stored a run and stepped rDI and rCX. */
 function storeRun(cpu: Cpu, bytes: number): number {
   if (isStepwise(cpu)) return 0;
@@ -139,7 +144,8 @@ function storeRun(cpu: Cpu, bytes: number): number {
   const length = count * bytes;
   const { u8 } = cpu;
   const value = gprOffset(RAX);
-  if (bytes === 1) u8.fill(u8[value], to, to + length);
+  // Most runs clear
+  if (isRepeatedByte(u8, value, bytes)) u8.fill(u8[value], to, to + length);
   else {
     u8.copyWithin(to, value, value + bytes);
     for (let done = bytes; done < length; done *= 2) u8.copyWithin(to + done, to, to + Math.min(done, length - done));
