@@ -8,7 +8,7 @@ import { CodePage, type GranulesEqual, PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu } from "./cpu.ts";
 import { CS, DS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
 import type { Decode, DecodedOperation, Variant } from "./decoder/variant.ts";
-import { Synthetic } from "./interpreter/synthetic.ts";
+import { cutAfter, Synthetic } from "./interpreter/synthetic.ts";
 import { isFlat } from "./lookup-base.ts";
 import { block, OP_BYTES, op } from "./operation.ts";
 import { OperationArena, recordsOf } from "./operation-arena.ts";
@@ -210,11 +210,6 @@ export class Blocks {
     return offset === undefined ? undefined : this.#pages.get(offset >>> 12);
   }
 
-  /** The operation that would run next gives up its place: the next instruction is looked up anew. Returns what was there. */
-  cutAfter(operation: number): void {
-    this.#cpu.u16[(operation + OP_BYTES + op.handler) >>> 1] = Synthetic.cut;
-  }
-
   /** `bytes` at bank offset `start`, in one page, were written. `running`: the operation that is running, or 0. */
   written(start: number, bytes: number, running: number): void {
     const cpu = this.#cpu;
@@ -224,8 +219,8 @@ export class Blocks {
       const own = cpu.u32[state.blockStart >>> 2];
       const first = cpu.u32[(own + block.physical) >>> 2];
       const straddling = this.#straddling.get(own);
-      if (start < first + cpu.u32[(own + block.bytes) >>> 2] && start + bytes > first) this.cutAfter(running);
-      else if (straddling !== undefined && straddling.second === page.offset) this.cutAfter(running);
+      if (start < first + cpu.u32[(own + block.bytes) >>> 2] && start + bytes > first) cutAfter(cpu.u16, running);
+      else if (straddling !== undefined && straddling.second === page.offset) cutAfter(cpu.u16, running);
     }
     for (const [key, header] of [...page.blocks]) {
       const first = cpu.u32[(header + block.physical) >>> 2];
