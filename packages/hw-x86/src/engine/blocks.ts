@@ -3,36 +3,25 @@
  * mode they were decoded for. A table in the bank leads generated code from RIP to them; what it does not know comes here.
  */
 
+import { BlockBuilder, FRAME_RECORDS, type HandlerNumbers, LONGEST_BLOCK, LONGEST_RECORDS } from "./block-builder.ts";
 import { clearBlockTables, codePageAt, enterByPhysical, enterByRip, pageAtRip } from "./block-tables.ts";
 import { CodePage, type GranulesEqual, PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu } from "./cpu.ts";
-import { CS, DS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
+import { CS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
 import type { Decode, DecodedOperation, Variant } from "./decoder/variant.ts";
-import { cutAfter, Synthetic } from "./interpreter/synthetic.ts";
+import { cutAfter } from "./interpreter/synthetic.ts";
 import { isFlat } from "./lookup-base.ts";
-import { block, OP_BYTES, op } from "./operation.ts";
+import { block, OP_BYTES } from "./operation.ts";
 import { OperationArena, recordsOf } from "./operation-arena.ts";
+import { StraddlingBlocks } from "./straddling-blocks.ts";
 import { Vector } from "./system/bits.ts";
 import { protectCodePage, translateFetchHalves } from "./system/paging.ts";
 import { isInRange, reachOf } from "./translator/code-range.ts";
 import type { CodeSize } from "./translator/region.ts";
 import type { Translator } from "./translator/translator.ts";
 
-/** The part of the generated interpreter that decoding needs; see interpreter-module.ts. */
-export interface HandlerNumbers {
-  readonly general: Uint16Array;
-  readonly flat: Uint16Array;
-  readonly flatNoIndex: Uint16Array;
-  readonly endsBlock: Uint8Array;
-}
-
-const LONGEST_BLOCK = 64;
-/** Records of a block beside those of its instructions: its header and its end. */
-const FRAME_RECORDS = 2;
-const LONGEST_RECORDS = LONGEST_BLOCK + FRAME_RECORDS;
 /** Pages with code that are all compared when a guest is entered; where there are more, it is one in turn. */
 const COMPARED_AT_ONCE = 4;
-const LONGEST_INSTRUCTION = 15;
 /** Truncated blocks are decoded here, at the end of the arena, and forgotten. */
 const SCRATCH_BLOCK = OP_ARENA + OP_ARENA_BYTES - LONGEST_RECORDS * OP_BYTES;
 /**
@@ -61,16 +50,11 @@ export interface BlockStatistics {
 
 export class Blocks {
   readonly #cpu: Cpu;
-  readonly #decode: Decode;
-  readonly #into: DecodedOperation;
-  readonly #handlers: HandlerNumbers;
-  readonly #isRelative: Uint8Array;
+  readonly #builder: BlockBuilder;
   readonly #pages = new Map<number, CodePage>();
   /** 1 for pages of the bank that hold code. */
   readonly #holdsCode: Uint8Array;
-  /** Of blocks of one instruction across two pages: bank offset of the second page, and the bytes, by header. */
-  readonly #straddling = new Map<number, { second: number; bytes: Uint8Array }>();
-  readonly #twoPages = new Uint8Array(2 * LONGEST_INSTRUCTION + 2);
+  readonly #straddling: StraddlingBlocks;
   readonly #arena = new OperationArena(LONGEST_RECORDS);
   /** Headers of dropped blocks that tables may still lead to. */
   #dead: number[] = [];
@@ -99,11 +83,9 @@ export class Blocks {
   ) {
     this.#cpu = cpu;
     this.#sweepBytes = this.#sweepAt = sweepBytes;
-    this.#decode = decode;
-    this.#into = into;
-    this.#handlers = handlers;
+    this.#builder = new BlockBuilder(cpu, decode, into, variants, handlers);
+    this.#straddling = new StraddlingBlocks(cpu);
     this.#holdsCode = new Uint8Array(Math.ceil(cpu.bankBytes / PAGE_BYTES));
-    this.#isRelative = Uint8Array.from(variants, ({ access }) => (access.some(({ kind }) => kind === "relative") ? 1 : 0));
   }
 
   /** Counted when it is asked for. */
@@ -141,7 +123,7 @@ export class Blocks {
     this.#validate(page);
     const key = this.#key(physical);
     let header = page.blocks.get(key);
-    if (header !== undefined && this.#straddling.has(header) && !this.#isStraddlingValid(header, lo, hi)) {
+    if (header !== undefined && this.#straddling.has(header) && !this.#straddling.isValid(header, lo, hi)) {
       this.#kill(page, key, header);
       this.#unlink(page);
       header = undefined;
@@ -168,7 +150,7 @@ export class Blocks {
 
   /** Number of the variant that was decoded last: that of the one instruction of a block of one. */
   get decoded(): number {
-    return this.#into.handler;
+    return this.#builder.decoded;
   }
 
   /** The block at that header has been entered so often that it is to be translated. */
@@ -218,9 +200,8 @@ export class Blocks {
     if (running !== 0) {
       const own = cpu.u32[state.blockStart >>> 2];
       const first = cpu.u32[(own + block.physical) >>> 2];
-      const straddling = this.#straddling.get(own);
       if (start < first + cpu.u32[(own + block.bytes) >>> 2] && start + bytes > first) cutAfter(cpu.u16, running);
-      else if (straddling !== undefined && straddling.second === page.offset) cutAfter(cpu.u16, running);
+      else if (this.#straddling.secondPage(own) === page.offset) cutAfter(cpu.u16, running);
     }
     for (const [key, header] of [...page.blocks]) {
       const first = cpu.u32[(header + block.physical) >>> 2];
@@ -362,20 +343,6 @@ export class Blocks {
     for (const header of [...page.tails]) this.#killTail(page, header);
     page.uncoverAll();
   }
-  #isStraddlingValid(header: number, lo: number, hi: number): boolean {
-    const cpu = this.#cpu;
-    const straddling = this.#straddling.get(header);
-    if (straddling === undefined) return true;
-    const second = this.#secondPage(lo, hi);
-    if (second !== straddling.second) return false;
-    const first = cpu.u32[(header + block.physical) >>> 2];
-    const inFirst = PAGE_BYTES - (first & (PAGE_BYTES - 1));
-    return straddling.bytes.every((byte, i) => byte === cpu.u8[i < inFirst ? first + i : second + i - inFirst]);
-  }
-  #secondPage(lo: number, hi: number): number {
-    const next = ((lo & ~(PAGE_BYTES - 1)) + PAGE_BYTES) | 0;
-    return translateFetchHalves(this.#cpu, next, next === 0 ? (hi + 1) | 0 : hi);
-  }
 
   // ---- Dropping ----
 
@@ -385,10 +352,10 @@ export class Blocks {
     this.translator.pageChanged(page.offset);
     i32[(header + block.charge) >>> 2] = DEAD;
     this.#dead.push(header);
-    const straddling = this.#straddling.get(header);
-    if (straddling !== undefined) {
+    const second = this.#straddling.secondPage(header);
+    if (second !== undefined) {
       this.#straddling.delete(header);
-      this.#pages.get(straddling.second >>> 12)?.tails.delete(header);
+      this.#pages.get(second >>> 12)?.tails.delete(header);
     }
   }
   /** After blocks of the page were dropped: links lead to blocks of the same page only. */
@@ -425,66 +392,29 @@ export class Blocks {
   }
 
   #build(physical: number, lo: number, hi: number, most: number, isScratch: boolean): number {
-    const cpu = this.#cpu;
-    const { u8, u32 } = cpu;
+    const builder = this.#builder;
+    const { u32 } = this.#cpu;
     if (!isScratch) {
       if (this.#arena.used >= this.#sweepAt) this.#sweep();
       if (this.#arena.room(LONGEST_RECORDS) === 0) this.flush();
       this.#page(physical).checkedEpoch = this.#trustEpoch();
     }
     let header = isScratch ? SCRATCH_BLOCK : this.#arena.room(LONGEST_RECORDS);
-    const codeSize = u32[CODE_SIZE] as 16 | 32 | 64;
-    const flat = isFlat(cpu);
-    const inPage = PAGE_BYTES - (physical & (PAGE_BYTES - 1));
-    let within = inPage;
-    if (codeSize !== 64) within = Math.min(within, u32[(segmentOffset(CS) + SEG_LIMIT) >>> 2] - u32[RIP] + 1);
-    // Ends before the next instruction breakpoint, which is met when it is looked up
-    const stop = cpu.breakpoints.hasFetch ? cpu.breakpoints.instructionDistance(lo, hi) || PAGE_BYTES : PAGE_BYTES;
-    let offset = 0;
-    let count = 0;
-    let record = header + OP_BYTES;
-    let second = -1;
-    for (let ends = false; !ends && count < most && offset < Math.min(within, stop); ) {
-      let result = this.#decode(u8, physical + offset, within - offset, codeSize, this.#into);
-      if (result === "incomplete") {
-        if (count > 0) break;
-        if (within < inPage) cpu.raise(Vector.GP, 0);
-        second = this.#secondPage(lo, hi);
-        result = this.#decodeAcross(physical, inPage, second, codeSize);
-      }
-      switch (result) {
-        case "ok":
-          this.#write(record, offset, codeSize, flat);
-          ends = this.#handlers.endsBlock[this.#into.handler] !== 0;
-          offset += this.#into.length;
-          break;
-        case "undefined":
-          this.#writeSynthetic(record, offset, Synthetic.undefinedInstruction);
-          offset = Math.min(offset + LONGEST_INSTRUCTION, Math.max(within, offset + 1));
-          ends = true;
-          break;
-        default:
-          this.#writeSynthetic(record, offset, Synthetic.tooLong);
-          offset = Math.min(offset + LONGEST_INSTRUCTION, Math.max(within, offset + 1));
-          ends = true;
-      }
-      record += OP_BYTES;
-      count++;
-      if (second >= 0) break;
+    builder.build(header, physical, lo, hi, most);
+    if (!isScratch) {
+      u32[(header + block.entries) >>> 2] = this.translator.initialEntries;
+      header = this.#settle(header, builder.count + FRAME_RECORDS);
     }
-    this.#writeSynthetic(record, offset, Synthetic.end);
-    const at = header >>> 2;
-    u32[at + (block.count >>> 2)] = count;
-    u32[at + (block.charge >>> 2)] = count;
-    u32[at + (block.physical >>> 2)] = physical;
-    u32[at + (block.bytes >>> 2)] = offset;
-    u32[at + (block.taken >>> 2)] = 0;
-    u32[at + (block.next >>> 2)] = 0;
-    u32[at + (block.entries >>> 2)] = isScratch ? 0 : this.translator.initialEntries;
-    u32[at + (block.region >>> 2)] = 0;
-    if (!isScratch) header = this.#settle(header, count + FRAME_RECORDS);
-    const page = this.#cover(physical, Math.min(offset, inPage));
-    if (second >= 0) this.#noteStraddling(header, physical, inPage, second, offset, isScratch);
+    const inPage = PAGE_BYTES - (physical & (PAGE_BYTES - 1));
+    const page = this.#cover(physical, Math.min(builder.bytes, inPage));
+    if (builder.second >= 0) {
+      const inSecond = Math.max(builder.bytes - inPage, 1);
+      const second = this.#cover(builder.second, inSecond);
+      if (!isScratch) {
+        second.tails.add(header);
+        this.#straddling.add(header, physical, builder.second, inSecond);
+      }
+    }
     if (isScratch) return header;
     page.blocks.set(this.#key(physical), header);
     return header;
@@ -495,78 +425,5 @@ export class Blocks {
     const at = this.#arena.take(records);
     if (at !== built) this.#cpu.u8.copyWithin(at, built, built + records * OP_BYTES);
     return at;
-  }
-
-  #noteStraddling(header: number, physical: number, inPage: number, second: number, bytes: number, isScratch: boolean): void {
-    const { u8 } = this.#cpu;
-    const inSecond = Math.max(bytes - inPage, 1);
-    const page = this.#cover(second, inSecond);
-    if (isScratch) return;
-    page.tails.add(header);
-    const copy = new Uint8Array(inPage + inSecond);
-    copy.set(u8.subarray(physical, physical + inPage));
-    copy.set(u8.subarray(second, second + inSecond), inPage);
-    this.#straddling.set(header, { second, bytes: copy });
-  }
-
-  #decodeAcross(physical: number, inFirst: number, second: number, codeSize: 16 | 32 | 64): ReturnType<Decode> {
-    const { u8 } = this.#cpu;
-    const bytes = this.#twoPages;
-    bytes.fill(0);
-    for (let i = 0; i < inFirst && i < LONGEST_INSTRUCTION; i++) bytes[i] = u8[physical + i];
-    for (let i = inFirst; i <= LONGEST_INSTRUCTION; i++) bytes[i] = u8[second + i - inFirst];
-    const result = this.#decode(bytes, 0, LONGEST_INSTRUCTION + 1, codeSize, this.#into);
-    return result === "incomplete" ? "tooLong" : result;
-  }
-
-  #writeSynthetic(record: number, offset: number, handler: number): void {
-    const { u16, u32 } = this.#cpu;
-    for (let word = record >>> 2; word < (record + OP_BYTES) >>> 2; word++) u32[word] = 0;
-    u16[(record + op.handler) >>> 1] = handler;
-    u16[(record + op.segment) >>> 1] = segmentOffset(DS);
-    u16[(record + op.base) >>> 1] = state.zero;
-    u16[(record + op.index) >>> 1] = state.zero;
-    u16[(record + op.ripOffset) >>> 1] = offset;
-  }
-
-  #write(record: number, offset: number, codeSize: number, flat: boolean): void {
-    const { u8, u16, i32, u32 } = this.#cpu;
-    const from = this.#into;
-    const variant = from.handler;
-    const end = offset + from.length;
-    // RIP-relative displacements count from the end of the instruction, ours from the start of the block
-    const displacement = from.ripRelative ? from.displacement + end : from.displacement;
-    const index = from.ripRelative && displacement > 0x7fff_ffff ? state.fourGib : from.index;
-    const numbers = this.#handlers;
-    let handler = numbers.general[variant];
-    // FS and GS have slots of their own, which come last; CS is flat for reading only
-    const isFlatHere = from.segment <= segmentOffset(DS) && (codeSize === 64 || from.segment !== segmentOffset(CS));
-    if (flat && from.addressSize === codeSize && isFlatHere) {
-      handler = index === state.zero ? numbers.flatNoIndex[variant] : numbers.flat[variant];
-    }
-    const word = record >>> 2;
-    const half = record >>> 1;
-    u16[half + (op.handler >>> 1)] = handler;
-    u8[record + op.length] = from.length;
-    u8[record + op.scale] = from.scale;
-    u16[half + (op.a >>> 1)] = from.a;
-    u16[half + (op.b >>> 1)] = from.b;
-    u16[half + (op.base >>> 1)] = from.base;
-    u16[half + (op.index >>> 1)] = index;
-    u16[half + (op.segment >>> 1)] = from.segment;
-    u16[half + (op.ripOffset >>> 1)] = offset;
-    i32[word + (op.displacement >>> 2)] = displacement;
-    u8[record + op.addressSize] = from.addressSize;
-    u8[record + op.prefixes] = from.prefixes;
-    u16[half + (op.c >>> 1)] = from.c;
-    let low = from.immediateLow >>> 0;
-    let high = from.immediateHigh >>> 0;
-    if (this.#isRelative[variant] !== 0) {
-      const sum = low + end;
-      low = sum >>> 0;
-      if (sum > 0xffff_ffff) high = (high + 1) >>> 0;
-    }
-    u32[word + (op.immediate >>> 2)] = low;
-    u32[word + (op.immediate >>> 2) + 1] = high;
   }
 }

@@ -1,6 +1,6 @@
 /** The generated interpreter at run time: compiled once a thread, instantiated once a bank. */
 import { base64, endsBlock, flat, flatNoIndex, general, variantCount } from "../../generated/interpreter.ts";
-import type { HandlerNumbers } from "../blocks.ts";
+import type { HandlerNumbers } from "../block-builder.ts";
 import type { GranulesEqual } from "../code-pages.ts";
 import type { ENGINE_IMPORTS } from "./common-functions.ts";
 

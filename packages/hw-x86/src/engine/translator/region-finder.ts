@@ -1,6 +1,6 @@
 /** Finds what belongs to a region: the blocks that its first block leads to, as they lie in the operation arena. */
 
-import type { HandlerNumbers } from "../blocks.ts";
+import type { HandlerNumbers } from "../block-builder.ts";
 import type { Cpu } from "../cpu.ts";
 import type { Variant } from "../decoder/variant.ts";
 import { Synthetic } from "../interpreter/synthetic.ts";

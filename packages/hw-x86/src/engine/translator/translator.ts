@@ -2,7 +2,7 @@
  * Translated code of one bank: makes regions of hot blocks, hooks them into the blocks' headers, and unhooks them when code
  * changes. The functions stand in the interpreter's table of handlers, behind those of its own.
  */
-import type { HandlerNumbers } from "../blocks.ts";
+import type { HandlerNumbers } from "../block-builder.ts";
 import type { Cpu } from "../cpu.ts";
 import type { Variant } from "../decoder/variant.ts";
 import type { InterpreterInstance } from "../interpreter/instance.ts";
