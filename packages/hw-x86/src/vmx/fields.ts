@@ -1,9 +1,5 @@
-/**
- * Fields of the VMCS: the encoding by which VMREAD and VMWRITE name them, and where this machine keeps them in the VMCS region.
- * A field of a feature that the capability MSRs do not offer does not exist here, as on silicon.
- * Source: Intel SDM Vol. 3D, Field Encoding in VMCS.
- */
-export const VmcsField = {
+// V8 keeps a literal of 128 properties or more as a hash table, of which every read is a call: hence in parts
+const guestFields = {
   GUEST_ES_SELECTOR: 0x0800,
   GUEST_CS_SELECTOR: 0x0802,
   GUEST_SS_SELECTOR: 0x0804,
@@ -57,7 +53,6 @@ export const VmcsField = {
   GUEST_ACTIVITY: 0x4826,
   GUEST_SMBASE: 0x4828,
   GUEST_PREEMPTION_TIMER: 0x482e,
-  VMCS_LINK_POINTER: 0x2800,
   GUEST_DEBUGCTL: 0x2802,
   GUEST_PAT: 0x2804,
   GUEST_EFER: 0x2806,
@@ -66,6 +61,11 @@ export const VmcsField = {
   GUEST_PDPTE1: 0x280c,
   GUEST_PDPTE2: 0x280e,
   GUEST_PDPTE3: 0x2810,
+  GUEST_PHYSICAL_ADDRESS: 0x2400,
+  GUEST_LINEAR_ADDRESS: 0x640a,
+} as const;
+const otherFields = {
+  VMCS_LINK_POINTER: 0x2800,
   HOST_ES_SELECTOR: 0x0c00,
   HOST_CS_SELECTOR: 0x0c02,
   HOST_SS_SELECTOR: 0x0c04,
@@ -136,7 +136,6 @@ export const VmcsField = {
   CR3_TARGET1: 0x600a,
   CR3_TARGET2: 0x600c,
   CR3_TARGET3: 0x600e,
-  GUEST_PHYSICAL_ADDRESS: 0x2400,
   INSTRUCTION_ERROR: 0x4400,
   EXIT_REASON: 0x4402,
   EXIT_INTERRUPTION_INFO: 0x4404,
@@ -150,13 +149,18 @@ export const VmcsField = {
   IO_RSI: 0x6404,
   IO_RDI: 0x6406,
   IO_RIP: 0x6408,
-  GUEST_LINEAR_ADDRESS: 0x640a,
 } as const;
+
+/**
+ * Fields of the VMCS: the encoding by which VMREAD and VMWRITE name them, and where this machine keeps them in the VMCS region.
+ * A field of a feature that the capability MSRs do not offer does not exist here, as on silicon.
+ * Source: Intel SDM Vol. 3D, Field Encoding in VMCS.
+ */
+export const VmcsField = { ...guestFields, ...otherFields } as const;
 
 export type VmcsFieldName = keyof typeof VmcsField;
 
-/** Where each field lies in the region, as an index of 32-bit words; every field takes two, so that a natural-width one is aligned. */
-export const slot = {
+const guestSlots = {
   GUEST_ES_SELECTOR: 16,
   GUEST_CS_SELECTOR: 18,
   GUEST_SS_SELECTOR: 20,
@@ -208,7 +212,6 @@ export const slot = {
   GUEST_ACTIVITY: 112,
   GUEST_SMBASE: 114,
   GUEST_PREEMPTION_TIMER: 116,
-  VMCS_LINK_POINTER: 118,
   GUEST_DEBUGCTL: 120,
   GUEST_PAT: 122,
   GUEST_EFER: 124,
@@ -216,6 +219,14 @@ export const slot = {
   GUEST_PDPTE1: 128,
   GUEST_PDPTE2: 130,
   GUEST_PDPTE3: 132,
+  GUEST_PHYSICAL_ADDRESS: 246,
+  GUEST_LINEAR_ADDRESS: 274,
+  GUEST_PML_INDEX: 280,
+  GUEST_INTERRUPT_STATUS: 286,
+  GUEST_PERF_GLOBAL_CTRL: 306,
+} as const;
+const otherSlots = {
+  VMCS_LINK_POINTER: 118,
   HOST_ES_SELECTOR: 134,
   HOST_CS_SELECTOR: 136,
   HOST_SS_SELECTOR: 138,
@@ -272,7 +283,6 @@ export const slot = {
   CR3_TARGET1: 240,
   CR3_TARGET2: 242,
   CR3_TARGET3: 244,
-  GUEST_PHYSICAL_ADDRESS: 246,
   INSTRUCTION_ERROR: 248,
   EXIT_REASON: 250,
   EXIT_INTERRUPTION_INFO: 252,
@@ -286,13 +296,10 @@ export const slot = {
   IO_RSI: 268,
   IO_RDI: 270,
   IO_RIP: 272,
-  GUEST_LINEAR_ADDRESS: 274,
   XSS_EXITING_BITMAP: 276,
   PML_ADDRESS: 278,
-  GUEST_PML_INDEX: 280,
   PLE_GAP: 282,
   PLE_WINDOW: 284,
-  GUEST_INTERRUPT_STATUS: 286,
   POSTED_INTERRUPT_VECTOR: 288,
   VIRTUAL_APIC_ADDRESS: 290,
   APIC_ACCESS_ADDRESS: 292,
@@ -302,9 +309,11 @@ export const slot = {
   EOI_EXIT_BITMAP2: 300,
   EOI_EXIT_BITMAP3: 302,
   TPR_THRESHOLD: 304,
-  GUEST_PERF_GLOBAL_CTRL: 306,
   HOST_PERF_GLOBAL_CTRL: 308,
 } as const;
+
+/** Where each field lies in the region, as an index of 32-bit words; every field takes two, so that a natural-width one is aligned. */
+export const slot = { ...guestSlots, ...otherSlots } as const;
 
 /** What a VMWRITE to a field makes stale of what an earlier VM entry has established. */
 export const FieldKind = {

@@ -1,5 +1,5 @@
-/** Encodings of VMCS fields. Source: Intel SDM Vol. 3D, Field Encoding in VMCS. */
-export const VmcsField = {
+// V8 keeps a literal of 128 properties or more as a hash table, of which every read is a call: hence in parts
+const fieldsOfFixedWidth = {
   // 16-bit control
   VPID: 0x0000,
   POSTED_INTERRUPT_NOTIFICATION_VECTOR: 0x0002,
@@ -115,6 +115,8 @@ export const VmcsField = {
   VMX_PREEMPTION_TIMER_VALUE: 0x482e,
   // 32-bit host state
   HOST_IA32_SYSENTER_CS: 0x4c00,
+} as const;
+const naturalFields = {
   // natural-width control
   CR0_GUEST_HOST_MASK: 0x6000,
   CR4_GUEST_HOST_MASK: 0x6002,
@@ -166,3 +168,6 @@ export const VmcsField = {
   HOST_RSP: 0x6c14,
   HOST_RIP: 0x6c16,
 } as const;
+
+/** Encodings of VMCS fields. Source: Intel SDM Vol. 3D, Field Encoding in VMCS. */
+export const VmcsField = { ...fieldsOfFixedWidth, ...naturalFields } as const;
