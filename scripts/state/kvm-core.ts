@@ -240,6 +240,7 @@ export const kvmCore: Declarations = {
   },
   "statistics/statistics.ts Statistics": {
     "#table": ofTheModule,
+    "#id": rebuilt("names the VM or vCPU, by the process and the vCPU's number"),
     "#head": rebuilt("names and places of the statistics, which are a version's own"),
     words: carried(
       ...["name", "value"].map((field) => `vm.statistics[].${field}`),

@@ -14,6 +14,7 @@ import type { LoadedInstance } from "../loader/module-instances.ts";
 import { alarm } from "../patience.ts";
 import type { KernelProcess } from "../processes/process.ts";
 import { commitProblem, describeProblem, restoreProblem, sectionsProblem } from "./answers.ts";
+import { makeRoom } from "./collection.ts";
 import { prepareWithin } from "./prepare.ts";
 import { isWarm, leaveCpuToVms, type RehearsalProblem, rehearseOnce, wantsAnotherRound } from "./rehearsal.ts";
 import { featureLevel, firstDifference, firstUnknownSection, totalBytes } from "./sections.ts";
@@ -158,6 +159,7 @@ class Move {
     const { transfer } = this.#to.instance;
     for (const file of this.#vmFiles()) {
       this.#steps.begin("check");
+      const began = performance.now();
       const description = this.#from.instance.transfer.describe(file, this.#level);
       refuseIf(describeProblem(description), this.#from.name);
       const unknown =
@@ -165,6 +167,7 @@ class Move {
         firstUnknownSection(description, this.#level, "a module that it could roll back to");
       if (unknown) throw new MoveFailure(unknown);
       this.#steps.begin("prepare");
+      if (!this.#options.stopFirst) await leaveCpuToVms(performance.now() - began);
       if (!this.#options.stopFirst && !isWarm(this.#from, this.#to)) await this.#warmUp(file, description);
       const vm: MovingVm = { file, incoming: await this.#incoming(description), spare: undefined, sections: [] };
       this.#vms.push(vm);
@@ -212,6 +215,9 @@ class Move {
    */
   async #rehearsedFreeze(): Promise<void> {
     try {
+      const began = performance.now();
+      if (makeRoom()) await leaveCpuToVms(performance.now() - began);
+      if (this.#process.ending) throw new MoveFailure("the process ended");
       for (const { file, spare } of this.#vms) {
         const outcome = spare && this.#rehearseOnce(file, spare);
         if (outcome !== undefined && typeof outcome !== "number") throw this.#failureOf(outcome);

@@ -75,8 +75,8 @@ export function wantsAnotherRound(from: LoadedInstance, to: LoadedInstance, time
   return false;
 }
 
-/** How many times longer the VM runs than its CPU has worked on the move, up to the longest pause. */
-const pauseShare = 9;
+/** How many times longer the VM runs than its CPU has worked on a piece, up to the longest pause: for the last rehearsal as well. */
+const pauseShare = 14;
 /** The longest of such pauses: prepare is to end soon all the same. */
 const longestPauseMs = 20;
 

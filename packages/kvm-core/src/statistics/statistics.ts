@@ -22,7 +22,9 @@ export function histogramBucket(ns: number): number {
 
 export class Statistics {
   readonly #table: StatisticsTable;
-  readonly #head: Uint8Array;
+  readonly #id: string;
+  /** Made when somebody reads it: it is long, and a VM that moves gets new ones. */
+  #head: Uint8Array | undefined;
   /** Whole numbers, exact below 2 ** 53: a plain increment is all that an event costs. */
   readonly words: Float64Array;
   /** Entries from the other side of a move whose names this version does not know. */
@@ -30,7 +32,7 @@ export class Statistics {
 
   constructor(table: StatisticsTable, id: string) {
     this.#table = table;
-    this.#head = headWithId(table, id);
+    this.#id = id;
     this.words = new Float64Array(table.totalWords);
   }
 
@@ -44,6 +46,7 @@ export class Statistics {
     const endBytes = DATA_OFFSET + this.words.length * WORD_BYTES;
     const count = Math.min(into.length, endBytes - offsetBytes);
     if (count <= 0) return 0;
+    this.#head ??= headWithId(this.#table, this.#id);
     const fromHead = this.#head.subarray(offsetBytes, offsetBytes + count);
     into.set(fromHead);
     if (fromHead.length < count)
