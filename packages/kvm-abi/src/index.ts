@@ -96,6 +96,7 @@ export {
   VmShape,
   VmStatistics,
 } from "./sections.ts";
+export { bytesOfSlab } from "./slab.ts";
 export type { Main, PollRequest, ProgramState, ResourceUsage, SystemCalls } from "./system-calls.ts";
 export { OpenFlag, PollEvent } from "./system-calls.ts";
 export type { FileRole, IncomingVm, Section, SectionSupport, Transfer, VmDescription } from "./transfer.ts";

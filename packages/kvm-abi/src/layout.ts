@@ -2,6 +2,7 @@
  * Layouts of structures in memory. Every field has an explicit offset; `struct` refuses gaps, overlaps and a wrong total at import,
  * so padding is a named field. Names that begin with "_" are padding that the C structure does not name. All little-endian.
  */
+import { bytesOfSlab } from "./slab.ts";
 
 /** One field: `offset` in bytes from the start of its structure. Values are copies, never views. */
 export interface Field<T> {
@@ -141,7 +142,11 @@ export const bytes = (offset: number, length: number): Field<Uint8Array> =>
     offset,
     length,
     (v, at) => {
-      if (length > shortBytes) return new Uint8Array(v.buffer, v.byteOffset + at, length).slice();
+      if (length > shortBytes) {
+        const copy = bytesOfSlab(length);
+        copy.set(new Uint8Array(v.buffer, v.byteOffset + at, length));
+        return copy;
+      }
       const copy = new Uint8Array(length);
       for (let i = 0; i < length; i++) copy[i] = v.getUint8(at + i);
       return copy;
@@ -264,6 +269,8 @@ export function struct<F extends Fields>(
         written++;
         inGivenOrder[i].write(view, offset, given);
       }
+      // Nothing is left over of a value that has all fields: there is no time to look at those of a VM that stands still
+      if (written === keys.length) return;
       let given = 0;
       for (const _ in value) given++;
       if (given === written) return;

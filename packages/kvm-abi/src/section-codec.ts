@@ -1,5 +1,6 @@
 /** Encoding of sections of the portable VM state: a fixed structure, then `count` entries. Equal values give equal bytes. */
 import { type Fields, type Struct, type StructInput, type StructValue, struct, u32 } from "./layout.ts";
+import { bytesOfSlab } from "./slab.ts";
 import type { Section, SectionSupport, VmDescription } from "./transfer.ts";
 
 /** Head of every section's bytes. */
@@ -54,9 +55,9 @@ export function sectionList<F extends Fields, E extends Fields>(
     fixed,
     entry,
     encode(instance, value, entries = []) {
-      const bytes = new Uint8Array(entriesAt + entries.length * entry.sizeBytes);
+      const bytes = bytesOfSlab(entriesAt + entries.length * entry.sizeBytes);
       // One view for all that is written: a VM stands still while its sections are made
-      const view = new DataView(bytes.buffer);
+      const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
       view.setUint32(SectionHead.offsets.fixed_size, fixed.sizeBytes, true);
       view.setUint32(SectionHead.offsets.count, entries.length, true);
       fixed.write(view, value, SectionHead.sizeBytes);

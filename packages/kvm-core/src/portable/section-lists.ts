@@ -1,5 +1,5 @@
 /** Sections that are lists, for when a VM stands still: without an object for each entry, or not encoded again at all. */
-import { type Fields, type Section, SectionHead, type SectionLayout, type StructInput } from "@mkvm/kvm-abi";
+import { bytesOfSlab, type Fields, type Section, SectionHead, type SectionLayout, type StructInput } from "@mkvm/kvm-abi";
 
 /** Entries in the bytes of a section. */
 export interface RawEntries {
@@ -18,8 +18,8 @@ export function writeList<F extends Fields, E extends Fields>(
 ): Section {
   const { name, version, required, fixed, entry } = layout;
   const first = SectionHead.sizeBytes + fixed.sizeBytes;
-  const bytes = new Uint8Array(first + count * entry.sizeBytes);
-  const view = new DataView(bytes.buffer);
+  const bytes = bytesOfSlab(first + count * entry.sizeBytes);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   view.setUint32(SectionHead.offsets.fixed_size, fixed.sizeBytes, true);
   view.setUint32(SectionHead.offsets.count, count, true);
   for (let index = 0; index < count; index++) write(view, first + index * entry.sizeBytes, index);
@@ -56,7 +56,10 @@ export class KeptLists<F extends Fields, E extends Fields> {
 
   encode(instance: number, entries: readonly StructInput<E>[]): Section {
     const { name, version, required } = this.#layout;
-    return { name, instance, version, required, bytes: this.#bytesOf(entries).slice() };
+    const kept = this.#bytesOf(entries);
+    const bytes = bytesOfSlab(kept.length);
+    bytes.set(kept);
+    return { name, instance, version, required, bytes };
   }
 
   /** True when `section` says what `entries` say: there is nothing to restore then. */
@@ -67,7 +70,8 @@ export class KeptLists<F extends Fields, E extends Fields> {
   #bytesOf(entries: readonly StructInput<E>[]): Uint8Array {
     let bytes = this.#bytes.get(entries);
     if (bytes === undefined) {
-      bytes = this.#layout.encode(0, {}, entries).bytes;
+      // In memory of its own, since it is kept
+      bytes = this.#layout.encode(0, {}, entries).bytes.slice();
       this.#bytes.set(entries, bytes);
     }
     return bytes;
