@@ -14,6 +14,8 @@ export async function prepareWithin(
   description: VmDescription,
 ): Promise<IncomingVm | string> {
   const { kernel } = process;
+  // Nobody would be told of it any more, and it waits for its module
+  if (process.ending) return "the process ended";
   const { transfer } = module.instance;
   let givenUp: string | undefined;
   let giveUp = (_why: string): void => {};
