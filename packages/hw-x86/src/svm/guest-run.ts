@@ -100,7 +100,7 @@ export class GuestRun extends GuestSlices {
   protected look(engine: GuestEngine, _blocking: number, now: number): boolean {
     const guest = this.#guest;
     const { interrupts, exit } = guest;
-    if (guest.trapDue) return true;
+    if (guest.exits.isTrapDue) return true;
     if (interrupts.isNmiDue()) {
       interrupts.takeNmi();
       this.#deliverOutside(engine, NMI, 2);

@@ -278,7 +278,7 @@ export class SvmInstructionSet implements SvmInstructions, SanitizedUnit {
     s[pat + 1] = guest.usesNpt ? vmcb.high(Save.G_PAT) : (halves[2 * Root.pat + 1] as number);
     guest.interrupts.enter(vmcb);
     guest.apic.enter();
-    guest.trapDue = false;
+    guest.exits.isTrapDue = false;
     s[state.pushfIntercepted >>> 2] = guest.interceptsFlagAccess ? 1 : 0;
     engine.setFlags((vmcb.low(Save.RFLAGS) & FLAGS_DEFINED) | FLAGS_FIXED);
     engine.pendingTrap = 0;

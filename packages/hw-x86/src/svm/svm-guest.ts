@@ -3,61 +3,34 @@
  * Instruction Intercepts; IOIO Intercepts; MSR Intercepts; Exception Intercepts. Intercepts are copied out of the VMCB by
  * `useControls`, since some of these methods run for every translation.
  */
-import { bankOf, type Gpa, type Gva, offsetOf } from "../addresses.ts";
-import { CS, state } from "../engine/cpu-state.ts";
-import {
-  type CounterAccess,
-  GUEST_FAULT,
-  type GuestMode,
-  type OptionalInstruction,
-  type SecondLevelPage,
-  VM_EXIT,
-} from "../engine/guest-mode.ts";
+import type { Gpa, Gva } from "../addresses.ts";
+import { state } from "../engine/cpu-state.ts";
+import type { CounterAccess, GuestMode, OptionalInstruction, SecondLevelPage } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
-import { Cr0, Efer } from "../engine/system/bits.ts";
-import { translateFetch } from "../engine/system/paging.ts";
+import { Cr0 } from "../engine/system/bits.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
-import { MAPPED } from "../second-level-tables.ts";
+import type { DeliveredEvent } from "../vectoring-event.ts";
 import { Avic, type AvicGuest } from "./avic.ts";
-import { ExitInformation } from "./exit-information.ts";
-import { loadHiddenState, saveHiddenState } from "./guest-state.ts";
-import { Npt } from "./npt.ts";
+import { GuestExits } from "./guest-exits.ts";
+import { GuestMemory, type MemoryGuest } from "./guest-memory.ts";
+import { HiddenStateMoves } from "./hidden-state-moves.ts";
+import type { Npt } from "./npt.ts";
 import { PauseFilter } from "./pause-filter.ts";
+import { PermissionMaps } from "./permission-maps.ts";
+import { type InterceptedGuest, RegisterIntercepts } from "./register-intercepts.ts";
 import { VirtualInterrupts } from "./virtual-interrupts.ts";
-import {
-  Control,
-  Event,
-  ExitCode,
-  Intercept3,
-  Intercept4,
-  Intercept5,
-  NESTED_PAGING,
-  VIRTUAL_LBR,
-  VIRTUAL_VMLOAD_VMSAVE,
-} from "./vmcb.ts";
-import { PermissionMap, Vmcb } from "./vmcb-access.ts";
+import { Control, ExitCode, Intercept3, Intercept4, Intercept5, VIRTUAL_LBR, VIRTUAL_VMLOAD_VMSAVE } from "./vmcb.ts";
+import type { Vmcb } from "./vmcb-access.ts";
 
-const PAGE = 4096;
-const GP = 13;
-const READ = 1;
-const WRITE = 2;
-const FETCH = 4;
 const PF = 14;
 const MF = 16;
 const DB = 1;
-const IOPM_BYTES = 0x3000;
-const MSRPM_BYTES = 0x2000;
 /** Bit of a page fault's error code. */
 const FETCH_FAULT = 16;
 const DR6_CAUSES = 0xe00f;
 const DR6_FIXED = 0xffff_0ff0;
 
-/** High half of EXITINFO1 of a nested page fault: the access was to the page itself, or to a guest page table. */
-const FINAL_ACCESS = 1;
-const TABLE_WALK = 2;
-/** High half of EXITINFO1 of a CR access by MOV. */
-const IS_MOV = 0x8000_0000;
 /** High half of EXITINFO2 of a task switch. */
 const TaskSwitch = { iret: 1 << 4, jump: 1 << 6, hasErrorCode: 1 << 12, rf: 1 << 16 } as const;
 
@@ -81,58 +54,45 @@ const TABLES: Readonly<Record<string, readonly [number, number]>> = {
   LTR: [Intercept3.trWrite, ExitCode.trWrite],
 };
 
-interface VectoringEvent {
-  vector: number;
-  type: number;
-  errorCode: number | undefined;
-  instructionLength: number;
-}
-
-export class SvmGuest implements GuestMode, AvicGuest {
-  readonly apic: Avic;
-  readonly counters: CounterAccess;
+export class SvmGuest implements GuestMode, AvicGuest, MemoryGuest, InterceptedGuest {
   translationTag = 0;
-  readonly exit = new ExitInformation();
+  readonly exits = new GuestExits(this);
+  readonly exit = this.exits.information;
   readonly npt: Npt;
+  readonly apic: Avic;
   readonly interrupts: VirtualInterrupts;
-  usesNpt = false;
-  #isProbing = false;
-  /** The exit after the instruction at hand is decided. */
-  trapDue = false;
-  readonly #cpu: RootCpu;
-  readonly #vmcb: Vmcb;
+  readonly counters: CounterAccess;
+  readonly #memory: GuestMemory;
+  readonly #registers: RegisterIntercepts;
+  readonly #maps = new PermissionMaps();
+  readonly #hiddenState: HiddenStateMoves;
   readonly #pauseFilter: PauseFilter;
   #engine: GuestEngine | undefined;
-  /** The event whose delivery is under way; `#isVectoring` says whether there is one. */
-  readonly #event: VectoringEvent = { vector: 0, type: 0, errorCode: undefined, instructionLength: 0 };
-  #isVectoring = false;
-  readonly #iopm = new PermissionMap();
-  readonly #msrpm = new PermissionMap();
+  readonly #cpu: RootCpu;
+  readonly #vmcb: Vmcb;
 
   // Intercepts of the VMCB in use
-  #cr = 0;
-  #dr = 0;
   #exceptions = 0;
   #word3 = 0;
   #word4 = 0;
   #word5 = 0;
-  /** Bank of the VMCB, where a guest without nested paging lives. */
   bank = 0;
   #tscRatio = 1n << 32n;
   #tscOffset = 0n;
   virtualizesBranchRecords = false;
   #virtualizesVmload = false;
-  /** Of a guest's own VMLOAD and VMSAVE. */
-  readonly #nested = new Vmcb();
 
   constructor(cpu: RootCpu, vmcb: Vmcb) {
     this.#cpu = cpu;
     this.counters = cpu.counters;
     this.#vmcb = vmcb;
-    this.npt = new Npt(cpu.model.physicalAddressBits, (line) => cpu.log(line));
     this.interrupts = new VirtualInterrupts(cpu);
     this.#pauseFilter = new PauseFilter(cpu);
     this.apic = new Avic(cpu, this);
+    this.#memory = new GuestMemory(cpu, this);
+    this.npt = this.#memory.npt;
+    this.#registers = new RegisterIntercepts(this);
+    this.#hiddenState = new HiddenStateMoves(cpu, this, this.#memory);
   }
 
   /** The engine that runs the guest from now on. */
@@ -146,19 +106,21 @@ export class SvmGuest implements GuestMode, AvicGuest {
     return this.#engine;
   }
 
+  get usesNpt(): boolean {
+    return this.#memory.usesNpt;
+  }
+
   /** Copies what decides about exits from the VMCB. */
   useControls(): void {
     const vmcb = this.#vmcb;
     const { memory, msrs } = this.#cpu;
-    this.#cr = vmcb.low(Control.INTERCEPT_CR);
-    this.#dr = vmcb.low(Control.INTERCEPT_DR);
     this.#exceptions = vmcb.low(Control.INTERCEPT_EXCEPTIONS);
     this.#word3 = vmcb.low(Control.INTERCEPT_3) | 0;
     this.#word4 = vmcb.low(Control.INTERCEPT_4) | 0;
     this.#word5 = vmcb.low(Control.INTERCEPT_5) | 0;
-    this.usesNpt = (vmcb.low(Control.NESTED) & NESTED_PAGING) !== 0;
-    if ((this.#word3 & Intercept3.io) !== 0) this.#iopm.point(page(vmcb.number(Control.IOPM_BASE)), IOPM_BYTES, memory);
-    if ((this.#word3 & Intercept3.msr) !== 0) this.#msrpm.point(page(vmcb.number(Control.MSRPM_BASE)), MSRPM_BYTES, memory);
+    this.#registers.useControls(vmcb);
+    this.#maps.useControls(vmcb, memory);
+    this.#memory.useControls(vmcb);
     this.#tscOffset = vmcb.big(Control.TSC_OFFSET);
     this.#tscRatio = msrs.values[Root.tscRatio] as bigint;
     this.#pauseFilter.load(vmcb);
@@ -175,60 +137,21 @@ export class SvmGuest implements GuestMode, AvicGuest {
 
   // Exits
 
-  #noteVectoring(): void {
-    if (!this.#isVectoring) return;
-    this.#isVectoring = false;
-    const { exit } = this;
-    if (exit.code === ExitCode.shutdown || exit.code === ExitCode.exception + 8) return;
-    const event = this.#event;
-    // INT1, INT3 and INTO are exceptions here
-    const type = event.type > Event.software ? Event.exception : event.type;
-    exit.interruptInfo = event.vector | (type << Event.typeShift) | Event.valid;
-    if (event.errorCode === undefined) return;
-    exit.interruptInfo |= Event.errorValid;
-    exit.interruptError = event.errorCode;
-  }
-
-  #leave(): never {
-    this.#noteVectoring();
-    throw VM_EXIT;
-  }
-
-  /** Exit caused by the instruction at hand, from anywhere in it. `info1` fits 32 bits. */
-  #exitByInstruction(code: number, info1 = 0): never {
-    this.exit.reset(code);
-    this.exit.info1Low = info1;
-    this.exit.nextRip = this.engine.nextRip();
-    return this.#leave();
-  }
-  /** The same for an instruction that ends its block: the caller returns true to its helper, and generated code ends by itself. */
-  #exitAfter(code: number, info1 = 0): true {
-    const { exit, engine } = this;
-    exit.reset(code);
-    exit.info1Low = info1;
-    exit.nextRip = engine.nextRip();
-    engine.leave();
-    return true;
-  }
   #exitIf3(intercept: number, code: number): boolean {
-    return (this.#word3 & intercept) !== 0 && this.#exitAfter(code);
+    return (this.#word3 & intercept) !== 0 && this.exits.afterInstruction(code);
   }
   #exitIf4(intercept: number, code: number): boolean {
-    return (this.#word4 & intercept) !== 0 && this.#exitAfter(code);
+    return (this.#word4 & intercept) !== 0 && this.exits.afterInstruction(code);
   }
 
   // Memory
 
   translate(gpa: Gpa, access: number, _linear: Gva | undefined, walk: boolean): SecondLevelPage {
-    const { npt } = this;
-    npt.page.isApic = false;
-    if (!this.usesNpt) return npt.physical(this.#cpu.memory.bank(this.bank), gpa, access);
-    // Walks of guest page tables are writes, whatever they are for: they may set accessed and dirty bits
-    const wanted = walk ? access | WRITE : access;
-    if (npt.translate(gpa, wanted) !== MAPPED) return this.#nestedPageFault(gpa, access, walk);
-    // What is no data access goes to memory
-    npt.page.isApic = !walk && (access & FETCH) === 0 && this.apic.isRegisters(gpa);
-    return npt.page;
+    return this.#memory.translate(gpa, access, walk);
+  }
+  /** See `GuestMemory`. */
+  instructionOffset(): number | undefined {
+    return this.#memory.instructionOffset();
   }
 
   // The local APIC
@@ -237,14 +160,14 @@ export class SvmGuest implements GuestMode, AvicGuest {
     this.exit.reset(ExitCode.avicNoAcceleration);
     this.exit.info1Low = offset;
     this.exit.info1High = isWrite ? 1 : 0;
-    return this.#leave();
+    return this.exits.leave();
   }
   trapAccess(offset: number, vector: number): void {
     this.exit.reset(ExitCode.avicNoAcceleration);
     this.exit.info1Low = offset;
     this.exit.info1High = 1;
     this.exit.info2Low = vector;
-    this.#trap();
+    this.exits.trap();
   }
   trapIpi(high: number, low: number, failure: number, index: number): void {
     this.exit.reset(ExitCode.avicIncompleteIpi);
@@ -252,11 +175,7 @@ export class SvmGuest implements GuestMode, AvicGuest {
     this.exit.info1High = high >>> 0;
     this.exit.info2Low = index;
     this.exit.info2High = failure;
-    this.#trap();
-  }
-  #trap(): void {
-    this.trapDue = true;
-    this.engine.requestStop();
+    this.exits.trap();
   }
   stopAfterInstruction(): void {
     this.engine.requestStop();
@@ -265,46 +184,18 @@ export class SvmGuest implements GuestMode, AvicGuest {
     return this.interrupts.acceptsInterrupts();
   }
 
-  #nestedPageFault(gpa: number, access: number, walk: boolean): never {
-    if (this.#isProbing) throw VM_EXIT;
-    const { exit } = this;
-    exit.reset(ExitCode.nestedPageFault);
-    exit.info1Low = this.npt.error;
-    exit.info1High = walk ? TABLE_WALK : FINAL_ACCESS;
-    exit.setPhysical(gpa);
-    exit.hasBytes = (access & FETCH) === 0;
-    return this.#leave();
-  }
-
-  /**
-   * Bank offset of the first byte of the instruction at RIP, which has just been fetched; undefined where its translation is gone by
-   * now. Asking for it decides for nothing.
-   */
-  instructionOffset(): number | undefined {
-    const { engine } = this;
-    this.#isProbing = true;
-    try {
-      return translateFetch(engine, engine.linear(CS, engine.get64(state.rip), 1, false));
-    } catch (thrown) {
-      if (thrown !== VM_EXIT && thrown !== GUEST_FAULT) throw thrown;
-      return undefined;
-    } finally {
-      this.#isProbing = false;
-    }
-  }
-
   // Events
 
   exception(vector: number, type: number, errorCode: number | undefined, payload: bigint): void {
     const isIcebp = type === 5;
     if (isIcebp && (this.#word4 & Intercept4.icebp) !== 0) {
       this.exit.reset(ExitCode.icebp);
-      this.exit.nextRip = this.#ripAfter(1);
-      this.#leave();
+      this.exit.nextRip = this.exits.ripAfter(1);
+      this.exits.leave();
     }
     if (vector === MF && (this.#word3 & Intercept3.ferrFreeze) !== 0 && !this.#reportsNumericErrors()) {
       this.exit.reset(ExitCode.ferrFreeze);
-      this.#leave();
+      this.exits.leave();
     }
     if (((this.#exceptions >>> vector) & 1) === 0) return;
     const { exit, engine } = this;
@@ -319,34 +210,28 @@ export class SvmGuest implements GuestMode, AvicGuest {
       engine.u32[(state.dr + 48) >>> 2] = dr6 | DR6_FIXED | (Number(payload & 0xffffn) & DR6_CAUSES);
     }
     // INT3 and INTO are at RIP still
-    if (type >= 5) exit.nextRip = this.#ripAfter(1);
-    this.#leave();
+    if (type >= 5) exit.nextRip = this.exits.ripAfter(1);
+    this.exits.leave();
   }
   /** CR0.NE; without it numeric errors go the way of the FERR# pin. */
   #reportsNumericErrors(): boolean {
     return ((this.engine.u32[state.cr0 >>> 2] as number) & Cr0.NE) !== 0;
   }
-  #ripAfter(bytes: number): bigint {
-    return BigInt.asUintN(64, this.engine.get64(state.rip) + BigInt(bytes));
-  }
 
   softwareInterrupt(vector: number): boolean {
-    return (this.#word3 & Intercept3.softwareInterrupt) !== 0 && this.#exitAfter(ExitCode.softwareInterrupt, vector);
+    return (
+      (this.#word3 & Intercept3.softwareInterrupt) !== 0 && this.exits.afterInstruction(ExitCode.softwareInterrupt, vector)
+    );
   }
 
   tripleFault(): void {
     if ((this.#word3 & Intercept3.shutdown) === 0) return;
     this.exit.reset(ExitCode.shutdown);
-    this.#leave();
+    this.exits.leave();
   }
 
-  vectoring(event: VectoringEvent | undefined): void {
-    this.#isVectoring = event !== undefined;
-    if (event === undefined) return;
-    this.#event.vector = event.vector;
-    this.#event.type = event.type;
-    this.#event.errorCode = event.errorCode;
-    this.#event.instructionLength = event.instructionLength;
+  vectoring(event: DeliveredEvent | undefined): void {
+    this.exits.vectoring.note(event);
   }
 
   windowOpened(): boolean {
@@ -362,7 +247,9 @@ export class SvmGuest implements GuestMode, AvicGuest {
     return this.#exitIf3(Intercept3.hlt, ExitCode.hlt);
   }
   pause(): boolean {
-    return (this.#word3 & Intercept3.pause) !== 0 && this.#pauseFilter.isExhausted() && this.#exitAfter(ExitCode.pause);
+    return (
+      (this.#word3 & Intercept3.pause) !== 0 && this.#pauseFilter.isExhausted() && this.exits.afterInstruction(ExitCode.pause)
+    );
   }
   rdtsc(): boolean {
     return this.#exitIf3(Intercept3.rdtsc, ExitCode.rdtsc);
@@ -386,7 +273,7 @@ export class SvmGuest implements GuestMode, AvicGuest {
     this.exit.reset(ExitCode.invlpg);
     this.exit.setInfo1(linear);
     this.exit.nextRip = this.engine.nextRip();
-    this.#leave();
+    this.exits.leave();
   }
   invpcid(type: bigint, descriptor: Gva): void {
     if ((this.#word5 & Intercept5.invpcid) === 0) return;
@@ -394,7 +281,7 @@ export class SvmGuest implements GuestMode, AvicGuest {
     this.exit.setInfo1(descriptor);
     this.exit.setInfo2(type);
     this.exit.nextRip = this.engine.nextRip();
-    this.#leave();
+    this.exits.leave();
   }
   monitor(): boolean {
     return this.#exitIf4(Intercept4.monitor, ExitCode.monitor);
@@ -416,120 +303,58 @@ export class SvmGuest implements GuestMode, AvicGuest {
     if (mnemonic === "INVLPGA") return this.#exitIf3(Intercept3.invlpga, ExitCode.invlpga) ? "exit" : "undefined";
     const row = SVM_INSTRUCTIONS[mnemonic];
     if (row !== undefined && this.#exitIf4(row[0], row[1])) return "exit";
-    if (this.#virtualizesVmload && (mnemonic === "VMLOAD" || mnemonic === "VMSAVE")) return this.#moveHiddenState(mnemonic);
+    if (this.#virtualizesVmload && (mnemonic === "VMLOAD" || mnemonic === "VMSAVE")) return this.#hiddenState.move(mnemonic);
     return this.interrupts.setVirtualGif(mnemonic) ? "done" : "undefined";
-  }
-
-  /**
-   * VMLOAD and VMSAVE of the guest itself, with its RAX a guest-physical address. Outside long mode they exit all the same. Source: AMD64
-   * APM Vol. 2, VMLOAD and VMSAVE Virtualization.
-   */
-  #moveHiddenState(mnemonic: "VMLOAD" | "VMSAVE"): "exit" | "done" {
-    const { engine } = this;
-    if (((engine.u32[state.efer >>> 2] as number) & Efer.LMA) === 0) {
-      this.#exitAfter(mnemonic === "VMLOAD" ? ExitCode.vmload : ExitCode.vmsave);
-      return "exit";
-    }
-    const isStore = mnemonic === "VMSAVE";
-    const bits = engine.u32[state.codeSize >>> 2] === 64 ? 64 : 32;
-    const address = BigInt.asUintN(bits, engine.get64(state.gpr));
-    if ((address & 0xfffn) !== 0n || address >> BigInt(this.#cpu.model.physicalAddressBits) !== 0n) engine.raise(GP, 0);
-    const { hpa } = this.translate(Number(address) as Gpa, isStore ? WRITE : READ, undefined, false);
-    const bank = this.#cpu.memory.bank(bankOf(hpa));
-    this.#nested.point(bank, offsetOf(hpa));
-    if (isStore) {
-      saveHiddenState(engine, this.#nested);
-      if (engine.holdsCode(offsetOf(hpa))) engine.codeWritten(offsetOf(hpa), PAGE);
-    } else {
-      loadHiddenState(engine, this.#nested);
-      engine.updateSegments();
-    }
-    return "done";
   }
   descriptorTable(mnemonic: string): void {
     const row = TABLES[mnemonic];
-    if (row !== undefined && (this.#word3 & row[0]) !== 0) this.#exitByInstruction(row[1]);
+    if (row !== undefined && (this.#word3 & row[0]) !== 0) this.exits.byInstruction(row[1]);
   }
 
   // Control and debug registers
 
-  #exitByCr(code: number, gpr: number): never {
-    this.exit.reset(code);
-    if (gpr >= 0) {
-      this.exit.info1Low = gpr;
-      this.exit.info1High = IS_MOV;
-    }
-    this.exit.nextRip = this.engine.nextRip();
-    return this.#leave();
-  }
-
   readCr(cr: number, gpr: number, value: bigint): bigint {
-    if (((this.#cr >>> cr) & 1) !== 0) this.#exitByCr(ExitCode.readCr + cr, gpr);
-    return value;
+    return this.#registers.readCr(cr, gpr, value);
   }
-
   writeCr(cr: number, gpr: number, value: bigint): bigint {
-    if (((this.#cr >>> (16 + cr)) & 1) !== 0) this.#exitByCr(ExitCode.writeCr + cr, gpr);
-    if (cr === 0) this.#checkSelective(Number(value & 0xffff_ffffn), gpr);
-    return value;
+    return this.#registers.writeCr(cr, gpr, value);
   }
-  #checkSelective(value: number, gpr: number): void {
-    if ((this.#word3 & Intercept3.cr0Selective) === 0) return;
-    const changed = value ^ (this.engine.u32[state.cr0 >>> 2] as number);
-    if ((changed & ~(Cr0.TS | Cr0.MP)) !== 0) this.#exitByCr(ExitCode.cr0Selective, gpr);
-  }
-
   clts(): boolean {
-    if (((this.#cr >>> 16) & 1) !== 0) this.#exitByCr(ExitCode.writeCr, -1);
-    return true;
+    return this.#registers.clts();
   }
-  lmsw(value: number, _memory: Gva | undefined): bigint {
-    if (((this.#cr >>> 16) & 1) !== 0) this.#exitByCr(ExitCode.writeCr, -1);
-    const current = this.engine.u32[state.cr0 >>> 2] as number;
-    // LMSW cannot clear PE
-    const loaded = ((current & ~14) | (value & 15)) >>> 0;
-    this.#checkSelective(loaded, -1);
-    return BigInt(loaded);
+  lmsw(value: number, memory: Gva | undefined): bigint {
+    return this.#registers.lmsw(value, memory);
   }
   moveDr(dr: number, gpr: number, isRead: boolean): void {
-    if (((this.#dr >>> (isRead ? dr : 16 + dr)) & 1) !== 0)
-      this.#exitByInstruction((isRead ? ExitCode.readDr : ExitCode.writeDr) + dr, gpr);
+    this.#registers.moveDr(dr, gpr, isRead);
   }
-
-  /** After a write that nothing prevented. */
   registerWritten(register: "efer" | number, value: bigint): void {
-    // A lower task priority may let an interrupt through behind this instruction, which may be the one that STI shadows
-    if (register === 8 && this.interrupts.isRequested) this.engine.requestStop();
-    if (register === 8 && this.apic.isEnabled) this.apic.taskPriorityWritten(Number(value & 15n));
-    const trap = register === "efer" ? Intercept4.eferWriteTrap : 1 << (16 + register);
-    if ((this.#word4 & trap) === 0) return;
-    this.exit.reset(register === "efer" ? ExitCode.eferWriteTrap : ExitCode.crWriteTrap + register);
-    this.exit.setInfo1(value);
-    this.#trap();
+    this.#registers.registerWritten(register, value);
   }
 
   taskSwitch(selector: number, source: "call" | "iret" | "jmp" | "interrupt", flags: number): void {
     if ((this.#word3 & Intercept3.taskSwitch) === 0) return;
     const { exit, engine } = this;
+    const event = this.exits.vectoring;
     exit.reset(ExitCode.taskSwitch);
     exit.info1Low = selector;
     let kind = source === "iret" ? TaskSwitch.iret : source === "jmp" ? TaskSwitch.jump : 0;
-    if (source === "interrupt" && this.#event.errorCode !== undefined) {
+    if (source === "interrupt" && event.errorCode !== undefined) {
       kind |= TaskSwitch.hasErrorCode;
-      exit.info2Low = this.#event.errorCode;
+      exit.info2Low = event.errorCode;
     }
     if ((flags & 0x1_0000) !== 0) kind |= TaskSwitch.rf;
     exit.info2High = kind;
     if (source !== "interrupt") exit.nextRip = engine.nextRip();
-    else if (this.#event.type >= 4) exit.nextRip = this.#ripAfter(this.#event.instructionLength);
-    this.#leave();
+    else if (event.type >= 4) exit.nextRip = this.exits.ripAfter(event.instructionLength);
+    this.exits.leave();
   }
 
   pushf(): void {
-    if ((this.#word3 & Intercept3.pushf) !== 0) this.#exitByInstruction(ExitCode.pushf);
+    if ((this.#word3 & Intercept3.pushf) !== 0) this.exits.byInstruction(ExitCode.pushf);
   }
   popf(): void {
-    if ((this.#word3 & Intercept3.popf) !== 0) this.#exitByInstruction(ExitCode.popf);
+    if ((this.#word3 & Intercept3.popf) !== 0) this.exits.byInstruction(ExitCode.popf);
   }
   iret(): boolean {
     if (this.#exitIf3(Intercept3.iret, ExitCode.iret)) return true;
@@ -544,10 +369,7 @@ export class SvmGuest implements GuestMode, AvicGuest {
   // I/O and MSRs
 
   io(port: number, bytes: number, isIn: boolean, _immediate: boolean, string?: { linear: Gva; rep: boolean }): boolean {
-    if ((this.#word3 & Intercept3.io) === 0) return false;
-    let isIntercepted = false;
-    for (let i = port; i < port + bytes; i++) isIntercepted ||= this.#iopm.test(i);
-    if (!isIntercepted) return false;
+    if (!this.#maps.isPortIntercepted(port, bytes)) return false;
     const { exit, engine } = this;
     const { operation } = engine;
     const addressSize = operation === 0 ? 64 : (engine.u8[operation + op.addressSize] as number);
@@ -560,27 +382,16 @@ export class SvmGuest implements GuestMode, AvicGuest {
     exit.info1Low = info >>> 0;
     exit.nextRip = engine.nextRip();
     exit.setInfo2(exit.nextRip);
-    if (string !== undefined) this.#leave();
+    if (string !== undefined) this.exits.leave();
     engine.leave();
     return true;
   }
 
-  /** Two bits for each MSR of three ranges: reads, writes. The others are always intercepted. */
-  #isMsrIntercepted(index: number, writes: boolean): boolean {
-    if ((this.#word3 & Intercept3.msr) === 0) return false;
-    const range = index >>> 13;
-    let start: number;
-    if (range === 0) start = 0;
-    else if (range === 0xc000_0000 >>> 13) start = 0x2000;
-    else if (range === 0xc001_0000 >>> 13) start = 0x4000;
-    else return true;
-    return this.#msrpm.test((start + (index & 0x1fff)) * 2 + (writes ? 1 : 0));
-  }
   rdmsr(index: number): boolean {
-    return this.#isMsrIntercepted(index >>> 0, false) && this.#exitAfter(ExitCode.msr, 0);
+    return this.#maps.isMsrIntercepted(index >>> 0, false) && this.exits.afterInstruction(ExitCode.msr, 0);
   }
   wrmsr(index: number): boolean {
-    return this.#isMsrIntercepted(index >>> 0, true) && this.#exitAfter(ExitCode.msr, 1);
+    return this.#maps.isMsrIntercepted(index >>> 0, true) && this.exits.afterInstruction(ExitCode.msr, 1);
   }
 
   guestTsc(): bigint {
@@ -597,8 +408,4 @@ export class SvmGuest implements GuestMode, AvicGuest {
   get interceptsVirtualInterrupts(): boolean {
     return (this.#word3 & Intercept3.vintr) !== 0;
   }
-}
-
-function page(address: number): number {
-  return address - (address % 4096);
 }
