@@ -1,11 +1,12 @@
 /** Guests that fault without end: time passes all the same, so that whoever runs them gets the processor back. */
 import { describe, expect, it } from "vitest";
-import { RAX, RDI, state } from "../src/engine/cpu-state.ts";
+import { RAX, RDI, RSP, state } from "../src/engine/cpu-state.ts";
 import { createFlatMachine } from "./flat-machine.ts";
 import { mapNarrow } from "./page-tables.ts";
 import { createSystemMachine, HANDLERS } from "./system-machine.ts";
 
 const UD2 = [0x0f, 0x0b];
+const SS = 12;
 const GP = 13;
 
 describe("endless faults", () => {
@@ -40,6 +41,19 @@ describe("endless faults", () => {
 });
 
 describe("an access across the end of 4 GiB", () => {
+  it.each([
+    ["read by CMPS", [0xa7], GP],
+    ["read by MOV", [0x8b, 0x07], GP],
+    // push dword [0x50000], whose memory operand is in the data segment
+    ["written by PUSH", [0xff, 0x35, 0x00, 0x00, 0x05, 0x00], SS],
+  ])("is the stack's only for what pushes and pops, however near it is to the stack pointer: %s", (_, code, vector) => {
+    const m = createSystemMachine(32);
+    m.code(...code, 0x90);
+    m.enterUser();
+    m.engine.setReg(RSP, 2n);
+    m.engine.setReg(RDI, 0xffff_ffffn);
+    expect(m.runToHandler()).toBe(vector);
+  });
   it.each([
     ["interpreted", 1],
     ["translated", 3000],

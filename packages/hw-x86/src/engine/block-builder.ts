@@ -6,7 +6,7 @@ import { CS, DS, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
 import type { Decode, DecodedOperation, Variant } from "./decoder/variant.ts";
 import { Synthetic } from "./interpreter/synthetic.ts";
 import { isFlat } from "./lookup-base.ts";
-import { block, OP_BYTES, op } from "./operation.ts";
+import { block, OP_BYTES, op, USES_STACK } from "./operation.ts";
 import { pageAfter } from "./straddling-blocks.ts";
 import { Vector } from "./system/bits.ts";
 
@@ -24,6 +24,9 @@ export const FRAME_RECORDS = 2;
 export const LONGEST_RECORDS = LONGEST_BLOCK + FRAME_RECORDS;
 const LONGEST_INSTRUCTION = 15;
 
+/** Instructions that push or pop, whatever their memory operand. */
+const STACK_INSTRUCTION = /^(PUSH|POP(?!CNT)|CALL|RET|ENTER|LEAVE)/;
+
 const RIP = state.rip >>> 2;
 const CODE_SIZE = state.codeSize >>> 2;
 
@@ -33,6 +36,8 @@ export class BlockBuilder {
   readonly #into: DecodedOperation;
   readonly #handlers: HandlerNumbers;
   readonly #isRelative: Uint8Array;
+  /** By variant: USES_STACK or 0. */
+  readonly #stackUse: Uint8Array;
   readonly #twoPages = new Uint8Array(2 * LONGEST_INSTRUCTION + 2);
   /** Of the block that was built last: its instructions and their bytes, and the bank offset of the second page of one that has two, or -1. */
   count = 0;
@@ -45,6 +50,9 @@ export class BlockBuilder {
     this.#into = into;
     this.#handlers = handlers;
     this.#isRelative = Uint8Array.from(variants, ({ access }) => (access.some(({ kind }) => kind === "relative") ? 1 : 0));
+    this.#stackUse = Uint8Array.from(variants, ({ instruction }) =>
+      STACK_INSTRUCTION.test(instruction.mnemonic) ? USES_STACK : 0,
+    );
   }
 
   /** Number of the variant that was decoded last: that of the one instruction of a block of one. */
@@ -161,7 +169,7 @@ export class BlockBuilder {
     u16[half + (op.ripOffset >>> 1)] = offset;
     i32[word + (op.displacement >>> 2)] = displacement;
     u8[record + op.addressSize] = from.addressSize;
-    u8[record + op.prefixes] = from.prefixes;
+    u8[record + op.prefixes] = from.prefixes | this.#stackUse[variant];
     u16[half + (op.c >>> 1)] = from.c;
     let low = from.immediateLow >>> 0;
     let high = from.immediateHigh >>> 0;

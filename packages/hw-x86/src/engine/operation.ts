@@ -24,13 +24,16 @@ export const op = {
   ripOffset: 14,
   /** i32: displacement; RIP-relative ones have the offset of the next instruction added. */
   displacement: 16,
-  /** u8: address size: 16, 32 or 64. u8: prefixes: bit 0 LOCK, bit 1 REP/REPE, bit 2 REPNE. u16: third register operand. */
+  /** u8: address size: 16, 32 or 64. u8: prefixes: bit 0 LOCK, bit 1 REP/REPE, bit 2 REPNE, bit 3 USES_STACK. u16: third register operand. */
   addressSize: 20,
   prefixes: 21,
   c: 22,
   /** i64: immediate, sign- or zero-extended as its form says; for relative jumps the offset of the target from blockRip. */
   immediate: 24,
 } as const;
+
+/** In `op.prefixes`: the instruction pushes or pops, so that not all of its accesses are to the memory operand's segment. */
+export const USES_STACK = 8;
 
 /** Header of a block. */
 export const block = {

@@ -5,7 +5,7 @@
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
 import { RSP, SCRATCH, SEG_EFFECTIVE_BASE, SS, segmentOffset, state } from "../cpu-state.ts";
-import { op } from "../operation.ts";
+import { op, USES_STACK } from "../operation.ts";
 import { Vector } from "./bits.ts";
 import { isCanonicalHigh } from "./linear-address.ts";
 import { isApicPage, READ, setImplicit, translate, WRITE } from "./paging.ts";
@@ -14,7 +14,7 @@ import { checksAlignment } from "./translation-caches.ts";
 /** Upper half of the effective base that `updateSegments` gives unusable segments outside 64-bit mode, so that no access hits. */
 export const UNUSABLE_BASE_HIGH = 0x8000_0000 | 0;
 
-/** Distance from the stack pointer, in bytes, within which an access without a stack operand is taken for a push or pop. */
+/** Distance from the stack pointer, in bytes, within which an access of an instruction that pushes or pops is taken for that. */
 const STACK_REACH = 0x100n;
 
 /**
@@ -23,7 +23,7 @@ const STACK_REACH = 0x100n;
  */
 function raiseAddress(cpu: Cpu, lo: number, hi: number): never {
   let isStack = cpu.u16[(cpu.operation + op.segment) >>> 1] === segmentOffset(SS);
-  if (!isStack) {
+  if (!isStack && (cpu.u8[cpu.operation + op.prefixes] & USES_STACK) !== 0) {
     const bits = cpu.u32[state.codeSize >>> 2] === 64 ? 64 : 32;
     const distance = BigInt.asIntN(bits, ((BigInt(hi) << 32n) | BigInt(lo >>> 0)) - cpu.reg(RSP));
     isStack = distance >= -STACK_REACH && distance < STACK_REACH;
