@@ -1,21 +1,16 @@
 /** The control plane, on the main thread: modules, /dev, processes over all CPUs. */
-import { resolve } from "node:path";
 import { createMachine, type MachineDescription } from "@mkvm/hw-x86";
 import { createVacMemory, reclaimDeadCpu, VAC_LAYOUT } from "@mkvm/vac";
 import { DeviceTree, devicePath } from "../devices/device-tree.ts";
 import { HostError, messageOf } from "../errors.ts";
-import { findPackage, hostDirectory } from "../loader/package-files.ts";
 import { KernelLog, nowMs } from "../log/kernel-log.ts";
-import { bankBytesFor, largestBankBytes } from "../memory/user-memory.ts";
 import { within } from "../patience.ts";
-import { SavedFile } from "../saved/file-reader.ts";
 import { type Cpu, CpuSet } from "./cpu-set.ts";
 import { MachinePower } from "./machine-power.ts";
-import { migrate } from "./migration.ts";
 import { ModuleTable } from "./module-table.ts";
-import { HostedProcess, type ProcessHandle } from "./process-handle.ts";
-import type { CpuEvent, ProcessSave } from "./protocol.ts";
-import { parseSize } from "./sizes.ts";
+import type { ProcessHandle } from "./process-handle.ts";
+import { ProcessTable } from "./process-table.ts";
+import type { CpuEvent } from "./protocol.ts";
 import type {
   CpuInfo,
   DeviceEntry,
@@ -38,9 +33,6 @@ import type {
   VmStatistics,
 } from "./types.ts";
 
-/** Banks below are the CPUs' own. */
-const firstProcessBank = 128;
-const endedProcessesKept = 32;
 /** In VAC's table of VPIDs: a byte from here on is a state, below an owner, 0 free. */
 const firstVpidState = 0xfe;
 
@@ -88,7 +80,6 @@ export type Host = ControlPlane;
 
 class ControlPlane {
   readonly machine: MachineDescription;
-  readonly #directory: string;
   readonly #moveLimits: MoveLimits;
   /** VAC's state, over all CPUs. */
   readonly #vacShared: SharedArrayBuffer;
@@ -98,14 +89,11 @@ class ControlPlane {
   });
   readonly #modules: ModuleTable;
   readonly #tree = new DeviceTree();
-  readonly #processes = new Map<number, HostedProcess>();
-  /** Console input of processes that are between two CPUs. */
-  readonly #heldInput = new Map<number, (Uint8Array | null)[]>();
+  readonly #processes: ProcessTable;
   readonly #startedMs = nowMs();
   readonly #log = new KernelLog(this.#startedMs);
   /** Changes of modules and /dev, one after the other. */
   #changes: Promise<unknown> = Promise.resolve();
-  #lastPid = 0;
   #closing = false;
   readonly #power = new MachinePower({
     cpus: this.#cpus.all,
@@ -118,7 +106,6 @@ class ControlPlane {
     this.machine = machine;
     this.#moveLimits = moveLimits;
     this.#vacShared = createVacMemory(machine.cpus);
-    this.#directory = directory;
     this.#modules = new ModuleTable({
       cpus: this.#cpus,
       tree: this.#tree,
@@ -126,6 +113,13 @@ class ControlPlane {
       directory,
       change: (change) => this.#change(change),
       publishDevices: () => this.#publishDevices(),
+    });
+    this.#processes = new ProcessTable({
+      cpus: this.#cpus,
+      modules: this.#modules,
+      log: this.#log,
+      directory,
+      prepareMs: moveLimits.prepareMs,
     });
   }
 
@@ -189,82 +183,30 @@ class ControlPlane {
   // Processes
 
   /** Starts a program in a process of its own. */
-  async run(options: RunOptions): Promise<ProcessHandle> {
-    const program = options.program ?? "@mkvm/vmm";
-    const found = findPackage(program, [options.directory ?? this.#directory, hostDirectory]);
-    const memoryBytes = options.memoryBytes ?? memoryArgument(options.args) ?? 256 * 1024 * 1024;
-    if (bankBytesFor(memoryBytes) > largestBankBytes) {
-      throw new HostError(
-        "ENOMEM",
-        `${memoryBytes} bytes of memory are too many: a process has at most 4 GiB, 3840M of it for guests`,
-      );
-    }
-    const cpu = this.#cpus.choose(options.cpu);
-    const name = options.name ?? found.name.replace(/^.*\//, "");
-    const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version, entry: found.entryUrl });
-    const { pid } = handle;
-    await this.#starting(cpu, pid, () =>
-      cpu.client.request("process.start", {
-        pid,
-        bank: firstProcessBank + pid,
-        name,
-        program: found.entryUrl,
-        args: [...options.args],
-        memoryBytes,
-        mounts: (options.mounts ?? []).map(({ source, target }) => ({ source, target })),
-        profile: options.profile ?? false,
-        moves: (options.moves ?? []).map(({ at, to }) => ({ at, to })),
-        save: options.save && this.#saving(handle, options.save.path, true, options.save.at),
-      }),
-    );
-    this.#log.write("info", `started process ${pid} (${name}) on cpu${cpu.id}`);
-    return handle;
+  run(options: RunOptions): Promise<ProcessHandle> {
+    return this.#processes.run(options);
   }
 
-  async ps(): Promise<ProcessInfo[]> {
-    const all = await this.#cpus.onAll((cpu) => cpu.client.request("process.list", null));
-    return all.flat().sort((a, b) => a.pid - b.pid);
+  ps(): Promise<ProcessInfo[]> {
+    return this.#processes.ps();
   }
 
   /**
    * Statistics of the VMs of a process, or of all; of one that ended lately, what its VMs had counted when it did. They are read
    * from the modules without the VMM's help.
    */
-  async statistics(pid?: number): Promise<VmStatistics[]> {
-    if (pid !== undefined) {
-      const { ended, statistics } = this.#hosted(pid);
-      return ended ? statistics : this.#cpus.of(pid).client.request("process.statistics", { pid });
-    }
-    const withVms = (await this.ps()).filter((process) => process.vms > 0);
-    const all = await Promise.all(withVms.map((process) => this.#statisticsIfThere(process.pid)));
-    return all.flat();
-  }
-
-  /** A process may end between being listed and being asked. */
-  #statisticsIfThere(pid: number): Promise<VmStatistics[]> {
-    return this.statistics(pid).catch((thrown) => {
-      if (thrown instanceof HostError && thrown.code === "ESRCH") return [];
-      throw thrown;
-    });
+  statistics(pid?: number): Promise<VmStatistics[]> {
+    return this.#processes.statistics(pid);
   }
 
   /** What the engine did for a process that runs, or for one of the last that ended. ENODATA before its guest has run. */
-  async engineReport(pid: number): Promise<EngineReport> {
-    const { ended, engine } = this.#hosted(pid);
-    const report = ended ? engine : await this.#cpus.of(pid).client.request("process.engine", { pid });
-    if (!report) throw new HostError("ENODATA", `process ${pid} has run no guest: there is nothing to tell of the engine`);
-    return report;
+  engineReport(pid: number): Promise<EngineReport> {
+    return this.#processes.engineReport(pid);
   }
 
   /** The handle of a process that runs, or of one of the last that ended. */
   process(pid: number): ProcessHandle {
-    return this.#hosted(pid);
-  }
-
-  #hosted(pid: number): HostedProcess {
-    const found = this.#processes.get(pid);
-    if (!found) throw new HostError("ESRCH", `no process ${pid}: see 'mkvm ps'`);
-    return found;
+    return this.#processes.hosted(pid);
   }
 
   /** What is kept of a process's console. */
@@ -273,75 +215,18 @@ class ControlPlane {
   }
 
   /** Ends a process; resolves when it has. */
-  async kill(pid: number): Promise<void> {
-    await this.#cpus.of(pid).client.request("process.kill", { pid });
-    await this.process(pid).exited;
+  kill(pid: number): Promise<void> {
+    return this.#processes.kill(pid);
   }
 
   /** Writes a process to a file, from which it can go on: here or in another host, on the same module or another. It runs on. */
-  async save(options: SaveOptions): Promise<SavedProcess> {
-    const { pid, path, stop = false } = options;
-    const { client } = this.#cpus.of(pid);
-    return client.request("process.save", this.#saving(this.#hosted(pid), path, stop));
-  }
-
-  #saving({ pid, program }: HostedProcess, path: string, stop: boolean, at?: number): ProcessSave {
-    const modules = Object.fromEntries(
-      this.#modules.all().map(({ name, package: of, version }) => [name, { package: of, version }]),
-    );
-    return { pid, path: resolve(path), packages: { program, modules }, at, stop };
+  save(options: SaveOptions): Promise<SavedProcess> {
+    return this.#processes.save(options);
   }
 
   /** A process that goes on from a file. What is wrong with the file is named, and nothing has changed then. */
-  async restore(options: RestoreOptions): Promise<ProcessHandle> {
-    const path = resolve(options.path);
-    const file = await SavedFile.open(path);
-    const { name, program, bankBytes } = await file.manifest().finally(() => file.close());
-    if (bankBytes > largestBankBytes) throw new HostError("EINVAL", `${path}: section manifest[0]: bankBytes is too large`);
-    const found = findPackage(program.package, [options.directory ?? this.#directory, hostDirectory]);
-    if (options.module !== undefined) this.#modules.get(options.module);
-    const cpu = this.#cpus.choose(options.cpu);
-    const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version, entry: found.entryUrl });
-    const { pid } = handle;
-    await this.#starting(cpu, pid, () =>
-      cpu.client.request("process.restore", {
-        pid,
-        bank: firstProcessBank + pid,
-        path,
-        program: found.entryUrl,
-        module: options.module,
-        save: options.save && this.#saving(handle, options.save.path, true, options.save.at),
-      }),
-    );
-    return handle;
-  }
-
-  #newProcess(name: string, cpu: Cpu, program: { package: string; version: string; entry: string }): HostedProcess {
-    const pid = ++this.#lastPid;
-    const handle = new HostedProcess(pid, name, cpu.id, program, (bytes) => {
-      const held = this.#heldInput.get(pid);
-      if (held) held.push(bytes);
-      else this.#input(pid, bytes);
-    });
-    this.#processes.set(pid, handle);
-    cpu.processes.add(pid);
-    return handle;
-  }
-
-  #input(pid: number, bytes: Uint8Array | null): void {
-    const cpu = this.#cpus.all.find((candidate) => candidate.processes.has(pid));
-    cpu?.client.request("process.input", { pid, bytes }).catch(() => {});
-  }
-
-  /** Forgets a process that could not be started. */
-  async #starting(cpu: Cpu, pid: number, start: () => Promise<unknown>): Promise<void> {
-    try {
-      await start();
-    } catch (thrown) {
-      this.#processes.delete(pid);
-      cpu.processes.delete(pid);
-      throw thrown;
-    }
+  restore(options: RestoreOptions): Promise<ProcessHandle> {
+    return this.#processes.restore(options);
   }
 
   // Moves
@@ -364,28 +249,8 @@ class ControlPlane {
    * the report says why. Once it stands still it goes on on the other CPU even if the old one's thread dies.
    * @throws HostError when it cannot even begin
    */
-  async migrate(options: { pid: number; cpu: number }): Promise<MigrationReport> {
-    const { pid } = options;
-    const handle = this.#hosted(pid);
-    const from = this.#cpus.of(pid);
-    const to = this.#cpus.choose(options.cpu);
-    if (from === to) throw new HostError("EINVAL", `process ${pid} is on cpu${to.id} already: see 'mkvm ps'`);
-    const report = await migrate(handle, from, to, this.#moveLimits.prepareMs, {
-      holdInput: () => this.#heldInput.set(pid, []),
-      releaseInput: () => {
-        const held = this.#heldInput.get(pid) ?? [];
-        this.#heldInput.delete(pid);
-        for (const bytes of held) this.#input(pid, bytes);
-      },
-    });
-    const { failed, blackoutUs, notReleased } = report;
-    if (failed) {
-      const outcome = handle.ended ? `did not get to cpu${to.id}` : `stays on cpu${from.id}`;
-      this.#log.write("warn", `process ${pid} ${outcome}: ${failed.step} failed: ${failed.reason}`);
-    } else this.#log.write("info", `process ${pid} moved from cpu${from.id} to cpu${to.id}, blackout ${blackoutUs} us`);
-    if (notReleased !== undefined)
-      this.#log.write("warn", `process ${pid} goes on on cpu${to.id}; its old CPU did not let go of it: ${notReleased}`);
-    return report;
+  migrate(options: { pid: number; cpu: number }): Promise<MigrationReport> {
+    return this.#processes.migrate(options);
   }
 
   /** Why the VMs of a process could not move now; null when they could. Nothing is moved. */
@@ -480,7 +345,7 @@ class ControlPlane {
     this.#closing = true;
     const stopped = async () => {
       await this.#cpus.onAll((cpu) => cpu.client.request("cpu.stop", null)).catch(() => {});
-      const running = [...this.#processes.values()].filter((process) => !process.ended);
+      const running = this.#processes.all().filter((process) => !process.ended);
       await Promise.all(running.map((process) => process.exited));
     };
     // A thread that never comes back from its module must not keep the host from ending.
@@ -516,12 +381,7 @@ class ControlPlane {
     }
     this.#log.write("err", error.message);
     reclaimDeadCpu(this.#vacShared, cpu.id);
-    for (const pid of [...cpu.processes]) {
-      const process = this.#processes.get(pid);
-      if (process?.outlivesCpu) continue;
-      process?.end({ status: 134, reason: "crashed", message: error.message });
-      cpu.processes.delete(pid);
-    }
+    this.#processes.cpuGone(cpu, error.message);
     // It may have had the last users of modules that are to be unloaded when idle
     for (const { name } of this.#modules.all()) void this.#modules.unloadIdle(name);
   }
@@ -542,17 +402,9 @@ class ControlPlane {
       case "moved":
         this.#processes.get(event.report.pid)?.moves.push(event.report);
         break;
-      case "exited": {
-        const { pid, exit, engine } = event;
-        cpu.processes.delete(pid);
-        this.#log.write("info", `process ${pid} ended: ${exit.reason}, status ${exit.status}`);
-        const process = this.#processes.get(pid);
-        if (process) process.statistics = event.statistics;
-        process?.end(exit, engine);
-        const ended = [...this.#processes.values()].filter((process) => process.ended);
-        for (const old of ended.slice(0, -endedProcessesKept)) this.#processes.delete(old.pid);
+      case "exited":
+        this.#processes.ended(cpu, event);
         break;
-      }
     }
   }
 
@@ -573,11 +425,4 @@ class ControlPlane {
     const entries = this.#tree.list();
     await this.#cpus.onAll((cpu) => cpu.client.request("devices.set", { entries }));
   }
-}
-
-function memoryArgument(args: readonly string[]): number | undefined {
-  const at = args.findIndex((word) => word === "--memory" || word.startsWith("--memory="));
-  if (at < 0) return undefined;
-  const text = args[at] === "--memory" ? args[at + 1] : args[at]!.slice("--memory=".length);
-  return text === undefined ? undefined : parseSize(text);
 }
