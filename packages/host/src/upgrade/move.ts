@@ -216,7 +216,8 @@ class Move {
   async #rehearsedFreeze(): Promise<void> {
     try {
       const began = performance.now();
-      if (makeRoom()) await leaveCpuToVms(performance.now() - began);
+      // As long as between two pieces of many moves, which wait for this turn
+      if (makeRoom()) await leaveCpuToVms(performance.now() - began, 1);
       if (this.#process.ending) throw new MoveFailure("the process ended");
       for (const { file, spare } of this.#vms) {
         const outcome = spare && this.#rehearseOnce(file, spare);
