@@ -12,10 +12,10 @@ export class PermissionMaps {
   #hasPorts = false;
   #hasMsrs = false;
 
-  useControls(vmcb: Vmcb, memory: MemoryBanks): void {
-    const intercepts = vmcb.low(Control.INTERCEPT_3);
-    this.#hasPorts = (intercepts & Intercept3.io) !== 0;
-    this.#hasMsrs = (intercepts & Intercept3.msr) !== 0;
+  /** `word3`: of the intercepts. */
+  useControls(vmcb: Vmcb, word3: number, memory: MemoryBanks): void {
+    this.#hasPorts = (word3 & Intercept3.io) !== 0;
+    this.#hasMsrs = (word3 & Intercept3.msr) !== 0;
     if (this.#hasPorts) this.#ports.point(page(vmcb.number(Control.IOPM_BASE)), IOPM_BYTES, memory);
     if (this.#hasMsrs) this.#msrs.point(page(vmcb.number(Control.MSRPM_BASE)), MSRPM_BYTES, memory);
   }

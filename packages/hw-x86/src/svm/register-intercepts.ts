@@ -31,11 +31,12 @@ export class RegisterIntercepts {
     this.#guest = guest;
   }
 
-  useControls(vmcb: Vmcb): void {
+  /** `word3` and `word4`: of the intercepts. */
+  useControls(vmcb: Vmcb, word3: number, word4: number): void {
     this.#cr = vmcb.low(Control.INTERCEPT_CR);
     this.#dr = vmcb.low(Control.INTERCEPT_DR);
-    this.#isSelective = (vmcb.low(Control.INTERCEPT_3) & Intercept3.cr0Selective) !== 0;
-    this.#traps = vmcb.low(Control.INTERCEPT_4) | 0;
+    this.#isSelective = (word3 & Intercept3.cr0Selective) !== 0;
+    this.#traps = word4;
   }
 
   #exitByCr(code: number, gpr: number): never {

@@ -118,8 +118,8 @@ export class SvmGuest implements GuestMode, AvicGuest, MemoryGuest, InterceptedG
     this.#word3 = vmcb.low(Control.INTERCEPT_3) | 0;
     this.#word4 = vmcb.low(Control.INTERCEPT_4) | 0;
     this.#word5 = vmcb.low(Control.INTERCEPT_5) | 0;
-    this.#registers.useControls(vmcb);
-    this.#maps.useControls(vmcb, memory);
+    this.#registers.useControls(vmcb, this.#word3, this.#word4);
+    this.#maps.useControls(vmcb, this.#word3, memory);
     this.#memory.useControls(vmcb);
     this.#tscOffset = vmcb.big(Control.TSC_OFFSET);
     this.#tscRatio = msrs.values[Root.tscRatio] as bigint;
@@ -149,7 +149,6 @@ export class SvmGuest implements GuestMode, AvicGuest, MemoryGuest, InterceptedG
   translate(gpa: Gpa, access: number, _linear: Gva | undefined, walk: boolean): SecondLevelPage {
     return this.#memory.translate(gpa, access, walk);
   }
-  /** See `GuestMemory`. */
   instructionOffset(): number | undefined {
     return this.#memory.instructionOffset();
   }
