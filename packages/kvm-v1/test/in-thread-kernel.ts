@@ -26,6 +26,8 @@ const USER_BASE = 0x400_0000;
 /** Descriptors of eventfds are apart from those of modules' files. */
 const FIRST_EVENTFD = 1000;
 const SLICE_TICKS = 4_000_000;
+/** Exits in a row without a tick between them that are more than any guest has which gets anywhere. */
+const STANDSTILL_EXITS = 100_000;
 
 class TestFile implements File {
   readonly name: string;
@@ -90,6 +92,8 @@ export class InThreadKernel {
   readonly #timers = new Set<TestTimer>();
   #waiting: (() => void)[] = [];
   #sliceEnd = SLICE_TICKS;
+  #lastTicks = 0;
+  #standstill = 0;
 
   constructor(vendor: "intel" | "amd" = "intel", pagingLevels: 4 | 5 = 4) {
     const machine = createMachine({ clock: "icount", vendor, pagingLevels });
@@ -287,7 +291,10 @@ export class InThreadKernel {
       },
       scheduler: {
         handleInterrupts: () => this.#handleInterrupts(),
-        needResched: () => this.cpu.rdtsc() >= this.#sliceEnd,
+        needResched: () => {
+          this.#noteProgress();
+          return this.cpu.rdtsc() >= this.#sliceEnd;
+        },
         singleTaskRunning: () => this.alone,
         yield: async () => {
           this.#handleInterrupts();
@@ -314,6 +321,15 @@ export class InThreadKernel {
       },
       log: (level, message) => this.log.push(`${level}: ${message}`),
     };
+  }
+
+  /** Each exit of a guest comes here. One that faults for ever retires nothing, so that no slice of time would end its call. */
+  #noteProgress(): void {
+    const ticks = this.cpu.rdtsc();
+    this.#standstill = ticks === this.#lastTicks ? this.#standstill + 1 : 0;
+    this.#lastTicks = ticks;
+    if (this.#standstill > STANDSTILL_EXITS)
+      throw new Error("the guest exits for ever without an instruction that retires: see what the module makes of its exits");
   }
 
   #now(): number {
