@@ -29,24 +29,32 @@ function setElement(cpu: Cpu, register: number, at: number, bytes: 4 | 8, value:
   else cpu.view.setBigUint64(to, value, true);
 }
 
-/** Linear address of each element chosen; all are checked before anything is read. */
-function chosenAddresses(cpu: Cpu, mask: number, bytes: number, count: number, isWrite: boolean): (Gva | undefined)[] {
+/** Calls `access` with the linear address of each element chosen, in order: what comes first faults first. */
+function forChosen(
+  cpu: Cpu,
+  mask: number,
+  bytes: number,
+  total: number,
+  isWrite: boolean,
+  access: (address: Gva, at: number) => void,
+): void {
   const segment = operandSegment(cpu);
   // The address size wraps where the operand begins, not within it
   const first = operandOffset(cpu);
-  return Array.from({ length: count }, (_, element) => {
-    if (!isChosen(cpu, mask, element, bytes)) return undefined;
-    return cpu.linear(segment, BigInt.asUintN(64, first + BigInt(element * bytes)), bytes, isWrite);
-  });
+  for (let at = 0; at < total; at += bytes) {
+    if (!isChosen(cpu, mask, at / bytes, bytes)) continue;
+    access(cpu.linear(segment, BigInt.asUintN(64, first + BigInt(at)), bytes, isWrite), at);
+  }
 }
 
 export const maskedHelpers: HelperTable = {
   /** a bytes of an element, b of all. Fields: destination, mask. */
   maskedLoad(cpu, bytes, total) {
     const [target, mask] = [field(cpu, op.a), field(cpu, op.b)];
-    const values = chosenAddresses(cpu, mask, bytes, total / bytes, false).map((address) =>
-      address === undefined ? 0n : cpu.readLinear(address, bytes as 4 | 8),
-    );
+    const values = new Array<bigint>(total / bytes).fill(0n);
+    forChosen(cpu, mask, bytes, total, false, (address, at) => {
+      values[at / bytes] = cpu.readLinear(address, bytes as 4 | 8);
+    });
     values.forEach((value, i) => {
       setElement(cpu, target, i * bytes, bytes as 4 | 8, value);
     });
@@ -56,11 +64,9 @@ export const maskedHelpers: HelperTable = {
   /** The same; fields: mask, source. */
   maskedStore(cpu, bytes, total) {
     const [mask, source] = [field(cpu, op.a), field(cpu, op.b)];
-    const addresses = chosenAddresses(cpu, mask, bytes, total / bytes, true);
-    for (const address of addresses) if (address !== undefined) cpu.probeWrite(address, bytes);
-    addresses.forEach((address, i) => {
-      if (address === undefined) return;
-      const from = registerByte(source, i * bytes);
+    forChosen(cpu, mask, bytes, total, true, (address) => cpu.probeWrite(address, bytes));
+    forChosen(cpu, mask, bytes, total, true, (address, at) => {
+      const from = registerByte(source, at);
       const value = bytes === 4 ? BigInt(cpu.view.getUint32(from, true)) : cpu.view.getBigUint64(from, true);
       cpu.writeLinear(address, bytes as 4 | 8, value);
     });
