@@ -72,6 +72,13 @@ export class RegisterCache {
     this.fetched(register, value);
     this.#wrote(register);
   }
+  /** Adds so many, below 2^32, modulo 2^64. */
+  advance(register: RegisterNumber, amount: number): void {
+    const low = this.low(register) + amount;
+    this.#halves[register * 2] = low;
+    if (low > 0xffff_ffff) this.#halves[register * 2 + 1]!++;
+    this.#wrote(register);
+  }
   /** For sources: the register that was asked for is so much, its upper half 0. */
   fetched(register: RegisterNumber, value: number): void {
     this.#halves[register * 2] = value;

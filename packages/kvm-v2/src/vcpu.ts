@@ -269,7 +269,7 @@ export class Vcpu implements ManagedVcpu {
     this.vm.vendor.interceptDebug(this, wanted);
   }
   skip(length: number): void {
-    this.rip = BigInt.asUintN(64, this.rip + BigInt(length));
+    this.registers.advance(Register.rip, length);
     this.interruptShadow = 0;
     if ((this.registers.low(Register.rflags) & TF) !== 0) this.pendingDebug |= SINGLE_STEP;
   }
