@@ -78,8 +78,13 @@ export class KeptLists<F extends Fields, E extends Fields> {
   }
 }
 
+const isOfWords = ({ byteOffset, length }: Uint8Array): boolean => ((byteOffset | length) & 3) === 0;
+
 function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   if (a.length !== b.length) return false;
-  for (let at = 0; at < a.length; at++) if (a[at] !== b[at]) return false;
+  if (!isOfWords(a) || !isOfWords(b)) return a.every((byte, at) => byte === b[at]);
+  const words = new Uint32Array(a.buffer, a.byteOffset, a.length >>> 2);
+  const others = new Uint32Array(b.buffer, b.byteOffset, b.length >>> 2);
+  for (let at = 0; at < words.length; at++) if (words[at] !== others[at]) return false;
   return true;
 }

@@ -67,29 +67,44 @@ export class Statistics {
     into.set(new Uint8Array(halves.buffer).subarray(from, from + into.length));
   }
 
-  /** The portable section: a VM stands still while it is made, so entries are written as bytes. */
+  /** The portable section, in canonical order: a VM stands still while it is made, so entries are written as bytes. */
   save(layout: typeof VmStatistics | typeof VcpuStatistics, instance: number): Section {
-    const entries = this.#entries();
-    return writeList(layout, instance, entries.length, (view, at, index) => {
-      const { name, bucket, value } = entries[index]!;
-      for (let byte = 0; byte < STATS_NAME_BYTES && name[byte] !== 0; byte++) view.setUint8(at + byte, name[byte]!);
-      view.setUint32(at + BUCKET, bucket, true);
-      view.setUint32(at + VALUE, value % TWO_32, true);
-      view.setUint32(at + VALUE + 4, value / TWO_32, true);
+    const { words } = this;
+    const { travellers } = this.#table;
+    if (this.#kept.length > 0) return this.#saveWithKept(layout, instance);
+    let count = 0;
+    for (const traveller of travellers) {
+      const end = traveller.word + traveller.words;
+      for (let word = traveller.word; word < end; word++) if (words[word] !== 0) count++;
+    }
+    let next = 0;
+    let bucket = -1;
+    return writeList(layout, instance, count, (view, at) => {
+      let value = 0;
+      do {
+        if (++bucket === travellers[next]!.words) {
+          next++;
+          bucket = 0;
+        }
+        value = words[travellers[next]!.word + bucket]!;
+      } while (value === 0);
+      writeEntry(view, at, travellers[next]!.name, bucket, value);
     });
   }
-
-  /** In canonical order. */
-  #entries(): KeptEntry[] {
-    const entries: KeptEntry[] = [];
+  /** Beside entries that only the next version may know. */
+  #saveWithKept(layout: typeof VmStatistics | typeof VcpuStatistics, instance: number): Section {
+    const entries = [...this.#kept];
     for (const { name, word, words } of this.#table.travellers) {
       for (let bucket = 0; bucket < words; bucket++) {
         const value = this.words[word + bucket]!;
         if (value !== 0) entries.push({ name, bucket, value });
       }
     }
-    if (this.#kept.length === 0) return entries;
-    return [...this.#kept, ...entries].sort((a, b) => compareNames(a.name, b.name) || a.bucket - b.bucket);
+    entries.sort((a, b) => compareNames(a.name, b.name) || a.bucket - b.bucket);
+    return writeList(layout, instance, entries.length, (view, at, index) => {
+      const { name, bucket, value } = entries[index]!;
+      writeEntry(view, at, name, bucket, value);
+    });
   }
 
   /** Takes the values of the section, and keeps what it does not know for the next move. A sentence: why they cannot be taken. */
@@ -98,7 +113,8 @@ export class Statistics {
     if (typeof entries === "string") return entries;
     const { view } = entries;
     const { travellers } = this.#table;
-    for (const { word, words } of travellers) this.words.fill(0, word, word + words);
+    // Most are of one word, for which a call of `fill` costs more than the word
+    for (const { word, words } of travellers) for (let at = word; at < word + words; at++) this.words[at] = 0;
     this.#kept = [];
     // Both are in the order of names, so each name is looked at once: a VM stands still meanwhile
     let next = 0;
@@ -114,6 +130,13 @@ export class Statistics {
     }
     return undefined;
   }
+}
+
+function writeEntry(view: DataView, at: number, name: Uint8Array, bucket: number, value: number): void {
+  for (let byte = 0; byte < STATS_NAME_BYTES && name[byte] !== 0; byte++) view.setUint8(at + byte, name[byte]!);
+  view.setUint32(at + BUCKET, bucket, true);
+  view.setUint32(at + VALUE, value % TWO_32, true);
+  view.setUint32(at + VALUE + 4, value / TWO_32, true);
 }
 
 /** As compareNames, of a name that is still in its section. */
