@@ -54,6 +54,9 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
   }
 
   function threw(file: ModuleFile, request: number, thrown: unknown): number {
+    // The vCPU that it was running on this CPU, if it came so far: nobody else would say that it does not run any more
+    const running = kernel.vac.runningVcpu(kernel.cpu.id);
+    if (running !== undefined) kernel.vac.clearRunningVcpu(running.owner);
     if (process.ending || !canContain(file, request)) {
       process.crash(file.operations.owner, thrown);
       return -Errno.EIO;
