@@ -61,7 +61,9 @@ describe("a run", () => {
       planOf({ clock: "wall", schedule: "concurrent", thresholds: [{ metric: "exit_io_instruction", percent: 5 }] }),
       { directory },
     );
-    expect(result).toMatchObject({ complete: true, verdict: "same" });
+    // What two arms come to that run at once on the wall clock is the machine's to say as well: verdicts are asked for under icount
+    expect(result).toMatchObject({ complete: true });
+    for (const { values } of result.rounds) expect(values.exit_io_instruction).toBeGreaterThan(0);
     expect(new Set(result.rounds.map(({ cpu }) => cpu))).toEqual(new Set([0, 1]));
   });
 
