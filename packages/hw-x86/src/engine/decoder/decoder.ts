@@ -130,6 +130,8 @@ const IMM_NONE = 0,
   IMM_WORD_BYTE = 12,
   IMM_REGISTER = 13;
 
+const SIZES = [16, 32, 64] as const;
+
 /** By VEX.pp. */
 const VEX_PREFIXES = [PREFIX_NONE, PREFIX_66, PREFIX_F3, PREFIX_F2] as const;
 
@@ -191,7 +193,7 @@ export function createDecoder(variants: readonly Variant[]): Decode {
     formIndices.set(form, forms.length);
     forms.push(parseForm(form));
   }
-  const { leaves, cells, modrmTables } = mapEncodings(forms);
+  const { leaves, firstLeaf, cells, modrmTables } = mapEncodings(forms);
 
   // Per leaf: flags, immediate kind, field codes [register a b c, memory a b c], handlers [register 16 32 64 -, memory 16 32 64 -]
   const leafFlags = new Uint8Array(leaves.length);
@@ -212,18 +214,15 @@ export function createDecoder(variants: readonly Variant[]): Decode {
     leafFields.set(fieldCodes(parsed, false), leaf * 8);
     leafFields.set(fieldCodes(parsed, true), leaf * 8 + 4);
   });
-  const leafOf = new Map<string, number>();
-  leaves.forEach(({ formIndex, condition }, leaf) => {
-    leafOf.set(`${formIndex} ${condition}`, leaf);
-  });
   const hasMemoryVariant = new Set<number>();
   for (const variant of variants) {
-    const leaf = leafOf.get(`${formIndices.get(variant.form)} ${variant.condition}`) as number;
+    const leaf = firstLeaf[formIndices.get(variant.form) as number] + (variant.condition ?? 0);
     const { sizes } = leaves[leaf].parsed;
     if (variant.isMemory) hasMemoryVariant.add(leaf);
-    for (const [column, size] of [16, 32, 64].entries()) {
+    for (let column = 0; column < SIZES.length; column++) {
+      const size = SIZES[column];
       // Sizes that the form does not tell apart go to the next one below, or to its only one
-      const serves = sizes.includes(size as 16 | 32 | 64)
+      const serves = sizes.includes(size)
         ? variant.size === size
         : variant.size === (size === 64 ? sizes[sizes.length - 1] : sizes[0]);
       if (serves) leafHandlers[leaf * 8 + (variant.isMemory ? 4 : 0) + column] = variant.number;

@@ -30,6 +30,8 @@ export const CELL_EMPTY = 0,
 
 export interface EncodingMap {
   readonly leaves: readonly Leaf[];
+  /** By form: its first leaf, which those of its other conditions follow. */
+  readonly firstLeaf: Int32Array;
   /** By `cellIndex`: kind in bits 0-1, leaf or table number above. */
   readonly cells: Int32Array;
   /** Table t holds the leaf for ModRM byte m at t * 256 + m; -1: none. */
@@ -79,94 +81,148 @@ function describe(parsed: ParsedForm): string {
   return `"${parsed.form.opcode}" "${parsed.form.operands}"`;
 }
 
+/** What a leaf takes of the bytes before the opcode, 1 for each `choice`: mode64 * 4 + wide * 2 + length. */
+function choicesOf({ form, narrow, wide, vexLength }: ParsedForm): number {
+  let choices = 0xff;
+  if (form.attributes.includes("only64")) choices &= 0xf0;
+  if (form.attributes.includes("invalid64")) choices &= 0x0f;
+  if (wide) choices &= 0xcc;
+  if (narrow) choices &= 0x33;
+  if (vexLength !== "any") choices &= vexLength === 0 ? 0x55 : 0xaa;
+  return choices;
+}
+
 export function mapEncodings(forms: readonly ParsedForm[]): EncodingMap {
   const leaves: Leaf[] = [];
-  const byOpcode = new Map<number, number[]>();
+  const firstLeaf = new Int32Array(forms.length);
+  const byOpcode: number[][] = Array.from({ length: MAPS * 256 }, () => []);
   forms.forEach((parsed, formIndex) => {
+    firstLeaf[formIndex] = leaves.length;
     for (let i = 0; i < parsed.opcodeCount; i++) {
       if (!parsed.isConditional && i > 0) {
         // All registers of +r share one leaf
       } else leaves.push({ parsed, formIndex, condition: parsed.isConditional ? i : undefined });
-      const key = parsed.map * 256 + parsed.opcode + i;
-      const list = byOpcode.get(key);
-      if (list) list.push(leaves.length - 1);
-      else byOpcode.set(key, [leaves.length - 1]);
+      byOpcode[parsed.map * 256 + parsed.opcode + i].push(leaves.length - 1);
     }
   });
 
   const cells = new Int32Array(cellIndex(2, 0, 0, 0, 0, 0));
   const tables: Int16Array[] = [];
-  const known = new Map<string, number>();
+
+  // The leaves that may claim the encoding in hand, and their outer ranks
+  let candidates: number[] = [];
+  let outerRanks: number[] = [];
 
   /** Best of the candidates for a ModRM byte; -1 when none claims it. */
-  function choose(candidates: readonly [number, number][], modrm: number): number {
+  function choose(modrm: number): number {
     let best = -1;
     let bestRank = 0;
-    for (const [leaf, outerRank] of candidates) {
-      const { parsed } = leaves[leaf];
+    for (let i = 0; i < candidates.length; i++) {
+      const { parsed } = leaves[candidates[i]];
       const rank = parsed.hasModrm ? modrmRank(parsed, modrm) : 1;
       if (rank === 0) continue;
-      const total = outerRank * 4 + rank;
+      const total = outerRanks[i] * 4 + rank;
       if (total === bestRank) {
         throw new Error(
           `two forms claim opcode ${hex(parsed.opcode)} with ModRM ${hex(modrm)}: ${describe(leaves[best].parsed)} and ${describe(parsed)}`,
         );
       }
       if (total > bestRank) {
-        best = leaf;
+        best = candidates[i];
         bestRank = total;
       }
     }
     return best;
   }
 
-  function cellFor(candidates: readonly [number, number][]): number {
-    if (candidates.length === 0) return CELL_EMPTY;
-    const withModrm = candidates.filter(([leaf]) => leaves[leaf].parsed.hasModrm).length;
-    if (withModrm === 0) return CELL_PLAIN | (choose(candidates, 0) << 2);
-    if (withModrm !== candidates.length) {
-      const texts = candidates.map(([leaf]) => describe(leaves[leaf].parsed)).join(", ");
-      throw new Error(`one opcode with and without ModRM: ${texts}`);
-    }
+  function cellByModrm(): number {
     const table = new Int16Array(256);
-    for (let modrm = 0; modrm < 256; modrm++) table[modrm] = choose(candidates, modrm);
-    if (table.every((leaf) => leaf === table[0])) return CELL_MODRM | (table[0] << 2);
+    let isOne = true;
+    if (candidates.some((leaf) => leaves[leaf].parsed.modrmByte !== undefined)) {
+      for (let modrm = 0; modrm < 256; modrm++) {
+        table[modrm] = choose(modrm);
+        isOne &&= table[modrm] === table[0];
+      }
+    } else {
+      // The digit, and whether it is a register, is all that tells candidates apart
+      for (let first = 0; first < 256; first = first === 0x38 ? 0xc0 : first + 8) {
+        const leaf = choose(first);
+        table.fill(leaf, first, first + 8);
+        if (first < 0x40) {
+          table.fill(leaf, first + 0x40, first + 0x48);
+          table.fill(leaf, first + 0x80, first + 0x88);
+        }
+        isOne &&= leaf === table[0];
+      }
+    }
+    if (isOne) return CELL_MODRM | (table[0] << 2);
     tables.push(table);
     return CELL_TABLE | ((tables.length - 1) << 2);
   }
 
-  for (const [key, list] of byOpcode) {
-    for (let mode64 = 0; mode64 < 2; mode64++) {
-      for (let prefix = 0; prefix < 4; prefix++) {
-        for (let choice = 0; choice < 4; choice++) {
-          const [wide, length] = [choice >> 1, choice & 1];
-          const candidates: [number, number][] = [];
-          for (const leaf of list) {
-            const { parsed } = leaves[leaf];
-            if (parsed.form.attributes.includes(mode64 ? "invalid64" : "only64")) continue;
-            if (wide ? parsed.narrow : parsed.wide) continue;
-            if (parsed.vexLength !== "any" && parsed.vexLength !== length) continue;
-            const rank = prefixRank(parsed, prefix);
-            if (rank > 0) candidates.push([leaf, rank * 2 + (parsed.wide ? 1 : 0)]);
-          }
-          const id = candidates.map((candidate) => candidate.join(":")).join(" ");
-          let cell = known.get(id);
-          if (cell === undefined) {
-            // A form with a mandatory prefix may have no ModRM where the others of its opcode have: it then stands alone
-            const plain = candidates.filter(([leaf]) => !leaves[leaf].parsed.hasModrm);
-            const top = Math.max(...candidates.map(([, outer]) => outer));
-            cell = plain.some(([, outer]) => outer === top) ? cellFor(plain) : cellFor(candidates);
-            known.set(id, cell);
-          }
-          cells[cellIndex(mode64, key >> 8, key & 0xff, prefix, wide, length)] = cell;
+  /** The cell of an opcode for leaves with these outer ranks, 0 for those that are no candidates. */
+  function cellOf(list: readonly number[], ranks: Uint8Array): number {
+    let top = 0;
+    let topPlain = 0;
+    let withModrm = 0;
+    candidates = [];
+    outerRanks = [];
+    for (let i = 0; i < list.length; i++) {
+      if (ranks[i] === 0) continue;
+      candidates.push(list[i]);
+      outerRanks.push(ranks[i]);
+      top = Math.max(top, ranks[i]);
+      if (leaves[list[i]].parsed.hasModrm) withModrm++;
+      else topPlain = Math.max(topPlain, ranks[i]);
+    }
+    if (top === 0) return CELL_EMPTY;
+    if (topPlain === top) {
+      // A form with a mandatory prefix may have no ModRM where the others of its opcode have: it then stands alone
+      const isPlain = candidates.map((leaf) => !leaves[leaf].parsed.hasModrm);
+      candidates = candidates.filter((_, i) => isPlain[i]);
+      outerRanks = outerRanks.filter((_, i) => isPlain[i]);
+      return CELL_PLAIN | (choose(0) << 2);
+    }
+    if (withModrm !== candidates.length) {
+      const texts = candidates.map((leaf) => describe(leaves[leaf].parsed)).join(", ");
+      throw new Error(`one opcode with and without ModRM: ${texts}`);
+    }
+    return cellByModrm();
+  }
+
+  const prefixRanks = leaves.map(({ parsed }) =>
+    Uint8Array.from([0, 1, 2, 3], (prefix) => {
+      const rank = prefixRank(parsed, prefix);
+      return rank === 0 ? 0 : rank * 2 + (parsed.wide ? 1 : 0);
+    }),
+  );
+  const choices = Uint8Array.from(leaves, ({ parsed }) => choicesOf(parsed));
+  byOpcode.forEach((list, key) => {
+    if (list.length === 0) return;
+    // Most encodings of an opcode have the same candidates: their cells are made once
+    const known = new Map<string, number>();
+    const ranks = new Uint8Array(list.length);
+    for (let prefix = 0; prefix < 4; prefix++) {
+      for (let choice = 0; choice < 8; choice++) {
+        let id = "";
+        for (let i = 0; i < list.length; i++) {
+          const leaf = list[i];
+          ranks[i] = ((choices[leaf] >> choice) & 1) === 0 ? 0 : prefixRanks[leaf][prefix];
+          id += ranks[i];
         }
+        let cell = known.get(id);
+        if (cell === undefined) {
+          cell = cellOf(list, ranks);
+          known.set(id, cell);
+        }
+        cells[cellIndex(choice >> 2, key >> 8, key & 0xff, prefix, (choice >> 1) & 1, choice & 1)] = cell;
       }
     }
-  }
+  });
 
   const modrmTables = new Int16Array(tables.length * 256);
   tables.forEach((table, index) => {
     modrmTables.set(table, index * 256);
   });
-  return { leaves, cells, modrmTables };
+  return { leaves, firstLeaf, cells, modrmTables };
 }

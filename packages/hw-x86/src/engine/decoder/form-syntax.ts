@@ -124,6 +124,18 @@ function sizeName(text: string): SizeName {
 
 const PLACES: Readonly<Record<string, RegisterSource>> = { rm: "rm", v: "vvvv", is4: "is4" };
 
+/** Parsed operands: rows share a few words. Those with a register of their own in the opcode are apart. */
+const parsedOperands = { reg: new Map<string, ParsedOperand>(), opcode: new Map<string, ParsedOperand>() };
+
+function operandOf(text: string, registerSource: "reg" | "opcode"): ParsedOperand {
+  let operand = parsedOperands[registerSource].get(text);
+  if (operand === undefined) {
+    operand = parseOperand(text, registerSource);
+    parsedOperands[registerSource].set(text, operand);
+  }
+  return operand;
+}
+
 function parseOperand(text: string, registerSource: RegisterSource): ParsedOperand {
   const [word, place] = text.split("=");
   if (place !== undefined && !(place in PLACES)) throw new SyntaxError(`operand "${text}"`);
@@ -306,8 +318,8 @@ function parse(form: Form): ParsedForm {
     else throw new SyntaxError(`"${token}"`);
   }
 
-  const registerSource: RegisterSource = plus === "r" ? "opcode" : "reg";
-  const operands = words.map((word) => parseOperand(word, registerSource));
+  const registerSource = plus === "r" ? "opcode" : "reg";
+  const operands = words.map((word) => operandOf(word, registerSource));
   const needsModrm = operands.some((operand) => operand.memory !== undefined || operand.register?.source === "rm");
   if (needsModrm && !hasModrm) throw new SyntaxError("an operand needs ModRM");
   const usesReg = operands.some((operand) => operand.register?.source === "reg");

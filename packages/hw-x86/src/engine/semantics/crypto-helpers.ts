@@ -13,10 +13,15 @@ function product(x: number, y: number): number {
 }
 const SBOX = new Uint8Array(256);
 const INVERSE_SBOX = new Uint8Array(256);
+// Powers of 3, which generates all but 0: the inverse of its n-th is its (255 - n)-th
+const POWERS = new Uint8Array(256);
+const LOGARITHMS = new Uint8Array(256);
+for (let i = 0, power = 1; i < 255; i++, power ^= double(power)) {
+  POWERS[i] = power;
+  LOGARITHMS[power] = i;
+}
 for (let x = 0; x < 256; x++) {
-  // The inverse is the 254th power
-  let inverse = 1;
-  for (let i = 0; i < 254; i++) inverse = product(inverse, x);
+  const inverse = x === 0 ? 0 : POWERS[(255 - LOGARITHMS[x]) % 255];
   const rotated = (by: number): number => ((inverse << by) | (inverse >> (8 - by))) & 0xff;
   SBOX[x] = inverse ^ rotated(1) ^ rotated(2) ^ rotated(3) ^ rotated(4) ^ 0x63;
 }
