@@ -1,5 +1,4 @@
 /** Asks the registry which release of a module this host could load. */
-import packageJson from "package-json";
 import semver from "semver";
 import { within } from "../patience.ts";
 import type { ModulePackage, Provided } from "./module-package.ts";
@@ -12,6 +11,8 @@ const PATIENCE_MS = 5000;
 export async function fittingRelease(module: ModulePackage, provided: Provided): Promise<string> {
   // What is private was never published under its name
   if (module.json.private === true) return "";
+  // It brings a client for HTTP along, which takes longer to load than the rest of the host: most never ask
+  const { default: packageJson } = await import("package-json");
   let versions: Readonly<Record<string, unknown>>;
   try {
     const answer = await within(packageJson(module.name, { allVersions: true, fullMetadata: true }), PATIENCE_MS, () => {

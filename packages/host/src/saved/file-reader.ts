@@ -16,7 +16,7 @@ import {
   SectionKind,
   sectionTitle,
 } from "./file-format.ts";
-import { type Manifest, parseManifest } from "./manifest.ts";
+import type { Manifest } from "./manifest.ts";
 import { pieceBytes, unpackPiece } from "./page-runs.ts";
 import type { ProcessImage } from "./process-image.ts";
 
@@ -66,6 +66,7 @@ export class SavedFile {
   async manifest(): Promise<Manifest> {
     const section = await this.#take();
     if (section.kind !== SectionKind.manifest) throw this.#damaged(section, "is where the manifest is expected");
+    const { parseManifest } = await import("./manifest-schema.ts");
     return parseManifest(section.stored, this.path);
   }
 
