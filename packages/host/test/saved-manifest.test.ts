@@ -1,6 +1,7 @@
 /** What a saved file says before its state: files of earlier releases are read, and what is wrong is named. */
 import { expect, it } from "vitest";
-import { manifestOf, parseManifest } from "../src/saved/manifest.ts";
+import { manifestOf } from "../src/saved/manifest.ts";
+import { parseManifest } from "../src/saved/manifest-schema.ts";
 import type { ProcessImage } from "../src/saved/process-image.ts";
 
 const image: ProcessImage = {
