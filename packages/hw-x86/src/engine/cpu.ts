@@ -37,6 +37,8 @@ export interface Cpu {
   nextRip(): bigint;
   /** Where execution goes on after a helperThenEndBlock helper. */
   setNextRip(rip: bigint): void;
+  /** The same in halves. */
+  setNextRipHalves(low: number, high: number): void;
 
   // Flags as one word (flags.ts)
   readFlags(): number;

@@ -286,6 +286,13 @@ export class Engine implements Cpu, EngineControl {
     this.set64(state.nextRip, rip);
     if (this.operation === 0) this.set64(state.rip, rip);
   }
+  setNextRipHalves(low: number, high: number): void {
+    this.u32[state.nextRip >>> 2] = low;
+    this.u32[(state.nextRip >>> 2) + 1] = high;
+    if (this.operation !== 0) return;
+    this.u32[state.rip >>> 2] = low;
+    this.u32[(state.rip >>> 2) + 1] = high;
+  }
   readFlags(): number {
     this.#steps.settleResume();
     return readFlags(this.u32);

@@ -14,7 +14,7 @@ import {
   limitOf,
   writeSegment,
 } from "./descriptors.ts";
-import { isCanonical } from "./linear-address.ts";
+import { isCanonicalHigh } from "./linear-address.ts";
 import { isLongMode } from "./processor-mode.ts";
 import { loadDescriptor, updateSegments } from "./segmentation.ts";
 
@@ -35,9 +35,13 @@ export function checkDirectCode(cpu: Cpu, descriptor: Descriptor, selector: numb
 
 /** #GP(error) unless the instruction pointer is inside the segment, or canonical for 64-bit code. */
 export function checkTarget(cpu: Cpu, descriptor: Descriptor, rip: bigint, error = 0): void {
+  checkTargetHalves(cpu, descriptor, Number(BigInt.asUintN(32, rip)), Number(BigInt.asUintN(32, rip >> 32n)), error);
+}
+/** The same for an instruction pointer in halves, unsigned. */
+export function checkTargetHalves(cpu: Cpu, descriptor: Descriptor, low: number, high: number, error = 0): void {
   if (isLongMode(cpu) && isLongCode(descriptor)) {
-    if (!isCanonical(cpu, rip)) cpu.raise(Vector.GP, error);
-  } else if (rip > BigInt(limitOf(descriptor))) cpu.raise(Vector.GP, error);
+    if (!isCanonicalHigh(cpu, high)) cpu.raise(Vector.GP, error);
+  } else if (high !== 0 || low > limitOf(descriptor)) cpu.raise(Vector.GP, error);
 }
 
 /** Loads CS with `cpl` as its RPL. SS's DPL must be, or become, `cpl` before `updateSegments`. */

@@ -15,6 +15,7 @@ import {
   state,
 } from "../cpu-state.ts";
 import { Access } from "./bits.ts";
+import { readAt } from "./memory-access.ts";
 import { isLongMode } from "./processor-mode.ts";
 
 /** The two words of a descriptor, each unsigned; `upper` is the third word of a 16-byte system descriptor, else 0. */
@@ -39,6 +40,8 @@ export const SystemType = {
   interruptGate: 14,
   trapGate: 15,
 } as const;
+
+const TWO_32 = 0x1_0000_0000;
 
 /** Access rights that virtual-8086 mode gives every segment. */
 export const VIRTUAL_8086_ACCESS = Access.present | (3 << Access.dplShift) | Access.application | 3;
@@ -73,29 +76,41 @@ export const gateOffset = (gate: Descriptor): number => ((gate.low & 0xffff) | (
 /** Null selectors: index 0 of the GDT at any privilege. */
 export const isNull = (selector: number): boolean => (selector & 0xfffc) === 0;
 
-/** Linear address of a descriptor of `bytes`, undefined when its table does not reach so far or there is no LDT. */
-export function descriptorAddress(cpu: Cpu, selector: number, bytes = 8): Gva | undefined {
-  const offset = selector & 0xfff8;
-  if ((selector & 4) === 0) {
-    if (offset + bytes - 1 > cpu.u32[state.gdtrLimit >>> 2]) return undefined;
-    return BigInt.asUintN(64, cpu.u64[state.gdtrBase >>> 3] + BigInt(offset)) as Gva;
-  }
+/** Bank offset of the base of the selector's table; 0 when it does not reach to the end of a descriptor of `bytes`, or there is no LDT. */
+function tableOf(cpu: Cpu, selector: number, bytes: number): number {
+  const end = (selector & 0xfff8) + bytes - 1;
+  if ((selector & 4) === 0) return end > cpu.u32[state.gdtrLimit >>> 2] ? 0 : state.gdtrBase;
   const ldt = segmentOffset(LDTR);
-  if ((cpu.u32[(ldt + SEG_ACCESS) >>> 2] & Access.unusable) !== 0) return undefined;
-  if (offset + bytes - 1 > cpu.u32[(ldt + SEG_LIMIT) >>> 2]) return undefined;
-  return BigInt.asUintN(64, cpu.u64[(ldt + SEG_BASE) >>> 3] + BigInt(offset)) as Gva;
+  if ((cpu.u32[(ldt + SEG_ACCESS) >>> 2] & Access.unusable) !== 0) return 0;
+  return end > cpu.u32[(ldt + SEG_LIMIT) >>> 2] ? 0 : ldt + SEG_BASE;
 }
 
-/** The descriptor at a linear address, read with supervisor rights. */
-export function descriptorAt(cpu: Cpu, address: Gva): Descriptor {
-  const value = cpu.readLinear(address, 8, true);
-  return { low: Number(value & 0xffff_ffffn), high: Number(value >> 32n), upper: 0 };
+/** Linear address of a descriptor of `bytes`, undefined when its table does not reach so far or there is no LDT. */
+export function descriptorAddress(cpu: Cpu, selector: number, bytes = 8): Gva | undefined {
+  const base = tableOf(cpu, selector, bytes);
+  if (base === 0) return undefined;
+  return BigInt.asUintN(64, cpu.u64[base >>> 3] + BigInt(selector & 0xfff8)) as Gva;
+}
+
+/**
+ * Bank offset from which the `bytes` can be read that lie `offset` bytes behind the linear address in the state block at `base`, with
+ * supervisor rights: so system structures are read, and addresses stay out of bigints on the way of every event.
+ */
+export function readBehind(cpu: Cpu, base: number, offset: number, bytes: number): number {
+  const low = cpu.u32[base >>> 2] + offset;
+  const high = cpu.u32[(base >>> 2) + 1] + (low >= TWO_32 ? 1 : 0);
+  return readAt(cpu, low | 0, high | 0, bytes, true);
+}
+
+/** The descriptor at a bank offset. */
+export function descriptorAt(cpu: Cpu, at: number): Descriptor {
+  return { low: cpu.view.getUint32(at, true), high: cpu.view.getUint32(at + 4, true), upper: 0 };
 }
 
 /** The descriptor that a selector names; undefined outside its table. */
 export function readDescriptor(cpu: Cpu, selector: number): Descriptor | undefined {
-  const address = descriptorAddress(cpu, selector);
-  return address === undefined ? undefined : descriptorAt(cpu, address);
+  const base = tableOf(cpu, selector, 8);
+  return base === 0 ? undefined : descriptorAt(cpu, readBehind(cpu, base, selector & 0xfff8, 8));
 }
 
 /** The type of the fourth word, which has to be that of no descriptor. */
@@ -104,12 +119,11 @@ const EXTENDED_TYPE = 0x1f00;
 /** A system descriptor (LDT, TSS, call gate), 16 bytes long in long mode; undefined too where its second half looks like another one. */
 export function readSystemDescriptor(cpu: Cpu, selector: number): Descriptor | undefined {
   if (!isLongMode(cpu)) return readDescriptor(cpu, selector);
-  const address = descriptorAddress(cpu, selector, 16);
-  if (address === undefined) return undefined;
-  const descriptor = descriptorAt(cpu, address);
-  const { low, high } = descriptorAt(cpu, BigInt.asUintN(64, address + 8n) as Gva);
-  if ((high & EXTENDED_TYPE) !== 0) return undefined;
-  return { ...descriptor, upper: low };
+  const base = tableOf(cpu, selector, 16);
+  if (base === 0) return undefined;
+  const at = readBehind(cpu, base, selector & 0xfff8, 16);
+  if ((cpu.view.getUint32(at + 12, true) & EXTENDED_TYPE) !== 0) return undefined;
+  return { ...descriptorAt(cpu, at), upper: cpu.view.getUint32(at + 8, true) };
 }
 
 /** Sets bits of the type byte in memory (accessed, TSS busy) unless they are set, and in `descriptor`. */
@@ -148,7 +162,6 @@ export const segmentBase64 = (cpu: Cpu, segment: number): bigint => cpu.u64[(seg
 
 /** End of a segment that no limit bounds. */
 export const EVERYWHERE = -1;
-const TWO_32 = 0x1_0000_0000;
 
 /** Derived part of a slot: ends of at most 2^32, or EVERYWHERE; the effective base as low and high 32 bits. */
 export function writeDerived(

@@ -1,7 +1,7 @@
 /** The three ways through the interrupt table: real-mode vectors, protected-mode gates and long-mode gates. */
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { CS, DS, ES, FS, GS, RSP, SS, state } from "../cpu-state.ts";
+import { CS, DS, ES, FS, GS, gprOffset, RSP, SS, state } from "../cpu-state.ts";
 import type { GuestEvent } from "../system-interface.ts";
 import { Flag, Vector } from "./bits.ts";
 import { Dr6 } from "./breakpoints.ts";
@@ -19,27 +19,30 @@ import {
   isLongCode,
   isNull,
   isPresent,
+  readBehind,
   readDescriptor,
   SystemType,
   selectorOf,
   typeOf,
   writeRealCodeSegment,
 } from "./descriptors.ts";
-import { isCanonical } from "./linear-address.ts";
+import { isCanonicalHigh } from "./linear-address.ts";
 import { cplOf, is64Bit, isLongMode, isVirtual8086, setCpl } from "./processor-mode.ts";
 import { loadDescriptor, loadNull, markAccessed, updateSegments } from "./segmentation.ts";
-import { checkLongRoom, checkRoom, currentStack, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
-import { innerRsp, innerStack, interruptRsp } from "./task-state.ts";
+import { checkRoom, currentStack, LongFrame, pushed, pushLegacy, stackOf } from "./stack-frame.ts";
+import { innerRspAt, innerStack, interruptRspAt } from "./task-state.ts";
 import { switchTask } from "./task-switch.ts";
 import { switchTags } from "./translation-caches.ts";
 
 /** EXT bit of error codes of faults met in delivery: the event did not come from INT n, INT3 or INTO. */
 const externalBit = (event: GuestEvent): 0 | 1 => (event.type === 4 || event.type === 6 ? 0 : 1);
 
+const isSoftware = ({ type }: GuestEvent): boolean => type === 4 || type === 5 || type === 6;
+
 /** Where execution goes on after the handler: behind the instruction for software events. */
 export function returnRip(cpu: Cpu, event: GuestEvent): bigint {
   const rip = cpu.get64(state.rip);
-  if (event.type !== 4 && event.type !== 5 && event.type !== 6) return rip;
+  if (!isSoftware(event)) return rip;
   const next = rip + BigInt(event.instructionLength);
   if (is64Bit(cpu)) return BigInt.asUintN(64, next);
   return BigInt.asUintN(cpu.u32[state.codeSize >>> 2] === 16 ? 16 : 32, next);
@@ -55,6 +58,7 @@ function savedFlags(cpu: Cpu, event: GuestEvent): number {
   return isFault ? flags | Flag.RF : flags;
 }
 
+const RSP_AT = gprOffset(RSP);
 const CLEARED = Flag.TF | Flag.NT | Flag.RF | Flag.VM;
 
 export function deliverReal(cpu: Cpu, event: GuestEvent): void {
@@ -76,10 +80,10 @@ function readGate(cpu: Cpu, event: GuestEvent, bytes: 8 | 16): Descriptor {
   const external = externalBit(event);
   const error = event.vector * 8 + 2 + external;
   if (event.vector * bytes + bytes - 1 > cpu.u32[state.idtrLimit >>> 2]) cpu.raise(Vector.GP, error);
-  const address = BigInt.asUintN(64, cpu.get64(state.idtrBase) + BigInt(event.vector * bytes)) as Gva;
-  const gate = descriptorAt(cpu, address);
-  // The whole entry is read before anything of it is looked at
-  if (bytes === 16) gate.upper = Number(cpu.readLinear(BigInt.asUintN(64, address + 8n) as Gva, 4, true));
+  // All of the entry that means anything is read before it is looked at
+  const at = readBehind(cpu, state.idtrBase, event.vector * bytes, bytes === 16 ? 12 : 8);
+  const gate = descriptorAt(cpu, at);
+  if (bytes === 16) gate.upper = cpu.view.getUint32(at + 8, true);
   const type = typeOf(gate);
   const isGate = type === SystemType.interruptGate || type === SystemType.trapGate;
   const isLegacy = type === SystemType.interruptGate16 || type === SystemType.trapGate16 || type === SystemType.taskGate;
@@ -101,6 +105,9 @@ function readHandler(cpu: Cpu, selector: number, external: number): Descriptor {
   return descriptor;
 }
 
+/** What the delivery in hand pushes. */
+const frame = new LongFrame();
+
 export function deliverLong(cpu: Cpu, event: GuestEvent): void {
   const external = externalBit(event);
   const gate = readGate(cpu, event, 16);
@@ -109,30 +116,33 @@ export function deliverLong(cpu: Cpu, event: GuestEvent): void {
   const cpl = cplOf(cpu);
   const newCpl = isConforming(code) ? cpl : dplOf(code);
   const ist = gate.high & 7;
-  let stack: bigint;
-  if (ist !== 0) stack = interruptRsp(cpu, ist, external);
-  else if (newCpl < cpl) stack = innerRsp(cpu, newCpl, external);
-  else stack = cpu.reg(RSP);
-  const target = BigInt(gateOffset(gate)) | (BigInt(gate.upper) << 32n);
+  let stackAt: number = RSP_AT;
+  if (ist !== 0) stackAt = interruptRspAt(cpu, ist, external);
+  else if (newCpl < cpl) stackAt = innerRspAt(cpu, newCpl, external);
+  const stackLow = cpu.view.getUint32(stackAt, true);
+  const stackHigh = cpu.view.getUint32(stackAt + 4, true);
   const flags = savedFlags(cpu, event);
-  const frame = [
-    BigInt(selectorOf(cpu, SS)),
-    cpu.reg(RSP),
-    BigInt(flags >>> 0),
-    BigInt(selectorOf(cpu, CS)),
-    returnRip(cpu, event),
-  ];
-  if (event.errorCode !== undefined) frame.push(BigInt(event.errorCode));
-  checkLongRoom(cpu, stack & ~15n, frame.length * 8, external);
-  if (!isCanonical(cpu, target)) cpu.raise(Vector.GP, external);
-  const rsp = pushLong(cpu, stack & ~15n, frame, newCpl < 3, external);
+  frame.begin();
+  frame.add(selectorOf(cpu, SS), 0);
+  frame.add(cpu.u32[RSP_AT >>> 2], cpu.u32[(RSP_AT >>> 2) + 1]);
+  frame.add(flags, 0);
+  frame.add(selectorOf(cpu, CS), 0);
+  if (isSoftware(event)) {
+    const rip = returnRip(cpu, event);
+    frame.add(Number(BigInt.asUintN(32, rip)), Number(rip >> 32n));
+  } else frame.add(cpu.u32[state.rip >>> 2], cpu.u32[(state.rip >>> 2) + 1]);
+  if (event.errorCode !== undefined) frame.add(event.errorCode, 0);
+  frame.place(cpu, (stackLow & ~15) >>> 0, stackHigh, external);
+  if (!isCanonicalHigh(cpu, gate.upper)) cpu.raise(Vector.GP, external);
+  frame.push(cpu, newCpl < 3);
   markAccessed(cpu, selector, code);
 
   const was64 = is64Bit(cpu);
   if (newCpl < cpl) loadNull(cpu, SS, newCpl, newCpl);
   loadCode(cpu, selector, code, newCpl);
-  cpu.setReg(RSP, rsp);
-  cpu.set64(state.rip, target);
+  frame.takeStack(cpu);
+  cpu.u32[state.rip >>> 2] = gateOffset(gate);
+  cpu.u32[(state.rip >>> 2) + 1] = gate.upper;
   if (was64) {
     // Tops, bases and stack size are the same for all 64-bit code: only the privilege changes.
     setCpl(cpu, newCpl);

@@ -28,8 +28,8 @@ import {
 } from "./descriptors.ts";
 import { cplOf, hasParagraphSegments, isLongMode, isVirtual8086 } from "./processor-mode.ts";
 import { loadDescriptor, loadNull, markAccessed, updateSegments } from "./segmentation.ts";
-import { checkLongRoom, checkRoom, movedStackPointer, peek, pushed, pushLegacy, pushLong, stackOf } from "./stack-frame.ts";
-import { innerRsp, innerStack } from "./task-state.ts";
+import { checkRoom, movedStackPointer, peek, placeLong, pushed, pushLegacy, stackOf } from "./stack-frame.ts";
+import { innerRspAt, innerStack } from "./task-state.ts";
 import { switchTask } from "./task-switch.ts";
 
 export type TransferBytes = 2 | 4 | 8;
@@ -78,14 +78,13 @@ function callInner(cpu: Cpu, gate: Descriptor, code: Descriptor, rip: bigint): v
   const oldRsp = cpu.reg(RSP);
   const oldCs = selectorOf(cpu, CS);
   if (isLongMode(cpu)) {
-    const stack = innerRsp(cpu, level, 0);
-    const frame = [BigInt(oldSs), oldRsp, BigInt(oldCs), cpu.nextRip()];
-    checkLongRoom(cpu, stack, frame.length * 8, 0);
+    const stack = cpu.view.getBigUint64(innerRspAt(cpu, level, 0), true);
+    const frame = placeLong(cpu, stack, [BigInt(oldSs), oldRsp, BigInt(oldCs), cpu.nextRip()], 0);
     checkTarget(cpu, code, rip);
-    const rsp = pushLong(cpu, stack, frame, true, 0);
+    frame.push(cpu, true);
     markAccessed(cpu, gateSelector(gate), code);
     loadNull(cpu, SS, level, level);
-    cpu.setReg(RSP, rsp);
+    frame.takeStack(cpu);
     enterThroughGate(cpu, code, gateSelector(gate), level, rip);
     return;
   }
@@ -117,18 +116,19 @@ function throughGate(cpu: Cpu, gate: Descriptor, isCall: boolean): void {
   }
   const cpl = cplOf(cpu);
   const link = [BigInt(selectorOf(cpu, CS)), cpu.nextRip()];
-  let rsp = cpu.reg(RSP);
   if (isLongMode(cpu)) {
     // The gate leads to 64-bit code, and what it pushes is 64-bit code's, wherever the call is from
-    if (isCall) checkLongRoom(cpu, rsp, 16, 0);
+    const frame = isCall ? placeLong(cpu, cpu.reg(RSP), link, 0) : undefined;
     checkTarget(cpu, code, rip);
-    if (isCall) rsp = pushLong(cpu, rsp, link, cpl < 3, 0);
+    frame?.push(cpu, cpl < 3);
+    markAccessed(cpu, gateSelector(gate), code);
+    frame?.takeStack(cpu);
   } else {
     checkTarget(cpu, code, rip);
-    if (isCall) rsp = pushed(cpu, typeOf(gate) === SystemType.callGate16 ? 2 : 4, link);
+    const rsp = isCall ? pushed(cpu, typeOf(gate) === SystemType.callGate16 ? 2 : 4, link) : cpu.reg(RSP);
+    markAccessed(cpu, gateSelector(gate), code);
+    cpu.setReg(RSP, rsp);
   }
-  markAccessed(cpu, gateSelector(gate), code);
-  cpu.setReg(RSP, rsp);
   enterThroughGate(cpu, code, gateSelector(gate), cpl, rip);
 }
 
@@ -211,9 +211,10 @@ export function returnStack(cpu: Cpu, selector: number, cpl: number, toLongCode:
   return stack;
 }
 
+const DATA_SEGMENTS = [ES, DS, FS, GS] as const;
 /** After a return to an outer level: data segments that it may not use become null, and null ones lose their RPL. */
 export function dropInnerSegments(cpu: Cpu, cpl: number): void {
-  for (const segment of [ES, DS, FS, GS]) {
+  for (const segment of DATA_SEGMENTS) {
     const access = accessOf(cpu, segment);
     if (isNull(selectorOf(cpu, segment))) cpu.set32(segmentOffset(segment) + SEG_SELECTOR, 0);
     if ((access & Access.unusable) !== 0) continue;

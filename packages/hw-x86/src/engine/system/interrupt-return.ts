@@ -1,9 +1,9 @@
 /** IRET, IRETD and IRETQ in every mode (Intel SDM Vol. 2A, IRET/IRETD/IRETQ - Interrupt Return). */
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { CS, DS, ES, FS, GS, RSP, SS, state, TR } from "../cpu-state.ts";
+import { CS, DS, ES, FS, GS, gprOffset, RSP, SS, state, TR } from "../cpu-state.ts";
 import { FLAGS_DEFINED, FLAGS_FIXED, Flag, Vector } from "./bits.ts";
-import { checkTarget, loadCode } from "./code-segment.ts";
+import { checkTarget, checkTargetHalves, loadCode } from "./code-segment.ts";
 import { isLongCode, segmentBase64, segmentLimit, VIRTUAL_8086_ACCESS, writeSegment } from "./descriptors.ts";
 import {
   dropInnerSegments,
@@ -23,11 +23,15 @@ import {
   isLongMode,
   isProtected,
   isVirtual8086,
+  setCpl,
 } from "./processor-mode.ts";
-import { markAccessed, updateSegments } from "./segmentation.ts";
-import { movedStackPointer, peek } from "./stack-frame.ts";
+import { markAccessed, updateSegment, updateSegments } from "./segmentation.ts";
+import { movedStackPointer, peek, peekAt, topOfStack } from "./stack-frame.ts";
 import { switchTask } from "./task-switch.ts";
+import { switchTags } from "./translation-caches.ts";
 import { fromVirtualImage, hasAwaitedInterrupt, hasVirtualFlags } from "./virtual-8086-extensions.ts";
+
+const RSP_LOW = gprOffset(RSP) >>> 2;
 
 /**
  * RFLAGS after POPF or IRET of `popped` at privilege `cpl`: IOPL changes at CPL 0 only, IF where CPL <= IOPL; 16-bit forms
@@ -94,6 +98,53 @@ function returnToTask(cpu: Cpu): void {
   unblockNmis(cpu);
 }
 
+const half = (cpu: Cpu, at: number, bytes: TransferBytes): number =>
+  bytes === 2 ? cpu.view.getUint16(at, true) : cpu.view.getUint32(at, true);
+const upperHalf = (cpu: Cpu, at: number, bytes: TransferBytes): number => (bytes === 8 ? cpu.view.getUint32(at + 4, true) : 0);
+
+/**
+ * IRET of 64-bit code, which pops a stack pointer whatever it returns to. Kernels end every event with one, and serialise the processor
+ * with thousands: addresses travel as halves.
+ */
+function returnFrom64Bit(cpu: Cpu, bytes: TransferBytes): void {
+  const top = topOfStack(cpu, 5 * bytes);
+  let at = top < 0 ? peekAt(cpu, 0, bytes) : top;
+  const ripLow = half(cpu, at, bytes);
+  const ripHigh = upperHalf(cpu, at, bytes);
+  const selector = cpu.view.getUint16(top < 0 ? peekAt(cpu, bytes, bytes) : top + bytes, true);
+  const popped = half(cpu, top < 0 ? peekAt(cpu, 2 * bytes, bytes) : top + 2 * bytes, bytes);
+  const code = returnCode(cpu, selector);
+  const cpl = selector & 3;
+  const oldCpl = cplOf(cpu);
+  let flags = mergedReturn(cpu, popped, bytes, oldCpl);
+  if (bytes !== 2) flags = (flags & ~Flag.RF) | (popped & Flag.RF);
+  at = top < 0 ? peekAt(cpu, 3 * bytes, bytes) : top + 3 * bytes;
+  const rspLow = half(cpu, at, bytes);
+  const rspHigh = upperHalf(cpu, at, bytes);
+  const stackSelector = cpu.view.getUint16(top < 0 ? peekAt(cpu, 4 * bytes, bytes) : top + 4 * bytes, true);
+  const toLong = isLongCode(code);
+  const stack = returnStack(cpu, stackSelector, cpl, toLong);
+  checkTargetHalves(cpu, code, ripLow, ripHigh);
+  if (stack !== undefined) markAccessed(cpu, stackSelector, stack);
+  loadCode(cpu, selector, code, cpl);
+  loadReturnStack(cpu, stackSelector, stack, cpl);
+  if (toLong) {
+    cpu.u32[RSP_LOW] = rspLow;
+    cpu.u32[RSP_LOW + 1] = rspHigh;
+  } else cpu.setReg(RSP, outerPointer(cpu, BigInt(rspLow), stack, false));
+  if (cpl > oldCpl) dropInnerSegments(cpu, cpl);
+  cpu.setNextRipHalves(ripLow, ripHigh);
+  if (toLong) {
+    // Of what 64-bit code derives from segments, only bases and the privilege can have changed
+    updateSegment(cpu, FS);
+    updateSegment(cpu, GS);
+    setCpl(cpu, cpl);
+    switchTags(cpu);
+  } else updateSegments(cpu);
+  changeFlags(cpu, flags);
+  unblockNmis(cpu);
+}
+
 export function interruptReturn(cpu: Cpu, bytes: TransferBytes): void {
   const inParagraphs = hasParagraphSegments(cpu);
   if (isProtected(cpu) && !isVirtual8086(cpu) && (cpu.readFlags() & Flag.NT) !== 0) {
@@ -101,6 +152,10 @@ export function interruptReturn(cpu: Cpu, bytes: TransferBytes): void {
     return;
   }
   if (isVirtual8086(cpu) && ioplOf(cpu) < 3 && (bytes !== 2 || !hasVirtualFlags(cpu))) cpu.raise(Vector.GP, 0);
+  if (is64Bit(cpu)) {
+    returnFrom64Bit(cpu, bytes);
+    return;
+  }
   const rip = peek(cpu, 0, bytes);
   const selector = Number(peek(cpu, 1, bytes)) & 0xffff;
   const popped = Number(peek(cpu, 2, bytes) & 0xffff_ffffn);
@@ -117,10 +172,9 @@ export function interruptReturn(cpu: Cpu, bytes: TransferBytes): void {
   }
   const code = returnCode(cpu, selector);
   const cpl = selector & 3;
-  const was64 = is64Bit(cpu);
   let flags = mergedReturn(cpu, popped, bytes, oldCpl);
   if (bytes !== 2) flags = (flags & ~Flag.RF) | (popped & Flag.RF);
-  if (cpl === oldCpl && !was64) {
+  if (cpl === oldCpl) {
     checkTarget(cpu, code, rip);
     loadCode(cpu, selector, code, cpl);
     cpu.setReg(RSP, movedStackPointer(cpu, bytes * 3));
@@ -134,7 +188,7 @@ export function interruptReturn(cpu: Cpu, bytes: TransferBytes): void {
     loadCode(cpu, selector, code, cpl);
     loadReturnStack(cpu, stackSelector, stack, cpl);
     cpu.setReg(RSP, outerPointer(cpu, rsp, stack, toLong));
-    if (cpl > oldCpl) dropInnerSegments(cpu, cpl);
+    dropInnerSegments(cpu, cpl);
   }
   cpu.setNextRip(rip);
   updateSegments(cpu);

@@ -257,11 +257,18 @@ function translateAs(cpu: Cpu, low: number, high: number, access: number, superv
 }
 
 /** System data structures, which the processor reads for itself, meet no breakpoints. */
-function noteRange(cpu: Cpu, address: bigint, bytes: number, isWrite: boolean, supervisor: boolean | undefined): void {
-  if (supervisor === undefined && bytes <= 10) checkAlignment(cpu, lowOf(address), bytes);
+function noteRange(
+  cpu: Cpu,
+  low: number,
+  high: number,
+  bytes: number,
+  isWrite: boolean,
+  supervisor: boolean | undefined,
+): void {
+  if (supervisor === undefined && bytes <= 10) checkAlignment(cpu, low, bytes);
   if (!cpu.breakpoints.hasData || (supervisor === true && !isWrite)) return;
   const { breakpoints } = cpu;
-  breakpoints.noteAccess(lowOf(address), Number(BigInt.asIntN(32, address >> 32n)), bytes, isWrite);
+  breakpoints.noteAccess(low, high, bytes, isWrite);
   if (breakpoints.hits !== 0) cpu.trapAfterInstruction();
 }
 
@@ -291,19 +298,25 @@ function forEachPage(
   }
 }
 
-export function readLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, supervisor?: boolean): bigint {
-  const low = lowOf(address);
-  const high = highOf(cpu, address);
+/** Bank offset from which `bytes` (1 to 32) at a linear address (halves) can be read, until the next access of this kind. */
+export function readAt(cpu: Cpu, low: number, high: number, bytes: number, supervisor: boolean | undefined): number {
+  if (high !== 0 && !isCanonicalHigh(cpu, high)) cpu.raise(Vector.GP, 0);
   let at = SCRATCH;
   if ((low & 0xfff) + bytes <= 4096) {
     at = translateAs(cpu, low, high, READ, supervisor);
     if (isApicPage) at = readApic(cpu, low, bytes);
   } else {
+    const address = (BigInt(high >>> 0) << 32n) | BigInt(low >>> 0);
     forEachPage(cpu, address, bytes, READ, supervisor, (offset, position, length) => {
       copy(cpu, offset, SCRATCH + position, length);
     });
   }
-  noteRange(cpu, address, bytes, false, supervisor);
+  noteRange(cpu, low, high, bytes, false, supervisor);
+  return at;
+}
+
+export function readLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, supervisor?: boolean): bigint {
+  const at = readAt(cpu, lowOf(address), Number(BigInt.asIntN(32, address >> 32n)), bytes, supervisor);
   switch (bytes) {
     case 1:
       return BigInt(cpu.u8[at]);
@@ -326,7 +339,7 @@ export function writeLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, value:
   const high = highOf(cpu, address);
   if ((low & 0xfff) + bytes > 4096) {
     probeWrite(cpu, address, bytes, supervisor);
-    noteRange(cpu, address, bytes, true, supervisor);
+    noteRange(cpu, low, high, bytes, true, supervisor);
     cpu.view.setBigUint64(SCRATCH, BigInt.asUintN(64, value), true);
     forEachPage(cpu, address, bytes, WRITE, supervisor, (offset, position, length) => {
       store(cpu, SCRATCH + position, offset, length);
@@ -338,7 +351,7 @@ export function writeLinear(cpu: Cpu, address: Gva, bytes: 1 | 2 | 4 | 8, value:
     cpu.guest.apic.write(low & 0xfff, bytes, Number(BigInt.asUintN(Math.min(bytes, 4) * 8, value)));
     return;
   }
-  noteRange(cpu, address, bytes, true, supervisor);
+  noteRange(cpu, low, high, bytes, true, supervisor);
   switch (bytes) {
     case 1:
       cpu.u8[at] = lowOf(value);
@@ -359,12 +372,12 @@ export function readLinearBytes(cpu: Cpu, address: Gva, target: Uint8Array, supe
   forEachPage(cpu, address, target.length, READ, supervisor, (offset, position, length) => {
     target.set(cpu.u8.subarray(offset, offset + length), position);
   });
-  noteRange(cpu, address, target.length, false, supervisor);
+  noteRange(cpu, lowOf(address), highOf(cpu, address), target.length, false, supervisor);
 }
 
 export function writeLinearBytes(cpu: Cpu, address: Gva, source: Uint8Array, supervisor?: boolean): void {
   probeWrite(cpu, address, source.length, supervisor);
-  noteRange(cpu, address, source.length, true, supervisor);
+  noteRange(cpu, lowOf(address), highOf(cpu, address), source.length, true, supervisor);
   forEachPage(cpu, address, source.length, WRITE, supervisor, (offset, position, length) => {
     cpu.u8.set(source.subarray(position, position + length), offset);
     if (cpu.holdsCode((offset & ~0xfff) >>> 0)) cpu.codeWritten(offset, length);

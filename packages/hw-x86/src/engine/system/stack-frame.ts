@@ -4,13 +4,17 @@
  */
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { RSP, SS, state } from "../cpu-state.ts";
+import { gprOffset, RSP, SS, state } from "../cpu-state.ts";
 import { Access, Vector } from "./bits.ts";
 import { accessOf, baseOf, type Descriptor, limitOf, rightsOf, segmentBase, segmentLimit } from "./descriptors.ts";
-import { isCanonical } from "./linear-address.ts";
-import { isApicPage, translate, WRITE } from "./paging.ts";
+import { isCanonicalHigh } from "./linear-address.ts";
+import { readAt } from "./memory-access.ts";
+import { isApicPage, READ, translate, WRITE } from "./paging.ts";
 import { is64Bit } from "./processor-mode.ts";
 import { linear } from "./segmentation.ts";
+import { checksAlignment } from "./translation-caches.ts";
+
+const RSP_LOW = gprOffset(RSP) >>> 2;
 
 /** Where frames go: a stack segment outside 64-bit mode. */
 export interface LegacyStack {
@@ -76,30 +80,93 @@ export function pushLegacy(
   return mask === 0xffff ? ((pointer & 0xffff_0000) | (at & 0xffff)) >>> 0 : at;
 }
 
-/** #SS(error) where values of `bytes` in all do not go below the pointer, an address not being canonical. */
-export function checkLongRoom(cpu: Cpu, pointer: bigint, bytes: number, error: number): void {
-  const bottom = BigInt.asUintN(64, pointer - BigInt(bytes));
-  if (!isCanonical(cpu, bottom) || !isCanonical(cpu, pointer - 1n)) cpu.raise(Vector.SS, error);
+const TWO_32 = 0x1_0000_0000;
+const lowOf = (value: bigint): number => Number(BigInt.asUintN(32, value));
+const highOf = (value: bigint): number => Number(BigInt.asUintN(32, value >> 32n));
+const joined = (low: number, high: number): bigint => (BigInt(high >>> 0) << 32n) | BigInt(low >>> 0);
+
+/** 64-bit values to push, first one first, in halves; and where they go. One is made for many frames. */
+export class LongFrame {
+  readonly #halves = new Uint32Array(2 * 6);
+  #count = 0;
+  /** Where the stack pointer is when all is pushed: halves, unsigned. Set by `place`. */
+  low = 0;
+  high = 0;
+
+  begin(): void {
+    this.#count = 0;
+  }
+  add(low: number, high: number): void {
+    this.#halves[2 * this.#count] = low;
+    this.#halves[2 * this.#count++ + 1] = high;
+  }
+  /** Below that stack pointer (halves, unsigned). #SS(error) for an address that is not canonical. */
+  place(cpu: Cpu, low: number, high: number, error: number): void {
+    const bytes = this.#count * 8;
+    const borrow = low < bytes ? 1 : 0;
+    this.low = (low - bytes) >>> 0;
+    this.high = (high - borrow) >>> 0;
+    const lastHigh = low === 0 ? high - 1 : high;
+    if (!isCanonicalHigh(cpu, this.high) || !isCanonicalHigh(cpu, lastHigh)) cpu.raise(Vector.SS, error);
+  }
+  /** Makes the pointer below what was pushed the stack pointer. */
+  takeStack(cpu: Cpu): void {
+    cpu.u32[RSP_LOW] = this.low;
+    cpu.u32[RSP_LOW + 1] = this.high;
+  }
+  /** Writes what was placed. */
+  push(cpu: Cpu, supervisor: boolean): void {
+    const count = this.#count;
+    const bytes = count * 8;
+    const low = this.low | 0;
+    if ((low & 0xfff) + bytes <= 4096 && (low & 7) === 0 && !cpu.breakpoints.hasData) {
+      const at = translate(cpu, low, this.high | 0, WRITE, !supervisor);
+      if (isApicPage) cpu.guest.apic.checkWrite(low & 0xfff, bytes);
+      for (let i = 0; i < count; i++) {
+        const word = (at >>> 2) + 2 * (count - 1 - i);
+        cpu.u32[word] = this.#halves[2 * i];
+        cpu.u32[word + 1] = this.#halves[2 * i + 1];
+      }
+      if (cpu.holdsCode((at & ~0xfff) >>> 0)) cpu.codeWritten(at, bytes);
+      return;
+    }
+    const bottom = joined(this.low, this.high);
+    cpu.probeWrite(bottom as Gva, bytes, supervisor);
+    for (let i = 0; i < count; i++) {
+      const value = joined(this.#halves[2 * i], this.#halves[2 * i + 1]);
+      cpu.writeLinear((bottom + BigInt((count - 1 - i) * 8)) as Gva, 8, value, supervisor);
+    }
+  }
 }
 
-/** Pushes 64-bit values, first one first; returns the new stack pointer. #SS(error) for an address that is not canonical. */
-export function pushLong(cpu: Cpu, pointer: bigint, values: readonly bigint[], supervisor: boolean, error: number): bigint {
-  const bytes = values.length * 8;
-  const bottom = BigInt.asUintN(64, pointer - BigInt(bytes));
-  checkLongRoom(cpu, pointer, bytes, error);
-  const low = Number(BigInt.asIntN(32, bottom));
-  if ((low & 0xfff) + bytes <= 4096 && (low & 7) === 0 && !cpu.breakpoints.hasData) {
-    const at = translate(cpu, low, Number(BigInt.asIntN(32, bottom >> 32n)), WRITE, !supervisor);
-    if (isApicPage) cpu.guest.apic.checkWrite(low & 0xfff, bytes);
-    for (let i = 0; i < values.length; i++) cpu.u64[(at >>> 3) + values.length - 1 - i] = values[i];
-    if (cpu.holdsCode((at & ~0xfff) >>> 0)) cpu.codeWritten(at, bytes);
-    return bottom;
-  }
-  cpu.probeWrite(bottom as Gva, bytes, supervisor);
-  for (let i = 0; i < values.length; i++) {
-    cpu.writeLinear((bottom + BigInt((values.length - 1 - i) * 8)) as Gva, 8, values[i], supervisor);
-  }
-  return bottom;
+/** A frame of those values below a stack pointer: checked, and not written yet. */
+export function placeLong(cpu: Cpu, pointer: bigint, values: readonly bigint[], error: number): LongFrame {
+  const frame = new LongFrame();
+  for (const value of values) frame.add(lowOf(value), highOf(value));
+  frame.place(cpu, lowOf(pointer), highOf(pointer), error);
+  return frame;
+}
+
+/**
+ * Bank offset of `bytes` on top of the stack of 64-bit code where they can be read at once: they lie in one page, and nobody is to see
+ * each access for itself. Else -1: `peekAt` is to read them one by one.
+ */
+export function topOfStack(cpu: Cpu, bytes: number): number {
+  const low = cpu.u32[RSP_LOW];
+  const high = cpu.u32[RSP_LOW + 1];
+  if ((low & 0xfff) + bytes > 4096 || cpu.breakpoints.hasData || checksAlignment(cpu)) return -1;
+  if (!isCanonicalHigh(cpu, high)) cpu.raise(Vector.SS, 0);
+  const at = translate(cpu, low | 0, high | 0, READ, cpu.u32[state.cpl >>> 2] === 3);
+  return isApicPage ? -1 : at;
+}
+
+/** Bank offset from which `bytes` can be read, `skip` bytes behind the stack pointer of 64-bit code. */
+export function peekAt(cpu: Cpu, skip: number, bytes: number): number {
+  const low = cpu.u32[RSP_LOW] + skip;
+  const high = cpu.u32[RSP_LOW + 1] + (low >= TWO_32 ? 1 : 0);
+  const lastHigh = low < TWO_32 && low + bytes - 1 >= TWO_32 ? high + 1 : high;
+  if (!isCanonicalHigh(cpu, high) || !isCanonicalHigh(cpu, lastHigh)) cpu.raise(Vector.SS, 0);
+  return readAt(cpu, low | 0, high | 0, bytes, undefined);
 }
 
 /** Value `index` (0: top) of `bytes` each on the current stack, without moving it. */

@@ -1,7 +1,6 @@
 /** The stack pointers that the task-state segment holds for transfers to inner privilege levels. */
-import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { TR } from "../cpu-state.ts";
+import { SEG_BASE, segmentOffset, TR } from "../cpu-state.ts";
 import { Access, Vector } from "./bits.ts";
 import {
   accessOf,
@@ -12,23 +11,27 @@ import {
   isNull,
   isPresent,
   isWritableOrReadable,
+  readBehind,
   readDescriptor,
-  segmentBase64,
   segmentLimit,
   selectorOf,
 } from "./descriptors.ts";
 
-/** Reads from the TSS; #TS with the task's selector when its limit is below. */
-export function readTaskState(cpu: Cpu, offset: number, bytes: 2 | 4 | 8, external: number): bigint {
+/** Bank offset from which part of the TSS can be read; #TS with the task's selector when its limit is below. */
+function taskStateAt(cpu: Cpu, offset: number, bytes: number, external: number): number {
   if (offset + bytes - 1 > segmentLimit(cpu, TR)) cpu.raise(Vector.TS, (selectorOf(cpu, TR) & 0xfffc) | external);
-  return cpu.readLinear(BigInt.asUintN(64, segmentBase64(cpu, TR) + BigInt(offset)) as Gva, bytes, true);
+  return readBehind(cpu, segmentOffset(TR) + SEG_BASE, offset, bytes);
+}
+function readTaskState(cpu: Cpu, offset: number, bytes: 2 | 4, external: number): number {
+  const at = taskStateAt(cpu, offset, bytes, external);
+  return bytes === 2 ? cpu.view.getUint16(at, true) : cpu.view.getUint32(at, true);
 }
 
-/** RSP0 to RSP2 of a 64-bit TSS. */
-export const innerRsp = (cpu: Cpu, level: number, external: number): bigint => readTaskState(cpu, 4 + level * 8, 8, external);
-/** IST1 to IST7. */
-export const interruptRsp = (cpu: Cpu, index: number, external: number): bigint =>
-  readTaskState(cpu, 28 + index * 8, 8, external);
+/** Where RSP0 to RSP2 of a 64-bit TSS can be read. */
+export const innerRspAt = (cpu: Cpu, level: number, external: number): number => taskStateAt(cpu, 4 + level * 8, 8, external);
+/** Where IST1 to IST7 can be read. */
+export const interruptRspAt = (cpu: Cpu, index: number, external: number): number =>
+  taskStateAt(cpu, 28 + index * 8, 8, external);
 
 export interface InnerStack {
   selector: number;
@@ -41,11 +44,11 @@ export function innerStack(cpu: Cpu, level: number, external: number): InnerStac
   let pointer: number;
   let selector: number;
   if ((accessOf(cpu, TR) & Access.code) !== 0) {
-    pointer = Number(readTaskState(cpu, 4 + level * 8, 4, external));
-    selector = Number(readTaskState(cpu, 8 + level * 8, 2, external));
+    pointer = readTaskState(cpu, 4 + level * 8, 4, external);
+    selector = readTaskState(cpu, 8 + level * 8, 2, external);
   } else {
-    pointer = Number(readTaskState(cpu, 2 + level * 4, 2, external));
-    selector = Number(readTaskState(cpu, 4 + level * 4, 2, external));
+    pointer = readTaskState(cpu, 2 + level * 4, 2, external);
+    selector = readTaskState(cpu, 4 + level * 4, 2, external);
   }
   if (isNull(selector)) cpu.raise(Vector.TS, external);
   const error = (selector & 0xfffc) | external;
