@@ -154,6 +154,31 @@ describe("events in 64-bit mode", () => {
     expect(m.engine.get32(state.codeSize)).toBe(64);
   });
 
+  it.each([
+    ["in one page", KERNEL_STACK - 64],
+    ["across two", KERNEL_STACK - 0x1000 - 20],
+    ["with a value across two", KERNEL_STACK - 0x1000 - 12],
+  ])("pops a frame %s, all of RSP for 64-bit code and half of it for 32-bit code", (_name, frame) => {
+    for (const [selector, rsp] of [
+      [USER_CODE_64, 0x7654_0003_2100n],
+      [USER_CODE_32, 0x3_2100n],
+    ] as const) {
+      const m = createSystemMachine(64);
+      [CODE + 2, selector, 0x246, 0x7654_0003_2100, USER_DATA].forEach((value, i) => {
+        m.memory.setBigUint64(frame + i * 8, BigInt(value), true);
+      });
+      m.engine.setReg(RSP, BigInt(frame));
+      m.code(0x48, 0xcf, 0xf4);
+      expect(m.runToHandler()).toBe(13);
+      // HLT, which user code may not
+      expect(m.stacked(1)).toBe(BigInt(CODE + 2));
+      expect(m.stacked(2)).toBe(BigInt(selector));
+      expect(m.stacked(3) & 0x246n).toBe(0x246n);
+      expect(m.stacked(4)).toBe(rsp);
+      expect(m.stacked(5)).toBe(BigInt(USER_DATA));
+    }
+  });
+
   it("refuses IRETQ to a selector of inner privilege and to a null selector", () => {
     for (const [selector, error] of [
       [0, 0],
