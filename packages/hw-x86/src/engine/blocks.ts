@@ -5,7 +5,7 @@
 
 import { BlockBuilder, FRAME_RECORDS, type HandlerNumbers, LONGEST_BLOCK, LONGEST_RECORDS } from "./block-builder.ts";
 import { clearBlockTables, codePageAt, enterByPhysical, enterByRip, pageAtRip } from "./block-tables.ts";
-import { CodePage, type GranulesEqual, PAGE_BYTES } from "./code-pages.ts";
+import { CodePage, type GranulesEqual, PAGE_BYTES, sharesGranule } from "./code-pages.ts";
 import type { Cpu } from "./cpu.ts";
 import { CS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
 import type { Decode, DecodedOperation, Variant } from "./decoder/variant.ts";
@@ -203,9 +203,19 @@ export class Blocks {
       if (start < first + cpu.u32[(own + block.bytes) >>> 2] && start + bytes > first) cutAfter(cpu.u16, running);
       else if (this.#straddling.secondPage(own) === page.offset) cutAfter(cpu.u16, running);
     }
-    for (const [key, header] of [...page.blocks]) {
+    let isBeside = page.tails.size === 0;
+    let hasNeighbour = false;
+    for (const [key, header] of page.blocks) {
       const first = cpu.u32[(header + block.physical) >>> 2];
-      if (start < first + cpu.u32[(header + block.bytes) >>> 2] && start + bytes > first) this.#kill(page, key, header);
+      const end = first + cpu.u32[(header + block.bytes) >>> 2];
+      hasNeighbour ||= sharesGranule(start, bytes, first, end);
+      if (start >= end || start + bytes <= first) continue;
+      this.#kill(page, key, header);
+      isBeside = false;
+    }
+    if (isBeside && hasNeighbour) {
+      page.refresh(start, bytes);
+      return;
     }
     for (const header of [...page.tails]) this.#killTail(page, header);
     page.uncoverAll();

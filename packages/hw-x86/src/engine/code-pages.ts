@@ -15,6 +15,10 @@ const FIRST_SLOTS = 8;
 /** Copies: the number of the granule of each in a byte, and then the granules, one after the other. */
 const NUMBERS_BYTES = GRANULES;
 
+/** Whether `bytes` from `start` lie in a granule that what is from `first` to before `end` lies in too. */
+export const sharesGranule = (start: number, bytes: number, first: number, end: number): boolean =>
+  start >>> GRANULE_LOG2 <= (end - 1) >>> GRANULE_LOG2 && first >>> GRANULE_LOG2 <= (start + bytes - 1) >>> GRANULE_LOG2;
+
 const bytesOf = (slots: number): number => NUMBERS_BYTES + slots * GRANULE_BYTES;
 
 export class CodePage {
@@ -46,24 +50,29 @@ export class CodePage {
     return this.blocks.size === 0 && this.tails.size === 0;
   }
 
-  /** `bytes` from `start` (bank offset, in this page) were decoded. */
+  /** `bytes` from `start` (bank offset, in this page) were decoded. What has a copy keeps it: older blocks were made of that. */
   cover(start: number, bytes: number): void {
     const last = (start - this.offset + bytes - 1) >>> GRANULE_LOG2;
     for (let granule = (start - this.offset) >>> GRANULE_LOG2; granule <= last; granule++) {
-      const number = this.#copyOf(granule);
-      if (number >= this.#slots) continue;
-      const from = this.offset + granule * GRANULE_BYTES;
-      this.#u8[this.#copies + number] = granule;
-      this.#u8.copyWithin(this.#copies + NUMBERS_BYTES + number * GRANULE_BYTES, from, from + GRANULE_BYTES);
-    }
-  }
-  /** Number of the granule's copy, a new one if need be. */
-  #copyOf(granule: number): number {
-    if (this.#granules[granule] === 0) {
+      if (this.#granules[granule] !== 0) continue;
       this.#granules[granule] = ++this.#copied;
       if (this.#copied > this.#slots) this.#grow();
+      this.#copy(granule);
     }
-    return this.#granules[granule] - 1;
+  }
+  /** `bytes` from `start` were written, and no block is made of them: what is covered beside such a block changed rightly. */
+  refresh(start: number, bytes: number): void {
+    const last = (start - this.offset + bytes - 1) >>> GRANULE_LOG2;
+    for (let granule = (start - this.offset) >>> GRANULE_LOG2; granule <= last; granule++) {
+      if (this.#granules[granule] !== 0) this.#copy(granule);
+    }
+  }
+  #copy(granule: number): void {
+    const number = this.#granules[granule] - 1;
+    if (number >= this.#slots) return;
+    const from = this.offset + granule * GRANULE_BYTES;
+    this.#u8[this.#copies + number] = granule;
+    this.#u8.copyWithin(this.#copies + NUMBERS_BYTES + number * GRANULE_BYTES, from, from + GRANULE_BYTES);
   }
   /** Where there is no room, the copies end before the granules do, which counts as changed. */
   #grow(): void {
