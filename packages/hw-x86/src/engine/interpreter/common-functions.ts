@@ -141,7 +141,6 @@ export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunct
     make(["i32", "i64", "i32"], ["i32"], (f) => {
       const c = f.code;
       emitProbe(c, f, 1, isWrite, () => c.get(2).i32(1).op("i32.sub").op("i64.extend_i32_u"), undefined);
-      c.else();
       c.get(0).call(sync);
       c.get(1).op("i32.wrap_i64").get(1).i64(32n).op("i64.shr_u").op("i32.wrap_i64").get(2).call(slow);
       c.end();
@@ -155,7 +154,7 @@ export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunct
       const store = ["i64.store8", "i64.store16", "i64.store32", "i64.store", "v128.store"][log] as string;
       const address = f.allocate("i32");
       emitProbe(c, f, 1, true, undefined, 1 << log);
-      c.else().i32(0).end();
+      c.i32(0).end();
       c.tee(address).if();
       c.get(address).get(2).memory(store, 0);
       c.else();
@@ -177,7 +176,7 @@ export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunct
     const c = f.code;
     const address = f.allocate("i32");
     emitProbe(c, f, 1, true, undefined, 32);
-    c.else().i32(0).end();
+    c.i32(0).end();
     c.tee(address).if();
     c.get(address).get(2).memory("v128.store", 0).get(address).get(3).memory("v128.store", 16);
     c.else();

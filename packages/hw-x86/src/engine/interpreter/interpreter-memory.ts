@@ -188,7 +188,7 @@ export abstract class InterpreterMemory extends NodeEmitter {
       const place = scope.temporary("i32");
       c.set(held).set(address);
       emitProbe(c, this.target.fn, address, true, undefined, size / 8);
-      c.else().i32(0).end().tee(place).if();
+      c.i32(0).end().tee(place).if();
       c.get(place).get(held).memory(STORE64[size], 0);
       c.else();
       c.get(this.target.pc).get(address).get(held).call(slow);
@@ -216,7 +216,6 @@ export abstract class InterpreterMemory extends NodeEmitter {
     const address = scope.temporary("i64");
     c.set(address);
     emitProbe(c, fn, address, isWrite, undefined, bytes);
-    c.else();
     c.get(pc)
       .get(address)
       .i32(bytes)

@@ -21,6 +21,7 @@ export function buildMoveRun(module: ModuleBuilder): number {
   const c = f.code;
   const length = f.allocate("i32");
   const entry = f.allocate("i32");
+  const tag = f.allocate("i64");
   const from = f.allocate("i32");
   const to = f.allocate("i32");
   begin(c, length);
@@ -28,11 +29,11 @@ export function buildMoveRun(module: ModuleBuilder): number {
   refuse(c.op("i32.gt_u"));
   refuseOverPage(c, OTHER, length);
   refuseOverPage(c, TO, length);
-  emitMatch(c, OTHER, entry, false, undefined, 1);
+  emitMatch(c, OTHER, entry, tag, false, undefined, 1);
   refuse(c.op("i32.eqz"));
   emitPlace(c, OTHER, entry);
   c.set(from);
-  emitMatch(c, TO, entry, true, undefined, 1);
+  emitMatch(c, TO, entry, tag, true, undefined, 1);
   refuse(c.op("i32.eqz"));
   emitPlace(c, TO, entry);
   c.tee(to);
@@ -48,11 +49,12 @@ export function buildStoreRun(module: ModuleBuilder): number {
   const c = f.code;
   const length = f.allocate("i32");
   const entry = f.allocate("i32");
+  const tag = f.allocate("i64");
   const to = f.allocate("i32");
   const done = f.allocate("i32");
   begin(c, length);
   refuseOverPage(c, TO, length);
-  emitMatch(c, TO, entry, true, undefined, 1);
+  emitMatch(c, TO, entry, tag, true, undefined, 1);
   refuse(c.op("i32.eqz"));
   emitPlace(c, TO, entry);
   c.set(to);

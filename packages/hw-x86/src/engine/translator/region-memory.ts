@@ -16,7 +16,7 @@ import {
 } from "../cpu-state.ts";
 import type { Int, Size } from "../emitter.ts";
 import type { FormOperand } from "../instruction.ts";
-import { emitMatch, emitPlace } from "../interpreter/memory-code.ts";
+import { emitMatch, emitPlace, emitTagUse } from "../interpreter/memory-code.ts";
 import { missedAccess } from "../interpreter/region-support.ts";
 import { makeResult, NOTHING, type Node, type Scope } from "../interpreter/schedule.ts";
 import { asInt, LOAD64, nodeOf, STORE64 } from "../node-values.ts";
@@ -156,11 +156,13 @@ export abstract class RegionMemory extends FlagEmitter {
       (c, scope) => {
         const address = scope.temporary("i64");
         const entry = scope.temporary("i32");
+        const tag = scope.temporary("i64");
         c.set(address);
         const known = name === undefined ? undefined : places.find(name);
         if (known === undefined) {
-          emitMatch(c, address, entry, isWrite, undefined, bytes);
+          emitMatch(c, address, entry, tag, isWrite, undefined, bytes);
           c.op("i32.eqz").ifUnlikely("i32");
+          emitTagUse(c, tag);
           c.get(address);
           this.#callMiss(c, miss, bytes);
           c.tee(entry).op("i32.eqz");
@@ -170,7 +172,7 @@ export abstract class RegionMemory extends FlagEmitter {
           c.end();
         } else {
           emitElsewhere(c, address, known, bytes);
-          emitMatch(c, address, entry, isWrite, undefined, bytes);
+          emitMatch(c, address, entry, tag, isWrite, undefined, bytes);
           c.op("i32.eqz").ifUnlikely();
           c.get(address);
           this.#callMiss(c, miss, bytes);
@@ -179,12 +181,13 @@ export abstract class RegionMemory extends FlagEmitter {
           c.i32(0).get(entry).get(address).op("i32.wrap_i64").op("i32.sub").memory("i32.store", known.addend);
           c.i32(0).i64(NO_PAGE).memory("i64.store", known.page);
           c.else();
-          emitRemember(c, address, entry, known, !isWrite && key === STACK);
+          emitRemember(c, tag, entry, known, !isWrite && key === STACK);
           c.end().end();
           c.get(address).op("i32.wrap_i64").loadAt("i32.load", known.addend).op("i32.add");
         }
         scope.release("i64", address);
         scope.release("i32", entry);
+        scope.release("i64", tag);
       },
       place,
     );
@@ -219,6 +222,7 @@ export abstract class RegionMemory extends FlagEmitter {
       const held = values.map(({ type }) => scope.temporary(type));
       const address = scope.temporary("i64");
       const entry = scope.temporary("i32");
+      const tag = scope.temporary("i64");
       for (const local of [...held].reverse()) c.set(local);
       c.set(address);
       const each = bytes / values.length;
@@ -241,8 +245,9 @@ export abstract class RegionMemory extends FlagEmitter {
         this.#bail(c, flags);
       };
       if (known === undefined) {
-        emitMatch(c, address, entry, true, undefined, bytes);
+        emitMatch(c, address, entry, tag, true, undefined, bytes);
         c.op("i32.eqz").ifUnlikely();
+        emitTagUse(c, tag);
         storeInMiss();
         c.else();
         emitPlace(c, address, entry);
@@ -258,11 +263,11 @@ export abstract class RegionMemory extends FlagEmitter {
       } else {
         const done = c.block();
         emitElsewhere(c, address, known, bytes);
-        emitMatch(c, address, entry, true, undefined, bytes);
+        emitMatch(c, address, entry, tag, true, undefined, bytes);
         c.op("i32.eqz").ifUnlikely();
         storeInMiss();
         c.br(done).end();
-        emitRemember(c, address, entry, known, false);
+        emitRemember(c, tag, entry, known, false);
         c.end();
         c.get(address).op("i32.wrap_i64").loadAt("i32.load", known.addend).op("i32.add");
         if (held.length === 1) c.get(held[0] as number).memory(store, 0);
@@ -275,6 +280,7 @@ export abstract class RegionMemory extends FlagEmitter {
       for (const [i, { type }] of values.entries()) scope.release(type, held[i] as number);
       scope.release("i64", address);
       scope.release("i32", entry);
+      scope.release("i64", tag);
     });
   }
   protected storePlace(place: Node, size: Size, value: Node): void {
@@ -293,15 +299,15 @@ function emitElsewhere(c: Code, address: number, { page }: Place, bytes: number)
     .ifUnlikely();
 }
 /** After a match: remembers the entry; with `needsWrite` only one that allows writing. */
-function emitRemember(c: Code, address: number, entry: number, { page, addend }: Place, needsWrite: boolean): void {
+function emitRemember(c: Code, tag: number, entry: number, { page, addend }: Place, needsWrite: boolean): void {
   c.i32(0)
     .get(entry)
     .memory("i32.load", TLB + TLB_ADDEND)
     .memory("i32.store", addend);
-  c.i32(0).get(address).i64(-4096).op("i64.and");
+  c.i32(0).get(tag).i64(-4096).op("i64.and");
   if (needsWrite) {
     c.i64(NO_PAGE);
-    c.get(entry).memory("i64.load", TLB + TLB_READ_TAG);
+    c.get(tag);
     c.get(entry).memory("i64.load", TLB + TLB_WRITE_TAG);
     c.op("i64.eq").op("select");
   }
