@@ -8,6 +8,7 @@
  */
 import type { Cpu } from "./cpu.ts";
 import { BLOCK_TABLE, CODE_TLB, PHYSICAL_TABLE, state } from "./cpu-state.ts";
+import { emitTagUse } from "./interpreter/memory-code.ts";
 import { block } from "./operation.ts";
 import type { Code } from "./wasm/code.ts";
 
@@ -77,38 +78,6 @@ export function clearBlockTables(cpu: Cpu): void {
   u8.fill(0, CODE_TLB, CODE_TLB + CODE_TLB_ENTRY_BYTES * (1 << CODE_TLB_LOG2));
 }
 
-interface FindLocals {
-  /** i64. */
-  readonly rip: number;
-  readonly key: number;
-  /** i32. */
-  readonly slot: number;
-  readonly entry: number;
-  readonly physical: number;
-  readonly header: number;
-}
-
-/** Pushes whether the code TLB knows the page of `rip`, and leaves the bank offset of its entry, less CODE_TLB, in `entry`. */
-function emitCodePage(c: Code, rip: number, entry: number): void {
-  c.get(rip).i64(12n).op("i64.shr_u").op("i32.wrap_i64");
-  c.i32((1 << CODE_TLB_LOG2) - 1)
-    .op("i32.and")
-    .i32(Math.log2(CODE_TLB_ENTRY_BYTES))
-    .op("i32.shl")
-    .tee(entry);
-  c.memory("i64.load", CODE_TLB).get(rip).i64(-4096n).op("i64.and").op("i64.eq");
-  c.get(entry).memory("i32.load", CODE_TLB + 8);
-  c.loadAt("i32.load", state.blockTag).op("i32.eq").op("i32.and");
-}
-
-/** Pushes whether the code TLB leads from `rip` to the page whose bank offset `page` pushes. `entry`: a local for its use. */
-export function emitIsInPage(c: Code, rip: number, entry: number, page: () => void): void {
-  emitCodePage(c, rip, entry);
-  c.get(entry).memory("i32.load", CODE_TLB + 12);
-  page();
-  c.op("i32.eq").op("i32.and");
-}
-
 /** Bank offset of the page that 64-bit code at a linear page (halves) is fetched from, as far as the code TLB knows; else undefined. */
 export function codePageAt(cpu: Cpu, low: number, high: number): number | undefined {
   const { u32 } = cpu;
@@ -117,8 +86,61 @@ export function codePageAt(cpu: Cpu, low: number, high: number): number | undefi
   return isKnown ? u32[page + 3] : undefined;
 }
 
+interface FindLocals {
+  /** i64. */
+  readonly rip: number;
+  readonly key: number;
+  readonly found: number;
+  readonly rest: number;
+  /** i32. */
+  readonly slot: number;
+  readonly entry: number;
+  readonly physical: number;
+}
+
+/*
+ * The words of an entry are loaded once, into locals: V8 loads twice what a comparison alone uses (see emitTagUse), so where there is no
+ * other use of a key, a miss stores it.
+ */
+
+/** Pushes the place of `rip`'s page in the code TLB, less CODE_TLB. */
+function emitCodeEntry(c: Code, rip: number): void {
+  c.get(rip).i64(12n).op("i64.shr_u").op("i32.wrap_i64");
+  c.i32((1 << CODE_TLB_LOG2) - 1)
+    .op("i32.and")
+    .i32(Math.log2(CODE_TLB_ENTRY_BYTES))
+    .op("i32.shl");
+}
+
+interface PageLocals {
+  /** i64. */
+  readonly rip: number;
+  readonly found: number;
+  readonly rest: number;
+  /** i32. */
+  readonly entry: number;
+}
+
+/** Opens an `if`, unlikely: the code TLB does not lead from `rip` to the page whose bank offset `page` pushes. */
+export function emitUnlessInPage(c: Code, { rip, found, rest, entry }: PageLocals, page: () => void): void {
+  emitCodeEntry(c, rip);
+  c.tee(entry).memory("i64.load", CODE_TLB).tee(found).get(rip).i64(-4096n).op("i64.and").op("i64.ne");
+  c.get(entry)
+    .memory("i64.load", CODE_TLB + 8)
+    .tee(rest);
+  page();
+  c.op("i64.extend_i32_u").i64(32n).op("i64.shl").loadAt("i64.load32_u", state.blockTag).op("i64.or").op("i64.ne");
+  c.op("i32.or").ifUnlikely();
+  emitTagUse(c, found);
+  emitTagUse(c, rest);
+}
+
 /** Returns the header of the block at `rip` from the tables, or falls through. */
-export function emitFind(c: Code, { rip, key, slot, entry, physical, header }: FindLocals): void {
+export function emitFind(c: Code, { rip, key, found, rest, slot, entry, physical }: FindLocals): void {
+  /** The lower half of `rest` is the present tag. */
+  const isPresent = (): Code => c.get(rest).op("i32.wrap_i64").loadAt("i32.load", state.blockTag).op("i32.eq");
+  const upperHalf = (): Code => c.get(rest).i64(32n).op("i64.shr_u").op("i32.wrap_i64");
+
   c.get(rip).loadAt("i64.load", state.lookupBase).op("i64.add").tee(key);
   c.get(key).i64(BigInt(BY_RIP_LOG2)).op("i64.shr_u").op("i64.xor").op("i32.wrap_i64");
   c.i32((1 << BY_RIP_LOG2) - 1)
@@ -126,36 +148,34 @@ export function emitFind(c: Code, { rip, key, slot, entry, physical, header }: F
     .i32(Math.log2(BY_RIP_BYTES))
     .op("i32.shl")
     .tee(slot);
-  c.memory("i64.load", BLOCK_TABLE).get(key).op("i64.eq");
-  c.get(slot).memory("i32.load", BLOCK_TABLE + 8);
-  c.loadAt("i32.load", state.blockTag).op("i32.eq").op("i32.and").if();
+  c.memory("i64.load", BLOCK_TABLE).tee(found).get(key).op("i64.eq");
   c.get(slot)
-    .memory("i32.load", BLOCK_TABLE + 12)
-    .return();
+    .memory("i64.load", BLOCK_TABLE + 8)
+    .set(rest);
+  isPresent().op("i32.and").if();
+  upperHalf().return();
   c.end();
+  emitTagUse(c, found);
 
-  emitCodePage(c, rip, entry);
-  c.if();
-  c.get(entry).memory("i32.load", CODE_TLB + 12);
-  c.get(rip).op("i32.wrap_i64").i32(4095).op("i32.and").op("i32.or").tee(physical);
+  emitCodeEntry(c, rip);
+  c.tee(entry).memory("i64.load", CODE_TLB).tee(found).get(rip).i64(-4096n).op("i64.and").op("i64.eq");
+  c.get(entry)
+    .memory("i64.load", CODE_TLB + 8)
+    .set(rest);
+  isPresent().op("i32.and").if();
+  upperHalf().get(rip).op("i32.wrap_i64").i32(4095).op("i32.and").op("i32.or").tee(physical);
   c.get(physical).i32(12).op("i32.shr_u").op("i32.xor");
   c.i32((1 << PHYSICAL_LOG2) - 1)
     .op("i32.and")
     .i32(Math.log2(PHYSICAL_BYTES))
-    .op("i32.shl")
-    .tee(entry);
-  c.memory("i32.load", PHYSICAL_TABLE).get(physical).op("i32.eq").if();
-  c.get(entry)
-    .memory("i32.load", PHYSICAL_TABLE + 4)
-    .set(header);
+    .op("i32.shl");
+  c.memory("i64.load", PHYSICAL_TABLE).tee(rest).op("i32.wrap_i64").get(physical).op("i32.eq").if();
   c.get(slot).get(key).memory("i64.store", BLOCK_TABLE);
-  c.get(slot)
-    .loadAt("i32.load", state.blockTag)
-    .memory("i32.store", BLOCK_TABLE + 8);
-  c.get(slot)
-    .get(header)
-    .memory("i32.store", BLOCK_TABLE + 12);
-  c.get(header).return();
+  c.get(slot);
+  c.get(rest).i64(-0x1_0000_0000n).op("i64.and").loadAt("i64.load32_u", state.blockTag).op("i64.or");
+  c.memory("i64.store", BLOCK_TABLE + 8);
+  upperHalf().return();
   c.end();
   c.end();
+  emitTagUse(c, found);
 }

@@ -237,7 +237,8 @@ export function buildCommonFunctions(module: ModuleBuilder, imports: CommonFunct
   const find = make(["i64"], ["i32"], (f) => {
     const c = f.code;
     const i32 = (): number => f.allocate("i32");
-    emitFind(c, { rip: 0, key: f.allocate("i64"), slot: i32(), entry: i32(), physical: i32(), header: i32() });
+    const i64 = (): number => f.allocate("i64");
+    emitFind(c, { rip: 0, key: i64(), found: i64(), rest: i64(), slot: i32(), entry: i32(), physical: i32() });
     c.i32(0).get(0).memory("i64.store", state.rip);
     c.i32(0).i32(0).memory("i32.store", state.operation);
     c.call(imports.findBlock);

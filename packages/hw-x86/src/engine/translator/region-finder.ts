@@ -6,7 +6,7 @@ import type { Variant } from "../decoder/variant.ts";
 import { Synthetic } from "../interpreter/synthetic.ts";
 import { block, OP_BYTES, op } from "../operation.ts";
 import { type CodeRange, rangeOf } from "./code-range.ts";
-import type { Ending, OperationRecord, Region, RegionBlock, RegionMode } from "./region.ts";
+import { type Ending, type OperationRecord, pageOf, type Region, type RegionBlock, type RegionMode } from "./region.ts";
 
 const MOST_BLOCKS = 48;
 const MOST_OPERATIONS = 600;
@@ -53,7 +53,7 @@ export class RegionFinder {
     const head = this.#read(header, offsetOf(header));
     const blocks = new Map<number, RegionBlock>([[head.offset, head]]);
     const headers = new Set([header]);
-    const pages = new Set([head.page]);
+    const pages = new Set([pageOf(head)]);
     let operations = head.operations.length;
     const queue = [head];
     for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
@@ -63,8 +63,8 @@ export class RegionFinder {
         // A block that is mapped at two addresses is in a region once, since it is entered by its header
         if (at === undefined || headers.has(at) || !isWorth(at)) continue;
         const found = this.#read(at, offset);
-        if (!pages.has(found.page) && pages.size >= MOST_PAGES) continue;
-        pages.add(found.page);
+        if (!pages.has(pageOf(found)) && pages.size >= MOST_PAGES) continue;
+        pages.add(pageOf(found));
         headers.add(at);
         operations += found.operations.length;
         blocks.set(offset, found);

@@ -11,7 +11,6 @@ import {
   state,
   TLB,
   TLB_ADDEND,
-  TLB_READ_TAG,
   TLB_WRITE_TAG,
 } from "../cpu-state.ts";
 import type { Int, Size } from "../emitter.ts";

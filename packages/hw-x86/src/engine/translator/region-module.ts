@@ -1,6 +1,6 @@
 /** From a region to the WebAssembly module of its function: (first operation) -> 0 with `state.rip` set, or the next operation;
  * or it goes on in the next region by a tail call. */
-import { emitIsInPage } from "../block-tables.ts";
+import { emitUnlessInPage } from "../block-tables.ts";
 import { gprOffset, RSP, state } from "../cpu-state.ts";
 import { REGION_SUPPORT, type RegionSupport } from "../interpreter/region-support.ts";
 import { type Statement, schedule } from "../interpreter/schedule.ts";
@@ -23,7 +23,7 @@ import {
 } from "./flag-state.ts";
 import { analyseFlow, type Flow } from "./flow.ts";
 import { NO_PAGE, PlaceCache } from "./place-cache.ts";
-import { type Region, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
+import { pageOf, type Region, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
 import { type EmittedOperation, RegionEmitter } from "./region-emitter.ts";
 import { LAYOUT_IMPORT, RegionLayout } from "./region-layout.ts";
 import { unrollLoops } from "./unrolling.ts";
@@ -145,7 +145,12 @@ class RegionEmission {
   readonly #byOffset: ReadonlyMap<number, RegionBlock>;
   readonly #built = new Map<RegionBlock, BuiltBlock>();
   readonly #returnSites: readonly RegionBlock[];
-  readonly #slot: number;
+  /** Locals for the comparison of a page that is gone to. */
+  readonly #crossing: { readonly found: number; readonly rest: number; readonly entry: number };
+  /** Pages known to lie where the region expects them, by bit, see `#pageBit`. */
+  readonly #pagesMet: number;
+  /** Distances of pages from the head's; the index is the bit. */
+  readonly #pageDistances: number[] = [];
   readonly #checks: ReadonlyMap<RegionBlock, number>;
 
   constructor(region: Region, flow: Flow, fn: FunctionBuilder, support: RegionSupport, layout: RegionLayout) {
@@ -153,7 +158,8 @@ class RegionEmission {
     this.#flow = flow;
     this.#frame = createFrame(region, fn, support, layout);
     this.#code = fn.code;
-    this.#slot = fn.allocate("i32");
+    this.#crossing = { found: fn.allocate("i64"), rest: fn.allocate("i64"), entry: fn.allocate("i32") };
+    this.#pagesMet = fn.allocate("i32");
     this.#returnSites = region.returnSites;
     this.#checks = planBudgetChecks(flow);
     this.#byOffset = new Map(region.blocks.map((block) => [block.offset, block]));
@@ -198,6 +204,8 @@ class RegionEmission {
     const header = (): Code => c.get(0).i32(OP_BYTES).op("i32.sub");
     c.loadAt("i32.load", state.budget);
     header().memory("i32.load", block.count).op("i32.add").set(budget);
+    const crosses = this.#pageDistances.length > 0;
+    if (crosses) c.i32(this.#pageBit(this.#region.head)).set(this.#pagesMet);
     this.#flow.entries.forEach((other, number) => {
       if (number === 0) return;
       layout.header(header(), other);
@@ -205,6 +213,7 @@ class RegionEmission {
       c.i32(number).set(entry);
       const inPages = range === undefined ? other.offset & ~4095 : other.offset - this.#region.head.offset;
       if (inPages !== 0) c.get(base).i64(BigInt(-inPages)).op("i64.add").set(base);
+      if (crosses) c.i32(this.#pageBit(other)).set(this.#pagesMet);
       c.end();
     });
     if (range !== undefined) returnUnlessInRange(c, base, codeSize, range);
@@ -252,7 +261,7 @@ class RegionEmission {
     // A loop's next round may be another copy of its block
     const to = from.successors.find((next) => next.offset === offset) ?? this.#byOffset.get(offset);
     const { root, entries } = this.#flow;
-    if (to !== undefined && to.page !== from.page) this.#cross(to, this.#behind(from));
+    if (to !== undefined && pageOf(to) !== pageOf(from)) this.#cross(to, this.#behind(from));
     if (to !== undefined && !from.successors.includes(to) && entries.includes(to) && from.successors.includes(root)) {
       emitSettle(this.#code, this.#frame, this.#behind(from));
       this.#code
@@ -272,18 +281,26 @@ class RegionEmission {
     if (isBack || this.#flow.merges.has(to)) this.#code.br(this.#labels.get(to) as Label);
     else this.#tree(to);
   }
+  /** Bit of the page that the block lies in. */
+  #pageBit(block: RegionBlock): number {
+    const known = this.#pageDistances.indexOf(pageOf(block));
+    return 1 << (known >= 0 ? known : this.#pageDistances.push(pageOf(block)) - 1);
+  }
   /**
    * Into another page: leaves unless that is where its address leads, as a lookup would find. Inside a region neither the code TLB nor
-   * decoded code changes, since what changes them leaves it first.
+   * decoded code changes, since what changes them leaves it first; so each page is looked at once.
    */
   #cross(to: RegionBlock, flags: FlagState): void {
     const c = this.#code;
     const { rip, layout } = this.#frame;
     this.#pushRip(to.offset);
     c.set(rip);
-    emitIsInPage(c, rip, this.#slot, () => layout.page(c, to));
-    c.op("i32.eqz").ifUnlikely();
+    const bit = this.#pageBit(to);
+    c.get(this.#pagesMet).i32(bit).op("i32.and").op("i32.eqz").ifUnlikely();
+    emitUnlessInPage(c, { rip, ...this.#crossing }, () => layout.page(c, to));
     this.#exit(flags);
+    c.end();
+    c.get(this.#pagesMet).i32(bit).op("i32.or").set(this.#pagesMet);
     c.end();
     // Misses and exits tell RIP by the distance from the running block, in memory
     c.i32(0).get(rip).memory("i64.store", state.blockRip);

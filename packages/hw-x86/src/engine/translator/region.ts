@@ -58,6 +58,9 @@ export interface RegionBlock {
   successors: RegionBlock[];
 }
 
+/** Distance of the block's page from the head's, by address: one page of memory may be mapped at two. */
+export const pageOf = ({ offset }: Pick<RegionBlock, "offset">): number => offset & ~4095;
+
 export interface Region {
   readonly head: RegionBlock;
   readonly blocks: readonly RegionBlock[];
