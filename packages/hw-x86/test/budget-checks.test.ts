@@ -16,7 +16,7 @@ describe("checks of the budget", () => {
     const blocks = [block(0, 2), block(10, MOST_UNCHECKED - 2), block(20, 1)];
     blocks[0].successors = [blocks[1]];
     blocks[1].successors = [blocks[2]];
-    const checks = planBudgetChecks(analyseFlow(blocks[0]));
+    const checks = planBudgetChecks(analyseFlow([blocks[0]]));
     expect(checks.get(blocks[0])).toBe(MOST_UNCHECKED);
     expect(checks.has(blocks[1])).toBe(false);
     expect(checks.get(blocks[2])).toBe(1);
@@ -27,13 +27,13 @@ describe("checks of the budget", () => {
     blocks[1].successors = [blocks[3]];
     blocks[2].successors = [blocks[3]];
     blocks[3].successors = [blocks[0]];
-    expect([...planBudgetChecks(analyseFlow(blocks[0]))]).toEqual([[blocks[0], 8]]);
+    expect([...planBudgetChecks(analyseFlow([blocks[0]]))]).toEqual([[blocks[0], 8]]);
   });
   test("small loops of one block are repeated, and check once; large ones are not", () => {
     const small = block(0, 4);
     small.successors = [small, block(10, 1)];
     unrollLoops([small]);
-    const flow = analyseFlow(small);
+    const flow = analyseFlow([small]);
     expect([...flow.order.keys()].filter(({ offset }) => offset === 0)).toHaveLength(4);
     expect(flow.loopHeaders.size).toBe(1);
     expect(planBudgetChecks(flow).get(small)).toBe(17);
@@ -52,7 +52,7 @@ describe("checks of the budget", () => {
         from.successors = [...new Set(Array.from({ length: random.below(3) }, () => random.pick(blocks)))];
       }
       unrollLoops(blocks);
-      const flow = analyseFlow(blocks[0]);
+      const flow = analyseFlow([blocks[0]]);
       const checks = planBudgetChecks(flow);
       let at = flow.root;
       let left = 0;

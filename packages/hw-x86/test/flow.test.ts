@@ -58,7 +58,7 @@ function labelsInScope(flow: Flow): Map<RegionBlock, ReadonlySet<RegionBlock>> {
 function checkFlow(edges: readonly (readonly number[])[]): Flow {
   const blocks = graph(edges);
   const original = new Map(blocks.map((block) => [block, [...block.successors]]));
-  const flow = analyseFlow(blocks[0] as RegionBlock);
+  const flow = analyseFlow([blocks[0] as RegionBlock]);
 
   // Nothing is lost and nothing is added but the dispatcher
   const reachable = new Set(reachableFrom(blocks[0] as RegionBlock, original));

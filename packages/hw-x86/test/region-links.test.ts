@@ -1,6 +1,6 @@
-/** Regions over pages: the way into another page is checked each time, whatever happened to its mapping or its bytes. */
+/** Regions over pages: the way into another page is checked, whatever happened to its mapping or its bytes. And ways into a region. */
 import { expect, it } from "vitest";
-import { RAX, RCX, state } from "../src/engine/cpu-state.ts";
+import { RAX, RBX, RCX, state } from "../src/engine/cpu-state.ts";
 import type { TranslateMode } from "../src/engine/translator/translator.ts";
 import { createFlatMachine, type FlatMachine } from "./flat-machine.ts";
 
@@ -70,6 +70,37 @@ it.each<TranslateMode>(["off", "hot", "always"])("sees that the function changed
   m.engine.writeLinear(BigInt(CALLEE + 2) as never, 1, 7n, true);
   if (mode !== "off") expect(m.engine.counts().translator.invalidated).toBeGreaterThan(0);
   expect(run()).toBe(7n * BigInt(ROUNDS));
+});
+
+it.each<TranslateMode>(["off", "hot", "always"])("sees a new mapping of a page that lay at two addresses (%s)", (mode) => {
+  const { m, run, map } = machineWithCalls(mode);
+  // The function lies in the loop's page, and is called at the other address
+  const far = 0x800;
+  m.ram.set([0xe8, ...bytes32(CALLEE + far - CODE - 5)], CODE);
+  m.ram.set([0x83, 0xc0, 5, 0xc3], CODE + far);
+  m.ram.set([0x83, 0xc0, 9, 0xc3], OTHER + far);
+  map(CALLEE, CODE);
+  m.engine.flushTlb(true);
+  expect(run()).toBe(5n * BigInt(ROUNDS));
+  map(CALLEE, OTHER);
+  m.engine.flushPage(BigInt(CALLEE) as never);
+  expect(run()).toBe(9n * BigInt(ROUNDS));
+});
+
+it("is entered again behind a call that leaves it", () => {
+  const { m } = machineWithCalls("hot");
+  // again: call rbx; nop x 3; dec ecx; jnz again; hlt
+  m.ram.set([0xff, 0xd3, 0x90, 0x90, 0x90], CODE);
+  m.engine.setReg(RBX, BigInt(CALLEE));
+  m.engine.set64(state.rip, BigInt(CODE));
+  m.engine.setReg(4, BigInt(CODE + 0x10_0000));
+  // More often than a block inside of a region waits for one of its own
+  const rounds = 6 * ROUNDS;
+  m.engine.setReg(RCX, BigInt(rounds));
+  expect(m.engine.run(10 * rounds)).toBe("halted");
+  expect(m.engine.reg(RAX)).toBe(BigInt(rounds));
+  // What is behind the call needs no region of its own
+  expect(m.engine.counts().translator.regionsMade).toBe(2);
 });
 
 it("drops a region once, whichever of its pages changes, and makes it anew", () => {

@@ -145,7 +145,7 @@ async function regionText(bytes: Uint8Array): Promise<string> {
   });
   rename(found(new RegExp(`i32\\.store offset=${state.budget} [^$]*(\\$l\\d+)`))[0], "budget");
   rename(found(/return_call \$support\.goOn\s*\(local\.get (\$l\d+)\)/)[0], "rip");
-  rename(found(new RegExp(`local\\.set (\\$l\\d+)\\s*\\(i64\\.and\\s*\\(i64\\.load offset=${state.blockRip} `))[0], "pageRip");
+  rename(found(new RegExp(`local\\.set (\\$l\\d+)\\s*\\(i64\\.sub\\s*\\(i64\\.load offset=${state.blockRip} `))[0], "pageRip");
   rename(found(/call \$support\.moveTo\s*\(local\.get (\$l\d+)\)/)[0], "header");
   rename(found(/local\.get (\$l\d+)\)\)\s*$/)[0], "next");
   rename("$p0", "operation");

@@ -46,10 +46,13 @@ export const block = {
   /** u32: bank offsets of the headers of the blocks that follow it in the same page, 0 when not linked: jump taken; fall through. */
   taken: 12,
   next: 16,
-  /** u32: counts down with every entry by the interpreter; at zero the engine is told that the block is hot. */
+  /**
+   * u32: counts down with every entry by the interpreter; at zero the engine is told that the block is hot. Where there is a region, the
+   * number of the block among its entries.
+   */
   entries: 20,
   /** i32: what entering the block costs of the budget: `count`, or more than any budget when the block was dropped. */
   charge: 24,
-  /** u32: table index of the translated region that begins with the block, 0 when there is none. */
+  /** u32: table index of the translated region that is entered at the block, 0 when there is none. */
   region: 28,
 } as const;

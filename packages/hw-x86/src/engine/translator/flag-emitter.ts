@@ -303,16 +303,37 @@ export abstract class FlagEmitter extends NodeEmitter {
         c.get(this.frame.flagKind).i32(OWN_CARRY).op("i32.and");
         c.if("i32");
         c.get(this.frame.flagCarry).else();
+        this.#carryOfDifference(c);
+        c.else();
         this.#saveFlags(c);
         c.loadAt("i32.load", state.flagCarry + 4)
           .i32(31)
           .op("i32.shr_u")
+          .end()
           .end();
       },
       carry,
     );
     this.flags = SETTLED;
     return asBool(carry);
+  }
+
+  /** Opens an `if (result i32)`: the settled flags are of a difference, the most frequent; then its borrow is on the stack. */
+  #carryOfDifference(c: Code): void {
+    const { flagKind, flagFirst, flagSecond } = this.frame;
+    const shifted = (local: number): void => {
+      c.get(local).i64(64n).i64(8n).get(flagKind).i32(3).op("i32.and").op("i64.extend_i32_u").op("i64.shl").op("i64.sub");
+      c.op("i64.shl");
+    };
+    c.get(flagKind)
+      .i32(CARRY_IN | kindOf(7, 8))
+      .op("i32.and")
+      .i32(kindOf(FlagSource.subtract, 8))
+      .op("i32.eq")
+      .if("i32");
+    shifted(flagFirst);
+    shifted(flagSecond);
+    c.op("i64.lt_u");
   }
 
   // ---- Reading ----

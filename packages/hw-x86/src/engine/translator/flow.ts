@@ -92,16 +92,17 @@ function loopDepths(blocks: readonly RegionBlock[], order: ReadonlyMap<RegionBlo
 }
 
 /** A block without instructions that goes to any of the region's entries; the first is the head. */
-function createDispatcher(head: RegionBlock): RegionBlock {
-  return { header: 0, offset: -1, page: 0, count: 0, operations: [], ending: { kind: "dispatch" }, successors: [head] };
+function createDispatcher(entries: readonly RegionBlock[]): RegionBlock {
+  return { header: 0, offset: -1, page: 0, count: 0, operations: [], ending: { kind: "dispatch" }, successors: [...entries] };
 }
 
 /**
- * Edges into the middle of a loop, which WebAssembly cannot express, go through a dispatching block, which then comes first and has
+ * `entries`: the head, and where else the region is to be entered. Where there are several, a dispatching block comes first. Edges into the middle of a loop, which WebAssembly cannot express, go through it too: it has
  * their targets as entries of their own; in the successors of their sources it takes the targets' places.
  */
-export function analyseFlow(head: RegionBlock): Flow {
-  let dispatcher: RegionBlock | undefined;
+export function analyseFlow(entries: readonly [RegionBlock, ...RegionBlock[]]): Flow {
+  const [head] = entries;
+  let dispatcher = entries.length > 1 ? createDispatcher(entries) : undefined;
   for (;;) {
     const root = dispatcher ?? head;
     const blocks = reversePostorder(root);
@@ -113,7 +114,7 @@ export function analyseFlow(head: RegionBlock): Flow {
         const to = order.get(next) as number;
         if (to > number || dominates(dominator, to, number)) continue;
         isReducible = false;
-        dispatcher ??= createDispatcher(head);
+        dispatcher ??= createDispatcher([head]);
         const through = dispatcher;
         if (!through.successors.includes(next)) through.successors.push(next);
         block.successors = [...new Set(block.successors.map((other) => (other === next ? through : other)))];

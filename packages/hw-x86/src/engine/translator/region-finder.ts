@@ -8,11 +8,13 @@ import { block, OP_BYTES, op } from "../operation.ts";
 import { type CodeRange, rangeOf } from "./code-range.ts";
 import { type Ending, type OperationRecord, pageOf, type Region, type RegionBlock, type RegionMode } from "./region.ts";
 
-const MOST_BLOCKS = 48;
-const MOST_OPERATIONS = 600;
+const MOST_BLOCKS = 64;
+const MOST_OPERATIONS = 800;
 const MOST_RETURN_SITES = 12;
+/** Entries beside the head. They are blocks found before a region is half as large as it may be, so that most of what follows is in it too. */
+const MOST_FURTHER_ENTRIES = 15;
 /** Pages of a region. When one of them changes, the region is dropped. */
-const MOST_PAGES = 8;
+const MOST_PAGES = 12;
 
 /** Blocks that a region may consist of, by their distance from its first page. */
 export interface NearBlocks {
@@ -21,6 +23,15 @@ export interface NearBlocks {
   readonly reach: CodeRange | undefined;
   /** Header of the block at that distance from the start of the page; undefined when it has not been decoded, or is out of reach. */
   at(offset: number): number | undefined;
+}
+
+/** How often blocks ran. */
+export interface Heat {
+  /** Whether a block other than the first is to be part of the region. */
+  isWorth(header: number): boolean;
+  entriesOf(header: number): number;
+  /** A block is worth an entry of its own that ran so much more often than what leads to it. */
+  readonly leastFromElsewhere: number;
 }
 
 type Flow = "jump" | "branch" | "call" | "return" | "indirect" | "none";
@@ -47,21 +58,21 @@ export class RegionFinder {
     }
   }
 
-  /** `isWorth` says of other blocks than the first whether they are to be part of the region. */
-  find(header: number, near: NearBlocks, isWorth: (header: number) => boolean): Region {
+  find(header: number, near: NearBlocks, heat: Heat): Region {
     const offsetOf = (at: number): number => this.#cpu.u32[(at + block.physical) >>> 2] & 4095;
     const head = this.#read(header, offsetOf(header));
     const blocks = new Map<number, RegionBlock>([[head.offset, head]]);
     const headers = new Set([header]);
     const pages = new Set([pageOf(head)]);
     let operations = head.operations.length;
+    const mayBeEntries: RegionBlock[] = [];
     const queue = [head];
     for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
       for (const offset of targets(next.ending)) {
         if (blocks.has(offset) || blocks.size >= MOST_BLOCKS || operations >= MOST_OPERATIONS) continue;
         const at = near.at(offset);
         // A block that is mapped at two addresses is in a region once, since it is entered by its header
-        if (at === undefined || headers.has(at) || !isWorth(at)) continue;
+        if (at === undefined || headers.has(at) || !heat.isWorth(at)) continue;
         const found = this.#read(at, offset);
         if (!pages.has(pageOf(found)) && pages.size >= MOST_PAGES) continue;
         pages.add(pageOf(found));
@@ -69,6 +80,7 @@ export class RegionFinder {
         operations += found.operations.length;
         blocks.set(offset, found);
         queue.push(found);
+        if (blocks.size * 2 <= MOST_BLOCKS && operations * 2 <= MOST_OPERATIONS) mayBeEntries.push(found);
       }
     }
     const all = [...blocks.values()];
@@ -80,7 +92,14 @@ export class RegionFinder {
     }
     for (const found of all) found.successors = successors(found.ending, blocks, sites);
     const range = near.reach && rangeOf(all, near.reach);
-    return { head, blocks: all, returnSites: sites, mode: near.mode, range };
+    return {
+      head,
+      blocks: all,
+      entries: [head, ...furtherEntries(all, mayBeEntries, heat)],
+      returnSites: sites,
+      mode: near.mode,
+      range,
+    };
   }
 
   #read(header: number, offset: number): RegionBlock {
@@ -127,7 +146,7 @@ export class RegionFinder {
       case "return":
         return { kind: "return" };
       default:
-        return { kind: "indirect" };
+        return last.variant.instruction.mnemonic === "CALL" ? { kind: "indirect", returnsTo: behind } : { kind: "indirect" };
     }
   }
 
@@ -160,13 +179,32 @@ function targets(ending: Ending): number[] {
       return [ending.next, ending.taken];
     case "call":
       return [ending.target, ending.returnsTo];
+    case "indirect":
+      return ending.returnsTo === undefined ? [] : [ending.returnsTo];
     default:
       return [];
   }
 }
 
+/**
+ * Blocks that are entered from elsewhere: that ran more often than what leads to them in the region. They are functions that others call
+ * too, and what is behind calls that leave the region.
+ */
+function furtherEntries(all: readonly RegionBlock[], candidates: readonly RegionBlock[], heat: Heat): RegionBlock[] {
+  const arrivals = new Map<RegionBlock, number>();
+  for (const { header, successors } of all) {
+    for (const to of successors) arrivals.set(to, (arrivals.get(to) ?? 0) + heat.entriesOf(header));
+  }
+  const fromElsewhere = (found: RegionBlock): number => heat.entriesOf(found.header) - (arrivals.get(found) ?? 0);
+  return candidates
+    .filter((found) => fromElsewhere(found) >= heat.leastFromElsewhere)
+    .sort((a, b) => fromElsewhere(b) - fromElsewhere(a))
+    .slice(0, MOST_FURTHER_ENTRIES);
+}
+
 function successors(ending: Ending, blocks: ReadonlyMap<number, RegionBlock>, sites: readonly RegionBlock[]): RegionBlock[] {
   if (ending.kind === "return") return [...sites];
+  if (ending.kind === "indirect") return [];
   const offsets = ending.kind === "call" ? [ending.target] : targets(ending);
   const found = new Set<RegionBlock>();
   for (const offset of offsets) {

@@ -48,6 +48,14 @@ export class RegionLayout {
     this.#push(c, page);
   }
 
+  /** Pushes, as i64, the one of these signed 32-bit numbers whose index a local holds. To be called after all others. */
+  choose(c: Code, index: number, numbers: readonly number[]): void {
+    const first = this.#words.length;
+    this.#words.push(...numbers);
+    c.globalGet(this.#global).get(index).i32(Math.log2(WORD_BYTES)).op("i32.shl").op("i32.add");
+    c.memory("i64.load32_s", first * WORD_BYTES);
+  }
+
   #push(c: Code, word: number): void {
     let number = this.#numbers.get(word);
     if (number === undefined) {

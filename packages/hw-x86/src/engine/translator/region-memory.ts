@@ -2,17 +2,7 @@
  * The part of the region emitter that reaches guest memory, and leaves the region where that does not go on: probes of the TLB, and places
  * that are remembered (place-cache.ts).
  */
-import {
-  gprOffset,
-  RSP,
-  SEG_EFFECTIVE_BASE,
-  SS,
-  segmentOffset,
-  state,
-  TLB,
-  TLB_ADDEND,
-  TLB_WRITE_TAG,
-} from "../cpu-state.ts";
+import { gprOffset, RSP, SEG_EFFECTIVE_BASE, SS, segmentOffset, state, TLB, TLB_ADDEND, TLB_WRITE_TAG } from "../cpu-state.ts";
 import type { Int, Size } from "../emitter.ts";
 import type { FormOperand } from "../instruction.ts";
 import { emitMatch, emitPlace, emitTagUse } from "../interpreter/memory-code.ts";

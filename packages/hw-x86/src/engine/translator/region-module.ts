@@ -52,7 +52,7 @@ export function buildRegionModule(region: Region): RegionCode | undefined {
   const layout = new RegionLayout(module.importGlobal(LAYOUT_IMPORT.module, LAYOUT_IMPORT.name, "i32"));
   const fn = new FunctionBuilder(module.typeIndex(signature(["i32"], ["i32"])), 1);
   unrollLoops(region.blocks);
-  const flow = analyseFlow(region.head);
+  const flow = analyseFlow(region.entries);
   const instructions = new RegionEmission(region, flow, fn, support, layout).emit();
   if (instructions === 0) return undefined;
   const index = module.add(fn);
@@ -196,26 +196,25 @@ class RegionEmission {
     });
     this.#frame.vectors.load(c);
     for (const { page } of this.#frame.places.all()) c.i32(0).i64(NO_PAGE).memory("i64.store", page);
-    c.loadAt("i64.load", state.blockRip);
-    // Where segments are flat, RIP and physical address agree within the page
-    if (range === undefined) c.i64(-4096n).op("i64.and").set(base);
-    else c.i64(BigInt(this.#region.head.offset)).op("i64.sub").set(base);
     // The interpreter has charged for the block entered, which charges for itself
     const header = (): Code => c.get(0).i32(OP_BYTES).op("i32.sub");
     c.loadAt("i32.load", state.budget);
     header().memory("i32.load", block.count).op("i32.add").set(budget);
-    const crosses = this.#pageDistances.length > 0;
-    if (crosses) c.i32(this.#pageBit(this.#region.head)).set(this.#pagesMet);
-    this.#flow.entries.forEach((other, number) => {
-      if (number === 0) return;
-      layout.header(header(), other);
-      c.op("i32.eq").if();
-      c.i32(number).set(entry);
-      const inPages = range === undefined ? other.offset & ~4095 : other.offset - this.#region.head.offset;
-      if (inPages !== 0) c.get(base).i64(BigInt(-inPages)).op("i64.add").set(base);
-      if (crosses) c.i32(this.#pageBit(other)).set(this.#pagesMet);
-      c.end();
-    });
+    c.loadAt("i64.load", state.blockRip);
+    const { entries } = this.#flow;
+    if (entries.length > 1) {
+      header().memory("i32.load", block.entries).set(entry);
+      layout.choose(
+        c,
+        entry,
+        entries.map(({ offset }) => offset),
+      );
+    } else {
+      c.i64(BigInt(this.#region.head.offset));
+    }
+    c.op("i64.sub").set(base);
+    // Of several entries it is left open which page is met first
+    if (entries.length === 1 && this.#pageDistances.length > 0) c.i32(this.#pageBit(this.#region.head)).set(this.#pagesMet);
     if (range !== undefined) returnUnlessInRange(c, base, codeSize, range);
   }
 

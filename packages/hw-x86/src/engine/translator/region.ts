@@ -38,7 +38,8 @@ export type Ending =
   | { kind: "branch"; taken: number; next: number }
   | { kind: "call"; target: number; returnsTo: number }
   | { kind: "return" }
-  | { kind: "indirect" }
+  /** `returnsTo`: behind a call. */
+  | { kind: "indirect"; returnsTo?: number }
   /** The rest is the interpreter's, from that operation on. */
   | { kind: "interpreter"; at: number }
   /** Goes to the successor whose number is in the local `entry`. */
@@ -64,6 +65,8 @@ export const pageOf = ({ offset }: Pick<RegionBlock, "offset">): number => offse
 export interface Region {
   readonly head: RegionBlock;
   readonly blocks: readonly RegionBlock[];
+  /** Blocks at which it is to be entered, the head first. */
+  readonly entries: readonly [RegionBlock, ...RegionBlock[]];
   /** Blocks behind calls whose target is in the region too. */
   readonly returnSites: readonly RegionBlock[];
   readonly mode: RegionMode;

@@ -22,6 +22,8 @@ export type TranslateMode = "off" | "hot" | "always";
 const HOT_ENTRIES = 20_000;
 /** A block belongs to its neighbour's region when it ran at least once in so many of the neighbour's entries. */
 const RARE = 40;
+/** A block that a region has inside is an entry as well if it was entered from elsewhere a hot block's entries by so many. */
+const FEW_ENTRIES = 8;
 /** A block that a region has inside is translated as the first of another after so many times more entries. */
 const MEMBER_PATIENCE = 4;
 /** Regions kept; when there are more, all are dropped and what is still hot is translated anew. */
@@ -125,10 +127,14 @@ export class Translator {
     }
     const started = performance.now();
     const least = this.mode === "always" ? 0 : this.#hotEntries / RARE;
-    const region = this.#finder.find(header, near, (other) => {
-      if (u32[(other + block.charge) >>> 2] !== u32[(other + block.count) >>> 2]) return false;
-      if (this.mode === "hot" && this.#page(pageOf(other)).changes > MOST_CHANGES) return false;
-      return this.#hotEntries - (u32[(other + block.entries) >>> 2] | 0) >= least || u32[(other + block.region) >>> 2] !== 0;
+    const region = this.#finder.find(header, near, {
+      isWorth: (other) => {
+        if (u32[(other + block.charge) >>> 2] !== u32[(other + block.count) >>> 2]) return false;
+        if (this.mode === "hot" && this.#page(pageOf(other)).changes > MOST_CHANGES) return false;
+        return this.#heatOf(other) >= least;
+      },
+      entriesOf: (other) => this.#heatOf(other),
+      leastFromElsewhere: this.#hotEntries / FEW_ENTRIES,
     });
     const linked = region.blocks.reduce((sum, { successors }) => sum + successors.length, 0);
     const code = buildRegionModule(region);
@@ -142,7 +148,11 @@ export class Translator {
     const index = this.#free.pop() ?? this.#handlers.grow(1);
     this.#handlers.set(index, instance.exports.region);
     const entries = code.entries.filter((entry) => u32[(entry + block.region) >>> 2] === 0);
-    for (const entry of entries) u32[(entry + block.region) >>> 2] = index;
+    code.entries.forEach((entry, number) => {
+      if (!entries.includes(entry)) return;
+      u32[(entry + block.region) >>> 2] = index;
+      u32[(entry + block.entries) >>> 2] = number;
+    });
     const headers = region.blocks.map((own) => own.header);
     const members = headers.filter((own) => u32[(own + block.region) >>> 2] === 0);
     for (const member of members) this.#members.add(member);
@@ -156,6 +166,15 @@ export class Translator {
     statistics.bytes += code.bytes.length;
     statistics.linked += linked;
     statistics.milliseconds += performance.now() - started;
+  }
+
+  /** Times that the interpreter entered the block, as far as it counts. */
+  #heatOf(header: number): number {
+    const { u32 } = this.#cpu;
+    const left = u32[(header + block.entries) >>> 2] | 0;
+    // What has a region is not counted any more, and what is inside of one was counted, then made to wait
+    if (u32[(header + block.region) >>> 2] !== 0 || left > this.#hotEntries) return this.#hotEntries * MEMBER_PATIENCE;
+    return this.#hotEntries - left;
   }
 
   #page(number: number): PageRegions {
