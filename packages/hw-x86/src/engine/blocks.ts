@@ -5,7 +5,7 @@
 
 import { BlockBuilder, FRAME_RECORDS, type HandlerNumbers, LONGEST_BLOCK, LONGEST_RECORDS } from "./block-builder.ts";
 import { clearBlockTables, codePageAt, enterByPhysical, enterByRip, pageAtRip } from "./block-tables.ts";
-import { CodePage, type GranulesEqual, PAGE_BYTES, sharesGranule } from "./code-pages.ts";
+import { CodePage, GranuleSet, type GranulesEqual, PAGE_BYTES } from "./code-pages.ts";
 import type { Cpu } from "./cpu.ts";
 import { CS, OP_ARENA, OP_ARENA_BYTES, SEG_LIMIT, segmentOffset, state } from "./cpu-state.ts";
 import type { Decode, DecodedOperation, Variant } from "./decoder/variant.ts";
@@ -64,6 +64,8 @@ export class Blocks {
   #cold = 0;
   #trust = 0;
   /** Where the comparison of pages in turn has come to. */
+  /** Of the page in hand: what its blocks are made of. */
+  readonly #kept = new GranuleSet();
   #round: Iterator<CodePage> = this.#pages.values();
   #tagEpoch = 0;
   /** Times the arena was emptied. */
@@ -203,30 +205,27 @@ export class Blocks {
       if (start < first + cpu.u32[(own + block.bytes) >>> 2] && start + bytes > first) cutAfter(cpu.u16, running);
       else if (this.#straddling.secondPage(own) === page.offset) cutAfter(cpu.u16, running);
     }
-    let isBeside = page.tails.size === 0;
-    let hasNeighbour = false;
-    for (const [key, header] of page.blocks) {
+    const kept = this.#kept;
+    kept.clear();
+    const killed: number[] = [];
+    page.blocks.forEach((header, key) => {
       const first = cpu.u32[(header + block.physical) >>> 2];
-      const end = first + cpu.u32[(header + block.bytes) >>> 2];
-      hasNeighbour ||= sharesGranule(start, bytes, first, end);
-      if (start >= end || start + bytes <= first) continue;
-      this.#kill(page, key, header);
-      isBeside = false;
-    }
-    if (isBeside && hasNeighbour) {
-      page.refresh(start, bytes);
+      const length = cpu.u32[(header + block.bytes) >>> 2];
+      if (start >= first + length || start + bytes <= first) kept.add(first - page.offset, length);
+      else {
+        this.#kill(page, key, header);
+        killed.push(header);
+      }
+    });
+    for (const header of [...page.tails]) this.#killTail(page, header);
+    if (page.isEmpty) {
+      page.uncoverAll();
+      this.#forget(page);
       return;
     }
-    for (const header of [...page.tails]) this.#killTail(page, header);
-    page.uncoverAll();
-    if (page.isEmpty) this.#forget(page);
-    else {
-      this.#unlink(page);
-      for (const header of page.blocks.values()) {
-        const first = cpu.u32[(header + block.physical) >>> 2];
-        page.cover(first, Math.min(cpu.u32[(header + block.bytes) >>> 2], page.offset + PAGE_BYTES - first));
-      }
-    }
+    for (const header of killed) this.#unlinkFrom(page, header);
+    page.coverOnly(kept);
+    page.refresh(start, bytes);
   }
 
   /** Drops every block. */
@@ -264,12 +263,12 @@ export class Blocks {
   }
   #dropCold(page: CodePage, entries: number, kept: ReadonlySet<number>): void {
     let dropped = 0;
-    for (const [key, header] of page.blocks) {
-      if (kept.has(header) || this.#straddling.has(header) || this.translator.entriesOf(header) >= entries) continue;
+    page.blocks.forEach((header, key) => {
+      if (this.translator.entriesOf(header) >= entries || kept.has(header) || this.#straddling.has(header)) return;
       page.blocks.delete(key);
       this.#giveBack(header);
       dropped++;
-    }
+    });
     if (dropped === 0) return;
     this.#cold += dropped;
     if (page.isEmpty) this.#forget(page);
@@ -375,6 +374,14 @@ export class Blocks {
       i32[(header + block.taken) >>> 2] = 0;
       i32[(header + block.next) >>> 2] = 0;
     }
+  }
+  /** After one was dropped whose header nothing else uses yet: the other links stay. */
+  #unlinkFrom(page: CodePage, dropped: number): void {
+    const { i32 } = this.#cpu;
+    page.blocks.forEach((header) => {
+      if (i32[(header + block.taken) >>> 2] === dropped) i32[(header + block.taken) >>> 2] = 0;
+      if (i32[(header + block.next) >>> 2] === dropped) i32[(header + block.next) >>> 2] = 0;
+    });
   }
   #killTail(second: CodePage, header: number): void {
     second.tails.delete(header);

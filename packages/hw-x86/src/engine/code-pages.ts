@@ -15,9 +15,22 @@ const FIRST_SLOTS = 8;
 /** Copies: the number of the granule of each in a byte, and then the granules, one after the other. */
 const NUMBERS_BYTES = GRANULES;
 
-/** Whether `bytes` from `start` lie in a granule that what is from `first` to before `end` lies in too. */
-export const sharesGranule = (start: number, bytes: number, first: number, end: number): boolean =>
-  start >>> GRANULE_LOG2 <= (end - 1) >>> GRANULE_LOG2 && first >>> GRANULE_LOG2 <= (start + bytes - 1) >>> GRANULE_LOG2;
+/** Granules of one page. */
+export class GranuleSet {
+  readonly #has = new Uint8Array(GRANULES);
+
+  clear(): void {
+    this.#has.fill(0);
+  }
+  /** Those of `bytes` from an offset in the page on; what is past the page is another's. */
+  add(offset: number, bytes: number): void {
+    const last = Math.min((offset + bytes - 1) >>> GRANULE_LOG2, GRANULES - 1);
+    for (let granule = offset >>> GRANULE_LOG2; granule <= last; granule++) this.#has[granule] = 1;
+  }
+  has(granule: number): boolean {
+    return this.#has[granule] !== 0;
+  }
+}
 
 const bytesOf = (slots: number): number => NUMBERS_BYTES + slots * GRANULE_BYTES;
 
@@ -58,6 +71,23 @@ export class CodePage {
       this.#granules[granule] = ++this.#copied;
       if (this.#copied > this.#slots) this.#grow();
       this.#copy(granule);
+    }
+  }
+  /** Covers no more than what blocks are made of. */
+  coverOnly(used: GranuleSet): void {
+    // Some have no copy, and then none may take another's place: the page counts as changed anyway
+    if (this.#copied > this.#slots) return;
+    for (let granule = 0; granule < GRANULES; granule++) {
+      if (this.#granules[granule] === 0 || used.has(granule)) continue;
+      // The last copy takes its place
+      const from = --this.#copied;
+      const to = this.#granules[granule] - 1;
+      this.#granules[this.#u8[this.#copies + from]] = to + 1;
+      this.#granules[granule] = 0;
+      if (to === from) continue;
+      this.#u8[this.#copies + to] = this.#u8[this.#copies + from];
+      const copies = this.#copies + NUMBERS_BYTES;
+      this.#u8.copyWithin(copies + to * GRANULE_BYTES, copies + from * GRANULE_BYTES, copies + (from + 1) * GRANULE_BYTES);
     }
   }
   /** `bytes` from `start` were written, and no block is made of them: what is covered beside such a block changed rightly. */
