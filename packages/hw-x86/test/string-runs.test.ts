@@ -36,7 +36,8 @@ describe.each<TranslateMode>(["off", "always"])("repeated strings, engine %s", (
       const from = 0x2000 + (below(2) === 0 ? below(0x2000) : 0xfe0 + below(64));
       const to = below(2) === 0 ? from - 20 + below(40) : 0x2000 + below(0x2000);
       const count = below(3) === 0 ? below(600) : below(24);
-      const value = below(4) === 0 ? 0n : BigInt(below(2 ** 31)) * 0x1_2345_6789n;
+      const repeated = BigInt(random.next() & 0xff) * 0x0101_0101_0101_0101n;
+      const value = [0n, repeated][below(4)] ?? BigInt(below(2 ** 31)) * 0x1_2345_6789n;
       m.ram.set(memory, DATA);
       const step = isDown ? -bytes : bytes;
       for (let i = 0; i < count; i++) {

@@ -134,6 +134,16 @@ function isRepeatedByte(u8: Uint8Array, at: number, bytes: number): boolean {
   return true;
 }
 
+const EACH_BYTE = 0x0101_0101_0101_0101n;
+/** Most runs clear a page. Shared memory is filled an element at a time, so they are to be large. */
+function fillBytes(cpu: Cpu, byte: number, from: number, to: number): void {
+  const start = Math.min(from + (-from & 7), to);
+  const words = (to - start) >>> 3;
+  cpu.u8.fill(byte, from, start);
+  cpu.u64.fill(BigInt(byte) * EACH_BYTE, start >>> 3, (start >>> 3) + words);
+  cpu.u8.fill(byte, start + 8 * words, to);
+}
+
 /** REP STOS of elements of `bytes`: 1 when it stored a run and stepped rDI and rCX. */
 function storeRun(cpu: Cpu, bytes: number): number {
   if (isStepwise(cpu)) return 0;
@@ -144,8 +154,8 @@ function storeRun(cpu: Cpu, bytes: number): number {
   const length = count * bytes;
   const { u8 } = cpu;
   const value = gprOffset(RAX);
-  // Most runs clear
-  if (isRepeatedByte(u8, value, bytes)) u8.fill(u8[value], to, to + length);
+  if (bytes === 8 && (to & 7) === 0) cpu.u64.fill(cpu.u64[value >>> 3], to >>> 3, (to >>> 3) + count);
+  else if (isRepeatedByte(u8, value, bytes)) fillBytes(cpu, u8[value], to, to + length);
   else {
     u8.copyWithin(to, value, value + bytes);
     for (let done = bytes; done < length; done *= 2) u8.copyWithin(to + done, to, to + Math.min(done, length - done));
