@@ -9,6 +9,9 @@ import { CpuClock } from "./clock.ts";
 import { TimerQueue } from "./timers.ts";
 
 const wallSliceUs = 2000;
+/** Where many tasks want to run their slices are shorter, down to a least, so that each has had its turn after this long. */
+const wallRoundUs = 30_000;
+const wallLeastSliceUs = 750;
 /** A task that becomes runnable gets the CPU once the running one had this long. */
 const wallGranularityUs = 500;
 /** Under icount a slice is a number of instructions: some milliseconds of real time at the interpreter's rate. */
@@ -63,7 +66,10 @@ export class CpuScheduler {
   runningTask: Task | undefined;
   readonly #cpu: LogicalCpu;
   readonly #ticksPerInstruction: number;
+  /** Slice of a task where few others want to run; its least, and what a round of all tasks is to take. */
   readonly #sliceTicks: number;
+  readonly #leastSliceTicks: number;
+  readonly #roundTicks: number;
   readonly #granularityTicks: number;
   readonly #runnable: Runnable[] = [];
   readonly #stops: InstructionStop[] = [];
@@ -85,11 +91,20 @@ export class CpuScheduler {
     this.clock = new CpuClock(cpu, machine);
     this.#ticksPerInstruction = machine.ticksPerInstruction;
     const icount = machine.clock === "icount";
-    this.#sliceTicks = icount ? icountSliceInstructions * machine.ticksPerInstruction : (wallSliceUs * machine.tscKhz) / 1000;
-    this.#granularityTicks = icount
-      ? icountGranularityInstructions * machine.ticksPerInstruction
-      : (wallGranularityUs * machine.tscKhz) / 1000;
+    const wallTicks = (us: number): number => (us * machine.tscKhz) / 1000;
+    const instructionTicks = (count: number): number => count * machine.ticksPerInstruction;
+    this.#sliceTicks = icount ? instructionTicks(icountSliceInstructions) : wallTicks(wallSliceUs);
+    // Under icount a round is not felt: its time is the guests' own
+    this.#leastSliceTicks = icount ? this.#sliceTicks : wallTicks(wallLeastSliceUs);
+    this.#roundTicks = wallTicks(wallRoundUs);
+    this.#granularityTicks = icount ? instructionTicks(icountGranularityInstructions) : wallTicks(wallGranularityUs);
     this.timers = new TimerQueue(() => this.#programTimer());
+  }
+
+  /** For the task that is about to run, beside what is runnable. */
+  #freshSliceTicks(): number {
+    const share = this.#roundTicks / (this.#runnable.length + 1);
+    return Math.min(this.#sliceTicks, Math.max(this.#leastSliceTicks, share));
   }
 
   // For modules
@@ -266,7 +281,7 @@ export class CpuScheduler {
     }
     const now = this.#cpu.rdtsc();
     this.#sliceStart = next.slice?.start ?? now;
-    this.#sliceEnd = next.slice?.end ?? now + this.#sliceTicks;
+    this.#sliceEnd = next.slice?.end ?? now + this.#freshSliceTicks();
     this.#programTimer();
     next.resume();
     // The task's own steps run as microtasks after this; the next turn finds out what came of them.
