@@ -173,6 +173,8 @@ export const state = {
   helper: at(64, 16),
   /** 32 bytes: the value of a store that takes the slow path. */
   storeValue: at(32, 16),
+  /** 4 bytes: header of the block at `rip` where a region was left; 0 when it is to be looked for. */
+  found: at(4),
   /** 8 bytes: written where a probe of the TLB missed, read nowhere, see `emitTagUse`. */
   missedTag: at(8),
   /** 4 bytes: number of a helper's pending fault, see exceptions.ts. */

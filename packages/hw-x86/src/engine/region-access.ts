@@ -12,6 +12,7 @@ import * as memory from "./system/memory-access.ts";
 import type { EngineControl } from "./system-interface.ts";
 
 const OPERATION = state.operation >>> 2;
+const FOUND = state.found >>> 2;
 const ACTIVITY = state.activity >>> 2;
 
 export class RegionAccess {
@@ -79,6 +80,7 @@ export class RegionAccess {
     const control = this.#control;
     control.giveBack();
     cpu.deliverEvent(this.#fault.event());
+    cpu.u32[FOUND] = 0;
     if (control.isStopRequested || cpu.i32[ACTIVITY] !== 0 || cpu.breakpoints.hits !== 0) control.divert();
     return 0;
   }

@@ -170,7 +170,8 @@ function buildMain(
         c.get(header).memory("i32.load", block.region).set(scratch).end();
         c.get(scratch).if();
         c.get(pc).get(scratch).callIndirect(handlerType).tee(pc).op("i32.eqz").if();
-        c.loadAt("i64.load", state.rip).set(rip).br(lookup).end();
+        c.loadAt("i64.load", state.rip).set(rip);
+        c.loadAt("i32.load", state.found).tee(header).brIf(enter).br(lookup).end();
         c.end();
         const dispatch = c.loop();
         const main: MainFunction = { dispatch, lookup, follow, rip, link };

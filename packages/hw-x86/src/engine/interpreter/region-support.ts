@@ -1,7 +1,7 @@
 /** Functions that the interpreter module exports to translated regions. */
 import { gprOffset, RSP, state } from "../cpu-state.ts";
 import { block, OP_BYTES } from "../operation.ts";
-import { FlagSource, OWN_CARRY, OWN_OVERFLOW } from "../translator/flag-kinds.ts";
+import { FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW } from "../translator/flag-kinds.ts";
 import type { Code } from "../wasm/code.ts";
 import { FunctionBuilder, type ModuleBuilder, type Signature, signature } from "../wasm/module-builder.ts";
 import type { CommonFunctions } from "./common-functions.ts";
@@ -40,7 +40,7 @@ export const REGION_SUPPORT = {
   mayBeRounded: MAY_BE_ROUNDED,
   /** See fused-code.ts. */
   fusedMultiplyAdd: FUSED_MULTIPLY_ADD,
-  /** (rip), as the last thing that a region does: goes on in the region there, or returns 0 with `state.rip` set. */
+  /** (rip), as the last thing that a region does: goes on in the region there, or returns 0 with `state.rip` and `state.found` set. */
   goOn: signature(["i64"], ["i32"]),
 } as const satisfies Record<string, Signature>;
 
@@ -79,7 +79,8 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
     c.i32(0).get(header).memory("i32.store", state.blockStart);
     c.get(header).i32(OP_BYTES).op("i32.add").get(region).returnCallIndirect(handlerType);
     c.end().end().end();
-    c.i32(0).get(0).memory("i64.store", state.rip).i32(0);
+    c.i32(0).get(0).memory("i64.store", state.rip);
+    c.i32(0).get(header).memory("i32.store", state.found).i32(0);
   });
 
   const miss = (name: "missRead" | "missUpdate" | "missWrite", slow: number): number =>
@@ -106,6 +107,33 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
     const from = (which: number): void => {
       c.get(source).i32(which).op("i32.eq").if();
     };
+    /** Differences without a borrow that went in, and results whose CF and OF are clear: most flags, and no branch between the two. */
+    const saveFrequent = (): void => {
+      const difference = kindOf(FlagSource.subtract, 8);
+      const isResult = difference ^ kindOf(FlagSource.result, 8);
+      c.get(kind)
+        .i32(~(isResult | 3))
+        .op("i32.and")
+        .i32(difference)
+        .op("i32.eq")
+        .if();
+      // `carry` is all ones for a difference at first
+      c.i64(0n).get(kind).i32(isResult).op("i32.and").op("i32.eqz").op("i64.extend_i32_u").op("i64.sub").set(carry);
+      c.i32(0).get(result).get(up).op("i64.shl").get(up).op("i64.shr_s").memory("i64.store", state.flagResult);
+      c.i32(0).get(a).get(b).op("i64.xor").get(result).op("i64.xor").get(carry).op("i64.and").get(result).op("i64.xor");
+      c.op("i32.wrap_i64").i32(16).op("i32.and").memory("i32.store", state.flagAux);
+      borrows().get(carry).op("i64.and").get(up).op("i64.shl").set(carry);
+      c.i32(0).get(carry).memory("i64.store", state.flagCarry).return();
+      c.end();
+    };
+    /** Of a - b, at each bit. */
+    const borrows = (): Code => {
+      c.get(a).i64(-1n).op("i64.xor").set(a);
+      return c.get(a).get(b).op("i64.and").get(a).get(b).op("i64.or").get(result).op("i64.and").op("i64.or");
+    };
+    // 64 - size
+    c.i64(64n).i64(8n).get(kind).i32(3).op("i32.and").op("i64.extend_i32_u").op("i64.shl").op("i64.sub").set(up);
+    saveFrequent();
     c.get(kind).i32(2).op("i32.shr_u").i32(7).op("i32.and").set(source);
     from(FlagSource.rflags);
     c.get(a).op("i32.wrap_i64").call(common.setFlags);
@@ -114,8 +142,6 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
     from(FlagSource.words);
     c.loadAt("i64.load", state.flagCarry).set(carry);
     c.else();
-    // 64 - size
-    c.i64(64n).i64(8n).get(kind).i32(3).op("i32.and").op("i64.extend_i32_u").op("i64.shl").op("i64.sub").set(up);
     c.i32(0).get(result).get(up).op("i64.shl").get(up).op("i64.shr_s").memory("i64.store", state.flagResult);
     from(FlagSource.result);
     c.i32(0).get(result).op("i32.wrap_i64").i32(16).op("i32.and").memory("i32.store", state.flagAux);
@@ -123,19 +149,7 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
     c.else();
     c.i32(0).get(a).get(b).op("i64.xor").op("i32.wrap_i64").i32(16).op("i32.and").memory("i32.store", state.flagAux);
     from(FlagSource.subtract);
-    c.get(a).i64(-1n).op("i64.xor").set(a);
-    c.get(a)
-      .get(b)
-      .op("i64.and")
-      .get(a)
-      .get(b)
-      .op("i64.or")
-      .get(result)
-      .op("i64.and")
-      .op("i64.or")
-      .get(up)
-      .op("i64.shl")
-      .set(carry);
+    borrows().get(up).op("i64.shl").set(carry);
     c.else();
     from(FlagSource.add);
     c.get(a).get(b).op("i64.and");
