@@ -132,15 +132,16 @@ function returnFrom64Bit(cpu: Cpu, bytes: TransferBytes): void {
     cpu.u32[RSP_LOW] = rspLow;
     cpu.u32[RSP_LOW + 1] = rspHigh;
   } else cpu.setReg(RSP, outerPointer(cpu, BigInt(rspLow), stack, false));
-  if (cpl > oldCpl) dropInnerSegments(cpu, cpl);
   cpu.setNextRipHalves(ripLow, ripHigh);
-  if (toLong) {
-    // Of what 64-bit code derives from segments, only bases and the privilege can have changed
+  if (cpl > oldCpl) dropInnerSegments(cpu, cpl);
+  if (!toLong) updateSegments(cpu);
+  else if (cpl > oldCpl) {
+    // Of what 64-bit code derives from segments, bases and the privilege can have changed
     updateSegment(cpu, FS);
     updateSegment(cpu, GS);
     setCpl(cpu, cpl);
     switchTags(cpu);
-  } else updateSegments(cpu);
+  }
   changeFlags(cpu, flags);
   unblockNmis(cpu);
 }
