@@ -27,6 +27,22 @@ describe("pages of a bank", () => {
     expect(allocator.allocateKernel(14, 1)).toBe(all);
   });
 
+  it("are found as the lowest run past whatever is held, and zeroed where they were touched", () => {
+    for (let held = 2; held < 24; held++) {
+      for (let count = 1; count < 14; count++) {
+        const bytes = new Uint8Array(40 * pageBytes);
+        const allocator = new PageAllocator(bytes, 2 * pageBytes);
+        expect(allocator.allocateUserAt(held * pageBytes, 1)).toBe(true);
+        const first = held - 2 >= count ? 2 : held + 1;
+        bytes.fill(0xff, first * pageBytes, (first + count) * pageBytes);
+        expect([held, count, allocator.allocateUser(count, 1)]).toEqual([held, count, first * pageBytes]);
+        expect(allocator.freeUser(first * pageBytes, count)).toBe(true);
+        expect(allocator.allocateUser(count, 1)).toBe(first * pageBytes);
+        expect(bytes.includes(0xff)).toBe(false);
+      }
+    }
+  });
+
   it("are zeroed when handed out again", () => {
     const bytes = new Uint8Array(8 * pageBytes);
     const allocator = new PageAllocator(bytes, pageBytes);

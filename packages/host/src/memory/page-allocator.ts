@@ -8,6 +8,8 @@ const userBit = 2;
 /** Was handed out before: must be zeroed when handed out again. A fresh bank is zero. */
 const touchedBit = 4;
 const holders = kernelBit | userBit;
+/** The holders of four pages in one word. */
+const fourHolders = holders * 0x0101_0101;
 
 export const pageBytes = 4096;
 
@@ -143,11 +145,11 @@ export class PageAllocator {
   }
 
   #take(first: number, count: number, holder: number): number {
-    const state = this.#state;
-    for (let page = first; page < first + count; page++) {
-      if (state[page]! & touchedBit) this.#u8.fill(0, page * pageBytes, (page + 1) * pageBytes);
-      state[page] = holder | touchedBit;
-    }
+    // Nobody holds them, so there is nothing else to a state than whether the page was touched
+    const taken = this.#state.subarray(first, first + count);
+    for (let at = taken.indexOf(touchedBit); at >= 0; at = taken.indexOf(touchedBit, at + 1))
+      this.#u8.fill(0, (first + at) * pageBytes, (first + at + 1) * pageBytes);
+    taken.fill(holder | touchedBit);
     this.#free -= count;
     if (first === this.#lowHint) this.#lowHint = first + count;
     if (first + count === this.#highHint) this.#highHint = first;
@@ -175,18 +177,24 @@ export class PageAllocator {
   }
 
   #lowestRun(count: number, align: number): number | undefined {
-    const state = this.#state;
     let first = roundUp(this.#lowHint, align);
-    search: while (first + count <= state.length) {
-      for (let page = first + count - 1; page >= first; page--) {
-        if (state[page]! & holders) {
-          first = roundUp(page + 1, align);
-          continue search;
-        }
-      }
-      return first;
+    while (first + count <= this.#state.length) {
+      const held = this.#lastHeld(first, count);
+      if (held < 0) return first;
+      first = roundUp(held + 1, align);
     }
     return undefined;
+  }
+
+  /** The last page of a run that somebody holds, or -1. Guest RAM is one run: four pages are looked at in one. */
+  #lastHeld(first: number, count: number): number {
+    const state = this.#state;
+    let page = first + count - 1;
+    for (; page >= first && (page & 3) !== 3; page--) if (state[page]! & holders) return page;
+    const words = new Uint32Array(state.buffer, 0, state.length >>> 2);
+    while (page - 3 >= first && (words[page >>> 2]! & fourHolders) === 0) page -= 4;
+    for (; page >= first; page--) if (state[page]! & holders) return page;
+    return -1;
   }
 
   #highestRun(count: number, align: number): number | undefined {

@@ -136,6 +136,9 @@ export function mapEncodings(forms: readonly ParsedForm[]): EncodingMap {
   }
 
   function cellByModrm(): number {
+    const [only] = candidates;
+    const { parsed } = leaves[only];
+    if (candidates.length === 1 && parsed.mod === "any" && parsed.digit === undefined) return CELL_MODRM | (only << 2);
     const table = new Int16Array(256);
     let isOne = true;
     if (candidates.some((leaf) => leaves[leaf].parsed.modrmByte !== undefined)) {

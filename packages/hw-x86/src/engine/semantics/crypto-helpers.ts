@@ -6,11 +6,6 @@ import type { HelperTable } from "../helpers.ts";
 // ---- AES (FIPS 197) ----
 
 const double = (x: number): number => ((x << 1) ^ ((x & 0x80) !== 0 ? 0x1b : 0)) & 0xff;
-function product(x: number, y: number): number {
-  let sum = 0;
-  for (let a = x, b = y; b !== 0; b >>= 1, a = double(a)) if ((b & 1) !== 0) sum ^= a;
-  return sum;
-}
 const SBOX = new Uint8Array(256);
 const INVERSE_SBOX = new Uint8Array(256);
 // Powers of 3, which generates all but 0: the inverse of its n-th is its (255 - n)-th
@@ -20,6 +15,7 @@ for (let i = 0, power = 1; i < 255; i++, power ^= double(power)) {
   POWERS[i] = power;
   LOGARITHMS[power] = i;
 }
+const product = (x: number, y: number): number => (x === 0 || y === 0 ? 0 : POWERS[(LOGARITHMS[x] + LOGARITHMS[y]) % 255]);
 for (let x = 0; x < 256; x++) {
   const inverse = x === 0 ? 0 : POWERS[(255 - LOGARITHMS[x]) % 255];
   const rotated = (by: number): number => ((inverse << by) | (inverse >> (8 - by))) & 0xff;
@@ -30,7 +26,9 @@ SBOX.forEach((y, x) => {
 });
 /** Products of each byte with a column of the mixing matrix, for its first row; the other rows are rotations. */
 function mixingTable(box: Uint8Array, factors: readonly number[]): Uint32Array {
-  return Uint32Array.from(box, (value) => factors.reduce((all, factor, i) => all | (product(value, factor) << (8 * i)), 0));
+  const table = new Uint32Array(256);
+  for (let x = 0; x < 256; x++) for (let i = 0; i < 4; i++) table[x] |= product(box[x], factors[i]) << (8 * i);
+  return table;
 }
 const IDENTITY = Uint8Array.from({ length: 256 }, (_, i) => i);
 const MIXED = mixingTable(SBOX, [2, 1, 1, 3]);
