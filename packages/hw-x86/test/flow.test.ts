@@ -33,7 +33,7 @@ function dominatesByDefinition(flow: Flow, above: RegionBlock, below: RegionBloc
   return true;
 }
 
-/** What is in scope while the code of a block is placed as region-module.ts does: labels of loops around it and of merges to come. */
+/** What is in scope while the code of a block is placed as region-function.ts does: labels of loops around it and of merges to come. */
 function labelsInScope(flow: Flow): Map<RegionBlock, ReadonlySet<RegionBlock>> {
   const scopes = new Map<RegionBlock, ReadonlySet<RegionBlock>>();
   const place = (block: RegionBlock, outer: ReadonlySet<RegionBlock>): void => {
