@@ -109,6 +109,24 @@ describe("MOV to CR3", () => {
     }
   });
 
+  it.each([true, false])("keeps them apart when they have had only global pages in common before, bit 63 %s", (keep) => {
+    const m = machine();
+    m.map(1, SHARED, DATA, PRESENT | WRITE | GLOBAL);
+    // Not the page of that number, so that either's entry leaves the other's alone
+    const own = OWN + 0x1000n;
+    m.map(1, own, DATA);
+    m.map(2, own, DATA + 0x1000);
+    // Each has been and gone without data of its own
+    for (const who of [2, 1, 2, 1, 2] as const) {
+      m.turnTo(who, keep);
+      expect(m.load(SHARED)).toBe(1n);
+    }
+    for (const who of [2, 1, 2, 1, 1, 2] as const) {
+      m.turnTo(who, keep);
+      expect([m.load(own), m.load(SHARED)]).toEqual([BigInt(who), 1n]);
+    }
+  });
+
   it("with bit 63 finds what the identifier left, and without it drops that", () => {
     const kept = away();
     kept.turnTo(1);

@@ -11,6 +11,8 @@ export interface Context {
   generation: number;
   globalGeneration: number;
   supervisorTag: number;
+  userTag: number;
+  systemDataIsPrivate: boolean;
   /** 0: code was dropped since, so that another epoch has to begin. */
   userEpoch: number;
   systemEpoch: number;

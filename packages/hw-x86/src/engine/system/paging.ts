@@ -269,10 +269,11 @@ function fillTlb(
 ): void {
   if (cpu.breakpoints.hasData && cpu.breakpoints.isDataPage(lo, hi)) return;
   const page = lo & ~0xfff;
-  const tag = page | (caches.supervisorTag + (user ? 1 : 0));
+  const tag = page | (user ? caches.userTag : caches.supervisorTag);
   const entry = (TLB + ((lo >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;
   const i32 = cpu.i32;
   if (!user && (flags & PageFlag.user) !== 0 && (cpu.u32[state.cr4 >>> 2] & Cr4.SMAP) !== 0) caches.noteOpened(entry);
+  else if (!user && (flags & PageFlag.global) === 0) caches.systemDataIsPrivate = true;
   i32[entry] = tag;
   i32[entry + 1] = hi;
   const direct = PageFlag.write | PageFlag.dirty;

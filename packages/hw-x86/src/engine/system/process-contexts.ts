@@ -13,6 +13,7 @@ import {
   keyRights,
   noteMode,
   renewBlocks,
+  takeSystemTag,
   takeTags,
 } from "./translation-caches.ts";
 
@@ -32,10 +33,11 @@ export function switchProcessContext(cpu: Cpu, keeps: boolean): void {
     flushTlb(cpu, true);
     return;
   }
-  // Supervisor code from global pages is the same for all identifiers
-  const { systemEpoch } = caches;
+  // Supervisor code from global pages is the same for all identifiers, and so is its data
+  const { systemEpoch, supervisorTag, systemDataIsPrivate } = caches;
   const isPrivate = caches.systemIsPrivate || context.systemIsPrivate;
-  Object.assign(caches, context, { systemEpoch });
+  Object.assign(caches, context, { systemEpoch, supervisorTag, systemDataIsPrivate });
+  if (systemDataIsPrivate) takeSystemTag(cpu, caches);
   if (keyRights(cpu) !== context.pkru || cpu.breakpoints.version !== context.breakpoints) takeTags(cpu, caches);
   noteMode(cpu, caches);
   renewBlocks(cpu, caches, context.userEpoch === 0, isPrivate);

@@ -6,6 +6,7 @@
  * Tags. A tag of the data TLB (12 bits) stands for one generation of one address space at one privilege. A flush takes new
  * tags instead of clearing; when they run out the TLB memory is cleared. 0 and 0xfff are never used, so that zeroed memory
  * and "all ones" cannot match; no entry is ever made under 0xffe either, which is the tag of user code whose alignment is checked.
+ * Supervisor code keeps its tag over a MOV to CR3 as long as all its entries are for global pages.
  *
  * Generations. An entry of the second-level TLB is valid when its generation is the current one: `globalGeneration` for pages
  * with G set, which MOV to CR3 leaves alone, `generation` for the rest. A process-context identifier has a generation and tags of its
@@ -39,9 +40,12 @@ export class TranslationCaches {
   generation = 1;
   globalGeneration = 1;
   lastGeneration = 1;
-  /** The tag for user accesses is the one after. */
+  /** Tags of the data TLB. */
   supervisorTag = 1;
+  userTag = 2;
   lastTag = 2;
+  /** Supervisor code has entries for pages that are neither global nor opened (see below), under its present tag. */
+  systemDataIsPrivate = false;
   userEpoch = 1;
   systemEpoch = 2;
   lastBlockEpoch = 2;
@@ -132,7 +136,7 @@ export const checksAlignment = (cpu: Cpu): boolean => cpu.u32[state.tlbTag >>> 2
 /** Writes the tags of the current privilege and code size to the state block. */
 export function publishTags(cpu: Cpu, caches: TranslationCaches): void {
   const isUser = cpu.u32[state.cpl >>> 2] === 3;
-  const tag = caches.supervisorTag + (isUser ? 1 : 0);
+  const tag = isUser ? caches.userTag : caches.supervisorTag;
   cpu.u32[state.tlbTag >>> 2] = isUser && wantsAlignment(cpu) ? NO_ENTRIES : tag;
   cpu.u32[(state.tlbTag >>> 2) + 1] = 0;
   // 16, 32, 64 >>> 5 are 0, 1, 2.
@@ -199,16 +203,25 @@ function modeChanged(cpu: Cpu, caches: TranslationCaches): boolean {
   );
 }
 
-/** Tags under which nothing has been entered yet: drops all of the data TLB for the present context. */
-export function takeTags(cpu: Cpu, caches: TranslationCaches): void {
-  if (caches.lastTag + 2 > LAST_TAG) {
-    clearTlb(cpu);
-    caches.contexts.forgetAll();
-    caches.lastTag = 0;
-  }
-  caches.supervisorTag = caches.lastTag + 1;
-  caches.lastTag += 2;
+/** Tags under which nothing has been entered yet: drops all of the data TLB for the present context, or what user code has there. */
+export function takeTags(cpu: Cpu, caches: TranslationCaches, keepsSystem = false): void {
+  if (reserveTags(cpu, caches) || !keepsSystem) takeSystemTag(cpu, caches);
+  caches.userTag = ++caches.lastTag;
+}
+/** The same for what supervisor code has there. */
+export function takeSystemTag(cpu: Cpu, caches: TranslationCaches): void {
+  if (reserveTags(cpu, caches)) caches.userTag = ++caches.lastTag;
+  caches.supervisorTag = ++caches.lastTag;
+  caches.systemDataIsPrivate = false;
   caches.openedCount = 0;
+}
+/** Makes sure that there are two. True: all that had any are dropped. */
+function reserveTags(cpu: Cpu, caches: TranslationCaches): boolean {
+  if (caches.lastTag + 2 <= LAST_TAG) return false;
+  clearTlb(cpu);
+  caches.contexts.forgetAll();
+  caches.lastTag = 0;
+  return true;
 }
 
 /** PKRU was written: what the data TLB allows goes by the rights of before. Translations themselves stay. */
@@ -252,18 +265,22 @@ export function flushTlb(cpu: Cpu, keepGlobal: boolean): void {
     caches.globalGeneration = caches.generation;
     caches.contexts.forget(caches.translationTag);
   }
-  takeTags(cpu, caches);
+  // Kernels map themselves with global pages: what they have of the data TLB stays
+  if (keepGlobal) closeUserPages(cpu);
+  takeTags(cpu, caches, keepGlobal && !caches.systemDataIsPrivate);
   noteMode(cpu, caches);
   renewBlocks(cpu, caches, true, !keepGlobal || caches.systemIsPrivate);
 }
 
 /** Puts the present context aside; `isLast` where it is for another translation tag, not for another identifier. */
 export function keepContext(caches: TranslationCaches, isLast: boolean): void {
-  const { translationTag, identifier, generation, globalGeneration, supervisorTag, cr0, cr3Low, cr3High, cr4, efer } = caches;
+  const { translationTag, identifier, generation, globalGeneration, cr0, cr3Low, cr3High, cr4, efer } = caches;
+  const { supervisorTag, userTag, systemDataIsPrivate } = caches;
+  const tags = { supervisorTag, userTag, systemDataIsPrivate };
   const { userEpoch, systemEpoch, systemIsPrivate, pkru, breakpoints } = caches;
   const mode = { cr0, cr3Low, cr3High, cr4, efer, pkru, breakpoints };
   const epochs = { userEpoch, systemEpoch, systemIsPrivate };
-  caches.contexts.keep({ translationTag, identifier, generation, globalGeneration, supervisorTag, ...epochs, ...mode }, isLast);
+  caches.contexts.keep({ translationTag, identifier, generation, globalGeneration, ...tags, ...epochs, ...mode }, isLast);
 }
 
 /** The context of another translation tag, as it was left; false when there is none. */
