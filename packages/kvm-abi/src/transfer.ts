@@ -58,8 +58,12 @@ export interface Transfer {
   describe(vm: File, receiver: readonly SectionSupport[]): VmDescription;
   /** All sections; no side effect on the VM. The VM is frozen. */
   save(vm: File, receiver: readonly SectionSupport[]): Section[];
-  /** Lets go of a VM that moved away, without touching its memory or its kvm_run pages. Its files are no longer this module's. */
-  releaseMoved(vm: File): void;
+  /**
+   * Lets go of a VM that moved away, without touching its memory or its kvm_run pages. Its files are no longer this module's. Once it
+   * returns nothing of the VM happens here any more. What is only to be freed may be left to the function that it answers with, which
+   * the host calls once, when the VM runs on the other module.
+   */
+  releaseMoved(vm: File): (() => void) | undefined;
   /** Allocates all that the VM will need and starts to build its tables, giving way with `kernel.scheduler`. A string explains
    *  a refusal in words an operator understands; nothing is left behind then. */
   prepare(process: Process, vm: VmDescription): Promise<IncomingVm | string>;

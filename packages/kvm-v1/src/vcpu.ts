@@ -307,9 +307,14 @@ export class Vcpu implements ManagedVcpu {
     return runVcpu(this, task);
   }
 
+  /** Off the CPU, and without a timer: nothing happens to it by itself any more. */
+  detach(): void {
+    this.lapic?.dispose();
+    this.vm.vendor.put(this);
+  }
+
   /** Takes the vCPU apart; its run pages stay with whoever owns them now when it has moved to another module. */
   dispose(moved: boolean): void {
-    this.lapic?.dispose();
     this.vm.vendor.freeVcpu(this);
     if (!moved) this.vm.kernel.memory.freePages(this.runAddress, VCPU_MMAP_SIZE_BYTES / 4096);
   }

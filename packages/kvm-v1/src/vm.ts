@@ -140,6 +140,7 @@ export class Vm implements TransferableVm {
   /** Takes back a vCPU that nobody has seen yet. */
   removeVcpu(vcpu: Vcpu): void {
     this.#vcpus.splice(this.#vcpus.indexOf(vcpu), 1);
+    vcpu.detach();
     vcpu.dispose(false);
   }
 
@@ -201,13 +202,19 @@ export class Vm implements TransferableVm {
     this.slots.byId(id)?.dirty?.set(bitmap);
   }
 
-  /** Frees everything. `moved`: the run pages belong to another module now. */
   destroy(moved: boolean): void {
-    for (const vcpu of this.#vcpus) vcpu.dispose(moved);
-    this.#vcpus.length = 0;
+    this.detach();
+    this.free(moved);
+  }
+  detach(): void {
+    for (const vcpu of this.#vcpus) vcpu.detach();
     this.ioeventfds.clear();
     this.fabric.dispose();
     this.#unwatchSlots();
+  }
+  free(moved: boolean): void {
+    for (const vcpu of this.#vcpus) vcpu.dispose(moved);
+    this.#vcpus.length = 0;
     this.mmu.destroy();
     this.vendor.destroyVm(this);
     this.kernel.vac.disableVirtualization(this.module.owner);

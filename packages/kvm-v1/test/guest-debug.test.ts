@@ -166,7 +166,7 @@ test.each(["intel", "amd"] as const)("debugging goes on after a move (%s)", asyn
     each,
     ...incoming.commit(from.transfer.roleOf(each)),
   }));
-  from.transfer.releaseMoved(file);
+  from.transfer.releaseMoved(file)?.();
   for (const { each, operations, privateData } of changed) Object.assign(each, { operations, privateData });
   for (const pc of [3, 4]) {
     expect(await vm.enter()).toBe("KVM_EXIT_DEBUG");

@@ -31,7 +31,7 @@ async function move(vm: TestVm, from: ModuleInstance, to: ModuleInstance): Promi
     each: kernel.file([vm.fd, vm.vcpu, vm.system].find((fd) => kernel.file(fd) === each)!),
     ...incoming.commit(from.transfer.roleOf(each)),
   }));
-  from.transfer.releaseMoved(file);
+  from.transfer.releaseMoved(file)?.();
   for (const { each, operations, privateData } of changed) Object.assign(each, { operations, privateData });
   return sections;
 }

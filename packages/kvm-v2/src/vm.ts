@@ -150,6 +150,7 @@ export class Vm implements TransferableVm {
   removeVcpu(vcpu: Vcpu): void {
     this.#byId.delete(vcpu.id);
     this.#sort();
+    vcpu.detach();
     vcpu.dispose(false);
   }
   #sort(): void {
@@ -219,12 +220,19 @@ export class Vm implements TransferableVm {
   }
 
   destroy(moved: boolean): void {
-    for (const vcpu of this.#inOrder) vcpu.dispose(moved);
-    this.#byId.clear();
-    this.#inOrder = [];
+    this.detach();
+    this.free(moved);
+  }
+  detach(): void {
+    for (const vcpu of this.#inOrder) vcpu.detach();
     this.ioeventfds.clear();
     this.fabric.dispose();
     this.#unwatchSlots();
+  }
+  free(moved: boolean): void {
+    for (const vcpu of this.#inOrder) vcpu.dispose(moved);
+    this.#byId.clear();
+    this.#inOrder = [];
     this.mmu.destroy();
     this.vendor.destroyVm(this);
     this.kernel.vac.disableVirtualization(this.module.owner);

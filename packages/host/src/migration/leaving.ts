@@ -130,7 +130,7 @@ export class Leaving {
     kernel.current = process;
     for (const file of this.#vmFiles()) {
       try {
-        transfer.releaseMoved(file);
+        transfer.releaseMoved(file)?.();
       } catch (thrown) {
         kernel.log("err", "host", `exception while letting go of a VM that moves to another CPU: ${stackOf(thrown)}`);
       }

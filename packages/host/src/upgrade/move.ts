@@ -111,6 +111,8 @@ class Move {
   /** Sections that cross: what the new module takes and, until the move is final, all that the VM can go back to take too. */
   readonly #level: readonly SectionSupport[];
   #vms: MovingVm[] = [];
+  /** Frees what the old module still holds. */
+  readonly #toFree: (() => void)[] = [];
   #committed = false;
   #failed: { step: MoveStep; reason: string } | undefined;
   #stateBytes = 0;
@@ -148,7 +150,7 @@ class Move {
     } catch (thrown) {
       this.#fail(thrown);
     } finally {
-      this.#abortSpares();
+      this.#clearAway();
       releaseIdle();
     }
     this.#steps.end();
@@ -225,11 +227,13 @@ class Move {
       }
       await this.#freeze(() => this.#switch());
     } finally {
-      this.#abortSpares();
+      this.#clearAway();
     }
   }
 
-  #abortSpares(): void {
+  /** What nobody waits for, when the VM runs: in the turn of this move, so that no other VM stands still meanwhile. */
+  #clearAway(): void {
+    for (const free of this.#toFree.splice(0)) this.#lettingGo(free);
     for (const vm of this.#vms) {
       if (vm.spare) this.#abort(vm.spare);
       vm.spare = undefined;
@@ -353,15 +357,10 @@ class Move {
     // Nothing can fail from here on. The old module lets go while the files still show it its own state.
     this.#committed = true;
     for (const vm of this.#vms) {
-      try {
-        from.releaseMoved(vm.file);
-      } catch (thrown) {
-        this.#process.kernel.log(
-          "err",
-          this.#from.name,
-          `exception while letting go of a VM that moves away: ${stackOf(thrown)}`,
-        );
-      }
+      this.#lettingGo(() => {
+        const free = from.releaseMoved(vm.file);
+        if (typeof free === "function") this.#toFree.push(free);
+      });
     }
     for (const { file, operations, privateData } of change) {
       file.operations = operations;
@@ -375,6 +374,19 @@ class Move {
       process.finalisedOn = this.#to.name;
     }
     process.moves++;
+  }
+
+  /** The VM is the new module's, whatever becomes of what the old one holds of it. */
+  #lettingGo(work: () => void): void {
+    try {
+      work();
+    } catch (thrown) {
+      this.#process.kernel.log(
+        "err",
+        this.#from.name,
+        `exception while letting go of a VM that moves away: ${stackOf(thrown)}`,
+      );
+    }
   }
 
   #beforeThaw(): void {

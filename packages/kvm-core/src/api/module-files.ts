@@ -43,8 +43,12 @@ export interface ManagedVm extends VmUnderControl {
   dirtyLogBytes(slot: number): number;
   /** The bitmap, which starts anew. */
   takeDirtyLog(slot: number): Uint8Array;
-  /** Frees everything. `moved`: the run pages belong to another module now. */
+  /** Detaches and frees. `moved`: the run pages belong to another module now. */
   destroy(moved: boolean): void;
+  /** Ends what happens by itself: timers, eventfds, notices of changes to memory. The VM runs no more, and is to be freed. */
+  detach(): void;
+  /** Frees what a detached VM holds. `moved`: as for `destroy`. */
+  free(moved: boolean): void;
 }
 
 /** Behind a descriptor of KVM_GET_STATS_FD. */

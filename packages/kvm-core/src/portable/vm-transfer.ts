@@ -130,8 +130,10 @@ export class VmTransfer<Vm extends TransferableVm> implements Transfer {
     return save(vm.privateData as Vm, takenBy(receiver));
   }
 
-  releaseMoved(vm: File): void {
-    (vm.privateData as Vm).destroy(true);
+  releaseMoved(file: File): () => void {
+    const vm = file.privateData as Vm;
+    vm.detach();
+    return () => vm.free(true);
   }
 
   async prepare(process: Process, description: VmDescription): Promise<IncomingVm | string> {

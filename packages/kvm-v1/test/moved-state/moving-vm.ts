@@ -68,7 +68,7 @@ export class MovingVm extends TestVm {
     assert.equal(differenceOf(sections, incoming.save()), undefined);
     const open = [this.system, this.fd, this.vcpu, ...this.#more].map((fd) => kernel.file(fd));
     const changed = open.map((each) => ({ each, ...incoming.commit(from.transfer.roleOf(each)) }));
-    from.transfer.releaseMoved(file);
+    from.transfer.releaseMoved(file)?.();
     for (const { each, operations, privateData } of changed) Object.assign(each, { operations, privateData });
     this.#on = to;
     this.moved.push(sections);
