@@ -306,13 +306,13 @@ export class Vcpu implements ManagedVcpu {
     return this.#loop.run(task);
   }
 
-  /** `moved`: the run pages belong to another module now. */
   /** Off the CPU, and without a timer: nothing happens to it by itself any more. */
   detach(): void {
     this.lapic?.dispose();
     this.vm.vendor.leaveCpu(this);
   }
 
+  /** `moved`: the run pages belong to another module now. */
   dispose(moved: boolean): void {
     this.vm.vendor.freeVcpu(this);
     if (!moved) this.vm.kernel.memory.freePages(this.runAddress, VCPU_MMAP_SIZE_BYTES / 4096);

@@ -63,9 +63,9 @@ export class Blocks {
   #sweepAt: number;
   #cold = 0;
   #trust = 0;
-  /** Where the comparison of pages in turn has come to. */
   /** Of the page in hand: what its blocks are made of. */
   readonly #kept = new GranuleSet();
+  /** Where the comparison of pages in turn has come to. */
   #round: Iterator<CodePage> = this.#pages.values();
   #tagEpoch = 0;
   /** Times the arena was emptied. */

@@ -1,7 +1,7 @@
 /** Functions that the interpreter module exports to translated regions. */
 import { gprOffset, RSP, state } from "../cpu-state.ts";
 import { block, OP_BYTES } from "../operation.ts";
-import { FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW } from "../translator/flag-kinds.ts";
+import { emitBitsAbove, FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW } from "../translator/flag-kinds.ts";
 import type { Code } from "../wasm/code.ts";
 import { FunctionBuilder, type ModuleBuilder, type Signature, signature } from "../wasm/module-builder.ts";
 import type { CommonFunctions } from "./common-functions.ts";
@@ -131,8 +131,7 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
       c.get(a).i64(-1n).op("i64.xor").set(a);
       return c.get(a).get(b).op("i64.and").get(a).get(b).op("i64.or").get(result).op("i64.and").op("i64.or");
     };
-    // 64 - size
-    c.i64(64n).i64(8n).get(kind).i32(3).op("i32.and").op("i64.extend_i32_u").op("i64.shl").op("i64.sub").set(up);
+    emitBitsAbove(c, kind).set(up);
     saveFrequent();
     c.get(kind).i32(2).op("i32.shr_u").i32(7).op("i32.and").set(source);
     from(FlagSource.rflags);

@@ -11,7 +11,17 @@ import { FLAGS, makeResult, NO_ARGUMENTS, type Node, type Scope, type Statement 
 import { NodeEmitter } from "../node-emitter.ts";
 import { asBool, asInt, constant32, nodeOf } from "../node-values.ts";
 import type { Code } from "../wasm/code.ts";
-import { CARRY_IN, FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW, sizeOfKind, sourceOf } from "./flag-kinds.ts";
+import {
+  CARRY_IN,
+  emitBitsAbove,
+  FlagSource,
+  kindOf,
+  OWN_CARRY,
+  OWN_OVERFLOW,
+  SOURCE_BITS,
+  sizeOfKind,
+  sourceOf,
+} from "./flag-kinds.ts";
 import {
   emitSettle,
   type FlagOperand,
@@ -322,11 +332,10 @@ export abstract class FlagEmitter extends NodeEmitter {
   #carryOfDifference(c: Code): void {
     const { flagKind, flagFirst, flagSecond } = this.frame;
     const shifted = (local: number): void => {
-      c.get(local).i64(64n).i64(8n).get(flagKind).i32(3).op("i32.and").op("i64.extend_i32_u").op("i64.shl").op("i64.sub");
-      c.op("i64.shl");
+      emitBitsAbove(c.get(local), flagKind).op("i64.shl");
     };
     c.get(flagKind)
-      .i32(CARRY_IN | kindOf(7, 8))
+      .i32(CARRY_IN | SOURCE_BITS)
       .op("i32.and")
       .i32(kindOf(FlagSource.subtract, 8))
       .op("i32.eq")

@@ -7,6 +7,8 @@
  *   bit 8, 9   CF, OF are in locals of their own
  * 0 means: the words in the state block, as flags.ts describes them, are right.
  */
+import type { Code } from "../wasm/code.ts";
+
 export const FlagSource = {
   /** The words in the state block. */
   words: 0,
@@ -26,6 +28,12 @@ export const OWN_CARRY = 0x100;
 export const OWN_OVERFLOW = 0x200;
 
 export const sourceOf = (kind: number): number => (kind >>> 2) & 7;
+/** What `sourceOf` reads, where it lies in a kind. */
+export const SOURCE_BITS = 7 << 2;
+/** Pushes the number of bits above the operand, as i64. `kind`: a local. */
+export function emitBitsAbove(c: Code, kind: number): Code {
+  return c.i64(64n).i64(8n).get(kind).i32(3).op("i32.and").op("i64.extend_i32_u").op("i64.shl").op("i64.sub");
+}
 /** Operand size in bits. */
 export const sizeOfKind = (kind: number): 8 | 16 | 32 | 64 => (8 << (kind & 3)) as 8 | 16 | 32 | 64;
 export function kindOf(source: number, size: 8 | 16 | 32 | 64): number {

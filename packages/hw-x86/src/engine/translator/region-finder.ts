@@ -8,13 +8,13 @@ import { block, OP_BYTES, op } from "../operation.ts";
 import { type CodeRange, rangeOf } from "./code-range.ts";
 import { type Ending, type OperationRecord, pageOf, type Region, type RegionBlock, type RegionMode } from "./region.ts";
 
-const MOST_BLOCKS = 64;
-const MOST_OPERATIONS = 800;
+const MOST_BLOCKS = 48;
+const MOST_OPERATIONS = 600;
 const MOST_RETURN_SITES = 12;
 /** Entries beside the head. They are blocks found before a region is half as large as it may be, so that most of what follows is in it too. */
 const MOST_FURTHER_ENTRIES = 15;
 /** Pages of a region. When one of them changes, the region is dropped. */
-const MOST_PAGES = 12;
+const MOST_PAGES = 8;
 
 /** Blocks that a region may consist of, by their distance from its first page. */
 export interface NearBlocks {
@@ -30,6 +30,8 @@ export interface Heat {
   /** Whether a block other than the first is to be part of the region. */
   isWorth(header: number): boolean;
   entriesOf(header: number): number;
+  /** No other region is entered at the block. */
+  mayBeEntry(header: number): boolean;
   /** A block is worth an entry of its own that ran so much more often than what leads to it. */
   readonly leastFromElsewhere: number;
 }
@@ -80,7 +82,8 @@ export class RegionFinder {
         operations += found.operations.length;
         blocks.set(offset, found);
         queue.push(found);
-        if (blocks.size * 2 <= MOST_BLOCKS && operations * 2 <= MOST_OPERATIONS) mayBeEntries.push(found);
+        const isEarly = blocks.size * 2 <= MOST_BLOCKS && operations * 2 <= MOST_OPERATIONS;
+        if (isEarly && heat.mayBeEntry(at)) mayBeEntries.push(found);
       }
     }
     const all = [...blocks.values()];

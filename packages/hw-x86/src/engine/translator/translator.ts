@@ -134,6 +134,7 @@ export class Translator {
         return this.#heatOf(other) >= least;
       },
       entriesOf: (other) => this.#heatOf(other),
+      mayBeEntry: (other) => u32[(other + block.region) >>> 2] === 0,
       leastFromElsewhere: this.#hotEntries / FEW_ENTRIES,
     });
     const linked = region.blocks.reduce((sum, { successors }) => sum + successors.length, 0);
@@ -147,11 +148,12 @@ export class Translator {
     const instance = new WebAssembly.Instance(new WebAssembly.Module(code.bytes), imports);
     const index = this.#free.pop() ?? this.#handlers.grow(1);
     this.#handlers.set(index, instance.exports.region);
-    const entries = code.entries.filter((entry) => u32[(entry + block.region) >>> 2] === 0);
+    const entries: number[] = [];
     code.entries.forEach((entry, number) => {
-      if (!entries.includes(entry)) return;
+      if (u32[(entry + block.region) >>> 2] !== 0) return;
       u32[(entry + block.region) >>> 2] = index;
       u32[(entry + block.entries) >>> 2] = number;
+      entries.push(entry);
     });
     const headers = region.blocks.map((own) => own.header);
     const members = headers.filter((own) => u32[(own + block.region) >>> 2] === 0);
