@@ -8,13 +8,13 @@ import { block, OP_BYTES, op } from "../operation.ts";
 import { type CodeRange, rangeOf } from "./code-range.ts";
 import { type Ending, type OperationRecord, pageOf, type Region, type RegionBlock, type RegionMode } from "./region.ts";
 
-const MOST_BLOCKS = 48;
-const MOST_OPERATIONS = 600;
+const MOST_BLOCKS = 64;
+const MOST_OPERATIONS = 800;
 const MOST_RETURN_SITES = 12;
 /** Entries beside the head. They are blocks found before a region is half as large as it may be, so that most of what follows is in it too. */
 const MOST_FURTHER_ENTRIES = 15;
 /** Pages of a region. When one of them changes, the region is dropped. */
-const MOST_PAGES = 8;
+const MOST_PAGES = 12;
 
 /** Blocks that a region may consist of, by their distance from its first page. */
 export interface NearBlocks {
