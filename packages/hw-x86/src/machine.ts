@@ -1,5 +1,6 @@
 import { hostTimeMs } from "./clock.ts";
 import { CPU_MODELS, type CpuModelName } from "./engine/system/cpu-levels.ts";
+import type { RegionThread } from "./engine/translator/region-thread.ts";
 import { LINE_BYTES } from "./interrupt-lines.ts";
 import type { LogicalCpu } from "./logical-cpu.ts";
 import type { PciBus } from "./pci/bus.ts";
@@ -41,8 +42,13 @@ export interface MachineOptions {
 }
 
 export type CreateMachine = (options: MachineOptions) => MachineDescription;
-/** The logical CPU `id` of the machine, on the calling thread; call once a thread. `log` receives what the hardware has to say. */
-export type CreateLogicalCpu = (machine: MachineDescription, id: number, log: (line: string) => void) => LogicalCpu;
+/** See `createLogicalCpu`. */
+export type CreateLogicalCpu = (
+  machine: MachineDescription,
+  id: number,
+  log: (line: string) => void,
+  regionThread?: RegionThread,
+) => LogicalCpu;
 
 /** Before there are CPUs nobody masters the bus. */
 const NO_BUS: PciBus = { readMemory: () => undefined, writeMemory: () => false, writeMessage: () => false };

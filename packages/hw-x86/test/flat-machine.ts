@@ -24,6 +24,7 @@ import {
 } from "../src/engine/cpu-state.ts";
 import { Engine } from "../src/engine/engine.ts";
 import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../src/engine/guest-mode.ts";
+import type { RegionThread } from "../src/engine/translator/region-thread.ts";
 import { engineMode, HOT_ENTRIES_IN_TESTS } from "./engine-mode.ts";
 
 export const FLAT_MODEL: CpuModel = {
@@ -182,6 +183,7 @@ export function createFlatMachine(
   translate = engineMode(),
   model = FLAT_MODEL,
   sweepBytes?: number,
+  regionThread?: RegionThread,
 ): FlatMachine {
   const pages = Math.ceil((BANK_FIRST_FREE + ramBytes) / 65536);
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
@@ -195,6 +197,7 @@ export function createFlatMachine(
     translate,
     hotEntries: HOT_ENTRIES_IN_TESTS,
     sweepBytes,
+    regionThread,
   });
   guest.engine = engine;
   const ram = engine.u8.subarray(BANK_FIRST_FREE, BANK_FIRST_FREE + ramBytes);

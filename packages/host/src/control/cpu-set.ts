@@ -38,6 +38,7 @@ export class CpuSet {
     return new Promise((resolve, reject) => {
       const worker = new Worker(entry, {
         workerData: { cpu: id, ...boot } satisfies CpuBoot,
+        transferList: [boot.regions.port],
         name: `cpu${id}`,
         resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
       });

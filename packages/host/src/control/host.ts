@@ -11,6 +11,7 @@ import { ModuleTable } from "./module-table.ts";
 import type { ProcessHandle } from "./process-handle.ts";
 import { ProcessTable } from "./process-table.ts";
 import type { CpuEvent } from "./protocol.ts";
+import { TranslationThread } from "./translation-thread.ts";
 import type {
   CpuInfo,
   DeviceEntry,
@@ -92,6 +93,7 @@ class ControlPlane {
   readonly #processes: ProcessTable;
   readonly #startedMs = nowMs();
   readonly #log = new KernelLog(this.#startedMs);
+  readonly #translation = new TranslationThread((message) => this.#log.write("err", message));
   /** Changes of modules and /dev, one after the other. */
   #changes: Promise<unknown> = Promise.resolve();
   #closing = false;
@@ -350,24 +352,28 @@ class ControlPlane {
     };
     // A thread that never comes back from its module must not keep the host from ending.
     await within(stopped(), closeMs, () => {});
-    await this.#cpus.terminate();
+    await Promise.all([this.#cpus.terminate(), this.#translation.terminate()]);
   }
 
   /** Starts the CPUs' threads. Once. */
   async powerOn(cpuEntry: URL): Promise<void> {
-    const boot = {
-      machine: this.machine,
-      vacShared: this.#vacShared,
-      startedMs: this.#startedMs,
-      moveLimits: this.#moveLimits,
-    };
-    const starts = Array.from({ length: this.machine.cpus }, (_, id) => this.#cpus.start(id, boot, cpuEntry));
+    const starts = Array.from({ length: this.machine.cpus }, (_, id) => {
+      const boot = {
+        machine: this.machine,
+        vacShared: this.#vacShared,
+        startedMs: this.#startedMs,
+        moveLimits: this.#moveLimits,
+        regions: this.#translation.channel(),
+      };
+      return this.#cpus.start(id, boot, cpuEntry);
+    });
     try {
       await Promise.all(starts);
     } catch (thrown) {
       await this.close();
       throw thrown;
     }
+    if (this.machine.engine === "hot") this.#translation.start();
     this.#log.write(
       "info",
       `${this.machine.cpus} ${this.machine.vendor} CPU(s) of model ${this.machine.cpuModel}, ${this.machine.clock} clock`,

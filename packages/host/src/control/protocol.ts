@@ -6,6 +6,7 @@ import type { MachineDescription, MemoryBank } from "@mkvm/hw-x86";
 import type { ParameterSpec, ParameterValues, VmDescription } from "@mkvm/kvm-abi";
 import type { SavedPackages } from "../saved/manifest.ts";
 import type { ProcessImage } from "../saved/process-image.ts";
+import type { RegionChannel } from "../worker/region-port.ts";
 import type {
   DeviceEntry,
   EngineReport,
@@ -29,6 +30,8 @@ export interface CpuBoot {
   /** Host start, milliseconds since the epoch with a fraction: origin of the log's time stamps. */
   startedMs: number;
   moveLimits: MoveLimits;
+  /** To the thread that translates. */
+  regions: RegionChannel;
 }
 
 export interface ModuleDescription {

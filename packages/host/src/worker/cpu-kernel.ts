@@ -1,5 +1,5 @@
 /** The kernel on one logical CPU: what its parts share, and what the control plane asks of it. */
-import type { LogicalCpu, MachineDescription } from "@mkvm/hw-x86";
+import type { LogicalCpu, MachineDescription, RegionThread } from "@mkvm/hw-x86";
 import type { Main, SystemCalls } from "@mkvm/kvm-abi";
 import type { Vac } from "@mkvm/vac";
 import type { CpuBoot, CpuEvent, ProcessRestore, ProcessSave, ProcessStart } from "../control/protocol.ts";
@@ -35,12 +35,13 @@ import { blockerOfMove } from "../upgrade/check-move.ts";
 import { moveVms } from "../upgrade/move.ts";
 import { leaveCpuToVms } from "../upgrade/rehearsal.ts";
 import { CpuSleep } from "./cpu-sleep.ts";
+import { RegionPort } from "./region-port.ts";
 import { ThreadProfile } from "./thread-profile.ts";
 import type { ProfileSources } from "./time-parts.ts";
 
 /** What a CPU's thread runs on: the real hardware and VAC, or a test's. */
 export interface Hardware {
-  createCpu(boot: CpuBoot, log: (line: string) => void): LogicalCpu;
+  createCpu(boot: CpuBoot, log: (line: string) => void, regions: RegionThread): LogicalCpu;
   createVac(boot: CpuBoot, cpu: LogicalCpu, allocateCpuPages: (count: number) => number): Vac;
 }
 
@@ -71,7 +72,8 @@ export class CpuKernel {
     this.#startedMs = boot.startedMs;
     this.moveLimits = boot.moveLimits;
     this.machine = { vendor: boot.machine.vendor, cpuModel: boot.machine.cpuModel };
-    this.cpu = hardware.createCpu(boot, (line) => this.log("info", `cpu${boot.cpu}`, line));
+    const regions = new RegionPort(boot.regions);
+    this.cpu = hardware.createCpu(boot, (line) => this.log("info", `cpu${boot.cpu}`, line), regions);
     // Nothing of this kernel's sends any
     this.cpu.nmiHandler = () => this.log("warn", "host", `NMI received for unknown reason on cpu${boot.cpu}`);
     this.cpu.sanitizer.keepHostRegisters();

@@ -28,6 +28,7 @@ import * as paging from "./system/paging.ts";
 import * as segmentation from "./system/segmentation.ts";
 import { switchTags } from "./system/translation-caches.ts";
 import type { EngineControl, GuestEvent, StopReason } from "./system-interface.ts";
+import type { RegionThread } from "./translator/region-thread.ts";
 import { type TranslateMode, Translator } from "./translator/translator.ts";
 import { behaviourOf } from "./vendor-behaviour.ts";
 
@@ -49,6 +50,8 @@ export interface EngineOptions {
   hotEntries?: number | undefined;
   /** Bytes of decoded code above which blocks that hardly ran are dropped. */
   sweepBytes?: number | undefined;
+  /** Translates what is hot; without it the thread that the engine runs on does. */
+  regionThread?: RegionThread | undefined;
 }
 
 export class Engine implements Cpu, EngineControl {
@@ -104,7 +107,16 @@ export class Engine implements Cpu, EngineControl {
     this.#interpreter = instantiateInterpreter(options.memory, helperImports(this), imports);
     this.#steps = new SingleSteps(this, this.#control, this.#shadow, this.#blocks, this.#interpreter);
     const mode = options.translate ?? "hot";
-    this.#translator = new Translator(mode, this, options.memory, this.#interpreter, variants, numbers, options.hotEntries);
+    this.#translator = new Translator(
+      mode,
+      this,
+      options.memory,
+      this.#interpreter,
+      variants,
+      numbers,
+      options.hotEntries,
+      options.regionThread,
+    );
     this.#blocks.translator = this.#translator;
     this.#blocks.granulesEqual = this.#interpreter.granulesEqual;
   }
@@ -125,6 +137,7 @@ export class Engine implements Cpu, EngineControl {
     control.begin(instructions, isExact);
     this.#shadow.begin();
     this.#blocks.distrust();
+    this.#translator.takeArrived();
     this.debugStateChanged();
     try {
       for (;;) {

@@ -8,9 +8,10 @@ import type { Variant } from "../decoder/variant.ts";
 import type { InterpreterInstance } from "../interpreter/instance.ts";
 import { REGION_SUPPORT } from "../interpreter/region-support.ts";
 import { block } from "../operation.ts";
+import type { Region } from "./region.ts";
 import { type NearBlocks, RegionFinder } from "./region-finder.ts";
 import { LAYOUT_IMPORT } from "./region-layout.ts";
-import { buildRegionModule } from "./region-module.ts";
+import { codeOf, type RegionAnswer, type RegionThread, requestOf } from "./region-thread.ts";
 
 /** off: everything is interpreted. hot: what ran often is translated. always: every block is, before it runs first. */
 export type TranslateMode = "off" | "hot" | "always";
@@ -30,6 +31,8 @@ const MEMBER_PATIENCE = 4;
 const MOST_REGIONS = 6000;
 /** Regions of a page that changes more often than this stay with the interpreter. */
 const MOST_CHANGES = 20;
+/** Regions that wait for their code. A block that is hot while there are more waits for half as many entries again. */
+const MOST_WAITING = 100;
 /** Never reached by counting down. */
 const NEVER = 0xffff_ffff;
 
@@ -45,17 +48,17 @@ export interface TranslatorStatistics {
   /** Regions dropped because their page changed, and times that all were dropped. */
   invalidated: number;
   flushes: number;
-  /** Host milliseconds spent translating. */
+  /** Host milliseconds spent translating, on whatever thread. */
   milliseconds: number;
 }
 
 interface LiveRegion {
-  /** Table index of its function. */
-  readonly index: number;
+  /** Table index of its function; 0 as long as it waits for its code. */
+  index: number;
   /** Headers of its blocks; of those that lead to it; and of those that lead to no region, but are inside of this one. */
   readonly headers: readonly number[];
-  readonly entries: readonly number[];
-  readonly members: readonly number[];
+  entries: readonly number[];
+  members: readonly number[];
   /** Numbers of the pages that its code lies in. */
   readonly pages: ReadonlySet<number>;
 }
@@ -78,8 +81,12 @@ export class Translator {
   readonly #free: number[] = [];
   readonly #pages = new Map<number, PageRegions>();
   readonly #regions = new Set<LiveRegion>();
-  /** Headers of blocks that regions have inside. */
-  readonly #members = new Set<number>();
+  readonly #thread: RegionThread | undefined;
+  /** Code that came for regions, to be had from the next run on. */
+  #arrived: (() => void)[] = [];
+  #waiting = 0;
+  /** By the header of a block that is not to be translated yet: the region that has it inside. */
+  readonly #members = new Map<number, LiveRegion>();
   readonly #statistics: TranslatorStatistics = {
     regionsMade: 0,
     regionsInUse: 0,
@@ -99,8 +106,11 @@ export class Translator {
     variants: readonly Variant[],
     numbers: HandlerNumbers,
     hotEntries = HOT_ENTRIES,
+    thread?: RegionThread,
   ) {
     this.mode = mode;
+    // "always" means before it runs
+    this.#thread = mode === "hot" ? thread : undefined;
     this.#hotEntries = hotEntries;
     this.initialEntries = mode === "off" ? NEVER : mode === "always" ? 1 : hotEntries;
     this.#cpu = cpu;
@@ -120,12 +130,17 @@ export class Translator {
     const { u32 } = this.#cpu;
     const pageOf = (at: number): number => u32[(at + block.physical) >>> 2] >>> 12;
     if (this.mode === "hot" && this.#page(pageOf(header)).changes > MOST_CHANGES) return;
-    if (this.mode === "hot" && this.#members.delete(header)) {
-      // Reached from the inside of a region that was left in the middle, most likely
+    const inside = this.mode === "hot" ? this.#members.get(header) : undefined;
+    if (inside !== undefined) {
+      // Reached from the inside of a region that was left in the middle, most likely; or its code is still to come
       u32[(header + block.entries) >>> 2] = this.#hotEntries * MEMBER_PATIENCE;
+      if (inside.index !== 0) this.#members.delete(header);
       return;
     }
-    const started = performance.now();
+    if (this.#waiting >= MOST_WAITING) {
+      u32[(header + block.entries) >>> 2] = this.#hotEntries >>> 1;
+      return;
+    }
     const least = this.mode === "always" ? 0 : this.#hotEntries / RARE;
     const region = this.#finder.find(header, near, {
       isWorth: (other) => {
@@ -137,15 +152,60 @@ export class Translator {
       mayBeEntry: (other) => u32[(other + block.region) >>> 2] === 0,
       leastFromElsewhere: this.#hotEntries / FEW_ENTRIES,
     });
-    const linked = region.blocks.reduce((sum, { successors }) => sum + successors.length, 0);
-    const code = buildRegionModule(region);
-    if (code === undefined) return;
-    if (this.#statistics.regionsInUse >= MOST_REGIONS) this.#dropAll();
-    const layout = allocate(code.layout.length * u32.BYTES_PER_ELEMENT);
-    if (layout === 0) return;
+    this.#statistics.linked += region.blocks.reduce((sum, { successors }) => sum + successors.length, 0);
+    const live = this.#await(region, pageOf);
+    if (this.#thread === undefined) {
+      this.#install(live, codeOf(region), allocate);
+      return;
+    }
+    this.#waiting++;
+    this.#thread.request(requestOf(region), (code) => {
+      this.#waiting--;
+      // Another engine may be about to run, and another CPU may have this one's bank by now
+      this.#arrived.push(() => this.#install(live, code, allocate));
+    });
+  }
+
+  /** Takes in what has been translated since the last time. */
+  takeArrived(): void {
+    this.#thread?.poll();
+    if (this.#arrived.length === 0) return;
+    const arrived = this.#arrived;
+    this.#arrived = [];
+    for (const install of arrived) install();
+  }
+
+  /** A region whose code is to come. What changes its pages meanwhile drops it. */
+  #await({ head, blocks }: Region, pageOf: (header: number) => number): LiveRegion {
+    const headers = blocks.map(({ header }) => header);
+    const live: LiveRegion = {
+      index: 0,
+      headers,
+      entries: [head.header],
+      members: headers.filter((header) => header !== head.header && this.#cpu.u32[(header + block.region) >>> 2] === 0),
+      pages: new Set(headers.map(pageOf)),
+    };
+    this.#regions.add(live);
+    for (const member of live.members) this.#members.set(member, live);
+    for (const page of live.pages) this.#page(page).regions.add(live);
+    return live;
+  }
+
+  #install(live: LiveRegion, code: RegionAnswer, allocate: (bytes: number) => number): void {
+    if (!this.#regions.has(live)) return;
+    const { u32 } = this.#cpu;
+    const layout = code === undefined ? 0 : allocate(code.layout.length * u32.BYTES_PER_ELEMENT);
+    if (code === undefined || layout === 0) {
+      this.#forget(live);
+      return;
+    }
+    if (this.#statistics.regionsInUse >= MOST_REGIONS) {
+      this.#dropAll();
+      return;
+    }
     u32.set(code.layout, layout >>> 2);
     const imports = { ...this.#imports, [LAYOUT_IMPORT.module]: { [LAYOUT_IMPORT.name]: layout } };
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(code.bytes), imports);
+    const instance = new WebAssembly.Instance(code.module, imports);
     const index = this.#free.pop() ?? this.#handlers.grow(1);
     this.#handlers.set(index, instance.exports.region);
     const entries: number[] = [];
@@ -153,21 +213,18 @@ export class Translator {
       if (u32[(entry + block.region) >>> 2] !== 0) return;
       u32[(entry + block.region) >>> 2] = index;
       u32[(entry + block.entries) >>> 2] = number;
+      this.#members.delete(entry);
       entries.push(entry);
     });
-    const headers = region.blocks.map((own) => own.header);
-    const members = headers.filter((own) => u32[(own + block.region) >>> 2] === 0);
-    for (const member of members) this.#members.add(member);
-    const live = { index, headers, entries, members, pages: new Set(headers.map(pageOf)) };
-    this.#regions.add(live);
-    for (const page of live.pages) this.#page(page).regions.add(live);
+    live.index = index;
+    live.entries = entries;
+    live.members = live.members.filter((member) => !entries.includes(member));
     const statistics = this.#statistics;
     statistics.regionsMade++;
     statistics.regionsInUse++;
     statistics.instructions += code.instructions;
-    statistics.bytes += code.bytes.length;
-    statistics.linked += linked;
-    statistics.milliseconds += performance.now() - started;
+    statistics.bytes += code.bytes;
+    statistics.milliseconds += code.milliseconds;
   }
 
   /** Times that the interpreter entered the block, as far as it counts. */
@@ -225,11 +282,18 @@ export class Translator {
       u32[(header + block.region) >>> 2] = 0;
       u32[(header + block.entries) >>> 2] = this.initialEntries;
     }
-    for (const header of region.members) this.#members.delete(header);
+    if (region.index !== 0) {
+      this.#handlers.set(region.index, null);
+      this.#free.push(region.index);
+      this.#statistics.regionsInUse--;
+    }
+    this.#forget(region);
+  }
+  #forget(region: LiveRegion): void {
+    for (const header of region.members) {
+      if (this.#members.get(header) === region) this.#members.delete(header);
+    }
     for (const page of region.pages) this.#pages.get(page)?.regions.delete(region);
     this.#regions.delete(region);
-    this.#handlers.set(region.index, null);
-    this.#free.push(region.index);
-    this.#statistics.regionsInUse--;
   }
 }
