@@ -238,6 +238,9 @@ export const kvmCore: Declarations = {
     "#layout": ofTheModule,
     "#bytes": rebuilt("lists as they were encoded: made again for a list that is not among them"),
   },
+  "statistics/entry-shapes.ts EntryShapes": {
+    "#shapes": rebuilt("what sections looked like: made again for one that is not among them"),
+  },
   "statistics/statistics.ts Statistics": {
     "#table": ofTheModule,
     "#id": rebuilt("names the VM or vCPU, by the process and the vCPU's number"),

@@ -63,9 +63,9 @@ export function createIrqchip(host: IrqchipHost): Irqchip {
     if (ROUTE_LISTS.says(section, routing.routes)) return undefined;
     const routes = VmIrqRouting.decode(section);
     if (typeof routes === "string") return routes;
-    return routing.setRoutes(routes.entries) < 0
-      ? "section vm.irq-routing[0] has a route that this side cannot take"
-      : undefined;
+    if (routing.setRoutes(routes.entries) < 0) return "section vm.irq-routing[0] has a route that this side cannot take";
+    ROUTE_LISTS.keep(section, routing.routes);
+    return undefined;
   }
 
   return {

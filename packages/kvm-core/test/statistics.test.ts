@@ -173,6 +173,12 @@ function entriesOf(layout: typeof VmStatistics | typeof VcpuStatistics, section:
   return decoded.entries;
 }
 
+function decoded(section: Section): Exclude<ReturnType<typeof VcpuStatistics.decode>, string> {
+  const values = VcpuStatistics.decode(section);
+  if (typeof values === "string") throw new Error(values);
+  return values;
+}
+
 describe("the portable section", () => {
   it("has values that grow, ascending by name, without zeros and without what is only so now", () => {
     const vm = new VmCounters(1);
@@ -208,6 +214,35 @@ describe("the portable section", () => {
     expect(received.words[VcpuStat.io_exits]).toBe(0);
     expect(received.words[VcpuStat.blocking]).toBe(1);
     expect(received.save(VcpuStatistics, 1)).toEqual(section);
+  });
+  it("is the same whether one of its shape was there before or not", () => {
+    // More shapes than are remembered, each met again with other values, and once by a side that did not make it
+    const used = Array.from({ length: 40 }, (_, round) => [
+      VcpuStat.exits,
+      VcpuStat.io_exits,
+      VcpuStat.halt_wait_hist + (round % 32),
+      ...(round < 32 ? [] : [VcpuStat.halt_wakeup]),
+    ]);
+    const sections = [1, 2 ** 40, 3].map((value) =>
+      used.map((words) => {
+        const vcpu = new VcpuCounters(1, 0, clock, false);
+        words.forEach((word, index) => {
+          vcpu.words[word] = value + index;
+        });
+        const section = vcpu.save(VcpuStatistics, 1);
+        const { entries } = decoded(section);
+        expect(entries.map(({ value: saved }) => Number(saved)).sort((a, b) => a - b)).toEqual(words.map((_, i) => value + i));
+        const received = new VcpuCounters(1, 0, clock, false);
+        received.words[VcpuStat.halt_wait_ns] = 77;
+        expect(received.restore(VcpuStatistics, section)).toBeUndefined();
+        expect([...received.words]).toEqual([...vcpu.words]);
+        expect(received.save(VcpuStatistics, 1)).toEqual(section);
+        return section;
+      }),
+    );
+    const names = (of: Section[] | undefined) => of?.map((section) => decoded(section).entries.map(({ name }) => name));
+    expect(names(sections[1])).toEqual(names(sections[0]));
+    expect(names(sections[2])).toEqual(names(sections[0]));
   });
   it("that is cut short is refused, and nothing has changed", () => {
     const vcpu = new VcpuCounters(1, 0, clock, false);

@@ -78,13 +78,19 @@ export function fxsaveFromXsave(image: Uint8Array): Uint8Array | undefined {
   return view.getBigUint64(XSTATE_BV, true) === X87_AND_SSE ? image.slice(0, FXSAVE_BYTES) : undefined;
 }
 
+/** `bytes`: a multiple of 4. */
+function isZero(view: DataView, start: number, bytes: number): boolean {
+  for (let at = start; at < start + bytes; at += 4) if (view.getUint32(at) !== 0) return false;
+  return true;
+}
+
 /** KVM_SET_XSAVE's area as a processor with these components takes it; undefined: it does not (-EINVAL). */
 export function checkedXsave(area: Uint8Array, supportedXcr0: bigint): Uint8Array | undefined {
   const view = new DataView(area.buffer, area.byteOffset, area.byteLength);
   const components = view.getBigUint64(XSTATE_BV, true);
   if ((components & ~(supportedXcr0 | X87_AND_SSE)) !== 0n) return undefined;
   // The compacted format and the reserved header bytes
-  if (area.subarray(XSTATE_BV + 8, XSTATE_BV + 64).some((byte) => byte !== 0)) return undefined;
+  if (!isZero(view, XSTATE_BV + 8, 56)) return undefined;
   if ((view.getUint32(24, true) & ~MXCSR_MASK) !== 0) return undefined;
   // In the one form in which the hardware saves it: the initial state spelled out, and nothing where no register is
   const image = resetXsave();
@@ -97,7 +103,7 @@ export function checkedXsave(area: Uint8Array, supportedXcr0: bigint): Uint8Arra
   if ((components & 2n) !== 0n) copy(160, 256);
   let present = X87_AND_SSE;
   for (const [index, start, bytes] of EXTENDED_COMPONENTS) {
-    if ((components & (1n << index)) === 0n || area.subarray(start, start + bytes).every((byte) => byte === 0)) continue;
+    if ((components & (1n << index)) === 0n || isZero(view, start, bytes)) continue;
     copy(start, bytes);
     present |= 1n << index;
   }

@@ -62,6 +62,12 @@ export class KeptLists<F extends Fields, E extends Fields> {
     return { name, instance, version, required, bytes };
   }
 
+  /** `entries` are what `section` says: when they are to be encoded, or compared, it is there. */
+  keep(section: Section, entries: readonly StructInput<E>[]): void {
+    // In memory of its own, since it is kept
+    this.#bytes.set(entries, section.bytes.slice());
+  }
+
   /** True when `section` says what `entries` say: there is nothing to restore then. */
   says(section: Section, entries: readonly StructInput<E>[]): boolean {
     return section.version === this.#layout.version && equalBytes(section.bytes, this.#bytesOf(entries));

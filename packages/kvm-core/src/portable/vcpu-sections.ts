@@ -196,6 +196,7 @@ export function restoreCpuid(vcpu: VcpuParts, sections: readonly Section[]): str
     const cpuid = VcpuCpuid.decode(section);
     if (typeof cpuid === "string") return cpuid;
     vcpu.cpuid = cpuid.entries;
+    CPUID_LISTS.keep(section, cpuid.entries);
   }
   // In any case: the vCPU may have got its local APIC meanwhile
   vcpu.cpuidChanged();

@@ -1,6 +1,7 @@
 /** Values of the statistics of one VM or vCPU. */
-import { type Section, STATS_NAME_BYTES, type VcpuStatistics, VmStatistics } from "@mkvm/kvm-abi";
+import { bytesOfSlab, type Section, STATS_NAME_BYTES, type VcpuStatistics, VmStatistics } from "@mkvm/kvm-abi";
 import { readList, writeList } from "../portable/section-lists.ts";
+import { valueAt } from "./entry-shapes.ts";
 import { HISTOGRAM_BUCKETS } from "./row.ts";
 import { compareNames, DATA_OFFSET, headWithId, type StatisticsTable, WORD_BYTES } from "./table.ts";
 
@@ -67,32 +68,31 @@ export class Statistics {
     into.set(new Uint8Array(halves.buffer).subarray(from, from + into.length));
   }
 
-  /** The portable section, in canonical order: a VM stands still while it is made, so entries are written as bytes. */
+  /** The portable section, in canonical order: a VM stands still while it is made, so it is written as bytes. */
   save(layout: typeof VmStatistics | typeof VcpuStatistics, instance: number): Section {
     const { words } = this;
-    const { travellers } = this.#table;
-    if (this.#kept.length > 0) return this.#saveWithKept(layout, instance);
-    let count = 0;
+    const { travellers, shapes } = this.#table;
+    if (this.#kept.length > 0) return this.#saveAll(layout, instance);
+    const used: number[] = [];
     for (const traveller of travellers) {
       const end = traveller.word + traveller.words;
-      for (let word = traveller.word; word < end; word++) if (words[word] !== 0) count++;
+      for (let word = traveller.word; word < end; word++) if (words[word] !== 0) used.push(word);
     }
-    let next = 0;
-    let bucket = -1;
-    return writeList(layout, instance, count, (view, at) => {
-      let value = 0;
-      do {
-        if (++bucket === travellers[next]!.words) {
-          next++;
-          bucket = 0;
-        }
-        value = words[travellers[next]!.word + bucket]!;
-      } while (value === 0);
-      writeEntry(view, at, travellers[next]!.name, bucket, value);
-    });
+    const shape = shapes.ofWords(used);
+    if (shape === undefined) {
+      const section = this.#saveAll(layout, instance);
+      shapes.add(used, section.bytes);
+      return section;
+    }
+    const bytes = bytesOfSlab(shape.bytes.length);
+    bytes.set(shape.bytes);
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    for (let entry = 0; entry < used.length; entry++) writeValue(view, valueAt(entry), words[used[entry]!]!);
+    const { name, version, required } = layout;
+    return { name, instance, version, required, bytes };
   }
-  /** Beside entries that only the next version may know. */
-  #saveWithKept(layout: typeof VmStatistics | typeof VcpuStatistics, instance: number): Section {
+  /** Name by name, beside entries that only the next version may know. */
+  #saveAll(layout: typeof VmStatistics | typeof VcpuStatistics, instance: number): Section {
     const entries = [...this.#kept];
     for (const { name, word, words } of this.#table.travellers) {
       for (let bucket = 0; bucket < words; bucket++) {
@@ -112,10 +112,15 @@ export class Statistics {
     const entries = readList(layout, section);
     if (typeof entries === "string") return entries;
     const { view } = entries;
-    const { travellers } = this.#table;
+    const { travellers, shapes } = this.#table;
     // Most are of one word, for which a call of `fill` costs more than the word
     for (const { word, words } of travellers) for (let at = word; at < word + words; at++) this.words[at] = 0;
     this.#kept = [];
+    const shape = shapes.ofBytes(section.bytes);
+    if (shape !== undefined) {
+      for (let entry = 0; entry < entries.count; entry++) this.words[shape.words[entry]!] = readValue(view, valueAt(entry));
+      return undefined;
+    }
     // Both are in the order of names, so each name is looked at once: a VM stands still meanwhile
     let next = 0;
     for (let index = 0; index < entries.count; index++) {
@@ -123,7 +128,7 @@ export class Statistics {
       while (next < travellers.length && compareNameAt(travellers[next]!.name, view, at) < 0) next++;
       const found = travellers[next];
       const bucket = view.getUint32(at + BUCKET, true);
-      const value = view.getUint32(at + VALUE, true) + view.getUint32(at + VALUE + 4, true) * TWO_32;
+      const value = readValue(view, at + VALUE);
       const isKnown = found !== undefined && bucket < found.words && compareNameAt(found.name, view, at) === 0;
       if (isKnown) this.words[found.word + bucket] = value;
       else this.#kept.push({ name: VmStatistics.entry.get(view, "name", at), bucket, value });
@@ -135,8 +140,14 @@ export class Statistics {
 function writeEntry(view: DataView, at: number, name: Uint8Array, bucket: number, value: number): void {
   for (let byte = 0; byte < STATS_NAME_BYTES && name[byte] !== 0; byte++) view.setUint8(at + byte, name[byte]!);
   view.setUint32(at + BUCKET, bucket, true);
-  view.setUint32(at + VALUE, value % TWO_32, true);
-  view.setUint32(at + VALUE + 4, value / TWO_32, true);
+  writeValue(view, at + VALUE, value);
+}
+function writeValue(view: DataView, at: number, value: number): void {
+  view.setUint32(at, value % TWO_32, true);
+  view.setUint32(at + 4, value / TWO_32, true);
+}
+function readValue(view: DataView, at: number): number {
+  return view.getUint32(at, true) + view.getUint32(at + 4, true) * TWO_32;
 }
 
 /** As compareNames, of a name that is still in its section. */

@@ -1,5 +1,6 @@
 /** The binary layout that rows make: what KVM_GET_STATS_FD gives to read, but for the values. */
 import { KvmStatsDesc, KvmStatsHeader, STATS_NAME_BYTES, StatsBase, StatsType, StatsUnit } from "@mkvm/kvm-abi";
+import { EntryShapes } from "./entry-shapes.ts";
 import type { Row } from "./row.ts";
 
 const TYPES = {
@@ -41,6 +42,8 @@ export interface StatisticsTable<Name extends string = string> {
   readonly travellers: readonly Traveller[];
   /** Everything before the data block, with an empty id. */
   readonly head: Uint8Array;
+  /** What sections of it have looked like. */
+  readonly shapes: EntryShapes;
 }
 
 /** Lays rows out. RangeError for a name that is too long or comes twice, and when the descriptors do not fit. */
@@ -70,7 +73,7 @@ export function statisticsTable<Name extends string>(rows: readonly Row<Name>[])
     .filter(({ kind }) => kind !== "instant")
     .map((row) => ({ name: encodeName(row.name), word: word[row.name]!, words: row.words }))
     .sort((a, b) => compareNames(a.name, b.name));
-  return { rows, word: word as Record<Name, number>, totalWords: words, travellers, head };
+  return { rows, word: word as Record<Name, number>, totalWords: words, travellers, head, shapes: new EntryShapes() };
 }
 
 /** The bytes before the data block of one VM or vCPU. */
