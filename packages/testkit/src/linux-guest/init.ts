@@ -32,14 +32,9 @@ poweroff -f
  * The workload. Commands come over the console: "mark" forgets the kernel log so far, "stop" ends. Each round: a counter, a running checksum of all rounds, a line appended to a file in memory whose MD5 is taken
  * every eighth round, time and timer interrupts as the guest counts them, and a wait for the timer. The same rules stand in
  * check-workload.ts, which predicts every line.
- * The shell reads byte by byte, and what it has read when the time is over it drops: a vCPU that waits for its turn in the middle of a
- * command lost it. So only the first byte has a limit; the rest of its line, which the terminal handed over as one, has none.
  */
 export const checkScript = `
 stty -echo 2>/dev/null
-mkfifo /tmp/commands
-cat < /dev/console > /tmp/commands &
-exec 3<> /tmp/commands
 dmesg -c > /dev/null
 : > /tmp/rounds
 n=0
@@ -60,11 +55,7 @@ while [ "$command" != stop ]; do
   done < /proc/interrupts
   echo "mkvm-check n=$n sum=$sum up=$up ticks=$count md5=$digest"
   command=
-  first=
-  rest=
-  read -r -n 1 -t 0.1 first <&3
-  [ -n "$first" ] && read -r rest <&3
-  command=$first$rest
+  read -r -t 0.1 command
   [ "$command" = mark ] && dmesg -c > /dev/null && echo "mkvm-check-mark n=$n"
 done
 dmesg > /tmp/log
