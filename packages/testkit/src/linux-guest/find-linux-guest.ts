@@ -21,7 +21,7 @@ export interface FindOptions {
 }
 
 /** Raised when init or the archive's layout changes, so that old caches are not used. */
-const RECIPE = "2";
+const RECIPE = "3";
 
 /** Where guests are kept between runs. */
 export function guestCache(): string {

@@ -4,7 +4,7 @@ import { benchScript, checkScript, init } from "./init.ts";
 /** Programs of busybox that init and a person at its shell use. */
 const applets = (
   "sh mount umount cat echo uname poweroff reboot sync dmesg stty sleep md5sum gzip gunzip dd wc ls ps free uptime " +
-  "setsid cttyhack awk grep sed head tail mkdir rm cp mv ln kill top vi hexdump date time seq true cmp env id"
+  "setsid cttyhack awk grep sed head tail mkdir mkfifo rm cp mv ln kill top vi hexdump date time seq true cmp env id"
 ).split(" ");
 
 const text = new TextEncoder();
