@@ -30,6 +30,9 @@ export interface UpgradePart {
 /** Moves before those that count: code that has not run yet is slow, and the first move of a fresh daemon has a row of its own. */
 const warmUpMoves = 40;
 
+/** A guest takes a command in its next round, a tenth of a second, and powers off: one that has not ended by then never will. */
+const endWithinSeconds = 30;
+
 const below = (what: string, value: number, limit: number, unit: string): UpgradeRow => ({
   what,
   unit,
@@ -54,6 +57,18 @@ async function linux(memory: string, load: number, more: readonly string[] = [])
   const args = await linuxGuest("check", memory, load);
   if (!args) throw new Error("no Linux here: run on Debian, or fill the cache folder");
   return [...args, ...more];
+}
+
+/** Ends a guest's workload; throws when it does not end, as a benchmark that waits for it says nothing. */
+async function end(guest: RunningGuest): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () => reject(new Error(`the guest did not take "stop" within ${endWithinSeconds} s:\n${guest.transcript.slice(-500)}`)),
+      endWithinSeconds * 1000,
+    );
+  });
+  await Promise.race([guest.stop(), late]).finally(() => clearTimeout(timer));
 }
 
 interface Measured {
@@ -114,7 +129,7 @@ async function measureMoves(args: string[], count: number): Promise<{ first: Mea
     // To and fro an even number of times: it is on the first module again
     if (count % 2) await host.rollback(guest.pid);
     const shares = await sharesInPrepare(host, guest, Math.max(10, Math.round(count / 20)));
-    await guest.stop();
+    await end(guest);
     return { first: first!, moves, shares };
   });
 }
@@ -221,7 +236,7 @@ async function afterwards({ moves, progress }: UpgradeContext): Promise<UpgradeR
       tenth.push(100 * (1 - (await rate(host, pid)) / usual));
       await host.rollback(pid);
     }
-    await guest.stop();
+    await end(guest);
     const noise = median(spread);
     return [
       below("slowdown in the second after a move: median", median(first), 5, "%"),
