@@ -3,7 +3,12 @@ export { createLogicalCpu } from "./create-logical-cpu.ts";
 export type { BlockStatistics } from "./engine/blocks.ts";
 export { type EnginePart, type EngineStatistics, enginePartOfFrame } from "./engine/engine-statistics.ts";
 export { CPU_MODELS, type CpuFeature, type CpuModelName, featuresBeyond } from "./engine/system/cpu-levels.ts";
-export type { RegionAnswer, RegionRequest, RegionThread } from "./engine/translator/region-thread.ts";
+export {
+  type RegionAnswer,
+  type RegionRequest,
+  type RegionThread,
+  translateRegion,
+} from "./engine/translator/region-thread.ts";
 export type { TranslateMode, TranslatorStatistics } from "./engine/translator/translator.ts";
 export type { DeviceAccess } from "./host-bus.ts";
 export {
@@ -22,4 +27,3 @@ export {
   type MachineOptions,
 } from "./machine.ts";
 export type { MemoryBank, PhysicalMemory } from "./physical-memory.ts";
-export { translateRegion } from "./translate-regions.ts";

@@ -2,16 +2,13 @@
 import { expect, it } from "vitest";
 import { RAX, RBX, RCX, state } from "../src/engine/cpu-state.ts";
 import type { TranslateMode } from "../src/engine/translator/translator.ts";
+import { bytes32, CODE, ROUNDS, runLoop, writeLoop } from "./calling-loop.ts";
 import { createFlatMachine, type FlatMachine } from "./flat-machine.ts";
 
-const CODE = 0x20_0000;
 const CALLEE = CODE + 0x1000;
 const OTHER = CODE + 0x8000;
 const TABLE = 0x1_0000;
 const RAM = 16 << 20;
-const ROUNDS = 50_000;
-
-const bytes32 = (value: number): number[] => [value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >> 24) & 255];
 
 /** A loop that calls a function in the next page, mapped by 4 KiB pages; `adds` is what the function adds to RAX. */
 function machineWithCalls(translate: TranslateMode): {
@@ -24,22 +21,11 @@ function machineWithCalls(translate: TranslateMode): {
   for (let page = 0; page < 512; page++) view.setBigUint64(TABLE + page * 8, BigInt(CODE + page * 4096 + 7), true);
   view.setBigUint64(RAM - 4096 + (CODE >>> 21) * 8, BigInt(TABLE + 7), true);
   m.engine.flushTlb(false);
-  // again: call CALLEE; dec ecx; jnz again; hlt
-  m.ram.set([0xe8, ...bytes32(CALLEE - CODE - 5), 0xff, 0xc9, 0x75, 0xf7, 0xf4], CODE);
+  writeLoop(m, CALLEE);
   // add eax, n; ret
   m.ram.set([0x83, 0xc0, 1, 0xc3], CALLEE);
   m.ram.set([0x83, 0xc0, 3, 0xc3], OTHER);
-  const run = (): bigint => {
-    m.engine.set64(state.rip, BigInt(CODE));
-    m.engine.set32(state.activity, 0);
-    m.engine.setReg(4, BigInt(CODE + 0x10_0000));
-    m.engine.setReg(RAX, 0n);
-    m.engine.setReg(RCX, BigInt(ROUNDS));
-    const before = m.engine.retired();
-    expect(m.engine.run(10 * ROUNDS)).toBe("halted");
-    expect(m.engine.retired() - before).toBe(5 * ROUNDS + 1);
-    return m.engine.reg(RAX);
-  };
+  const run = (): bigint => runLoop(m);
   const map = (linear: number, to: number): void =>
     view.setBigUint64(TABLE + ((linear >>> 12) & 511) * 8, BigInt(to + 7), true);
   return { m, run, map };

@@ -1,13 +1,13 @@
 /** Regions that another thread translates: until they are there the interpreter goes on, and what changed meanwhile is not run. */
 import { expect, it } from "vitest";
-import { RAX, RCX, state } from "../src/engine/cpu-state.ts";
-import type { RegionAnswer, RegionRequest, RegionThread } from "../src/engine/translator/region-thread.ts";
-import { translateRegion } from "../src/translate-regions.ts";
+import {
+  type RegionAnswer,
+  type RegionRequest,
+  type RegionThread,
+  translateRegion,
+} from "../src/engine/translator/region-thread.ts";
+import { CODE, ROUNDS, runLoop, writeLoop } from "./calling-loop.ts";
 import { createFlatMachine, FLAT_MODEL, type FlatMachine } from "./flat-machine.ts";
-
-const CODE = 0x20_0000;
-const ROUNDS = 50_000;
-const bytes32 = (value: number): number[] => [value & 255, (value >> 8) & 255, (value >> 16) & 255, (value >> 24) & 255];
 
 /** A thread that translates when it is told to. What it is asked is copied, as on the way to another. */
 class SlowThread implements RegionThread {
@@ -33,17 +33,9 @@ function machineWithLoop(): { m: FlatMachine; thread: SlowThread; run: () => big
   const thread = new SlowThread();
   const m = createFlatMachine(64, 16 << 20, "hot", FLAT_MODEL, undefined, thread);
   const callee = CODE + 0x100;
-  m.ram.set([0xe8, ...bytes32(callee - CODE - 5), 0xff, 0xc9, 0x75, 0xf7, 0xf4], CODE);
+  writeLoop(m, callee);
   m.ram.set([0x83, 0xc0, 1, 0xc3], callee);
-  const run = (): bigint => {
-    m.engine.set64(state.rip, BigInt(CODE));
-    m.engine.set32(state.activity, 0);
-    m.engine.setReg(4, BigInt(CODE + 0x10_0000));
-    m.engine.setReg(RAX, 0n);
-    m.engine.setReg(RCX, BigInt(ROUNDS));
-    expect(m.engine.run(10 * ROUNDS)).toBe("halted");
-    return m.engine.reg(RAX);
-  };
+  const run = (): bigint => runLoop(m);
   return { m, thread, run, adds: (value) => m.engine.writeLinear(BigInt(callee + 2) as never, 1, BigInt(value), true) };
 }
 const regions = ({ engine }: FlatMachine) => engine.counts().translator;

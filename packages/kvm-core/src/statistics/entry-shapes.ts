@@ -1,6 +1,6 @@
 /**
- * Sections of statistics but for their values: which are not zero, and the bytes with their names. Vcpus are much alike, and what counts
- * once goes on counting, so nearly every section has a shape that was there before; a VM that stands still waits for no name then.
+ * Sections of statistics but for their values: which are not zero, and the bytes with their names. What counts once goes on counting, and
+ * a VM's vCPUs are much alike, so a section often has a shape that was there before; a VM that stands still waits for no name then.
  */
 import { VmStatistics } from "@mkvm/kvm-abi";
 

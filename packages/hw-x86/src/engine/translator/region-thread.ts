@@ -2,6 +2,7 @@
  * Translation on another thread: a region as it is sent there, and what comes back. The thread needs nothing of the bank: what it makes
  * depends on the records of the region's operations alone, and where those lie is in the region's layout (region-layout.ts).
  */
+import { variants } from "../decoder/decoder.ts";
 import type { Variant } from "../decoder/variant.ts";
 import type { CodeRange } from "./code-range.ts";
 import type { OperationRecord, Region, RegionBlock, RegionMode } from "./region.ts";
@@ -55,7 +56,7 @@ export function requestOf({ blocks, entries, returnSites, mode, range }: Region)
   };
 }
 
-function regionOf(request: RegionRequest, variants: readonly Variant[]): Region {
+function regionOf(request: RegionRequest): Region {
   const blocks: RegionBlock[] = request.blocks.map((block) => ({
     ...block,
     operations: block.operations.map((operation) => ({ ...operation, variant: variants[operation.variant] as Variant })),
@@ -76,12 +77,12 @@ function regionOf(request: RegionRequest, variants: readonly Variant[]): Region 
   };
 }
 
-/** Makes the code of a region, on the thread that is there for it. */
-export function answerTo(request: RegionRequest, variants: readonly Variant[]): RegionAnswer {
-  return codeOf(regionOf(request, variants));
+/** Translates a region that a CPU asked for. The thread needs no machine: `request` has all that there is to know. */
+export function translateRegion(request: RegionRequest): RegionAnswer {
+  return codeOf(regionOf(request));
 }
 
-/** The same, at once. */
+/** Makes and compiles the code of a region. */
 export function codeOf(region: Region): RegionAnswer {
   const started = performance.now();
   const code = buildRegionModule(region);

@@ -193,14 +193,11 @@ export class Translator {
 
   #install(live: LiveRegion, code: RegionAnswer, allocate: (bytes: number) => number): void {
     if (!this.#regions.has(live)) return;
+    if (this.#statistics.regionsInUse >= MOST_REGIONS) this.#dropAll(({ index }) => index !== 0);
     const { u32 } = this.#cpu;
     const layout = code === undefined ? 0 : allocate(code.layout.length * u32.BYTES_PER_ELEMENT);
     if (code === undefined || layout === 0) {
       this.#forget(live);
-      return;
-    }
-    if (this.#statistics.regionsInUse >= MOST_REGIONS) {
-      this.#dropAll();
       return;
     }
     u32.set(code.layout, layout >>> 2);
@@ -272,8 +269,8 @@ export class Translator {
     this.#members.clear();
   }
 
-  #dropAll(): void {
-    for (const region of this.#regions) this.#drop(region);
+  #dropAll(isDropped: (region: LiveRegion) => boolean = () => true): void {
+    for (const region of this.#regions) if (isDropped(region)) this.#drop(region);
     this.#statistics.flushes++;
   }
   #drop(region: LiveRegion): void {
