@@ -20,6 +20,8 @@ interface Vm {
   fails?: string;
   stuck?: boolean;
   fault?: string;
+  /** Its CPU does not answer. */
+  unheard?: true;
   ended?: { status: number; reason: "exited" | "crashed" };
   beats?: boolean;
   /** Bucket of its interrupts' latency, by module. */
@@ -58,6 +60,7 @@ class TestHost implements RolloutTarget {
   instance = "first";
   readonly calls: string[] = [];
   readonly finalised: number[] = [];
+  silent: number[] = [];
   readonly vms: Vm[];
   readonly #clock: TestClock;
   constructor(clock: TestClock, count: number) {
@@ -73,11 +76,12 @@ class TestHost implements RolloutTarget {
   vm(pid: number): Vm {
     const vm = this.vms.find((each) => each.pid === pid && !each.ended);
     if (!vm) throw new HostError("ESRCH", `no process ${pid}`);
+    if (vm.unheard) throw new HostError("ETIMEDOUT", "cpu1 did not answer within 20000 ms");
     return vm;
   }
   async processes(): Promise<ProcessInfo[]> {
     return this.vms
-      .filter((vm) => !vm.ended)
+      .filter((vm) => !vm.ended && !vm.unheard)
       .map(({ pid, module, fault }) => ({ pid, name: "vmm", vms: 1, modules: [module], fault }) as unknown as ProcessInfo);
   }
   async blocker(pid: number): Promise<string | null> {
@@ -117,6 +121,9 @@ class TestHost implements RolloutTarget {
       instructions: seconds * vm.instructionsPerS[vm.module]!,
       interruptLatency: Array.from({ length: 20 }, (_, bucket) => (bucket === vm.latency?.[vm.module] ? seconds * 100 : 0)),
     };
+  }
+  async silentCpus() {
+    return this.silent;
   }
   async ended(pid: number) {
     return this.vms.find((vm) => vm.pid === pid)?.ended;
@@ -254,6 +261,43 @@ describe("a rollout", () => {
       expect(state.status).toBe(status);
       expect(state.vms[0]!.state).toBe("gone");
     }
+  });
+
+  it("does not begin while a CPU does not answer, whose VMs nobody knows", async () => {
+    const { host, rollouts } = setUp(3);
+    host.silent = [1];
+    await expect(rollouts.start(plan)).rejects.toThrow("cpu1 does not answer, and its VMs are not known: 'mkvm cpu kill 1'");
+    expect(host.calls).toEqual([]);
+  });
+
+  it.each([
+    [2000, "process 1: cpu1 did not answer within 20000 ms", "waiting"],
+    [7000, "process 1: its CPU does not answer", "stuck"],
+  ])("fails when a CPU hangs at %i ms under a VM of the wave: %s", async (ms, reason, expected) => {
+    const { host, rollouts, clock } = setUp(3);
+    clock.at.push({
+      ms,
+      run: () => {
+        host.vms[0]!.unheard = true;
+      },
+    });
+    await rollouts.start(plan);
+    const state = await ended(rollouts);
+    expect(state.status).toBe("failed");
+    expect(state.events.at(-1)!.text).toContain(reason);
+    expect(state.vms.map((vm) => vm.state)).toEqual([expected, "waiting", "waiting"]);
+  });
+
+  it("goes on with VMs whose CPU did not answer when it was asked to", async () => {
+    const { host, rollouts, clock } = setUp(3);
+    clock.hold = true;
+    await rollouts.start(plan);
+    await rollouts.pause();
+    clock.hold = false;
+    host.vms[0]!.unheard = true;
+    await rollouts.resume();
+    expect(rollouts.status().vms[0]!.state).toBe("waiting");
+    expect(await ended(rollouts)).toMatchObject({ status: "failed" });
   });
 
   it("names internal errors, and VMs that cannot be taken back", async () => {

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { parseParameterWords } from "../loader/parameters.ts";
 import { connectDaemon, type DaemonClient } from "./client.ts";
-import { devicesTable, modulesTable, moduleText } from "./tables.ts";
+import { devicesTable, modulesTable, moduleText, silenceText } from "./tables.ts";
 
 /** Asks the daemon, and lets it go. */
 export async function ask<Result>(question: (daemon: DaemonClient) => Promise<Result>): Promise<Result> {
@@ -11,6 +11,18 @@ export async function ask<Result>(question: (daemon: DaemonClient) => Promise<Re
   } finally {
     daemon.close();
   }
+}
+
+/** The same of a list. What is on a CPU that does not answer is in none, which is said for each. */
+export function askList<Result>(question: (daemon: DaemonClient) => Promise<Result>): Promise<Result> {
+  return ask(async (daemon) => {
+    try {
+      return await question(daemon);
+    } finally {
+      for (const { cpu, state, pids } of await daemon.call("cpus"))
+        if (state === "silent") process.stderr.write(`mkvm: ${silenceText(cpu, pids)}\n`);
+    }
+  });
 }
 
 export function print(value: unknown, json: boolean | undefined, text: () => string): void {
@@ -63,7 +75,7 @@ export function addModuleCommands(program: Command): void {
     .option("--json", "print JSON")
     .addHelpText("after", "\nExample:\n  mkvm lsmod --json")
     .action(async (flags: Json) => {
-      const modules = await ask((daemon) => daemon.call("lsmod"));
+      const modules = await askList((daemon) => daemon.call("lsmod"));
       print(modules, flags.json, () => modulesTable(modules));
     });
   program

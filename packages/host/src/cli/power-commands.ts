@@ -56,6 +56,12 @@ function addCpuCommands(program: Command): void {
     .description("Brings a CPU back into use.")
     .addHelpText("after", "\nExample:\n  mkvm cpu online 1")
     .action((text: string) => ask((daemon) => daemon.call("online", cpuOf(text))));
+  cpu
+    .command("kill <number>")
+    .summary("end a CPU that hangs")
+    .description("Ends a CPU's thread, also one that does not answer, with the processes on it. It does not come back.")
+    .addHelpText("after", "\nExample:\n  mkvm cpu kill 1")
+    .action((text: string) => ask((daemon) => daemon.call("killCpu", cpuOf(text))));
 }
 
 /** A logical CPU by its number. @throws HostError for what is none */

@@ -4,7 +4,7 @@ import { HostError } from "../errors.ts";
 import { formatLogEntry } from "../log/kernel-log.ts";
 import { connectDaemon } from "./client.ts";
 import { engineText } from "./engine-tables.ts";
-import { ask, print } from "./module-commands.ts";
+import { ask, askList, print } from "./module-commands.ts";
 import { cpuOf } from "./power-commands.ts";
 import { attachTo } from "./run.ts";
 import { migrationTable, movesTable, processesTable } from "./tables.ts";
@@ -34,7 +34,7 @@ export function addProcessCommands(program: Command, done: (status: number) => v
     .option("--json", "print JSON")
     .addHelpText("after", "\nExample:\n  mkvm ps --json")
     .action(async (flags: Json) => {
-      const processes = await ask((daemon) => daemon.call("ps"));
+      const processes = await askList((daemon) => daemon.call("ps"));
       print(processes, flags.json, () => processesTable(processes));
     });
   program
@@ -107,7 +107,9 @@ function addMoveCommands(program: Command, done: (status: number) => void): void
     print(reports, flags.json, () => movesTable(reports));
     for (const { pid, from, to, failed } of reports) {
       if (!failed) continue;
-      process.stderr.write(`mkvm: process ${pid} stays on ${from}: ${failed.step} on ${to} failed: ${failed.reason}\n`);
+      process.stderr.write(
+        `mkvm: process ${pid} stays ${from ? `on ${from}` : "where it is"}: ${failed.step} on ${to} failed: ${failed.reason}\n`,
+      );
       done(1);
     }
   };

@@ -2,7 +2,7 @@ import { type Command, InvalidArgumentError } from "commander";
 import type { VmStatistics } from "../control/types.ts";
 import { HostError } from "../errors.ts";
 import type { DaemonClient } from "./client.ts";
-import { ask } from "./module-commands.ts";
+import { askList } from "./module-commands.ts";
 import { pidOf } from "./process-commands.ts";
 import { statisticsTables } from "./statistics-table.ts";
 
@@ -33,7 +33,7 @@ export function addStatCommand(program: Command): void {
       const pid = text === undefined ? undefined : pidOf(text);
       if (flags.times !== undefined && flags.watch === undefined)
         throw new HostError("EINVAL", "--times goes with --watch: say how many seconds lie between two looks");
-      await ask((daemon) => look(daemon, pid, flags));
+      await askList((daemon) => look(daemon, pid, flags));
     });
 }
 

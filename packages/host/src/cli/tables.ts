@@ -40,6 +40,12 @@ export function cpusTable(cpus: readonly CpuInfo[]): string {
   );
 }
 
+/** Of a CPU that does not answer. */
+export function silenceText(cpu: number, pids: readonly number[]): string {
+  const what = pids.length > 0 ? `process ${pids.join(", ")} is not shown` : "no process is on it";
+  return `cpu${cpu} does not answer, ${what}: 'mkvm cpu kill ${cpu}' ends it`;
+}
+
 export function modulesTable(modules: readonly LoadedModule[]): string {
   return table(
     ["MODULE", "PACKAGE", "VERSION", "DEVICE", "USED BY"],

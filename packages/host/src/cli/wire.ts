@@ -35,6 +35,7 @@ export const hostMethods = [
   "cpus",
   "offline",
   "online",
+  "killCpu",
   "suspend",
   "resume",
   "dmesg",

@@ -3,7 +3,7 @@ import { Worker } from "node:worker_threads";
 import { HostError, messageOf } from "../errors.ts";
 import { leastUsed, offlineText, type PoweredCpu } from "./machine-power.ts";
 import type { CpuBoot, CpuEvent } from "./protocol.ts";
-import { CpuClient } from "./requests.ts";
+import { CpuClient, NoAnswer, progressBytes } from "./requests.ts";
 
 export interface Cpu extends PoweredCpu {
   worker: Worker;
@@ -11,12 +11,18 @@ export interface Cpu extends PoweredCpu {
   processes: Set<number>;
   /** Its thread ended. What else runs on the host goes on without it. */
   gone: HostError | undefined;
+  /** Ends its thread, whatever that does. */
+  kill(): Promise<void>;
 }
 
 export interface CpuEvents {
   onEvent(cpu: Cpu, event: CpuEvent): void;
   /** Its thread ended, once; `cpu.processes` went with it. */
   onGone(cpu: Cpu, error: HostError): void;
+  /** Its thread does not answer. */
+  onSilent(cpu: Cpu, error: HostError): void;
+  /** It answers again. */
+  onBack(cpu: Cpu): void;
 }
 
 /**
@@ -28,16 +34,20 @@ const youngGenerationMb = 24;
 export class CpuSet {
   readonly all: Cpu[] = [];
   readonly #events: CpuEvents;
+  /** How long a thread may take to answer, milliseconds. */
+  readonly #answerMs: number;
 
-  constructor(events: CpuEvents) {
+  constructor(events: CpuEvents, answerMs: number) {
     this.#events = events;
+    this.#answerMs = answerMs;
   }
 
   /** Starts the thread of a CPU; resolves when it serves requests. */
-  start(id: number, boot: Omit<CpuBoot, "cpu">, entry: URL): Promise<void> {
+  start(id: number, boot: Omit<CpuBoot, "cpu" | "progress">, entry: URL): Promise<void> {
     return new Promise((resolve, reject) => {
+      const progress = new SharedArrayBuffer(progressBytes);
       const worker = new Worker(entry, {
-        workerData: { cpu: id, ...boot } satisfies CpuBoot,
+        workerData: { cpu: id, progress, ...boot } satisfies CpuBoot,
         transferList: [boot.regions.port],
         name: `cpu${id}`,
         resourceLimits: { maxYoungGenerationSizeMb: youngGenerationMb },
@@ -49,11 +59,20 @@ export class CpuSet {
         client: undefined as unknown as CpuClient,
         gone: undefined,
         offline: false,
+        kill: () => terminate([worker]),
       };
-      cpu.client = new CpuClient(worker, (event) => {
-        if (event.event === "ready") resolve();
-        else this.#events.onEvent(cpu, event);
-      });
+      cpu.client = new CpuClient(
+        worker,
+        { cpu: id, answerMs: this.#answerMs, progress },
+        {
+          event: (event) => {
+            if (event.event === "ready") resolve();
+            else this.#events.onEvent(cpu, event);
+          },
+          silent: (reason) => this.#events.onSilent(cpu, reason),
+          back: () => this.#events.onBack(cpu),
+        },
+      );
       this.all[id] = cpu;
       const gone = (why: string) => {
         const error = new HostError("EIO", `cpu${id} stopped: ${why}`);
@@ -77,9 +96,10 @@ export class CpuSet {
       const cpu = this.get(wanted);
       if (cpu.gone) throw cpu.gone;
       if (cpu.offline) throw new HostError("EAGAIN", offlineText(cpu));
+      if (cpu.client.silent) throw cpu.client.silent;
       return cpu;
     }
-    return leastUsed(this.alive().filter(({ offline }) => !offline));
+    return leastUsed(this.answering().filter(({ offline }) => !offline));
   }
 
   /** @throws HostError when there is none of that number */
@@ -103,23 +123,63 @@ export class CpuSet {
     return alive;
   }
 
-  /** Asks every CPU that is there; one that goes away meanwhile is no answer. */
-  async onAll<Result>(ask: (cpu: Cpu) => Promise<Result>): Promise<Result[]> {
-    const answers = await Promise.all(
-      this.alive().map(async (cpu) => {
-        try {
-          return [await ask(cpu)];
-        } catch (thrown) {
-          if (cpu.gone) return [];
-          throw thrown;
-        }
-      }),
-    );
-    return answers.flat(1) as Result[];
+  /** Those of them that are not known to hang. @throws HostError when there is none */
+  answering(): Cpu[] {
+    const alive = this.alive();
+    const answering = alive.filter(({ client }) => !client.silent);
+    if (answering.length === 0) throw alive[0]!.client.silent!;
+    return answering;
   }
 
-  async terminate(): Promise<void> {
-    await Promise.all(this.all.map((cpu) => cpu.worker.terminate()));
-    await new Promise<void>((resolve) => setImmediate(resolve));
+  /** Those that are. */
+  silent(): Cpu[] {
+    return this.all.filter(({ client }) => client.silent);
   }
+
+  /** Asks every CPU that is there, or these. One that goes away meanwhile, or hangs, is no answer. */
+  async onAll<Result>(ask: (cpu: Cpu) => Promise<Result>, cpus: readonly Cpu[] = this.alive()): Promise<Result[]> {
+    return (await this.#answers(ask, cpus)).answers;
+  }
+
+  /** Asks every CPU that is there, of which none may hang. @throws NoAnswer that names the one that does, when the others have answered */
+  async onEach<Result>(ask: (cpu: Cpu) => Promise<Result>): Promise<Result[]> {
+    const { answers, silent } = await this.#answers(ask, this.alive());
+    if (silent) throw silent;
+    return answers;
+  }
+
+  /**
+   * Before a change that all CPUs make, each by a request that is sure: nothing has changed when one of them hangs. One that hangs
+   * from here on makes the change when it comes back, before anything else that it is asked.
+   * @throws NoAnswer that names the one
+   */
+  async allAnswer(): Promise<void> {
+    await this.onEach((cpu) => cpu.client.request("cpu.ping", null));
+  }
+
+  async #answers<Result>(ask: (cpu: Cpu) => Promise<Result>, cpus: readonly Cpu[]) {
+    const answers: Result[] = [];
+    let silent: NoAnswer | undefined;
+    const each = cpus.map(async (cpu) => {
+      try {
+        return [await ask(cpu)];
+      } catch (thrown) {
+        if (thrown instanceof NoAnswer) silent ??= thrown;
+        else if (!cpu.gone) throw thrown;
+        return [];
+      }
+    });
+    for (const answer of await Promise.all(each)) answers.push(...answer);
+    return { answers, silent };
+  }
+
+  terminate(): Promise<void> {
+    return terminate(this.all.map(({ worker }) => worker));
+  }
+}
+
+/** Resolves when everybody knows. */
+async function terminate(workers: readonly Worker[]): Promise<void> {
+  await Promise.all(workers.map((worker) => worker.terminate()));
+  await new Promise<void>((resolve) => setImmediate(resolve));
 }

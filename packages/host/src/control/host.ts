@@ -1,6 +1,6 @@
 /** The control plane, on the main thread: modules, /dev, processes over all CPUs. */
 import { createMachine, type MachineDescription } from "@mkvm/hw-x86";
-import { createVacMemory, reclaimDeadCpu, VAC_LAYOUT } from "@mkvm/vac";
+import { createVacMemory, reclaimDeadCpu } from "@mkvm/vac";
 import { DeviceTree, devicePath } from "../devices/device-tree.ts";
 import { HostError, messageOf } from "../errors.ts";
 import { KernelLog, nowMs } from "../log/kernel-log.ts";
@@ -11,6 +11,7 @@ import { ModuleTable } from "./module-table.ts";
 import type { ProcessHandle } from "./process-handle.ts";
 import { ProcessTable } from "./process-table.ts";
 import type { CpuEvent } from "./protocol.ts";
+import { resourceUsage } from "./resources.ts";
 import { TranslationThread } from "./translation-thread.ts";
 import type {
   CpuInfo,
@@ -33,12 +34,12 @@ import type {
   UpgradeOptions,
   VmStatistics,
 } from "./types.ts";
-
-/** In VAC's table of VPIDs: a byte from here on is a state, below an owner, 0 free. */
-const firstVpidState = 0xfe;
+import { upgrade } from "./upgrade.ts";
 
 /** For processes to end when the host does, milliseconds. */
 const closeMs = 2000;
+/** As Linux's soft-lockup watchdog: twice its watchdog_thresh. */
+const defaultAnswerMs = 20_000;
 const defaultMoveLimits: MoveLimits = { prepareMs: 30_000, freezeMs: 2000 };
 
 /** Starts a host: its CPUs are powered on when this resolves. */
@@ -57,7 +58,12 @@ export async function createHost(options: HostOptions = {}): Promise<Host> {
   } catch (thrown) {
     throw new HostError("EINVAL", messageOf(thrown));
   }
-  const host = new ControlPlane(machine, options.directory ?? process.cwd(), { ...defaultMoveLimits, ...options.moveLimits });
+  const host = new ControlPlane(
+    machine,
+    options.directory ?? process.cwd(),
+    { ...defaultMoveLimits, ...options.moveLimits },
+    options.answerMs ?? defaultAnswerMs,
+  );
   await host.powerOn(options.cpuEntry ?? ownCpuEntry());
   return host;
 }
@@ -84,10 +90,7 @@ class ControlPlane {
   readonly #moveLimits: MoveLimits;
   /** VAC's state, over all CPUs. */
   readonly #vacShared: SharedArrayBuffer;
-  readonly #cpus = new CpuSet({
-    onEvent: (cpu, event) => this.#onEvent(cpu, event),
-    onGone: (cpu, error) => this.#cpuGone(cpu, error),
-  });
+  readonly #cpus: CpuSet;
   readonly #modules: ModuleTable;
   readonly #tree = new DeviceTree();
   readonly #processes: ProcessTable;
@@ -97,17 +100,30 @@ class ControlPlane {
   /** Changes of modules and /dev, one after the other. */
   #changes: Promise<unknown> = Promise.resolve();
   #closing = false;
-  readonly #power = new MachinePower({
-    cpus: this.#cpus.all,
-    migrate: (options) => this.migrate(options),
-    hasEnded: (pid) => this.#processes.get(pid)?.ended ?? true,
-    log: (message) => this.#log.write("info", message),
-  });
+  readonly #power: MachinePower;
 
-  constructor(machine: MachineDescription, directory: string, moveLimits: MoveLimits) {
+  constructor(machine: MachineDescription, directory: string, moveLimits: MoveLimits, answerMs: number) {
     this.machine = machine;
     this.#moveLimits = moveLimits;
     this.#vacShared = createVacMemory(machine.cpus);
+    this.#cpus = new CpuSet(
+      {
+        onEvent: (cpu, event) => this.#onEvent(cpu, event),
+        onGone: (cpu, error) => this.#cpuGone(cpu, error),
+        onSilent: (_cpu, error) => this.#log.write("err", error.message),
+        onBack: (cpu) => {
+          this.#log.write("warn", `cpu${cpu.id} answers again`);
+          this.#unloadIdle();
+        },
+      },
+      answerMs,
+    );
+    this.#power = new MachinePower({
+      cpus: this.#cpus.all,
+      migrate: (options) => this.migrate(options),
+      hasEnded: (pid) => this.#processes.get(pid)?.ended ?? true,
+      log: (message) => this.#log.write("info", message),
+    });
     this.#modules = new ModuleTable({
       cpus: this.#cpus,
       tree: this.#tree,
@@ -235,15 +251,10 @@ class ControlPlane {
 
   /** Moves running VMs to another module; a report for each process. What failed is in the reports. */
   async upgrade(options: UpgradeOptions): Promise<MoveReport[]> {
-    const { pid, to, at } = options;
+    const { to } = options;
     if (this.#modules.get(to).draining)
       throw new HostError("EBUSY", `${to} is about to be unloaded and takes no VMs: 'mkvm rmmod ${to} --keep' keeps it`);
-    const finalise = options.finalize ?? false;
-    if (pid !== "all") return [await this.#cpus.of(pid).client.request("move.to", { pid, to, at, finalise })];
-    const movable = (await this.ps()).filter((process) => process.vms > 0 && !process.modules.every((module) => module === to));
-    return Promise.all(
-      movable.map((process) => this.#cpus.of(process.pid).client.request("move.to", { pid: process.pid, to, at, finalise })),
-    );
+    return upgrade(options, this.#cpus, () => this.ps());
   }
 
   /**
@@ -275,18 +286,7 @@ class ControlPlane {
 
   /** What modules hold for VMs; compared before and after something, it shows leaks. */
   async resources(): Promise<ResourceUsage> {
-    const { offset, count } = VAC_LAYOUT.blocks.find((block) => block.name === "vpids")!;
-    const owners = new Uint8Array(this.#vacShared, offset, count);
-    const usage: ResourceUsage = {
-      vpids: owners.filter((owner) => owner > 0 && owner < firstVpidState).length,
-      timers: {},
-      processes: [],
-    };
-    for (const { timers, processes } of await this.#cpus.onAll((cpu) => cpu.client.request("cpu.resources", null))) {
-      for (const [module, armed] of Object.entries(timers)) usage.timers[module] = (usage.timers[module] ?? 0) + armed;
-      usage.processes.push(...processes);
-    }
-    return usage;
+    return resourceUsage(this.#vacShared, this.#cpus);
   }
 
   /**
@@ -321,6 +321,13 @@ class ControlPlane {
   /** Brings a CPU back into use. */
   online(cpu: number): Promise<void> {
     return this.#change(() => this.#power.bringOnline(this.#cpus.get(cpu)));
+  }
+
+  /** Ends a CPU's thread, also one that hangs, with the processes on it. It does not come back. */
+  async killCpu(cpu: number): Promise<void> {
+    const { gone, kill } = this.#cpus.get(cpu);
+    if (gone) throw gone;
+    await kill();
   }
 
   /** A line of the kernel log, from who drives the host. */
@@ -388,7 +395,11 @@ class ControlPlane {
     this.#log.write("err", error.message);
     reclaimDeadCpu(this.#vacShared, cpu.id);
     this.#processes.cpuGone(cpu, error.message);
-    // It may have had the last users of modules that are to be unloaded when idle
+    this.#unloadIdle();
+  }
+
+  /** A CPU that has gone, or answers again, may have had the last users of modules that wait to be unloaded. */
+  #unloadIdle(): void {
     for (const { name } of this.#modules.all()) void this.#modules.unloadIdle(name);
   }
 
@@ -422,6 +433,7 @@ class ControlPlane {
 
   #changeDevices(change: () => void): Promise<void> {
     return this.#change(async () => {
+      await this.#cpus.allAnswer();
       change();
       await this.#publishDevices();
     });
@@ -429,6 +441,6 @@ class ControlPlane {
 
   async #publishDevices(): Promise<void> {
     const entries = this.#tree.list();
-    await this.#cpus.onAll((cpu) => cpu.client.request("devices.set", { entries }));
+    await this.#cpus.onAll((cpu) => cpu.client.request("devices.set", { entries }, { sure: true }));
   }
 }

@@ -1,6 +1,6 @@
 /** Power of the machine's CPUs: all of them sleep and wake together, or one is emptied and taken out of use. */
 import { HostError } from "../errors.ts";
-import type { CpuClient } from "./requests.ts";
+import { type CpuClient, NoAnswer } from "./requests.ts";
 import type { CpuInfo, MigrationReport } from "./types.ts";
 
 export interface PoweredCpu {
@@ -33,10 +33,11 @@ export class MachinePower {
   async suspend(): Promise<void> {
     this.#refuseSuspended();
     const cpus = this.#inUse();
+    for (const { client } of cpus) if (client.silent) throw client.silent;
     // All of them have answered before one is woken: a CPU that is about to sleep would not hear that it need not
     const answers = await Promise.allSettled(
       cpus.map(async ({ client }) => {
-        await client.request("cpu.suspend", null);
+        await this.#suspend(client);
         client.asleep = suspendedText;
       }),
     );
@@ -57,8 +58,8 @@ export class MachinePower {
   }
 
   cpus(): CpuInfo[] {
-    const stateOf = ({ gone, offline }: PoweredCpu) =>
-      gone ? "gone" : offline ? "offline" : this.#suspended ? "suspended" : "online";
+    const stateOf = ({ gone, offline, client }: PoweredCpu) =>
+      gone ? "gone" : client.silent ? "silent" : offline ? "offline" : this.#suspended ? "suspended" : "online";
     return this.#around.cpus.map((cpu) => ({
       cpu: cpu.id,
       state: stateOf(cpu),
@@ -68,12 +69,12 @@ export class MachinePower {
 
   async takeOffline(cpu: PoweredCpu): Promise<void> {
     this.#refuseSuspended();
-    const others = this.#inUse().filter((other) => other !== cpu);
-    if (others.length === 0) throw new HostError("EBUSY", `cpu${cpu.id} is the last one in use: a host needs one`);
+    const others = this.#inUse().filter((other) => other !== cpu && !other.client.silent);
+    if (others.length === 0) throw new HostError("EBUSY", `cpu${cpu.id} is the last one in use that answers: a host needs one`);
     cpu.offline = true;
     try {
       for (const pid of [...cpu.processes]) if (cpu.processes.has(pid)) await this.#leave(pid, leastUsed(others));
-      await cpu.client.request("cpu.suspend", null);
+      await this.#suspend(cpu.client);
     } catch (thrown) {
       cpu.offline = false;
       throw thrown;
@@ -86,9 +87,16 @@ export class MachinePower {
     this.#refuseSuspended();
     if (cpu.gone) throw cpu.gone;
     if (!cpu.offline) throw new HostError("EINVAL", `cpu${cpu.id} is online already`);
+    if (cpu.client.silent) throw cpu.client.silent;
     await this.#powerOn(cpu);
     cpu.offline = false;
     this.#around.log(`cpu${cpu.id} is online`);
+  }
+
+  /** One that loses its power when nobody waits for that any more gets it back. */
+  #suspend(client: CpuClient): Promise<null> {
+    const late = (asleep: Promise<unknown>) => asleep.then(() => client.request("cpu.resume", null, { sure: true }));
+    return client.request("cpu.suspend", null, { late });
   }
 
   #refuseSuspended(): void {
@@ -110,8 +118,11 @@ export class MachinePower {
     await Promise.all(this.#inUse().map((cpu) => this.#powerOn(cpu)));
   }
 
+  /** One that does not answer wakes when it does. */
   async #powerOn({ client }: PoweredCpu): Promise<void> {
-    await client.request("cpu.resume", null);
+    await client.request("cpu.resume", null, { sure: true }).catch((thrown) => {
+      if (!(thrown instanceof NoAnswer)) throw thrown;
+    });
     client.asleep = undefined;
   }
 }

@@ -9,19 +9,22 @@
  *   until freeze has answered    the old CPU's, and nobody else has its state: it ends when that CPU dies
  *   until release                the old CPU's, which goes on with it when anything fails; when that CPU dies the new one must
  *   once release was asked for   the new CPU's, whether the old one lets go, dies or hangs; it may only refuse what ends already
+ *
+ * A CPU that hangs is given up where it is asked. What undoes its part is asked for all the same, behind it: when it comes back it
+ * does both, one after the other.
  */
 import { HostError, messageOf } from "../errors.ts";
 import { within } from "../patience.ts";
 import type { HostedProcess } from "./process-handle.ts";
-import type { LeftBehind } from "./protocol.ts";
-import type { CpuClient } from "./requests.ts";
+import type { LeftBehind, MigrationOffer } from "./protocol.ts";
+import { type CpuClient, NoAnswer } from "./requests.ts";
 import type { MigrationReport, MigrationStep } from "./types.ts";
-
-/** For the program to be imported on the new CPU, milliseconds. */
-const importMs = 30_000;
 
 /** For what is left of an attempt on the new CPU to be gone, before the report is given: it goes on being taken away by itself. */
 const settleMs = 5000;
+
+/** Of what is asked of a CPU that hangs as well. */
+const sure = { sure: true };
 
 export interface MigrationCpu {
   readonly id: number;
@@ -29,6 +32,8 @@ export interface MigrationCpu {
   readonly processes: Set<number>;
   /** Its thread ended. */
   readonly gone: HostError | undefined;
+  /** Ends its thread. */
+  kill(): Promise<void>;
 }
 
 /** Console input comes to no CPU between the two. */
@@ -38,15 +43,14 @@ export interface InputHold {
 }
 
 /**
- * `answerMs`: how long a CPU may take to answer. A new one that does not is left alone, and the VM goes on where it was; an old one that
- * does not let go is left alone as well, and the VM goes on where it has come to.
- * @throws HostError when it cannot even begin
+ * `prepareMs`: what a module may take to prepare.
+ * @throws HostError when it cannot even begin, or when the process was lost
  */
 export async function migrate(
   process: HostedProcess,
   from: MigrationCpu,
   to: MigrationCpu,
-  answerMs: number,
+  prepareMs: number,
   input: InputHold,
 ): Promise<MigrationReport> {
   const { pid } = process;
@@ -70,7 +74,10 @@ export async function migrate(
       report.steps.push({ step: name, durationUs: Math.round((performance.now() - began) * 1000) });
     }
   };
-  const offer = await step("check", () => from.client.request("leave.offer", { pid, to: `cpu${to.id}` }));
+  const stay = () => from.client.request("leave.stay", { pid }, sure);
+  const free = ({ reserved }: MigrationOffer) => from.client.request("leave.free", { pid, reserved }, sure);
+  const takeBack = (offered: Promise<MigrationOffer>) => offered.then((offer) => Promise.all([stay(), free(offer)]));
+  const offer = await step("check", () => from.client.request("leave.offer", { pid, to: `cpu${to.id}` }, { late: takeBack }));
   report.module = offer.module;
   const ended = from.client.request("leave.ends", { pid }).then(
     (ends) => {
@@ -86,18 +93,10 @@ export async function migrate(
     answer.catch(() => {});
     return Promise.race([answer, ended.then(() => answer)]);
   };
-  const patient = <Result>(answer: Promise<Result>, limitMs: number): Promise<Result> =>
-    unlessEnded(
-      within(answer, limitMs, () => {
-        throw new HostError("ETIMEDOUT", `cpu${to.id} did not answer within ${limitMs} ms`);
-      }),
-    );
   let stoppedMs: number | undefined;
   let left = false;
   try {
-    // A module that hangs is given up by its own CPU's kernel: this limit is for a thread that hangs altogether
-    const limitMs = importMs + answerMs * offer.descriptions.length;
-    await step("prepare", () => patient(to.client.request("arrive.prepare", { ...offer, program: process.entry }), limitMs));
+    await step("prepare", () => unlessEnded(to.client.request("arrive.prepare", { ...offer, program: process.entry })));
     input.holdInput();
     const still = await step("freeze", () => from.client.request("leave.still", { pid }));
     process.outlivesCpu = true;
@@ -107,8 +106,8 @@ export async function migrate(
       (sum, vm) => sum + vm.sections.reduce((bytes, each) => bytes + each.bytes.length, 0),
       0,
     );
-    await step("restore", () => patient(to.client.request("arrive.restore", { pid, image }), answerMs));
-    const outcome = await step("release", () => release(process, from, to, answerMs));
+    await step("restore", () => unlessEnded(to.client.request("arrive.restore", { pid, image })));
+    const outcome = await step("release", () => release(process, from, to));
     if (outcome.why !== undefined) report.notReleased = outcome.why;
     left = true;
     from.processes.delete(pid);
@@ -119,25 +118,36 @@ export async function migrate(
     report.moved = true;
     report.blackoutUs = Math.round((runsMs - stoppedMs) * 1000);
   } catch (thrown) {
-    report.failed = { step: current, reason: messageOf(thrown) };
-    const aborted = to.client.request("arrive.abort", { pid }).catch(() => {});
+    const reason = messageOf(thrown);
+    report.failed = { step: current, reason };
     if (left || (process.outlivesCpu && from.gone)) {
       // Nobody has it any more
       from.processes.delete(pid);
       to.processes.delete(pid);
       input.releaseInput();
+      // The new CPU may have begun to run it, and would go on with it when it comes back
+      if (left && thrown instanceof NoAnswer && thrown.begun) await to.kill();
+      else to.client.request("arrive.abort", { pid }, sure).catch(() => {});
       const why = from.gone ? `${from.gone.message}, and ${current} on cpu${to.id} failed` : `${current} failed`;
-      process.end({ status: 134, reason: "crashed", message: `it was lost between CPUs: ${why}: ${messageOf(thrown)}` });
-      throw new HostError("EIO", `process ${pid} was lost on its way to cpu${to.id}: ${why}: ${messageOf(thrown)}`);
+      process.end({ status: 134, reason: "crashed", message: `it was lost between CPUs: ${why}: ${reason}` });
+      throw new HostError("EIO", `process ${pid} was lost on its way to cpu${to.id}: ${why}: ${reason}`);
     }
     process.outlivesCpu = false;
-    await from.client.request("leave.stay", { pid }).catch(() => {});
+    // Pages set aside are free when nothing on the other CPU can write to them: at once, unless something hangs there
+    const freeThem = () => free(offer);
+    const late = (aborted: Promise<unknown>) => aborted.then(freeThem, freeThem);
+    const freed = to.client
+      .request("arrive.abort", { pid }, { ...sure, late })
+      .then(freeThem, (why) => (why instanceof NoAnswer ? null : freeThem()))
+      .catch(() => {});
+    await stay().catch((why) => {
+      if (why instanceof NoAnswer && why.message !== reason)
+        report.failed = { step: current, reason: `${reason}; and ${why.message}` };
+    });
     input.releaseInput();
     if (stoppedMs !== undefined)
       report.blackoutUs = Math.round((performance.timeOrigin + performance.now() - stoppedMs) * 1000);
-    // Pages set aside are free when nothing on the other CPU can write to them: at once, unless something hangs there
-    const freed = aborted.then(() => from.client.request("leave.free", { pid, reserved: offer.reserved })).catch(() => {});
-    if (!process.ended) await within(freed, Math.min(answerMs, settleMs), () => {});
+    if (!process.ended) await within(freed, Math.min(prepareMs, settleMs), () => {});
   } finally {
     process.outlivesCpu = false;
   }
@@ -149,20 +159,15 @@ async function release(
   { pid }: HostedProcess,
   from: MigrationCpu,
   to: MigrationCpu,
-  answerMs: number,
 ): Promise<{ left: LeftBehind; why?: string }> {
-  const letGo = from.client.request("leave.go", { pid });
+  // It hung before it heard that the process was to end: late is better than never
+  const late = (letGo: Promise<unknown>) =>
+    letGo.catch(() => (from.gone ? null : to.client.request("process.kill", { pid }, sure)));
   try {
-    return await within(
-      letGo.then(() => ({ left: "released" as const })),
-      answerMs,
-      () => {
-        // It hung before it heard that the process was to end: late is better than never
-        letGo.catch(() => (from.gone ? null : to.client.request("process.kill", { pid }))).catch(() => {});
-        return { left: "hung" as const, why: `cpu${from.id} did not answer within ${answerMs} ms` };
-      },
-    );
+    await from.client.request("leave.go", { pid }, { ...sure, late });
+    return { left: "released" };
   } catch (thrown) {
+    if (thrown instanceof NoAnswer) return { left: "hung", why: thrown.message };
     if (!from.gone) throw thrown;
     return { left: "dead", why: from.gone.message };
   }

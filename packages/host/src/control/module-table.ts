@@ -53,6 +53,7 @@ export class ModuleTable {
           `${name} is loaded already (${there.package} ${there.version}): choose another id with --id`,
         );
       }
+      await this.#around.cpus.allAnswer();
       const { parameters: specs } = await this.#describe(found);
       const parameters = checkParameters(found.name, specs, options.parameters ?? {});
       const nodes = new DeviceTree();
@@ -61,16 +62,18 @@ export class ModuleTable {
 
       let devices: string[] = [];
       const loadedOn: Cpu[] = [];
+      const unload = (cpu: Cpu) => cpu.client.request("module.unload", { name }, { sure: true });
       try {
         for (const cpu of this.#around.cpus.alive()) {
-          devices = await cpu.client.request("module.load", { name, url: found.entryUrl, parameters });
+          const late = (answer: Promise<unknown>) => answer.then(() => unload(cpu));
+          devices = await cpu.client.request("module.load", { name, url: found.entryUrl, parameters }, { late });
           loadedOn.push(cpu);
         }
         this.#around.tree.addNode(`/dev/${name}`, name, "kvm");
         for (const device of devices) if (device !== "kvm") this.#around.tree.addNode(`/dev/${device}${id}`, name, device);
       } catch (thrown) {
         this.#around.tree.removeNodes(name);
-        for (const cpu of loadedOn) await cpu.client.request("module.unload", { name });
+        await this.#around.cpus.onAll(unload, loadedOn);
         throw thrown;
       }
       const { name: packageName, version, directory } = found;
@@ -115,7 +118,8 @@ export class ModuleTable {
 
   async #drain(name: string, draining: boolean): Promise<void> {
     const { draining: _, ...loaded } = this.get(name);
-    await this.#around.cpus.onAll((cpu) => cpu.client.request("module.drain", { name, draining }));
+    await this.#around.cpus.allAnswer();
+    await this.#around.cpus.onAll((cpu) => cpu.client.request("module.drain", { name, draining }, { sure: true }));
     this.#loaded.set(name, draining ? { ...loaded, draining } : loaded);
     this.#around.log.write("info", draining ? `${name} is unloaded when its last user is gone` : `${name} stays loaded`);
   }
@@ -132,13 +136,15 @@ export class ModuleTable {
   #unload(name: string): Promise<void> {
     return this.#around.change(async () => {
       this.get(name);
-      const users: ModuleUser[] = [];
-      for (const cpu of this.#around.cpus.alive()) users.push(...(await cpu.client.request("module.seize", { name })));
-      if (users.length > 0) {
-        await this.#around.cpus.onAll((cpu) => cpu.client.request("module.unseize", { name }));
-        throw new HostError("EBUSY", describeUsers(name, users));
+      const { cpus } = this.#around;
+      try {
+        const users = (await cpus.onEach((cpu) => cpu.client.request("module.seize", { name }))).flat();
+        if (users.length > 0) throw new HostError("EBUSY", describeUsers(name, users));
+      } catch (thrown) {
+        await cpus.onAll((cpu) => cpu.client.request("module.unseize", { name }, { sure: true }));
+        throw thrown;
       }
-      await this.#around.cpus.onAll((cpu) => cpu.client.request("module.unload", { name }));
+      await cpus.onAll((cpu) => cpu.client.request("module.unload", { name }, { sure: true }));
       this.#loaded.delete(name);
       this.#around.tree.removeNodes(name);
       await this.#around.publishDevices();
@@ -182,7 +188,7 @@ export class ModuleTable {
 
   async #describe(found: ModulePackage) {
     try {
-      return await this.#around.cpus.alive()[0]!.client.request("module.describe", { url: found.entryUrl });
+      return await this.#around.cpus.answering()[0]!.client.request("module.describe", { url: found.entryUrl });
     } catch (thrown) {
       const code = thrown instanceof HostError ? thrown.code : "EIO";
       throw new HostError(code, `${found.name} ${found.version} is no usable module: ${messageOf(thrown)}`);

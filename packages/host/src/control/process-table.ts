@@ -10,6 +10,7 @@ import { migrate } from "./migration.ts";
 import type { ModuleTable } from "./module-table.ts";
 import { HostedProcess, type ProcessHandle } from "./process-handle.ts";
 import type { CpuEvent, ProcessSave } from "./protocol.ts";
+import { NoAnswer, type RequestOptions } from "./requests.ts";
 import { parseSize } from "./sizes.ts";
 import type {
   EngineReport,
@@ -71,19 +72,23 @@ export class ProcessTable {
     const name = options.name ?? found.name.replace(/^.*\//, "");
     const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version, entry: found.entryUrl });
     const { pid } = handle;
-    await this.#starting(cpu, pid, () =>
-      cpu.client.request("process.start", {
-        pid,
-        bank: firstProcessBank + pid,
-        name,
-        program: found.entryUrl,
-        args: [...options.args],
-        memoryBytes,
-        mounts: (options.mounts ?? []).map(({ source, target }) => ({ source, target })),
-        profile: options.profile ?? false,
-        moves: (options.moves ?? []).map(({ at, to }) => ({ at, to })),
-        save: options.save && this.#saving(handle, options.save.path, true, options.save.at),
-      }),
+    await this.#starting(cpu, pid, (late) =>
+      cpu.client.request(
+        "process.start",
+        {
+          pid,
+          bank: firstProcessBank + pid,
+          name,
+          program: found.entryUrl,
+          args: [...options.args],
+          memoryBytes,
+          mounts: (options.mounts ?? []).map(({ source, target }) => ({ source, target })),
+          profile: options.profile ?? false,
+          moves: (options.moves ?? []).map(({ at, to }) => ({ at, to })),
+          save: options.save && this.#saving(handle, options.save.path, true, options.save.at),
+        },
+        late,
+      ),
     );
     this.#around.log.write("info", `started process ${pid} (${name}) on cpu${cpu.id}`);
     return handle;
@@ -108,10 +113,10 @@ export class ProcessTable {
     return all.flat();
   }
 
-  /** A process may end between being listed and being asked. */
+  /** A process may end between being listed and being asked, or its CPU hang. */
   #statisticsIfThere(pid: number): Promise<VmStatistics[]> {
     return this.statistics(pid).catch((thrown) => {
-      if (thrown instanceof HostError && thrown.code === "ESRCH") return [];
+      if (thrown instanceof NoAnswer || (thrown instanceof HostError && thrown.code === "ESRCH")) return [];
       throw thrown;
     });
   }
@@ -131,9 +136,9 @@ export class ProcessTable {
     return found;
   }
 
-  /** Ends a process; resolves when it has. */
+  /** Ends a process; resolves when it has. On a CPU that does not answer it ends when that does. */
   async kill(pid: number): Promise<void> {
-    await this.#around.cpus.of(pid).client.request("process.kill", { pid });
+    await this.#around.cpus.of(pid).client.request("process.kill", { pid }, { sure: true });
     await this.hosted(pid).exited;
   }
 
@@ -162,15 +167,19 @@ export class ProcessTable {
     const cpu = this.#around.cpus.choose(options.cpu);
     const handle = this.#newProcess(name, cpu, { package: found.name, version: found.version, entry: found.entryUrl });
     const { pid } = handle;
-    await this.#starting(cpu, pid, () =>
-      cpu.client.request("process.restore", {
-        pid,
-        bank: firstProcessBank + pid,
-        path,
-        program: found.entryUrl,
-        module: options.module,
-        save: options.save && this.#saving(handle, options.save.path, true, options.save.at),
-      }),
+    await this.#starting(cpu, pid, (late) =>
+      cpu.client.request(
+        "process.restore",
+        {
+          pid,
+          bank: firstProcessBank + pid,
+          path,
+          program: found.entryUrl,
+          module: options.module,
+          save: options.save && this.#saving(handle, options.save.path, true, options.save.at),
+        },
+        late,
+      ),
     );
     return handle;
   }
@@ -189,13 +198,13 @@ export class ProcessTable {
 
   #input(pid: number, bytes: Uint8Array | null): void {
     const cpu = this.#around.cpus.all.find((candidate) => candidate.processes.has(pid));
-    cpu?.client.request("process.input", { pid, bytes }).catch(() => {});
+    cpu?.client.request("process.input", { pid, bytes }, { sure: true }).catch(() => {});
   }
 
-  /** Forgets a process that could not be started. */
-  async #starting(cpu: Cpu, pid: number, start: () => Promise<unknown>): Promise<void> {
+  /** Forgets a process that could not be started; one that starts when nobody waits for it any more is ended. */
+  async #starting(cpu: Cpu, pid: number, start: (late: RequestOptions<unknown>) => Promise<unknown>): Promise<void> {
     try {
-      await start();
+      await start({ late: (started) => started.then(() => cpu.client.request("process.kill", { pid }, { sure: true })) });
     } catch (thrown) {
       this.#processes.delete(pid);
       cpu.processes.delete(pid);

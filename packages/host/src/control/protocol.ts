@@ -30,6 +30,8 @@ export interface CpuBoot {
   /** Host start, milliseconds since the epoch with a fraction: origin of the log's time stamps. */
   startedMs: number;
   moveLimits: MoveLimits;
+  /** Which requests were begun, and which given up. */
+  progress: SharedArrayBuffer;
   /** To the thread that translates. */
   regions: RegionChannel;
 }
@@ -144,7 +146,7 @@ export interface CpuRequests {
   "move.back": Call<{ pid: number }, MoveReport>;
   /** Result: modules that are no longer held. */
   "move.finalise": Call<{ pid: number }, string[]>;
-  // A move to another CPU, in this order; "arrive.abort", "leave.stay" and "leave.free" take everything before "leave.go" back
+  // A move to another CPU, in this order; "arrive.abort", "leave.stay" and "leave.free" take everything before "leave.go" back, at any time
   "leave.offer": Call<{ pid: number; to: string }, MigrationOffer>;
   /** True when the process begins to end before it has gone, false when it has gone or stays. */
   "leave.ends": Call<{ pid: number }, boolean>;
@@ -160,6 +162,8 @@ export interface CpuRequests {
   "arrive.abort": Call<{ pid: number }, null>;
   /** Gives the pages back that were set aside for the other CPU, which writes to them no more. */
   "leave.free": Call<{ pid: number; reserved: MigrationOffer["reserved"] }, null>;
+  /** Tells that the thread comes back for more. */
+  "cpu.ping": Call<null, null>;
   "cpu.resources": Call<null, Omit<ResourceUsage, "vpids">>;
   /** Processes stand still and the CPU loses power, until `cpu.resume`, which does nothing to a CPU that is awake. */
   "cpu.suspend": Call<null, null>;
@@ -182,5 +186,7 @@ export interface RequestMessage {
   id: number;
   name: CpuRequestName;
   params: unknown;
+  /** Done even if it was given up before it began. */
+  sure: boolean;
 }
 export type ReplyMessage = { id: number; result: unknown } | { id: number; error: { code: string; message: string } };

@@ -104,10 +104,13 @@ export const timeParts = [
 ] as const;
 export type TimePart = (typeof timeParts)[number];
 
-/** A logical CPU of the machine. `offline`: taken out of use; `gone`: its thread ended, and does not come back. */
+/**
+ * A logical CPU of the machine. `offline`: taken out of use; `gone`: its thread ended, and does not come back; `silent`: its thread did not
+ * answer in time, and has not since.
+ */
 export interface CpuInfo {
   cpu: number;
-  state: "online" | "offline" | "suspended" | "gone";
+  state: "online" | "offline" | "suspended" | "gone" | "silent";
   /** Processes on it. */
   pids: number[];
 }
@@ -138,6 +141,7 @@ export type MoveStep = (typeof moveSteps)[number];
 /** What a move between modules did. */
 export interface MoveReport {
   pid: number;
+  /** Empty when its CPU did not answer. */
   from: string;
   to: string;
   moved: boolean;
@@ -255,6 +259,8 @@ export interface HostOptions {
   directory?: string;
   /** Default: 30 s to prepare, 2 s to stand still. */
   moveLimits?: Partial<MoveLimits>;
+  /** How long the thread of a CPU may take to answer before it counts as one that hangs, milliseconds; default 20 s. */
+  answerMs?: number;
   /** The machine itself, instead of one made from the options above. */
   machine?: MachineDescription;
   /** Entry of the CPUs' threads, instead of the host's own: for tests of the kernel without hardware. */

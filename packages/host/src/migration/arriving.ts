@@ -5,6 +5,7 @@ import { HostError, stackOf } from "../errors.ts";
 import type { LoadedInstance } from "../loader/module-instances.ts";
 import { PageAllocator, pageBytes } from "../memory/page-allocator.ts";
 import { BankUserMemory } from "../memory/user-memory.ts";
+import { within } from "../patience.ts";
 import { ConsoleInput } from "../processes/console.ts";
 import { KernelProcess } from "../processes/process.ts";
 import type { ProcessImage } from "../saved/process-image.ts";
@@ -13,6 +14,9 @@ import { blockerOfResume, installFiles, restoreVerified } from "../saved/resume-
 import { runPageOffset } from "../saved/take-image.ts";
 import { prepareWithin } from "../upgrade/prepare.ts";
 import type { CpuKernel } from "../worker/cpu-kernel.ts";
+
+/** For the program to be imported, milliseconds. */
+const importMs = 30_000;
 
 export class Arriving {
   readonly process: KernelProcess;
@@ -58,7 +62,9 @@ export class Arriving {
 
   /** @throws HostError that says why the process cannot come here, when its program or its module does not get ready */
   async prepare(main: Promise<Main>): Promise<void> {
-    this.#main = await main;
+    this.#main = await within(main, importMs, () => {
+      throw new HostError("ETIMEDOUT", `its program was not imported within ${importMs} ms`);
+    });
     for (const description of this.#offer.descriptions) {
       if (this.givenUp) throw new HostError("ECANCELED", "the move was given up");
       const limitMs = this.#kernel.moveLimits.prepareMs;

@@ -143,11 +143,15 @@ export class Leaving {
     this.#over();
   }
 
-  /** The process stays, as if nothing had happened. Pages set aside stay so until the other CPU writes to them no more. */
+  /**
+   * The process stays, as if nothing had happened, also when it does not stand still yet. Pages set aside stay so until the other CPU
+   * writes to them no more.
+   */
   stay(): void {
     const { process } = this;
     process.standstill = undefined;
-    this.#thaw?.();
+    if (this.#thaw) this.#thaw();
+    else process.cancelFreeze();
     this.#over();
     process.settle();
   }

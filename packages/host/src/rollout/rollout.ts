@@ -141,6 +141,7 @@ export class Rollout {
         if (!process) {
           const ended = await this.#endedBadly(vm);
           if (ended) problems.push(ended);
+          else if (vm.state !== "gone") problems.push(`process ${vm.pid}: its CPU does not answer`);
           continue;
         }
         const found = vm.before && vm.after ? compareRates(vm.before, vm.after, plan.health) : [];

@@ -114,6 +114,12 @@ export class Rollouts {
 
   async #plan(plan: RolloutPlan): Promise<RolloutState> {
     const { waves } = await this.#preview(plan);
+    const [silent] = await this.#parts.target.silentCpus();
+    if (silent !== undefined)
+      throw new HostError(
+        "ETIMEDOUT",
+        `cpu${silent} does not answer, and its VMs are not known: 'mkvm cpu kill ${silent}' ends them`,
+      );
     const { from, to } = plan;
     if (waves.length === 0) throw new HostError("ENOENT", `no VM is on ${from}: see 'mkvm ps'`);
     const blocked = waves.flat().filter((vm) => vm.blocker !== null);
@@ -142,8 +148,11 @@ export class Rollouts {
     const processes = await this.#parts.target.processes();
     for (const vm of state.vms) {
       const process = processes.find(({ pid }) => pid === vm.pid);
-      if (!process) vm.state = "gone";
-      else if (process.modules.includes(state.plan.to)) {
+      if (!process) {
+        if (await this.#parts.target.ended(vm.pid).catch(() => true)) vm.state = "gone";
+        continue;
+      }
+      if (process.modules.includes(state.plan.to)) {
         if (vm.state !== "healthy") vm.state = "moved";
       } else if (vm.state === "moved" || vm.state === "healthy") {
         vm.state = vm.wave < state.wave ? "rolled back" : "waiting";

@@ -15,6 +15,8 @@ export interface RolloutTarget {
   counts(pid: number): Promise<Counts>;
   /** How the process ended; undefined while it runs. */
   ended(pid: number): Promise<ExitStatus | undefined>;
+  /** CPUs that do not answer: what is on them is not among the processes. */
+  silentCpus(): Promise<number[]>;
   /** Looks for a pattern in what the console shows from now on. */
   watchConsole(pid: number, pattern: RegExp): { seen(): boolean; stop(): void };
 }
@@ -47,15 +49,14 @@ export function hostTarget(host: Host, instance: string): RolloutTarget {
   return {
     instance,
     processes: () => host.ps(),
+    silentCpus: async () => (await host.cpus()).filter(({ state }) => state === "silent").map(({ cpu }) => cpu),
     blocker: (pid, to) => host.checkUpgrade({ pid, to }),
     upgrade: async (pid, to) => (await host.upgrade({ pid, to }))[0]!,
     rollback: (pid) => host.rollback(pid),
     finalize: (pid) => host.finalize(pid),
     counts: async (pid) => countsOf(await host.statistics(pid)),
-    async ended(pid) {
-      if ((await host.ps()).some((process) => process.pid === pid)) return undefined;
-      return host.process(pid).exited;
-    },
+    // What `ps` does not show may be on a CPU that hangs
+    ended: async (pid) => Promise.race([host.process(pid).exited, undefined]),
     watchConsole(pid, pattern) {
       let seen = false;
       let rest = "";

@@ -286,6 +286,7 @@ export class CpuKernel {
         // A VM whose vCPUs do not run has come too: its threads wait for something else
         this.scheduler.whenAtRest(process, runs);
       }),
+    "cpu.ping": () => null,
     "cpu.resources": () => ({
       timers: this.modules.armedTimers(),
       processes: [...this.#processes.values()].map((process) => ({

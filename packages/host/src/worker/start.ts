@@ -7,9 +7,10 @@ import { CpuKernel, type Hardware } from "./cpu-kernel.ts";
 export function startCpuThread(hardware: Hardware): void {
   const port = parentPort;
   if (!port) throw new Error("this file is the entry of a CPU's thread, not of a program");
-  const kernel = new CpuKernel(workerData as CpuBoot, hardware, (event) => port.postMessage(event satisfies CpuEvent));
+  const boot = workerData as CpuBoot;
+  const kernel = new CpuKernel(boot, hardware, (event) => port.postMessage(event satisfies CpuEvent));
   process.on("uncaughtException", (thrown) => kernel.uncaught(thrown));
   process.on("unhandledRejection", (thrown) => kernel.uncaught(thrown));
-  serveRequests(port, kernel.handlers);
+  serveRequests(port, kernel.handlers, boot.progress);
   port.postMessage({ event: "ready" } satisfies CpuEvent);
 }
