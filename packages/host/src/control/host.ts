@@ -1,11 +1,12 @@
 /** The control plane, on the main thread: modules, /dev, processes over all CPUs. */
-import { createMachine, type MachineDescription } from "@mkvm/hw-x86";
+import type { MachineDescription } from "@mkvm/hw-x86";
 import { createVacMemory, reclaimDeadCpu } from "@mkvm/vac";
 import { DeviceTree, devicePath } from "../devices/device-tree.ts";
-import { HostError, messageOf } from "../errors.ts";
+import { HostError } from "../errors.ts";
 import { KernelLog, nowMs } from "../log/kernel-log.ts";
 import { within } from "../patience.ts";
 import { type Cpu, CpuSet } from "./cpu-set.ts";
+import { machineOf } from "./machine.ts";
 import { MachinePower } from "./machine-power.ts";
 import { ModuleTable } from "./module-table.ts";
 import type { ProcessHandle } from "./process-handle.ts";
@@ -44,20 +45,7 @@ const defaultMoveLimits: MoveLimits = { prepareMs: 30_000, freezeMs: 2000 };
 
 /** Starts a host: its CPUs are powered on when this resolves. */
 export async function createHost(options: HostOptions = {}): Promise<Host> {
-  let machine: MachineDescription;
-  try {
-    machine =
-      options.machine ??
-      createMachine({
-        vendor: options.vendor ?? "intel",
-        cpuModel: options.cpuModel ?? "max",
-        cpus: options.cpus ?? 1,
-        clock: options.clock ?? "wall",
-        engine: options.engine ?? engineOfEnvironment(),
-      });
-  } catch (thrown) {
-    throw new HostError("EINVAL", messageOf(thrown));
-  }
+  const machine = machineOf(options);
   const host = new ControlPlane(
     machine,
     options.directory ?? process.cwd(),
@@ -66,14 +54,6 @@ export async function createHost(options: HostOptions = {}): Promise<Host> {
   );
   await host.powerOn(options.cpuEntry ?? ownCpuEntry());
   return host;
-}
-
-/** MKVM_ENGINE, so that whatever starts hosts can be run on the interpreter alone, or with everything translated. */
-function engineOfEnvironment(): NonNullable<HostOptions["engine"]> {
-  const mode = process.env.MKVM_ENGINE || "hot";
-  if (mode !== "off" && mode !== "hot" && mode !== "always")
-    throw new HostError("EINVAL", `MKVM_ENGINE is '${mode}': it takes off, hot or always`);
-  return mode;
 }
 
 function ownCpuEntry(): URL {
