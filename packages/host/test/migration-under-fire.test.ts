@@ -148,8 +148,12 @@ describe("what never ends", () => {
 describe("a CPU's thread that dies in a move", () => {
   afterEach(() => host.close());
 
-  it.each(["prepare", "restore"] as const)("the one that a VM comes to, in %s: the VM stays", async (step) => {
-    const process = await start(`${step}-ends-thread`);
+  it.each([
+    ["prepare", "prepare-ends-thread"],
+    ["restore", "restore-ends-thread"],
+    ["thaw", "restore-ends-thread-soon"],
+  ] as const)("the one that a VM comes to, in %s: the VM stays", async (step, fail) => {
+    const process = await start(fail);
     const before = await usage();
     const report = await host.migrate({ pid: process.pid, cpu: 1 });
     expect(report).toMatchObject({ moved: false, failed: { step, reason: "cpu1 stopped: its thread ended with status 3" } });

@@ -67,6 +67,7 @@ export class AmdCpu extends LogicalCpuCore {
   protected bankGoesAway(id: number): void {
     this.#svm.bankReleased(id);
   }
+  protected registersMove(): void {}
   protected hostRegisterWritten(): void {}
   protected exitName(counter: number): string {
     return exitCodeName(exitOfCounter(counter));

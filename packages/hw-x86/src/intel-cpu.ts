@@ -48,6 +48,9 @@ export class IntelCpu extends LogicalCpuCore {
   protected bankGoesAway(id: number): void {
     this.#vmx.bankReleased(id);
   }
+  protected registersMove(): void {
+    this.#vmx.forgetResident();
+  }
   protected hostRegisterWritten(): void {
     this.#vmx.hostRegisterWritten();
   }

@@ -72,7 +72,10 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
     this.model = model;
     this.#makeEngine = makeEngine;
     this.#log = log;
-    this.memory = new MemoryBanks((bank) => this.#bankReleased(bank));
+    this.memory = new MemoryBanks(
+      (bank) => this.#bankReleased(bank),
+      (bank) => this.#bankLeft(bank),
+    );
     this.clock = new Clock(machine);
     this.tscKhz = machine.tscKhz;
     this.lines = new InterruptLines(machine.shared, id);
@@ -86,6 +89,8 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   protected abstract extensionLosesPower(): void;
   /** A bank goes away with whatever lies in it. */
   protected abstract bankGoesAway(id: number): void;
+  /** The CPU's registers go out of their bank. */
+  protected abstract registersMove(): void;
   /** Software in root mode is about to write a register that exits from guest mode load. */
   protected abstract hostRegisterWritten(): void;
   /** False: #GP, and CR4 stays as it is. */
@@ -134,6 +139,12 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
     if (gone === undefined) return;
     if (this.#current === gone) this.#turnAway();
     this.#engines.delete(id);
+  }
+
+  #bankLeft(id: number): void {
+    if (this.#current?.bank.id !== id) return;
+    this.registersMove();
+    this.#turnAway();
   }
 
   /** From the current bank, to none. */

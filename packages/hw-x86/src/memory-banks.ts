@@ -32,10 +32,12 @@ function makeBank(id: number, memory: WebAssembly.Memory): MemoryBank {
 export class MemoryBanks implements PhysicalMemory {
   readonly #banks = new Map<number, MemoryBank>();
   readonly #released: (id: number) => void;
+  readonly #left: (id: number) => void;
 
-  /** `released` is told before a bank is forgotten. */
-  constructor(released: (id: number) => void) {
+  /** `released` is told before a bank is forgotten, `left` when another CPU may have it. */
+  constructor(released: (id: number) => void, left: (id: number) => void) {
     this.#released = released;
+    this.#left = left;
   }
 
   createBank(id: number, sizeBytes: number): MemoryBank {
@@ -62,6 +64,10 @@ export class MemoryBanks implements PhysicalMemory {
     if (!this.#banks.has(id)) return;
     this.#released(id);
     this.#banks.delete(id);
+  }
+
+  leaveBank(id: number): void {
+    this.#left(id);
   }
 
   takeOverBank(id: number): void {

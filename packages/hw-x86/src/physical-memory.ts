@@ -22,8 +22,10 @@ export interface PhysicalMemory {
   attachBank(id: number, memory: WebAssembly.Memory): MemoryBank;
   /** Forgets a bank and every cached translation and block in it. */
   releaseBank(id: number): void;
+  /** What the CPU keeps in a bank for itself goes out of it, until the next VM entry there: another CPU may take the bank over. */
+  leaveBank(id: number): void;
   /**
-   * The bank was another CPU's, which has released it, or died: what that one kept in it for itself is wiped out, so that this one
+   * The bank was another CPU's, which has left or released it, or died: what that one kept in it for itself is wiped out, so that this one
    * finds it as a fresh one. Before the first VM entry here whose VM lies in it.
    */
   takeOverBank(id: number): void;

@@ -164,8 +164,9 @@ export class CpuSet {
       try {
         return [await ask(cpu)];
       } catch (thrown) {
-        if (thrown instanceof NoAnswer) silent ??= thrown;
-        else if (!cpu.gone) throw thrown;
+        if (cpu.gone) return [];
+        if (!(thrown instanceof NoAnswer)) throw thrown;
+        silent ??= thrown;
         return [];
       }
     });

@@ -1,17 +1,17 @@
 /**
  * A process moves from one logical CPU to another:
  *
- *   check -> prepare on the new CPU (VM runs) -> freeze, save -> restore, verify, commit -> release on the old CPU -> thaw
+ *   check -> prepare on the new CPU (VM runs) -> freeze, save -> restore, verify, commit -> thaw -> release on the old CPU
  *
  * Its memory is shared by the CPUs' threads and stays where it is. The program is started anew from its own state, as when a process
  * goes on from a file. Whose it is:
  *
  *   until freeze has answered    the old CPU's, and nobody else has its state: it ends when that CPU dies
- *   until release                the old CPU's, which goes on with it when anything fails; when that CPU dies the new one must
- *   once release was asked for   the new CPU's, whether the old one lets go, dies or hangs; it may only refuse what ends already
+ *   until thaw                   the old CPU's, which goes on with it when anything fails; when that CPU dies the new one must
+ *   once thaw has begun          the new CPU's, whether the old one lets go, dies or hangs, and for better or worse
  *
  * A CPU that hangs is given up where it is asked. What undoes its part is asked for all the same, behind it: when it comes back it
- * does both, one after the other.
+ * does both, one after the other. A thaw that never begins leaves the VM to the old CPU, which still has all of it.
  */
 import { HostError, messageOf } from "../errors.ts";
 import { within } from "../patience.ts";
@@ -64,7 +64,7 @@ export async function migrate(
     blackoutUs: 0,
     stateBytes: 0,
   };
-  let current: MigrationStep = "check";
+  let current = "check" as MigrationStep;
   const step = async <Result>(name: MigrationStep, work: () => Promise<Result>): Promise<Result> => {
     current = name;
     const began = performance.now();
@@ -94,7 +94,6 @@ export async function migrate(
     return Promise.race([answer, ended.then(() => answer)]);
   };
   let stoppedMs: number | undefined;
-  let left = false;
   try {
     await step("prepare", () => unlessEnded(to.client.request("arrive.prepare", { ...offer, program: process.entry })));
     input.holdInput();
@@ -107,27 +106,34 @@ export async function migrate(
       0,
     );
     await step("restore", () => unlessEnded(to.client.request("arrive.restore", { pid, image })));
-    const outcome = await step("release", () => release(process, from, to));
-    if (outcome.why !== undefined) report.notReleased = outcome.why;
-    left = true;
+    // Whoever ends it from here on is to ask the new CPU
     from.processes.delete(pid);
     to.processes.add(pid);
     process.cpu = to.id;
-    const runsMs = await step("thaw", () => to.client.request("arrive.go", { pid, left: outcome.left }));
-    input.releaseInput();
+    const runsMs = await step("thaw", () => to.client.request("arrive.go", { pid }));
+    process.outlivesCpu = false;
     report.moved = true;
     report.blackoutUs = Math.round((runsMs - stoppedMs) * 1000);
+    input.releaseInput();
+    const notReleased = await step("release", () => release(pid, from, to));
+    if (notReleased !== undefined) report.notReleased = notReleased;
   } catch (thrown) {
     const reason = messageOf(thrown);
+    const hasBegun = current === "thaw" && !(thrown instanceof NoAnswer && !thrown.begun);
     report.failed = { step: current, reason };
-    if (left || (process.outlivesCpu && from.gone)) {
-      // Nobody has it any more
-      from.processes.delete(pid);
+    if (current === "thaw") {
       to.processes.delete(pid);
+      if (!process.ended) from.processes.add(pid);
+      process.cpu = from.id;
+    }
+    if (hasBegun || (process.outlivesCpu && from.gone)) {
+      // What runs it does not answer, or nobody has it any more
+      from.processes.delete(pid);
       input.releaseInput();
-      // The new CPU may have begun to run it, and would go on with it when it comes back
-      if (left && thrown instanceof NoAnswer && thrown.begun) await to.kill();
-      else to.client.request("arrive.abort", { pid }, sure).catch(() => {});
+      // One that hangs would go on with it when it comes back, and the old CPU must never
+      if (hasBegun && thrown instanceof NoAnswer) await to.kill();
+      to.client.request("arrive.abort", { pid }, sure).catch(() => {});
+      if (hasBegun) void release(pid, from, to);
       const why = from.gone ? `${from.gone.message}, and ${current} on cpu${to.id} failed` : `${current} failed`;
       process.end({ status: 134, reason: "crashed", message: `it was lost between CPUs: ${why}: ${reason}` });
       throw new HostError("EIO", `process ${pid} was lost on its way to cpu${to.id}: ${why}: ${reason}`);
@@ -138,7 +144,7 @@ export async function migrate(
     const late = (aborted: Promise<unknown>) => aborted.then(freeThem, freeThem);
     const freed = to.client
       .request("arrive.abort", { pid }, { ...sure, late })
-      .then(freeThem, (why) => (why instanceof NoAnswer ? null : freeThem()))
+      .then(freeThem, () => (to.gone ? freeThem() : null))
       .catch(() => {});
     await stay().catch((why) => {
       if (why instanceof NoAnswer && why.message !== reason)
@@ -154,21 +160,21 @@ export async function migrate(
   return report;
 }
 
-/** The old CPU's part ends, one way or another. @throws what it refuses with: the process is still its own then */
-async function release(
-  { pid }: HostedProcess,
-  from: MigrationCpu,
-  to: MigrationCpu,
-): Promise<{ left: LeftBehind; why?: string }> {
-  // It hung before it heard that the process was to end: late is better than never
-  const late = (letGo: Promise<unknown>) =>
-    letGo.catch(() => (from.gone ? null : to.client.request("process.kill", { pid }, sure)));
+/** The old CPU's part ends, one way or another; why it did not let go, if it did not. */
+async function release(pid: number, from: MigrationCpu, to: MigrationCpu): Promise<string | undefined> {
+  const left = (how: LeftBehind) => to.client.request("arrive.left", { pid, left: how }, sure);
+  const released = async ({ ending }: { ending: boolean }) => {
+    await left("released");
+    // That was asked for before the new CPU had it
+    if (ending) await to.client.request("process.kill", { pid }, sure);
+  };
+  const late = (letGo: Promise<{ ending: boolean }>) => letGo.then(released, () => left("dead"));
   try {
-    await from.client.request("leave.go", { pid }, { ...sure, late });
-    return { left: "released" };
+    const letGo = await from.client.request("leave.go", { pid }, { ...sure, late });
+    released(letGo).catch(() => {});
+    return undefined;
   } catch (thrown) {
-    if (thrown instanceof NoAnswer) return { left: "hung", why: thrown.message };
-    if (!from.gone) throw thrown;
-    return { left: "dead", why: from.gone.message };
+    if (from.gone) left("dead").catch(() => {});
+    return messageOf(thrown);
   }
 }

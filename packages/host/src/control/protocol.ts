@@ -109,8 +109,8 @@ export interface MigrationImage {
   readonly stoppedMs: number;
 }
 
-/** What the CPU that a process leaves did with it at last: let go, died before it had, or may do so late. */
-export type LeftBehind = "released" | "dead" | "hung";
+/** What the CPU that a process has left did with it at last: let go, or died before it had. */
+export type LeftBehind = "released" | "dead";
 
 interface Call<Params, Result> {
   params: Params;
@@ -146,17 +146,19 @@ export interface CpuRequests {
   "move.back": Call<{ pid: number }, MoveReport>;
   /** Result: modules that are no longer held. */
   "move.finalise": Call<{ pid: number }, string[]>;
-  // A move to another CPU, in this order; "arrive.abort", "leave.stay" and "leave.free" take everything before "leave.go" back, at any time
+  // A move to another CPU, in this order; "arrive.abort", "leave.stay" and "leave.free" take everything before "arrive.go" back, at any time
   "leave.offer": Call<{ pid: number; to: string }, MigrationOffer>;
   /** True when the process begins to end before it has gone, false when it has gone or stays. */
   "leave.ends": Call<{ pid: number }, boolean>;
   "arrive.prepare": Call<MigrationOffer & { program: string }, null>;
   "leave.still": Call<{ pid: number }, MigrationImage>;
   "arrive.restore": Call<{ pid: number; image: ProcessImage }, null>;
-  /** The CPU lets go of everything. It refuses only what has begun to end, before anything is let go. */
-  "leave.go": Call<{ pid: number }, null>;
   /** Resolves when a vCPU runs again, or when no thread wants to, with the time in milliseconds since the epoch. */
-  "arrive.go": Call<{ pid: number; left: LeftBehind }, number>;
+  "arrive.go": Call<{ pid: number }, number>;
+  /** The CPU lets go of everything. `ending`: the process was to end there. */
+  "leave.go": Call<{ pid: number }, { ending: boolean }>;
+  /** Pages that the other CPU held until now are free. */
+  "arrive.left": Call<{ pid: number; left: LeftBehind }, null>;
   "leave.stay": Call<{ pid: number }, null>;
   /** Resolves when nothing of the attempt is left on the CPU: not while its module is still preparing. */
   "arrive.abort": Call<{ pid: number }, null>;

@@ -29,13 +29,13 @@ const answeredAsleep: ReadonlySet<CpuRequestName> = new Set<CpuRequestName>([
   "process.input",
 ]);
 
-/** A CPU's thread hangs, as far as one can tell: it did not answer in time. */
+/** A CPU's thread did not answer: it hangs, as far as one can tell, or is no more. */
 export class NoAnswer extends HostError {
-  /** It may be at it, or will be; otherwise it never begins. */
+  /** It may be at it, or have been, or will be; otherwise it never begins. */
   readonly begun: boolean;
 
-  constructor(message: string, begun: boolean) {
-    super("ETIMEDOUT", message);
+  constructor({ code, message }: HostError, begun: boolean) {
+    super(code, message);
     this.begun = begun;
   }
 }
@@ -98,7 +98,7 @@ export class CpuClient {
       silent: () => {
         const remedy = `'mkvm cpu kill ${cpu}' ends it with its processes`;
         this.silent = new HostError("ETIMEDOUT", `cpu${cpu} did not answer within ${answerMs} ms: ${remedy}`);
-        this.#giveUp(this.silent.message);
+        this.#giveUp(this.silent);
         listener.silent(this.silent);
       },
       back: () => {
@@ -114,16 +114,16 @@ export class CpuClient {
     });
   }
 
-  /** @throws NoAnswer when the CPU's thread hangs */
+  /** @throws NoAnswer when the CPU's thread hangs or ends */
   request<Name extends CpuRequestName>(
     name: Name,
     params: CpuRequests[Name]["params"],
     options: RequestOptions<CpuRequests[Name]["result"]> = {},
   ): Promise<CpuRequests[Name]["result"]> {
     const { sure = false, late } = options;
-    if (this.#gone) return Promise.reject(this.#gone);
+    if (this.#gone) return Promise.reject(new NoAnswer(this.#gone, false));
     if (this.asleep !== undefined && !answeredAsleep.has(name)) return Promise.reject(new HostError("EAGAIN", this.asleep));
-    if (this.silent && !sure) return Promise.reject(new NoAnswer(this.silent.message, false));
+    if (this.silent && !sure) return Promise.reject(new NoAnswer(this.silent, false));
     const id = ++this.#lastId;
     const answer = Promise.withResolvers<CpuRequests[Name]["result"]>();
     const inTime = Promise.withResolvers<CpuRequests[Name]["result"]>();
@@ -137,7 +137,7 @@ export class CpuClient {
     };
     this.#waiting.set(id, { sure, answer: answer as PromiseWithResolvers<unknown>, giveUp });
     this.#post({ id, name, params, sure });
-    if (this.silent) giveUp(new NoAnswer(this.silent.message, true));
+    if (this.silent) giveUp(new NoAnswer(this.silent, true));
     else this.#watch.begin();
     return inTime.promise;
   }
@@ -147,7 +147,8 @@ export class CpuClient {
     this.#gone = reason;
     this.silent = undefined;
     this.#watch.end();
-    for (const { answer } of this.#waiting.values()) answer.reject(reason);
+    const lastBegun = Atomics.load(this.#progress, begunAt);
+    for (const [id, { answer }] of this.#waiting) answer.reject(new NoAnswer(reason, id <= lastBegun));
     this.#waiting.clear();
   }
 
@@ -155,11 +156,11 @@ export class CpuClient {
     this.#worker.postMessage(message);
   }
 
-  #giveUp(message: string): void {
+  #giveUp(reason: HostError): void {
     // The other end says first what it begins, then looks whether that was given up: one of the two sees what the other has written
     Atomics.store(this.#progress, givenUpAt, this.#lastId);
     const lastBegun = Atomics.load(this.#progress, begunAt);
-    for (const [id, { sure, giveUp }] of [...this.#waiting]) giveUp(new NoAnswer(message, sure || id <= lastBegun));
+    for (const [id, { sure, giveUp }] of [...this.#waiting]) giveUp(new NoAnswer(reason, sure || id <= lastBegun));
   }
 
   #settle(reply: ReplyMessage): void {

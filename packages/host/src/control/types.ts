@@ -160,7 +160,7 @@ export interface MoveReport {
   failed?: { step: MoveStep; reason: string };
 }
 
-export const migrationSteps = ["check", "prepare", "freeze", "restore", "release", "thaw"] as const;
+export const migrationSteps = ["check", "prepare", "freeze", "restore", "thaw", "release"] as const;
 export type MigrationStep = (typeof migrationSteps)[number];
 
 /** What a move between logical CPUs did. */

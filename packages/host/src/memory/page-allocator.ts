@@ -13,6 +13,12 @@ const fourHolders = holders * 0x0101_0101;
 
 export const pageBytes = 4096;
 
+interface OtherPages {
+  readonly state: Uint8Array;
+  readonly pages: readonly number[];
+}
+const nobodys: OtherPages = { state: new Uint8Array(0), pages: [] };
+
 export class PageAllocator {
   #state: Uint8Array;
   readonly #u8: Uint8Array;
@@ -23,6 +29,8 @@ export class PageAllocator {
   #highHint: number;
   #free: number;
   #kernelPages = 0;
+  /** Kernel pages that the allocator holds from which this one took the bank over, and what that says now. */
+  #others: OtherPages = nobodys;
 
   /** Of a bank that another allocator has, until `takeOver`: only these pages are to be handed out. */
   static within(u8: Uint8Array, firstFreeOffset: number, offset: number, count: number): PageAllocator {
@@ -55,31 +63,45 @@ export class PageAllocator {
   }
 
   /**
-   * The bank is this allocator's now: pages are held as the other one's `shared` says, but for those that it had set aside for it.
-   * `letGo`: it has given back what it held. Otherwise it may yet write there, and what it says is copied.
+   * The bank is this allocator's now: pages are held as the other one's `shared` says, but for those that it had set aside for it. What
+   * the other one holds itself it may yet write to, so that stays set aside until it is known what became of it.
    */
-  takeOver(shared: SharedArrayBuffer, offset: number, count: number, letGo: boolean): void {
+  takeOver(shared: SharedArrayBuffer, offset: number, count: number): void {
     const first = offset / pageBytes;
     const own = this.#state.slice(first, first + count);
-    this.#state = letGo ? new Uint8Array(shared) : new Uint8Array(shared.slice(0));
+    this.#state = new Uint8Array(shared.slice(0));
     this.#state.set(own, first);
     this.#lowHint = this.#firstPage;
     this.#highHint = this.#state.length;
     this.#free = 0;
     this.#kernelPages = 0;
+    const pages: number[] = [];
     for (let page = this.#firstPage; page < this.#state.length; page++) {
       const holder = this.#state[page]!;
       if ((holder & holders) === 0) this.#free++;
-      if ((holder & kernelBit) !== 0) this.#kernelPages++;
+      if ((holder & kernelBit) === 0) continue;
+      this.#kernelPages++;
+      if (page < first || page >= first + count) pages.push(page);
     }
+    this.#others = { state: new Uint8Array(shared), pages };
   }
 
-  /** Frees every kernel page outside of `kept` that user space does not see: who held them is no more. */
+  /** The other allocator's kernel has let go: free is what it has given back. */
+  freeGivenBack(): void {
+    const { state, pages } = this.#others;
+    this.#freeOthers(pages.filter((page) => (state[page]! & kernelBit) === 0));
+  }
+
+  /** The other allocator's kernel is no more: free is what it held outside of `kept`, but for what user space sees. */
   freeOrphans(kept: readonly { readonly offset: number; readonly count: number }[]): void {
-    const isKept = new Uint8Array(this.#state.length);
-    for (const { offset, count } of kept) isKept.fill(1, offset / pageBytes, offset / pageBytes + count);
-    for (let page = this.#firstPage; page < this.#state.length; page++)
-      if ((this.#state[page]! & holders) === kernelBit && !isKept[page]) this.freeKernel(page * pageBytes, 1);
+    const isKept = new Set<number>();
+    for (const { offset, count } of kept) for (let page = 0; page < count; page++) isKept.add(offset / pageBytes + page);
+    this.#freeOthers(this.#others.pages.filter((page) => (this.#state[page]! & holders) === kernelBit && !isKept.has(page)));
+  }
+
+  #freeOthers(pages: readonly number[]): void {
+    for (const page of pages) this.freeKernel(page * pageBytes, 1);
+    this.#others = nobodys;
   }
 
   get freePages(): number {

@@ -99,8 +99,8 @@ export class Arriving {
     this.#image = image;
   }
 
-  /** The process is this CPU's, to be run at once. */
-  go(left: LeftBehind): { process: KernelProcess; main: Main } {
+  /** The process is this CPU's, to be run at once. `left`: to be called when the other one has let go, or is no more. */
+  go(): { process: KernelProcess; main: Main; left: (how: LeftBehind) => void } {
     const { process } = this;
     const image = this.#image;
     const main = this.#main;
@@ -108,16 +108,20 @@ export class Arriving {
     const { reserved, pages } = this.#offer;
     // Not by the CPU that it leaves, which may be dead, or hang and come back when the process runs here
     this.#kernel.cpu.memory.takeOverBank(process.bank);
-    process.memory.pages.takeOver(pages, reserved.offset, reserved.count, left === "released");
-    // A thread that hangs may yet write to its tables, so they stay set aside
-    if (left === "dead") process.memory.pages.freeOrphans([reserved, ...runPagesOf(image)]);
+    // The other CPU has its tables still
+    process.memory.pages.takeOver(pages, reserved.offset, reserved.count);
+    const runPages = runPagesOf(image);
+    const left = (how: LeftBehind): void => {
+      if (how === "released") process.memory.pages.freeGivenBack();
+      else process.memory.pages.freeOrphans(runPages);
+    };
     const { program: sections, undelivered, turns, retired } = image;
     process.takeUp({ sections, undelivered, turns, retired });
     process.arrivesOn = undefined;
     process.input.push(image.input.bytes);
     if (image.input.ended) process.input.end();
     this.#releaseIdle();
-    return { process, main };
+    return { process, main, left };
   }
 
   /** Gives the attempt up; resolves when nothing of it is left, which is not before the module has come back from preparing. */

@@ -1,6 +1,6 @@
 /**
- * The CPU that a process leaves: it offers the VM while that runs, stops it, and lets go of it once the other CPU has all its state.
- * Until then `stay` takes everything back.
+ * The CPU that a process leaves: it offers the VM while that runs, stops it, and lets go of it once the other CPU runs it. Until then
+ * `stay` takes everything back.
  */
 import type { File } from "@mkvm/kvm-abi";
 import type { MigrationImage, MigrationOffer } from "../control/protocol.ts";
@@ -96,6 +96,8 @@ export class Leaving {
       standingStill(process, () => {
         this.#refuseOtherVms();
         const image = takeImage(process, process.args, this.#vendor);
+        // The other CPU may run it before this one has let go
+        process.kernel.cpu.memory.leaveBank(process.bank);
         // Should this thread die from now on, the other CPU goes on from here: what was written has to be out
         process.output.flush();
         resolve({ image, stoppedMs });
@@ -121,11 +123,11 @@ export class Leaving {
       throw new HostError("EBUSY", "a VM was opened or closed meanwhile: move it again");
   }
 
-  /** Lets go of the process, which is the other CPU's from now on. */
-  go(): void {
+  /** Lets go of the process, which the other CPU runs. True: it was to end here. */
+  go(): boolean {
     const { process } = this;
     const { kernel } = process;
-    if (process.ending) throw new HostError("ESRCH", `process ${process.pid} ended`);
+    const ending = process.ending !== undefined;
     const { transfer } = moduleOfVms(process).instance;
     kernel.current = process;
     for (const file of this.#vmFiles()) {
@@ -141,6 +143,7 @@ export class Leaving {
     // The standstill itself never ends here: the threads go on elsewhere
     this.#letIdle();
     this.#over();
+    return ending;
   }
 
   /**

@@ -12,6 +12,8 @@ export class Migrations {
   readonly #kernel: CpuKernel;
   readonly #leaving = new Map<number, Leaving>();
   readonly #arriving = new Map<number, Arriving>();
+  /** Of processes that have come: what is to be done when the other CPU has let go, or is no more. */
+  readonly #arrived = new Map<number, (left: LeftBehind) => void>();
 
   constructor(kernel: CpuKernel) {
     this.#kernel = kernel;
@@ -35,17 +37,17 @@ export class Migrations {
   }
 
   ends(pid: number): Promise<boolean> {
-    return this.#left(pid).ends;
+    return this.#goes(pid).ends;
   }
 
   still(pid: number): Promise<MigrationImage> {
-    return this.#left(pid).still();
+    return this.#goes(pid).still();
   }
 
-  go(pid: number): null {
-    this.#left(pid).go();
+  go(pid: number): { ending: boolean } {
+    const ending = this.#goes(pid).go();
     this.#leaving.delete(pid);
-    return null;
+    return { ending };
   }
 
   stay(pid: number): null {
@@ -83,10 +85,19 @@ export class Migrations {
   }
 
   /** The process with its program, to be run here. */
-  arrive(pid: number, left: LeftBehind): { process: KernelProcess; main: Main } {
-    const arriving = this.#come(pid);
+  arrive(pid: number): { process: KernelProcess; main: Main } {
+    const { left, ...arrived } = this.#come(pid).go();
     this.#arriving.delete(pid);
-    return arriving.go(left);
+    this.#arrived.set(pid, left);
+    arrived.process.atEnd.add(() => this.#arrived.delete(pid));
+    return arrived;
+  }
+
+  /** The CPU that a process came from has let go of it at last, or is no more. */
+  left(pid: number, how: LeftBehind): null {
+    this.#arrived.get(pid)?.(how);
+    this.#arrived.delete(pid);
+    return null;
   }
 
   async abort(pid: number): Promise<null> {
@@ -95,7 +106,7 @@ export class Migrations {
     return null;
   }
 
-  #left(pid: number): Leaving {
+  #goes(pid: number): Leaving {
     const leaving = this.#leaving.get(pid);
     if (!leaving) throw new HostError("ESRCH", `process ${pid} is not about to leave cpu${this.#kernel.id}`);
     return leaving;

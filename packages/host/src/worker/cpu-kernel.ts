@@ -276,9 +276,10 @@ export class CpuKernel {
     },
     "arrive.restore": ({ pid, image }) => this.#migrations.restore(pid, image),
     "arrive.abort": ({ pid }) => this.#migrations.abort(pid),
-    "arrive.go": ({ pid, left }) =>
+    "arrive.left": ({ pid, left }) => this.#migrations.left(pid, left),
+    "arrive.go": ({ pid }) =>
       new Promise((resolve) => {
-        const { process, main } = this.#migrations.arrive(pid, left);
+        const { process, main } = this.#migrations.arrive(pid);
         const runs = () => resolve(performance.timeOrigin + performance.now());
         process.atFirstRun = runs;
         process.atEnd.add(runs);
