@@ -53,6 +53,48 @@ describe("pages of a bank", () => {
     expect(bytes.subarray(page, page + pageBytes).every((byte) => byte === 0)).toBe(true);
   });
 
+  describe("that another CPU takes over", () => {
+    const takenOver = () => {
+      const bytes = new Uint8Array(32 * pageBytes);
+      const old = new PageAllocator(bytes, pageBytes);
+      const [table, mapped, kept, user] = [
+        old.allocateKernel(1, 1)!,
+        old.allocateKernel(1, 1)!,
+        old.allocateKernel(1, 1)!,
+        old.allocateUser(4, 1)!,
+      ];
+      old.mapKernelPages(mapped, 1);
+      const reserved = old.allocateKernel(8, 1)!;
+      const now = PageAllocator.within(bytes, pageBytes, reserved, 8);
+      const own = now.allocateKernel(2, 1)!;
+      now.takeOver(old.shared, reserved, 8);
+      return { old, now, table, mapped, kept, user, own };
+    };
+
+    it("are held by both until it is known what the old one has given back", () => {
+      const { old, now, table, user, own } = takenOver();
+      expect([now.kernelPages, now.freePages]).toEqual([5, 31 - 5 - 4]);
+      expect(now.isUser(user, 4 * pageBytes)).toBe(true);
+      old.freeKernel(table, 1);
+      expect([now.kernelPages, now.freePages]).toEqual([5, 22]);
+      now.freeGivenBack();
+      expect([now.kernelPages, now.freePages]).toEqual([4, 23]);
+      expect(now.freeKernel(own, 2)).toBe(true);
+      // Once: what it gives back later, somebody else may have
+      old.freeKernel(own, 1);
+      now.freeGivenBack();
+      expect(now.kernelPages).toBe(2);
+    });
+
+    it("are free when the old one is no more, but for what user space sees and what the VM keeps", () => {
+      const { now, table, mapped, kept } = takenOver();
+      now.freeOrphans([{ offset: kept, count: 1 }]);
+      expect(now.freeKernel(table, 1)).toBe(false);
+      expect(now.freeKernel(mapped, 1)).toBe(true);
+      expect(now.freeKernel(kept, 1)).toBe(true);
+    });
+  });
+
   it("that kernel and user share are free when both let go", () => {
     const allocator = pages(8);
     const shared = allocator.allocateKernel(1, 1)!;

@@ -73,6 +73,34 @@ describe("banks", () => {
   });
 });
 
+describe("a bank that is left for another CPU", () => {
+  const stateOf = (h: VmxHarness) => [h.cpu.gpr(0), h.read("GUEST_RIP"), h.cpu.retiredInstructions(), h.cpu.rdtsc()];
+
+  it("has nothing of this one, which loses nothing when the other one wipes it", () => {
+    const [h, like] = [mixer(), mixer()];
+    for (const each of [h, like]) runTo(each, 1000, 1000);
+    h.cpu.memory.leaveBank(h.bank.id);
+    h.cpu.memory.takeOverBank(h.bank.id);
+    expect(stateOf(h)).toEqual(stateOf(like));
+    h.cpu.vmx.vmclear(h.vmcs);
+    h.cpu.memory.releaseBank(h.bank.id);
+    expect(h.cpu.gpr(0)).toBe(like.cpu.gpr(0));
+    expect(h.cpu.retiredInstructions()).toBe(1000);
+  });
+
+  it("is gone on in, when the other one has not touched it, as if it had not been left", () => {
+    const [h, like] = [mixer(), mixer()];
+    for (const each of [h, like]) {
+      for (const at of [1000, 5000, 9000]) {
+        each.cpu.setTimerDeadline(20 * at);
+        expect(each.run().reason).toBe(ExitReason.externalInterrupt);
+        if (each === h) h.cpu.memory.leaveBank(h.bank.id);
+      }
+    }
+    expect(stateOf(h)).toEqual(stateOf(like));
+  });
+});
+
 describe("a machine", () => {
   it("has 1 to 64 Intel CPUs", () => {
     expect(() => createMachine({ cpus: 0 })).toThrow(RangeError);

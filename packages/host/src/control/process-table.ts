@@ -213,7 +213,7 @@ export class ProcessTable {
   }
 
   /**
-   * Moves a process with its running VMs to another logical CPU. What fails before the old CPU is to let go leaves it where it was, and
+   * Moves a process with its running VMs to another logical CPU. What fails before the new CPU begins to run it leaves it where it was, and
    * the report says why. Once it stands still it goes on on the other CPU even if the old one's thread dies.
    * @throws HostError when it cannot even begin
    */
