@@ -42,7 +42,13 @@ export function cpusTable(cpus: readonly CpuInfo[]): string {
 
 /** Of a CPU that does not answer. */
 export function silenceText(cpu: number, pids: readonly number[]): string {
-  const what = pids.length > 0 ? `process ${pids.join(", ")} is not shown` : "no process is on it";
+  const [pid, ...others] = pids;
+  const what =
+    pid === undefined
+      ? "no process is on it"
+      : others.length === 0
+        ? `process ${pid} is not shown`
+        : `processes ${pids.join(", ")} are not shown`;
   return `cpu${cpu} does not answer, ${what}: 'mkvm cpu kill ${cpu}' ends it`;
 }
 

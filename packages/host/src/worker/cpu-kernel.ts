@@ -4,18 +4,7 @@ import type { Main, SystemCalls } from "@mkvm/kvm-abi";
 import type { Vac } from "@mkvm/vac";
 import type { CpuBoot, CpuEvent, ProcessRestore, ProcessSave, ProcessStart } from "../control/protocol.ts";
 import type { RequestHandlers } from "../control/requests.ts";
-import {
-  type EngineReport,
-  type ExitStatus,
-  type LogLevel,
-  type ModuleUser,
-  type MoveLimits,
-  type MoveReport,
-  type ProcessInfo,
-  type TimePart,
-  timeParts,
-  type VmStatistics,
-} from "../control/types.ts";
+import type { ExitStatus, LogLevel, ModuleUser, MoveLimits, VmStatistics } from "../control/types.ts";
 import { DeviceTree } from "../devices/device-tree.ts";
 import { HostError, messageOf } from "../errors.ts";
 import { ModuleInstances } from "../loader/module-instances.ts";
@@ -25,6 +14,7 @@ import { BankUserMemory, bankBytesFor } from "../memory/user-memory.ts";
 import { Migrations } from "../migration/migrations.ts";
 import { ConsoleInput, ConsoleOutput } from "../processes/console.ts";
 import { KernelProcess, killedStatus } from "../processes/process.ts";
+import { processInfo, usesOf, usesOfComing } from "../processes/process-info.ts";
 import { createSystemCalls, processEnds } from "../processes/system-calls.ts";
 import type { KernelTask } from "../processes/task.ts";
 import { restoreProcess } from "../saved/restore-process.ts";
@@ -32,12 +22,12 @@ import { saveProcess } from "../saved/save-process.ts";
 import { CpuScheduler } from "../scheduler/scheduler.ts";
 import { statisticsOfProcess } from "../statistics/vm-statistics.ts";
 import { blockerOfMove } from "../upgrade/check-move.ts";
-import { moveVms } from "../upgrade/move.ts";
 import { leaveCpuToVms } from "../upgrade/rehearsal.ts";
+import { atInstruction } from "./at-instruction.ts";
 import { CpuSleep } from "./cpu-sleep.ts";
+import { EngineAccounts } from "./engine-accounts.ts";
+import { ModuleMoves } from "./module-moves.ts";
 import { RegionPort } from "./region-port.ts";
-import { ThreadProfile } from "./thread-profile.ts";
-import type { ProfileSources } from "./time-parts.ts";
 
 /** What a CPU's thread runs on: the real hardware and VAC, or a test's. */
 export interface Hardware {
@@ -59,11 +49,9 @@ export class CpuKernel {
   readonly moveLimits: MoveLimits;
   readonly machine: Pick<MachineDescription, "vendor" | "cpuModel">;
   #turns: Promise<void> = Promise.resolve();
-  /** Runs while a process wants it: how many do. */
-  #profile: ThreadProfile | undefined;
-  #profiled = 0;
-  readonly #programs = new Set<string>();
+  readonly #accounts = new EngineAccounts(this);
   readonly #migrations: Migrations;
+  readonly #moves = new ModuleMoves((report) => this.#send({ event: "moved", report }));
   readonly #sleep = new CpuSleep(this);
 
   constructor(boot: CpuBoot, hardware: Hardware, send: (event: CpuEvent) => void) {
@@ -127,32 +115,25 @@ export class CpuKernel {
 
   /** The process has given everything back but its bank. */
   processEnded(process: KernelProcess, exit: ExitStatus, statistics: VmStatistics[]): void {
-    const engine = this.#engineReport(process);
-    if (process.profiled && --this.#profiled === 0) {
-      this.#profile?.stop();
-      this.#profile = undefined;
-    }
-    this.#processes.delete(process.pid);
+    const engine = this.#accounts.report(process);
+    this.#forget(process);
     for (const name of process.previous) this.released(name);
-    for (const cancel of process.atEnd) cancel();
-    this.memory.forget(process.bank);
-    this.cpu.memory.releaseBank(process.bank);
-    if (this.current === process) this.current = undefined;
     this.#send({ event: "exited", pid: process.pid, exit, statistics, engine });
   }
 
   /** The process is another CPU's now, with its bank. */
   departed(process: KernelProcess): void {
-    if (process.profiled && --this.#profiled === 0) {
-      this.#profile?.stop();
-      this.#profile = undefined;
-    }
+    this.#forget(process);
+    for (const name of this.modules.names()) this.released(name);
+  }
+
+  #forget(process: KernelProcess): void {
+    this.#accounts.close(process);
     this.#processes.delete(process.pid);
     for (const cancel of process.atEnd) cancel();
     this.memory.forget(process.bank);
     this.cpu.memory.releaseBank(process.bank);
     if (this.current === process) this.current = undefined;
-    for (const name of this.modules.names()) this.released(name);
   }
 
   /** Somebody let go of a module: one that drains may be without users now. */
@@ -229,8 +210,8 @@ export class CpuKernel {
       this.#process(pid).mounts.mount(mount.source, mount.target);
       return null;
     },
-    "process.engine": ({ pid }) => this.#engineReport(this.#process(pid)),
-    "process.list": () => [...this.#processes.values()].map((process) => this.#infoOf(process)),
+    "process.engine": ({ pid }) => this.#accounts.report(this.#process(pid)),
+    "process.list": () => [...this.#processes.values()].map(processInfo),
     "process.statistics": ({ pid }) => statisticsOfProcess(this.#process(pid)),
     "process.save": async (save) => {
       const process = this.#process(save.pid);
@@ -240,29 +221,11 @@ export class CpuKernel {
     "process.restore": (restore) => this.#restore(restore),
     "move.to": ({ pid, to, at, finalise }) => {
       const process = this.#process(pid);
-      return at === undefined ? this.#move(process, to, false, finalise) : this.#moveAt(process, to, at, finalise);
+      return at === undefined ? this.#moves.to(process, to, finalise) : this.#moves.toAt(process, to, at, finalise);
     },
     "move.check": ({ pid, to }) => blockerOfMove(this.#process(pid), to),
-    "move.back": ({ pid }) => {
-      const process = this.#process(pid);
-      const to = process.previous.at(-1);
-      if (to === undefined) {
-        const why = process.finalisedOn ? `it was finalised on ${process.finalisedOn}` : "it has not moved";
-        throw new HostError("EINVAL", `process ${pid} has nothing to roll back to, ${why}: use 'mkvm upgrade' to move it`);
-      }
-      return this.#move(process, to, false, false);
-    },
-    "move.finalise": async ({ pid }) => {
-      const process = this.#process(pid);
-      await process.standstill?.done;
-      if (process.previous.length === 0) throw new HostError("EINVAL", `process ${pid} has no move to finalise: see 'mkvm ps'`);
-      const released = process.previous;
-      process.previous = [];
-      const owner = [...process.moduleFiles()].map(([, file]) => file.operations.owner)[0];
-      process.finalisedOn = owner;
-      for (const name of released) this.released(name);
-      return released;
-    },
+    "move.back": ({ pid }) => this.#moves.back(this.#process(pid)),
+    "move.finalise": ({ pid }) => this.#moves.finalise(this.#process(pid)),
     "leave.offer": ({ pid, to }) => this.#migrations.offer(this.#process(pid), to),
     "leave.ends": ({ pid }) => this.#migrations.ends(pid),
     "leave.still": ({ pid }) => this.#migrations.still(pid),
@@ -271,7 +234,7 @@ export class CpuKernel {
     "leave.free": ({ pid, reserved }) => this.#migrations.free(this.#processes.get(pid), reserved),
     "arrive.prepare": ({ program, ...offer }) => {
       if (this.#sleep.begun) throw new HostError("EAGAIN", `cpu${this.id} is losing its power`);
-      this.#programs.add(program);
+      this.#accounts.programs.add(program);
       return this.#migrations.prepare(offer, this.#import(program, offer.name));
     },
     "arrive.restore": ({ pid, image }) => this.#migrations.restore(pid, image),
@@ -331,7 +294,7 @@ export class CpuKernel {
   #run(process: KernelProcess, main: Main, save: ProcessSave | undefined): void {
     this.#processes.set(process.pid, process);
     if (save?.at !== undefined) {
-      this.#atInstruction(process, save.at, () => saveProcess(process, this.machine.vendor, save)).catch((thrown) =>
+      atInstruction(process, save.at, () => saveProcess(process, this.machine.vendor, save)).catch((thrown) =>
         this.log("err", "host", `process ${process.pid} was to be saved at instruction ${save.at}: ${messageOf(thrown)}`),
       );
     }
@@ -361,7 +324,7 @@ export class CpuKernel {
       releaseIdle();
     }
     const { process, module } = restored;
-    this.#programs.add(restore.program);
+    this.#accounts.programs.add(restore.program);
     this.log("info", "host", `process ${process.pid} (${process.name}) goes on from ${restore.path} on ${module}`);
     return { module };
   }
@@ -394,136 +357,15 @@ export class CpuKernel {
       throw thrown;
     }
     this.memory.adopt(process.bank, memory.pages);
-    this.#programs.add(start.program);
-    if (start.profile) {
-      this.#profile ??= new ThreadProfile(() => this.#profileSources());
-      process.profiled = this.#profile.times();
-      this.#profiled++;
-    }
-    for (const { at, to } of start.moves) this.#moveAt(process, to, at, false).catch(() => {});
+    this.#accounts.programs.add(start.program);
+    if (start.profile) this.#accounts.open(process);
+    for (const { at, to } of start.moves) this.#moves.toAt(process, to, at, false).catch(() => {});
     this.#run(process, main, start.save);
     return null;
   }
 
-  async #move(process: KernelProcess, to: string, stopFirst: boolean, finalise: boolean): Promise<MoveReport> {
-    const report = await moveVms(process, { to, stopFirst, finalise });
-    const { failed } = report;
-    if (failed) {
-      this.log(
-        "warn",
-        "host",
-        `process ${process.pid} stays on ${report.from}: ${failed.step} on ${to} failed: ${failed.reason}`,
-      );
-    } else {
-      this.log("info", "host", `process ${process.pid} moved from ${report.from} to ${to}, blackout ${report.blackoutUs} us`);
-    }
-    this.#send({ event: "moved", report });
-    this.released(report.from);
-    this.released(to);
-    return report;
-  }
-
-  #moveAt(process: KernelProcess, to: string, at: number, finalise: boolean): Promise<MoveReport> {
-    return this.#atInstruction(process, at, () => this.#move(process, to, true, finalise)).catch((thrown) => {
-      if (!(thrown instanceof HostError && thrown.code === "ESRCH"))
-        this.log("err", "host", `process ${process.pid} was to move at instruction ${at}: ${messageOf(thrown)}`);
-      throw thrown;
-    });
-  }
-
-  /** Begins something when the CPU has retired exactly `at` instructions since the process started. */
-  #atInstruction<Result>(process: KernelProcess, at: number, work: () => Promise<Result>): Promise<Result> {
-    return new Promise((resolve, reject) => {
-      const tooLate = () => {
-        this.scheduler.removeStop(stop);
-        reject(new HostError("ESRCH", `process ${process.pid} ended before instruction ${at}`));
-      };
-      const begin = (): void => {
-        if (process.ending) {
-          tooLate();
-          return;
-        }
-        // Two moves at one instruction happen one after the other.
-        if (process.standstill) {
-          process.standstill.done.then(begin, begin);
-          return;
-        }
-        process.atEnd.delete(tooLate);
-        work().then(resolve, reject);
-      };
-      const stop = { at: process.startRetired + at, reached: begin };
-      process.atEnd.add(tooLate);
-      this.scheduler.addStop(stop);
-    });
-  }
-
-  #profileSources(): ProfileSources {
-    return {
-      hardware: import.meta.resolve("@mkvm/hw-x86"),
-      kernel: [new URL("..", import.meta.url).href, import.meta.resolve("@mkvm/vac")],
-      modules: this.modules.urls(),
-      programs: [...this.#programs],
-    };
-  }
-
-  #engineReport(process: KernelProcess): EngineReport | null {
-    const statistics = this.cpu.engineStatistics(process.bank);
-    if (!statistics) return null;
-    const report: EngineReport = {
-      pid: process.pid,
-      seconds: (Date.now() - process.startedMs) / 1000,
-      retiredInstructions: this.cpu.retiredInstructions() - process.startRetired,
-      ...statistics,
-    };
-    const before = process.profiled;
-    const now = this.#profile?.times();
-    if (before && now) {
-      const spent = (part: TimePart): number => Math.round((now.get(part) ?? 0) - (before.get(part) ?? 0));
-      report.timeMs = Object.fromEntries(timeParts.map((part) => [part, spent(part)])) as Record<TimePart, number>;
-    }
-    return report;
-  }
-
   #usersOf(name: string): ModuleUser[] {
-    const users: ModuleUser[] = [];
-    for (const process of this.#migrations.arriving()) {
-      const files = [...process.moduleFiles()].map(([, file]) => file.operations.owner);
-      if (files.includes(name) || process.previous.includes(name) || process.arrivesOn === name)
-        users.push({ pid: process.pid, process: process.name, fd: -1, what: `is moving to cpu${this.id}` });
-    }
-    for (const process of this.#processes.values()) {
-      const add = (fd: number, what: string) => users.push({ pid: process.pid, process: process.name, fd, what });
-      for (const [fd, file] of process.moduleFiles()) if (file.operations.owner === name) add(fd, file.name);
-      if (process.previous.includes(name)) add(-1, "can roll back to it until finalised");
-      if (process.standstill?.module === name) add(-1, "is moving to it");
-    }
-    return users;
-  }
-
-  #infoOf(process: KernelProcess): ProcessInfo {
-    const owners = new Set<string>();
-    let vms = 0;
-    for (const [, file] of process.moduleFiles()) {
-      const { owner } = file.operations;
-      owners.add(owner);
-      if (this.modules.get(owner)?.instance.transfer.roleOf(file).kind === "vm") vms++;
-    }
-    const waiting = [...process.tasks].every((task) => task.interruptWait !== undefined);
-    const fault = [...process.moduleFiles()].find(([, file]) => file.fault !== undefined)?.[1].fault;
-    return {
-      pid: process.pid,
-      name: process.name,
-      cpu: this.id,
-      ...(fault !== undefined && { fault }),
-      state: process.ending ? "ending" : process.frozen ? "frozen" : waiting ? "waiting" : "running",
-      threads: process.tasks.size,
-      modules: [...owners],
-      vms,
-      previous: [...process.previous].reverse(),
-      memoryBytes: process.memory.bank.sizeBytes,
-      retiredInstructions: this.cpu.retiredInstructions() - process.startRetired,
-      uptimeS: Math.round((Date.now() - process.startedMs) / 100) / 10,
-      moves: process.moves,
-    };
+    const coming = [...this.#migrations.arriving()].flatMap((process) => [...usesOfComing(name, process)]);
+    return [...coming, ...[...this.#processes.values()].flatMap((process) => [...usesOf(name, process)])];
   }
 }
