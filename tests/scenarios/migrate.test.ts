@@ -1,12 +1,17 @@
 /** VMs move between logical CPUs while they run, and notice nothing. */
-import { createHost, type Host } from "@mkvm/host";
+import { BroadcastChannel } from "node:worker_threads";
+import { createHost, type Host, type HostOptions } from "@mkvm/host";
 import { expect, test } from "vitest";
 import { linuxGuest, RunningGuest, tinyGuest } from "./running-guest.ts";
 
 const vendors = ["intel", "amd"] as const;
 
-async function withHost(vendor: "intel" | "amd", body: (host: Host) => Promise<void>): Promise<void> {
-  const host = await createHost({ directory: import.meta.dirname, vendor, cpus: 2 });
+async function withHost(
+  vendor: "intel" | "amd",
+  body: (host: Host) => Promise<void>,
+  options: HostOptions = {},
+): Promise<void> {
+  const host = await createHost({ directory: import.meta.dirname, vendor, cpus: 2, ...options });
   try {
     await host.insmod("@mkvm/kvm-v1");
     await host.insmod("@mkvm/kvm-v2");
@@ -143,4 +148,41 @@ test.each(vendors)(
       // Its claim has ended with that CPU's part in it
       expect((await host.insmod("@mkvm/kvm-v1")).name).toBe("kvm1");
     }),
+);
+
+test.each(vendors)(
+  "a CPU hangs while a VM leaves it, and comes back: it touches that VM no more, and its others go on (%s)",
+  (vendor) =>
+    withHost(
+      vendor,
+      async (host) => {
+        await host.insmod("./faulty-module", { parameters: { hangs: true } });
+        const there = await RunningGuest.start(host, tinyGuest(), { cpu: 1 });
+        const stays = await RunningGuest.start(host, tinyGuest(), { cpu: 0 });
+        const leaves = await RunningGuest.start(host, tinyGuest(), { cpu: 0, device: "/dev/kvmfaulty" });
+        for (const guest of [there, stays, leaves]) await guest.rounds(2);
+        const { pid } = leaves;
+        const report = await host.migrate({ pid, cpu: 1 });
+        expect(report).toMatchObject({ moved: true, notReleased: expect.stringContaining("cpu0 did not answer within") });
+        for (const guest of [leaves, there]) await guest.rounds(5);
+        const back = new Promise<void>((resolve) => host.onLog(({ message }) => message === "cpu0 answers again" && resolve()));
+        const channel = new BroadcastChannel("faulty-module");
+        channel.postMessage("come back");
+        await back;
+        channel.close();
+        for (const guest of [leaves, there, stays]) await guest.rounds(5);
+        expect((await host.ps()).map((process) => [process.pid, process.cpu])).toEqual([
+          [there.pid, 1],
+          [stays.pid, 0],
+          [pid, 1],
+        ]);
+        for (const guest of [leaves, there, stays]) {
+          expect(await guest.stop()).toBe(0);
+          expect(guest.report).toMatchObject({ problems: [], ended: true });
+        }
+        expect(await host.resources()).toMatchObject({ vpids: 0, timers: {}, processes: [] });
+        for (const module of ["kvmfaulty", "kvm2", "kvm1"]) await host.rmmod(module);
+      },
+      { answerMs: 3000 },
+    ),
 );
