@@ -88,7 +88,7 @@ export async function migrate(
     },
   );
   ended.catch(() => {});
-  /** Before the old CPU has let go the process may end, and nobody is to wait for the new CPU then. */
+  /** Before the new CPU runs it the process may end, and nobody is to wait for that CPU then. */
   const unlessEnded = <Result>(answer: Promise<Result>): Promise<Result> => {
     answer.catch(() => {});
     return Promise.race([answer, ended.then(() => answer)]);
