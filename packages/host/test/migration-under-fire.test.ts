@@ -262,7 +262,8 @@ describe("what else is asked for in the middle", () => {
     const process = await start("none");
     const there = async (cpu: number) => {
       expect(await host.migrate({ pid: process.pid, cpu })).toMatchObject({ moved: true });
-      return usage();
+      // The module's timer expires when the CPU that the VM comes to is idle before it has come, which may be or not
+      return (await usage()).processes;
     };
     await there(1);
     const first = await there(0);
