@@ -25,6 +25,7 @@ import {
 import { Engine } from "../src/engine/engine.ts";
 import { type GuestMode, type SecondLevelPage, VM_EXIT } from "../src/engine/guest-mode.ts";
 import type { RegionThread } from "../src/engine/translator/region-thread.ts";
+import { TscReading } from "../src/engine/tsc-reading.ts";
 import { engineMode, HOT_ENTRIES_IN_TESTS } from "./engine-mode.ts";
 
 export const FLAT_MODEL: CpuModel = {
@@ -148,8 +149,10 @@ export class FlatGuest implements GuestMode {
   wrmsr(): boolean {
     return false;
   }
-  guestTsc(): bigint {
-    return this.tsc;
+  guestTsc(): TscReading {
+    const reading = new TscReading();
+    reading.setBig(this.tsc);
+    return reading;
   }
   windowOpened(): boolean {
     return false;

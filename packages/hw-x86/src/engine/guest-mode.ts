@@ -7,6 +7,7 @@
  */
 import type { Gpa, Gva, Hpa } from "../addresses.ts";
 import type { ApicAccess } from "./apic-access.ts";
+import type { TscReading } from "./tsc-reading.ts";
 
 /** Thrown through generated code to leave guest mode. RIP is that of the current instruction. */
 export const VM_EXIT = Symbol("VM exit");
@@ -116,8 +117,8 @@ export interface GuestMode {
   rdmsr(index: number): boolean;
   wrmsr(index: number): boolean;
 
-  /** TSC as the guest reads it: host TSC with offset and scaling. Wraps at 2^64. */
-  guestTsc(): bigint;
+  /** TSC as the guest reads it: host TSC with offset and scaling. The one object is filled anew by each call. */
+  guestTsc(): TscReading;
   /** 64 bits that nobody can foretell, for random numbers; 0 where a run is to be a function of its inputs. */
   entropy?(): bigint;
   /** RFLAGS.IF, interruptibility or activity may have changed: true when `run` must stop after this instruction (window exits). */

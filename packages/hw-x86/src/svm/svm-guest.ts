@@ -8,6 +8,7 @@ import { state } from "../engine/cpu-state.ts";
 import type { CounterAccess, GuestMode, OptionalInstruction, SecondLevelPage } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
 import { Cr0 } from "../engine/system/bits.ts";
+import { TscReading } from "../engine/tsc-reading.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import { Root } from "../root-msrs.ts";
 import type { DeliveredEvent } from "../vectoring-event.ts";
@@ -30,6 +31,9 @@ const DB = 1;
 const FETCH_FAULT = 16;
 const DR6_CAUSES = 0xe00f;
 const DR6_FIXED = 0xffff_0ff0;
+
+/** MSR C000_0104 where time goes as on the host: 8 bits before the point, 32 behind it. */
+const TSC_RATIO_ONE = 1n << 32n;
 
 /** High half of EXITINFO2 of a task switch. */
 const TaskSwitch = { iret: 1 << 4, jump: 1 << 6, hasErrorCode: 1 << 12, rf: 1 << 16 } as const;
@@ -77,8 +81,10 @@ export class SvmGuest implements GuestMode, AvicGuest, MemoryGuest, InterceptedG
   #word4 = 0;
   #word5 = 0;
   bank = 0;
-  #tscRatio = 1n << 32n;
-  #tscOffset = 0n;
+  readonly #tsc = new TscReading();
+  #tscRatio = TSC_RATIO_ONE;
+  #tscOffsetLow = 0;
+  #tscOffsetHigh = 0;
   virtualizesBranchRecords = false;
   #virtualizesVmload = false;
 
@@ -121,7 +127,8 @@ export class SvmGuest implements GuestMode, AvicGuest, MemoryGuest, InterceptedG
     this.#registers.useControls(vmcb, this.#word3, this.#word4);
     this.#maps.useControls(vmcb, this.#word3, memory);
     this.#memory.useControls(vmcb);
-    this.#tscOffset = vmcb.big(Control.TSC_OFFSET);
+    this.#tscOffsetLow = vmcb.low(Control.TSC_OFFSET);
+    this.#tscOffsetHigh = vmcb.high(Control.TSC_OFFSET);
     this.#tscRatio = msrs.values[Root.tscRatio] as bigint;
     this.#pauseFilter.load(vmcb);
     this.interrupts.load(vmcb, this.#word3);
@@ -393,9 +400,12 @@ export class SvmGuest implements GuestMode, AvicGuest, MemoryGuest, InterceptedG
     return this.#maps.isMsrIntercepted(index >>> 0, true) && this.exits.afterInstruction(ExitCode.msr, 1);
   }
 
-  guestTsc(): bigint {
-    const tsc = BigInt(this.#cpu.rdtsc());
-    return BigInt.asUintN(64, ((tsc * this.#tscRatio) >> 32n) + this.#tscOffset);
+  guestTsc(): TscReading {
+    const tsc = this.#tsc;
+    tsc.set(this.#cpu.rdtsc());
+    if (this.#tscRatio !== TSC_RATIO_ONE) tsc.setBig((tsc.big * this.#tscRatio) >> 32n);
+    tsc.add(this.#tscOffsetLow, this.#tscOffsetHigh);
+    return tsc;
   }
 
   get interceptsInterrupts(): boolean {

@@ -14,6 +14,7 @@ import {
 } from "../engine/guest-mode.ts";
 import { op } from "../engine/operation.ts";
 import { Dr6 } from "../engine/system/breakpoints.ts";
+import { TscReading } from "../engine/tsc-reading.ts";
 import type { GuestEngine, RootCpu } from "../root-interface.ts";
 import type { DeliveredEvent } from "../vectoring-event.ts";
 import { Blocking, ExitReason, Interruption, Pin, Primary, Secondary } from "./controls.ts";
@@ -64,6 +65,7 @@ export class VmxGuest implements GuestMode, ApicGuest, MemoryGuest, InterceptedG
   readonly #memory: GuestMemory;
   readonly #registers: RegisterIntercepts;
   readonly #bitmaps = new PermissionBitmaps();
+  readonly #tsc = new TscReading();
   #engine: GuestEngine | undefined;
   readonly #cpu: RootCpu;
   readonly #vmcs: Vmcs;
@@ -374,11 +376,14 @@ export class VmxGuest implements GuestMode, ApicGuest, MemoryGuest, InterceptedG
     return this.#bitmaps.isMsrIntercepted(index >>> 0, true) && this.exits.afterInstruction(ExitReason.wrmsr);
   }
 
-  guestTsc(): bigint {
-    const tsc = BigInt(this.#cpu.rdtsc());
+  guestTsc(): TscReading {
+    const tsc = this.#tsc;
+    tsc.set(this.#cpu.rdtsc());
     if ((this.primary & Primary.useTscOffsetting) === 0) return tsc;
-    const scaled = (this.secondary & Secondary.tscScaling) === 0 ? tsc : (tsc * this.#vmcs.big(slot.TSC_MULTIPLIER)) >> 48n;
-    return BigInt.asUintN(64, scaled + this.#vmcs.big(slot.TSC_OFFSET));
+    const vmcs = this.#vmcs;
+    if ((this.secondary & Secondary.tscScaling) !== 0) tsc.setBig((tsc.big * vmcs.big(slot.TSC_MULTIPLIER)) >> 48n);
+    tsc.add(vmcs.low(slot.TSC_OFFSET), vmcs.high(slot.TSC_OFFSET));
+    return tsc;
   }
 
   entropy(): bigint {

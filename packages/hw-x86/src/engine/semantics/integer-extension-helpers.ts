@@ -29,7 +29,7 @@ function randomNumber(cpu: Cpu): bigint {
   const absorb = (value: bigint): void => {
     hash = mixed((hash ^ value) + 0x9e37_79b9_7f4a_7c15n);
   };
-  absorb(cpu.guest.guestTsc());
+  absorb(cpu.guest.guestTsc().big);
   absorb(cpu.get64(state.rip));
   absorb(cpu.get64(state.cr3));
   absorb(cpu.get64(state.tscAux));

@@ -1,7 +1,7 @@
 /** Control and debug registers, MSRs, CPUID, time-stamp counter, and other state of the CPU as instructions reach it. */
 import type { Gva } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { RAX, RBX, RCX, RDX, state } from "../cpu-state.ts";
+import { gprOffset, RAX, RBX, RCX, RDX, state } from "../cpu-state.ts";
 import type { HelperTable } from "../helpers.ts";
 import { op } from "../operation.ts";
 import { Cr0, Cr4, Flag, Vector } from "./bits.ts";
@@ -31,6 +31,13 @@ const isX2apic = (index: number): boolean => index >>> 8 === 8;
 
 function requireSupervisor(cpu: Cpu): void {
   if (cplOf(cpu) !== 0) cpu.raise(Vector.GP, 0);
+}
+
+/** Bits 31:0 of a general register, the others cleared. */
+function setLow(cpu: Cpu, register: number, value: number): void {
+  const at = gprOffset(register) >>> 2;
+  cpu.u32[at] = value;
+  cpu.u32[at + 1] = 0;
 }
 
 /** EDX:EAX, the upper halves of both cleared. */
@@ -74,8 +81,13 @@ function checkDebugRegister(cpu: Cpu, dr: number, field: number, isRead: boolean
   return dr === 4 || dr === 5 ? dr + 2 : dr;
 }
 
-function readTsc(cpu: Cpu): void {
+function checkTsc(cpu: Cpu): void {
   if (cr4Has(cpu, Cr4.TSD)) requireSupervisor(cpu);
+}
+function setTsc(cpu: Cpu): void {
+  const { low, high } = cpu.guest.guestTsc();
+  setLow(cpu, RAX, low);
+  setLow(cpu, RDX, high);
 }
 
 export const registerHelpers: HelperTable = {
@@ -185,22 +197,22 @@ export const registerHelpers: HelperTable = {
   cpuid(cpu) {
     if (cpu.guest.cpuid()) return;
     const { eax, ebx, ecx, edx } = currentCpuid(cpu, low32(cpu.reg(RAX)), low32(cpu.reg(RCX)));
-    cpu.setReg(RAX, BigInt(eax >>> 0));
-    cpu.setReg(RBX, BigInt(ebx >>> 0));
-    cpu.setReg(RCX, BigInt(ecx >>> 0));
-    cpu.setReg(RDX, BigInt(edx >>> 0));
+    setLow(cpu, RAX, eax);
+    setLow(cpu, RBX, ebx);
+    setLow(cpu, RCX, ecx);
+    setLow(cpu, RDX, edx);
   },
   readTsc(cpu) {
-    readTsc(cpu);
+    checkTsc(cpu);
     if (cpu.guest.rdtsc()) return;
-    setPair(cpu, cpu.guest.guestTsc());
+    setTsc(cpu);
   },
   readTscAndAux(cpu) {
     cpu.guest.requireEnabled("RDTSCP");
-    readTsc(cpu);
+    checkTsc(cpu);
     if (cpu.guest.rdtscp()) return;
-    setPair(cpu, cpu.guest.guestTsc());
-    cpu.setReg(RCX, BigInt(low32(cpu.get64(state.tscAux))));
+    setTsc(cpu);
+    setLow(cpu, RCX, cpu.get32(state.tscAux));
   },
   readPerformanceCounter(cpu) {
     if (isProtected(cpu) && !cr4Has(cpu, Cr4.PCE)) requireSupervisor(cpu);

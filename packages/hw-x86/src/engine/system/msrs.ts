@@ -130,7 +130,7 @@ export function readMsr(cpu: Cpu, index: number): bigint | undefined {
   if (field !== undefined) return isMissing(cpu, index) ? undefined : cpu.get64(field.offset);
   switch (index) {
     case Msr.TSC:
-      return cpu.guest.guestTsc();
+      return cpu.guest.guestTsc().big;
     case Msr.EFER:
       return cpu.get64(state.efer);
     case Msr.FS_BASE:
