@@ -60,7 +60,7 @@ class LoopWriter {
     const b = random.pick(GENERAL);
     const put = (...bytes: number[]): number[] => [...prefix, ...bytes];
     const registers = 0xc0 | (a << 3) | b;
-    switch (random.below(22)) {
+    switch (random.below(25)) {
       case 0:
       case 1:
       case 2:
@@ -103,9 +103,25 @@ class LoopWriter {
         return [0x50 | a, 0x58 | b];
       case 20:
         return put(0xf6 | wide, 0xc0 | (random.pick([2, 3, 4, 5]) << 3) | a);
+      case 21:
+        return [0x0f, random.pick([0xb6, 0xb7, 0xbe, 0xbf]), registers];
+      case 22:
+        return this.#bits === 64 ? [0x48, 0x63, registers] : [0x98];
+      case 23:
+        return this.#mask(a, b);
       default:
         return this.#movePointer();
     }
+  }
+  /** "This if the bit is set, else zero", as compilers write it, sometimes with something in between. */
+  #mask(a: number, b: number): number[] {
+    const random = this.#random;
+    const wide = (): number[] => (this.#bits === 64 && random.oneIn(3) ? [0x48] : []);
+    const between = (): number[] => (random.oneIn(4) ? this.#encode() : []);
+    const bit = [...wide(), 0x83, 0xe0 | a, 1, ...between(), ...wide(), 0xf7, 0xd8 | a, ...between()];
+    const registers = random.oneIn(2) ? [0x21, 0xc0 | (a << 3) | b] : [0x21, 0xc0 | (b << 3) | a];
+    const kept = random.oneIn(3) ? [0x81, 0xe0 | a, ...u32(random.next())] : registers;
+    return [...bit, ...wide(), ...kept];
   }
   /** By a step, and back into the data. */
   #movePointer(): number[] {

@@ -199,7 +199,8 @@ export abstract class ArithmeticEmitter {
   }
   signExtend(a: Int, from: Size): Int {
     const node = nodeOf(a);
-    if (from === 64) return a;
+    if (from === 64 || node.bits < from) return a;
+    if (from === 32 && node.name === "i64.extend_i32_u") return asInt(this.operation("i64.extend_i32_s", node.args));
     return asInt(this.operation(`i64.extend${from}_s`, [node]));
   }
   truncate(a: Int, to: Size): Int {

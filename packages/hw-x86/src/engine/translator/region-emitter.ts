@@ -17,8 +17,10 @@ import {
   type Statement,
 } from "../interpreter/schedule.ts";
 import { withOperand } from "../node-emitter.ts";
-import { asBool, asInt, constant32, integerSize, LOAD64, maskOf, nodeOf, STORE64 } from "../node-values.ts";
+import { asBool, asInt, constant32, constant64, integerSize, LOAD64, maskOf, nodeOf, STORE64 } from "../node-values.ts";
+import type { Code } from "../wasm/code.ts";
 import { isInRange } from "./code-range.ts";
+import type { GeneralFact } from "./facts.ts";
 import type { FlagState } from "./flag-state.ts";
 import { type OperationRecord, type RegionFrame, Untranslatable } from "./region.ts";
 import type { OperationBlock } from "./region-memory.ts";
@@ -52,6 +54,8 @@ export interface EmittedOperation {
 export class RegionEmitter extends RegionVectors implements Emitter {
   readonly #loopDepth: number;
   #terminator: Terminator | undefined;
+  /** Nodes of which the low bits, so many, are all like one, an i32 node, and the others zero. */
+  readonly #spread = new Map<Node, { readonly size: Size; readonly bit: Node }>();
 
   constructor(frame: RegionFrame, record: OperationRecord, block: OperationBlock, loopDepth: number, flags: FlagState) {
     super(frame, record, block, flags);
@@ -158,6 +162,34 @@ export class RegionEmitter extends RegionVectors implements Emitter {
     this.statements.push({ kind: "if", condition: nodeOf(condition), whenTrue: onTrue, whenFalse: onFalse });
   }
 
+  // ---- Arithmetic ----
+
+  /**
+   * What makes a mask of a bit, and keeps by it: a chain of three instructions, each waiting for the one before, which compilers emit for
+   * "this if the bit is set, else zero". As a selection by the bit it waits for one.
+   */
+  override sub(a: Int, b: Int, size?: Size): Int {
+    const difference = super.sub(a, b, size);
+    const bit = nodeOf(b);
+    if (nodeOf(a).constant === 0n && bit.constant === undefined && bit.bits === 1)
+      this.#spread.set(nodeOf(difference), { size: size ?? this.size, bit: this.low(b) });
+    return difference;
+  }
+  override and(a: Int, b: Int): Int {
+    return this.#selected(a, b) ?? this.#selected(b, a) ?? super.and(a, b);
+  }
+  #selected(mask: Int, kept: Int): Int | undefined {
+    const spread = this.#spread.get(nodeOf(mask));
+    const { bits } = nodeOf(kept);
+    if (spread === undefined || bits > spread.size) return undefined;
+    const select = (c: Code): void => {
+      c.op("select");
+    };
+    if (bits > 32) return asInt(this.value("i64", [nodeOf(kept), constant64(0n), spread.bit], select, NOTHING, bits));
+    const low = this.value("i32", [this.low(kept), constant32(0), spread.bit], select);
+    return asInt(this.operation("i64.extend_i32_u", [low], bits));
+  }
+
   // ---- Registers ----
 
   #local(index: number): number {
@@ -166,9 +198,14 @@ export class RegionEmitter extends RegionVectors implements Emitter {
   }
   protected readRegister(index: number, size: Size, isHighByte = false): Node {
     const local = this.#local(index);
-    const whole = this.value("i64", NO_ARGUMENTS, (c) => c.get(local), GENERAL);
+    const { bits, spread } = this.frame.facts.ofGeneral(index);
+    const whole = this.value("i64", NO_ARGUMENTS, (c) => c.get(local), GENERAL, bits);
+    if (spread !== undefined) {
+      const bit = this.value("i32", NO_ARGUMENTS, (c) => c.get(spread.bit), GENERAL);
+      this.#spread.set(whole, { size: spread.size, bit });
+    }
     if (isHighByte) return nodeOf(this.and(this.shr(asInt(whole), this.int(8)), this.int(255)));
-    const value = size === 64 ? whole : this.mask(whole, maskOf(size));
+    const value = this.fits(whole, size);
     this.noteHeld(value, index, size);
     return value;
   }
@@ -183,12 +220,25 @@ export class RegionEmitter extends RegionVectors implements Emitter {
       const old = asInt(this.readRegister(index, 64));
       const shift = isHighByte ? 8n : 0n;
       const kept = this.and(old, this.int(BigInt.asUintN(64, ~(maskOf(size) << shift))));
-      const placed = this.plain("i64.shl", asInt(this.fits(value, size)), this.int(shift));
+      const placed = this.plain("i64.shl", asInt(this.fits(value, size)), this.int(shift), size + Number(shift));
       whole = nodeOf(this.or(kept, placed));
     }
+    const fact = this.#factOf(whole, index);
     this.effect([whole], GENERAL, (c) => c.set(local));
+    this.frame.facts.setGeneral(index, fact);
     this.releaseRegister(index);
     if (!isHighByte) this.noteHeld(size === 32 ? whole : value, index, size);
+  }
+  /** What is known of a register once it has this value. What happens on one path only is not known behind it. */
+  #factOf(whole: Node, index: number): GeneralFact | undefined {
+    if (this.depth > 0) return undefined;
+    const spread = this.#spread.get(whole);
+    if (spread === undefined) return { bits: whole.bits, spread: undefined };
+    const { fn, spreadBits } = this.frame;
+    spreadBits[index] ??= fn.allocate("i32");
+    const bit = spreadBits[index];
+    this.effect([spread.bit], GENERAL, (c) => c.set(bit));
+    return { bits: whole.bits, spread: { size: spread.size, bit } };
   }
   #place(offset: number): { index: number; isHighByte: boolean } {
     const from = offset - state.gpr;

@@ -39,6 +39,7 @@ export function createFrame(region: Region, fn: FunctionBuilder, support: Region
     pinOverflow: local("i32"),
     condition: local("i32"),
     entry: local("i32"),
+    spreadBits: [],
     places: new PlaceCache(),
     exit: { depth: 0 },
     bail: { depth: 0 },

@@ -41,7 +41,7 @@ export abstract class RegionVectors extends RegionMemory {
     const facts = withFact(this.#vectorFacts?.get(node) ?? NO_FACTS, fact);
     this.#noteFacts(node, facts);
     const source = this.#sources?.get(node);
-    if (source !== undefined) this.frame.facts.setRegister(source, facts);
+    if (source !== undefined) this.frame.facts.setVector(source, facts);
   }
   #noteFacts(value: Node, facts: ReadonlySet<VectorFact>): void {
     this.#vectorFacts ??= new Map();
@@ -56,7 +56,7 @@ export abstract class RegionVectors extends RegionMemory {
     const node = this.value("v128", NO_ARGUMENTS, (c) => c.get(local), VECTOR);
     this.#sources ??= new Map();
     this.#sources.set(node, index);
-    this.#noteFacts(node, this.frame.facts.ofRegister(index));
+    this.#noteFacts(node, this.frame.facts.ofVector(index));
     return node;
   }
   #writeRegisterVector(offset: number, value: Node): void {
@@ -65,7 +65,7 @@ export abstract class RegionVectors extends RegionMemory {
     this.hasWritten = true;
     this.effect([value], VECTOR, (c) => c.set(local));
     this.#sources = undefined;
-    this.frame.facts.setRegister(index, this.depth === 0 ? (this.#vectorFacts?.get(value) ?? NO_FACTS) : NO_FACTS);
+    this.frame.facts.setVector(index, this.depth === 0 ? (this.#vectorFacts?.get(value) ?? NO_FACTS) : NO_FACTS);
   }
 
   protected readPair(operand: FormOperand): readonly [Vec, Vec] {
@@ -100,7 +100,7 @@ export abstract class RegionVectors extends RegionMemory {
       for (const index of halves) this.frame.vectors.zero(c, index);
     });
     this.#sources = undefined;
-    for (const index of halves) this.frame.facts.setRegister(index, NO_FACTS);
+    for (const index of halves) this.frame.facts.setVector(index, NO_FACTS);
   }
   fusedMultiplyAdd(bits: 32 | 64, lanes: number, a: Vec, b: Vec, c: Vec): Vec {
     const { support } = this.frame;

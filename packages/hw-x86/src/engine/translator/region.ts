@@ -119,6 +119,8 @@ export interface RegionFrame {
   readonly condition: number;
   /** Number of the entry that the dispatching block, if there is one, goes to. */
   readonly entry: number;
+  /** i32, by number of the general register: the bit that it is made of, where it is a mask; see facts.ts. */
+  readonly spreadBits: number[];
   /** Translations remembered. */
   readonly places: PlaceCache;
   /** Leaves the region: as `rip` and `next` say; because a miss returned 0. */
