@@ -357,3 +357,11 @@ test.for([
     expect([end.vector, end.gpr[RAX]]).toEqual(vendor === "intel" ? [PF, 0n] : [BP, 0n]);
   }
 });
+
+test("SERIALIZE is an instruction of Intel's processors, as CPUID says", () => {
+  const UD = 6;
+  for (const vendor of VENDORS) {
+    const { vector } = run(vendor, [0x0f, 0x01, 0xe8], {});
+    expect(vector).toBe(vendor === "intel" ? BP : UD);
+  }
+});

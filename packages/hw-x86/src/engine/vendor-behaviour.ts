@@ -58,6 +58,8 @@ export const VendorBehaviour = {
    * LES LFS LGS LSS; CALL (Far); JMP (Far)).
    */
   farPointersHave64Bits: 8,
+  /** SERIALIZE is an instruction (Intel SDM Vol. 2B, SERIALIZE; CPUID.7.0:EDX bit 14); else #UD. */
+  hasSerialize: 9,
 } as const;
 export type VendorBehaviour = (typeof VendorBehaviour)[keyof typeof VendorBehaviour];
 

@@ -5,6 +5,7 @@ import { type Form, type FormOperand, form, type Instruction, instruction, sdm }
 import { op } from "../operation.ts";
 import { SVM_MNEMONICS } from "../system/helpers-svm.ts";
 import { VMX_MNEMONICS } from "../system/helpers-vmx.ts";
+import { behaves, VendorBehaviour } from "../vendor-behaviour.ts";
 import { pop, push } from "./stack-access.ts";
 
 const IF = 1 << 9;
@@ -233,6 +234,15 @@ export const WRPKRU = helperRow(
   0,
 );
 
+export const SERIALIZE = instruction("SERIALIZE", {
+  source: sdm("2B", "SERIALIZE - Serialize Instruction Execution"),
+  forms: [form("NP 0F 01 E8", "")],
+  semantics(e) {
+    // Nothing is ever ahead: each instruction is done when the next begins, and code that was written is decoded anew
+    e.raiseIf(e.not1(behaves(e, VendorBehaviour.hasSerialize)), "#UD");
+  },
+});
+
 export const INVD = helperRow(
   "INVD",
   sdm("2A", "INVD - Invalidate Internal Caches"),
@@ -355,6 +365,7 @@ export const system: readonly Instruction[] = [
   STAC,
   RDPKRU,
   WRPKRU,
+  SERIALIZE,
   INVD,
   WBINVD,
   HLT,

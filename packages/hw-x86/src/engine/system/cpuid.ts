@@ -38,8 +38,8 @@ const LEAF_7_EBX = bits(7, INVPCID, 20);
 export const LA57 = 16;
 /** UMIP PKU LA57. */
 const LEAF_7_ECX = bits(2, PKU, LA57);
-/** ARCH_CAPABILITIES. */
-const LEAF_7_EDX = bits(29);
+/** SERIALIZE ARCH_CAPABILITIES. */
+const LEAF_7_EDX = bits(14, 29);
 /** LAHF in 64-bit mode. */
 const EXTENDED_1_ECX = bits(0);
 /** SYSCALL NX 1-GiB pages RDTSCP LM. */
