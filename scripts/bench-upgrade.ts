@@ -1,6 +1,7 @@
 /** Measures moves against the figures to reach. Prints a table, writes docs/benchmarks-upgrade.md and .json. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { restartWithV8Pool } from "@mkvm/host";
 import { machineFacts } from "./bench/machine.ts";
 import { upgradeParts } from "./bench/upgrade-parts.ts";
 import {
@@ -52,6 +53,8 @@ function options() {
 }
 
 const values = options();
+// As the command does for its hosts
+restartWithV8Pool();
 if (values.help) {
   console.log(HELP);
   process.exit(0);

@@ -19,7 +19,7 @@ const FREED_MS = 1000;
 
 /** Resident MiB that each of `vms` idle Linux guests with the same kernel adds, less its touched RAM; the first includes what all share. */
 export async function vmMemory(module: string, vms: number): Promise<number[]> {
-  const words = ["--expose-gc", import.meta.filename, module, String(vms)];
+  const words = [...process.execArgv, "--expose-gc", import.meta.filename, module, String(vms)];
   const { stdout } = await promisify(execFile)(process.execPath, words);
   return JSON.parse(stdout);
 }

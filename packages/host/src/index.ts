@@ -37,3 +37,4 @@ export { HostError } from "./errors.ts";
 export { formatLogEntry } from "./log/kernel-log.ts";
 export type { ReadAt, StatisticsFileContent } from "./statistics/binary-statistics.ts";
 export { readBinaryStatistics } from "./statistics/binary-statistics.ts";
+export { restartWithV8Pool } from "./v8-pool.ts";

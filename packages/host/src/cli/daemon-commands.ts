@@ -6,6 +6,7 @@ import { type Command, Option } from "commander";
 import type { HostOptions } from "../control/types.ts";
 import { HostError } from "../errors.ts";
 import { formatLogEntry } from "../log/kernel-log.ts";
+import { restartWithV8Pool, v8PoolWords } from "../v8-pool.ts";
 import { connectDaemon, tryConnect } from "./client.ts";
 import { findEndpoint } from "./endpoint.ts";
 
@@ -61,6 +62,7 @@ export function addDaemonCommands(program: Command): void {
 }
 
 async function serveHere(options: HostOptions): Promise<void> {
+  restartWithV8Pool();
   const endpoint = findEndpoint();
   if (process.platform !== "win32") rmSync(endpoint.socket, { force: true });
   // The engine takes longer to load than most commands to answer
@@ -78,7 +80,17 @@ async function startInBackground(flags: UpFlags): Promise<void> {
   const endpoint = findEndpoint();
   const log = openSync(endpoint.log, "w", 0o600);
   const entry = process.argv[1] ?? fileURLToPath(import.meta.url);
-  const words = [...process.execArgv, entry, "up", "--foreground", "--cpus", flags.cpus, "--clock", flags.clock];
+  const words = [
+    ...v8PoolWords(),
+    ...process.execArgv,
+    entry,
+    "up",
+    "--foreground",
+    "--cpus",
+    flags.cpus,
+    "--clock",
+    flags.clock,
+  ];
   words.push("--vendor", flags.vendor, "--cpu", flags.cpu);
   const child = spawn(process.execPath, words, { detached: true, stdio: ["ignore", log, log] });
   closeSync(log);
