@@ -205,6 +205,36 @@ describe("events", () => {
     expect(h.get64(Control.EXIT_INTERRUPT_INFO)).toBe(0x8000_0040n);
   });
 
+  it.each([
+    ["INT3", 3, [0xcc], 0x8000_0303],
+    ["INT n", 0x40, [0xcd, 0x40], 0x8000_0440],
+  ] as const)(
+    "gives %s the time of one instruction, whether its delivery exits on the way or not",
+    (_, vector, code, event) => {
+      const [straight, injected] = [0, 1].map(() => {
+        const h = guest("long", code);
+        h.load(HLT, HANDLER);
+        setGate(h, vector);
+        return h;
+      }) as [SvmHarness, SvmHarness];
+      const entry = injected.nptEntry(IDT);
+      const mapped = injected.bank.u32[entry >>> 2] as number;
+      injected.setEntry(entry, 0);
+      expect(injected.run()).toMatchObject({ code: ExitCode.nestedPageFault, rip: CODE });
+      expect(injected.get32(Control.EXIT_INTERRUPT_INFO) >>> 0).toBe(event);
+      expect(injected.cpu.retiredInstructions()).toBe(0);
+      injected.setEntry(entry, mapped);
+      injected.set32(Control.EVENT_INJECTION, event);
+      // An exception returns to where RIP says, a software interrupt to NRIP
+      injected.set64(Save.RIP, vector === 3 ? CODE + 1 : CODE);
+      injected.set64(Control.NEXT_RIP, CODE + code.length);
+      for (const h of [straight, injected]) expect(h.run()).toMatchObject({ code: ExitCode.hlt, rip: HANDLER });
+      expect(injected.guestU64(0x7000 - 40)).toBe(BigInt(CODE + code.length));
+      expect(injected.cpu.retiredInstructions()).toBe(straight.cpu.retiredInstructions());
+      expect(injected.cpu.rdtsc()).toBe(straight.cpu.rdtsc());
+    },
+  );
+
   it("intercepts exceptions with error code and CR2, which keeps its value", () => {
     // mov eax, [0x40000000]: not mapped by the guest
     const h = guest("long", [0x8b, 0x04, 0x25, 0, 0, 0, 0x40]);

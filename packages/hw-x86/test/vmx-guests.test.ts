@@ -225,6 +225,40 @@ describe("events", () => {
     expect(h.read("GUEST_RSP")).toBe(0x7000);
   });
 
+  it.each([
+    ["INT3", 3, [0xcc]],
+    ["INT n", 0x40, [0xcd, 0x40]],
+  ] as const)("gives %s the time of one instruction, whether its delivery exits on the way or not", (_, vector, code) => {
+    const [straight, injected] = [0, 1].map(() => {
+      const h = guest("long", code);
+      h.load(HLT, HANDLER);
+      setGate(h, vector);
+      return h;
+    }) as [VmxHarness, VmxHarness];
+    const entry = injected.eptEntry(IDT);
+    const mapped = injected.bank.u32[entry >>> 2] as number;
+    injected.setEntry(entry, 0);
+    expect(injected.run()).toMatchObject({ reason: ExitReason.eptViolation, rip: CODE });
+    expect(injected.cpu.retiredInstructions()).toBe(0);
+    injected.setEntry(entry, mapped);
+    injected.write("ENTRY_INTERRUPTION_INFO", injected.read("VECTORING_INFO"));
+    injected.write("ENTRY_INSTRUCTION_LENGTH", injected.read("EXIT_INSTRUCTION_LENGTH"));
+    for (const h of [straight, injected]) expect(h.run()).toMatchObject({ reason: ExitReason.hlt, rip: HANDLER });
+    expect(injected.guestU32(0x7000 - 40)).toBe(CODE + code.length);
+    expect(injected.cpu.retiredInstructions()).toBe(straight.cpu.retiredInstructions());
+    expect(injected.cpu.rdtsc()).toBe(straight.cpu.rdtsc());
+  });
+
+  it("gives an injected interrupt no time", () => {
+    const h = guest("long", HLT);
+    h.load(HLT, HANDLER);
+    setGate(h, 0x40);
+    h.write("GUEST_RFLAGS", 0x202);
+    h.write("ENTRY_INTERRUPTION_INFO", 0x8000_0040);
+    expect(h.run()).toMatchObject({ reason: ExitReason.hlt, rip: HANDLER });
+    expect(h.cpu.retiredInstructions()).toBe(0);
+  });
+
   it("opens the interrupt window after the instruction behind STI", () => {
     const h = guest("long", [...NOP, ...STI, ...NOP, ...NOP, ...HLT]);
     h.setControl("PRIMARY_CONTROLS", Primary.interruptWindowExiting);

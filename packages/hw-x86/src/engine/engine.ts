@@ -233,6 +233,7 @@ export class Engine implements Cpu, EngineControl {
   deliverEvent(event: GuestEvent): void {
     this.#control.chargeStorm();
     events.deliverEvent(this, event);
+    if (event.injected && events.isOfInstruction(event)) this.#control.countInjected();
   }
 
   trapAfterInstruction(): void {

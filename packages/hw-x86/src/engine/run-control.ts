@@ -148,6 +148,11 @@ export class RunControl {
     return this.retired() - this.#charged - further;
   }
 
+  /** An event was injected that an instruction caused whose own attempt at it has exited: that instruction has retired now. */
+  countInjected(): void {
+    this.#granted++;
+  }
+
   /**
    * Call at each event. A handler whose first instruction faults is entered for ever without an instruction that retires, and time would
    * stand still. So events that follow each other like that take time as instructions do, once there are more than any sane guest has.

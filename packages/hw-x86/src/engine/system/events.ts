@@ -85,6 +85,11 @@ function pendingFault(cpu: Cpu): GuestEvent {
   };
 }
 
+/** INT n, INT1, INT3 and INTO; the latter two are injected as exceptions by SVM, which has no type of its own for them. */
+export function isOfInstruction({ type, vector }: GuestEvent): boolean {
+  return type >= SOFTWARE_INTERRUPT || (type === 3 && (vector === Vector.BP || vector === Vector.OF));
+}
+
 /**
  * Delivers an event through the IDT, with the faults that delivery meets: they are delivered in its place, or become a double
  * or triple fault. May throw VM_EXIT, and then no register but CR2 and DR6 has changed.
