@@ -76,7 +76,7 @@ export function wantsAnotherRound(from: LoadedInstance, to: LoadedInstance, time
 }
 
 /** How many times longer the VM runs than its CPU has worked on a piece, up to the longest pause: for the last rehearsal as well. */
-const pauseShare = 14;
+const pauseShare = 20;
 /** The longest of such pauses: prepare is to end soon all the same. */
 const longestPauseMs = 20;
 
