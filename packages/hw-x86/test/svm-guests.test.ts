@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { Engine } from "../src/engine/engine.ts";
 import { Control, ExitCode, Intercept3, Intercept4, Save } from "../src/svm/vmcb.ts";
 import { engineMode, HOT_ENTRIES_IN_TESTS } from "./engine-mode.ts";
+import { GDT, GDT_LIMIT, HANDLER, IDT, IDT_LIMIT, writeGate } from "./guest-gates.ts";
 import { CODE, type HarnessOptions, SvmHarness } from "./svm-harness.ts";
 
 const CPUID = [0x0f, 0xa2];
@@ -11,8 +12,6 @@ const NOP = [0x90];
 const STI = [0xfb];
 const VMMCALL = [0x0f, 0x01, 0xd9];
 const INC_RAX_LOOP = [0x48, 0xff, 0xc0, 0xeb, 0xfb];
-const IDT = 0x6000;
-const HANDLER = 0x9000;
 
 function guest(mode: HarnessOptions["mode"], code: readonly number[], clock: HarnessOptions["clock"] = "icount"): SvmHarness {
   const h = new SvmHarness({
@@ -24,16 +23,10 @@ function guest(mode: HarnessOptions["mode"], code: readonly number[], clock: Har
   return h;
 }
 
-/** A 64-bit interrupt gate for `vector`, with flat segments in a GDT whose CS is 0x10. */
 function setGate(h: SvmHarness, vector: number, handler = HANDLER): void {
-  const gate = (h.guestMemory + IDT + vector * 16) >>> 2;
-  h.bank.u32[gate] = (0x10 << 16) | (handler & 0xffff);
-  h.bank.u32[gate + 1] = (handler & 0xffff_0000) | 0x8e00;
-  h.setSegment(Save.IDTR, 0, 0, 0xfff, IDT);
-  const gdt = 0x5000;
-  h.bank.view.setBigUint64(h.guestMemory + gdt + 0x10, 0x00af_9b00_0000_ffffn, true);
-  h.bank.view.setBigUint64(h.guestMemory + gdt + 0x18, 0x00cf_9300_0000_ffffn, true);
-  h.setSegment(Save.GDTR, 0, 0, 0x1f, gdt);
+  writeGate(h, vector, handler);
+  h.setSegment(Save.IDTR, 0, 0, IDT_LIMIT, IDT);
+  h.setSegment(Save.GDTR, 0, 0, GDT_LIMIT, GDT);
 }
 
 describe.each(["real", "long"] as const)("a guest in %s mode", (mode) => {
@@ -204,36 +197,6 @@ describe("events", () => {
     expect(h.run()).toMatchObject({ code: ExitCode.nestedPageFault, info2: BigInt(IDT + 0x400), rip: CODE });
     expect(h.get64(Control.EXIT_INTERRUPT_INFO)).toBe(0x8000_0040n);
   });
-
-  it.each([
-    ["INT3", 3, [0xcc], 0x8000_0303],
-    ["INT n", 0x40, [0xcd, 0x40], 0x8000_0440],
-  ] as const)(
-    "gives %s the time of one instruction, whether its delivery exits on the way or not",
-    (_, vector, code, event) => {
-      const [straight, injected] = [0, 1].map(() => {
-        const h = guest("long", code);
-        h.load(HLT, HANDLER);
-        setGate(h, vector);
-        return h;
-      }) as [SvmHarness, SvmHarness];
-      const entry = injected.nptEntry(IDT);
-      const mapped = injected.bank.u32[entry >>> 2] as number;
-      injected.setEntry(entry, 0);
-      expect(injected.run()).toMatchObject({ code: ExitCode.nestedPageFault, rip: CODE });
-      expect(injected.get32(Control.EXIT_INTERRUPT_INFO) >>> 0).toBe(event);
-      expect(injected.cpu.retiredInstructions()).toBe(0);
-      injected.setEntry(entry, mapped);
-      injected.set32(Control.EVENT_INJECTION, event);
-      // An exception returns to where RIP says, a software interrupt to NRIP
-      injected.set64(Save.RIP, vector === 3 ? CODE + 1 : CODE);
-      injected.set64(Control.NEXT_RIP, CODE + code.length);
-      for (const h of [straight, injected]) expect(h.run()).toMatchObject({ code: ExitCode.hlt, rip: HANDLER });
-      expect(injected.guestU64(0x7000 - 40)).toBe(BigInt(CODE + code.length));
-      expect(injected.cpu.retiredInstructions()).toBe(straight.cpu.retiredInstructions());
-      expect(injected.cpu.rdtsc()).toBe(straight.cpu.rdtsc());
-    },
-  );
 
   it("intercepts exceptions with error code and CR2, which keeps its value", () => {
     // mov eax, [0x40000000]: not mapped by the guest

@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest";
 import { Engine } from "../src/engine/engine.ts";
 import { EntryControl, ExitControl, ExitReason, Pin, Primary, Secondary } from "../src/vmx/controls.ts";
 import { engineMode, HOT_ENTRIES_IN_TESTS } from "./engine-mode.ts";
+import { GDT, GDT_LIMIT, HANDLER, IDT, IDT_LIMIT, writeGate } from "./guest-gates.ts";
 import { BANK, CODE, type HarnessOptions, VmxHarness } from "./vmx-harness.ts";
 
 const CPUID = [0x0f, 0xa2];
@@ -13,8 +14,6 @@ const STI = [0xfb];
 const CLI = [0xfa];
 const INC_RAX = [0x48, 0xff, 0xc0];
 const INC_RAX_LOOP = [...INC_RAX, 0xeb, 0xfb];
-const IDT = 0x6000;
-const HANDLER = 0x9000;
 
 function guest(mode: HarnessOptions["mode"], code: readonly number[], clock: HarnessOptions["clock"] = "icount"): VmxHarness {
   const h = new VmxHarness({
@@ -26,18 +25,12 @@ function guest(mode: HarnessOptions["mode"], code: readonly number[], clock: Har
   return h;
 }
 
-/** A 64-bit interrupt gate for `vector`, with flat segments in a GDT whose CS is 0x10. */
 function setGate(h: VmxHarness, vector: number, handler = HANDLER): void {
-  const gate = (h.guestMemory + IDT + vector * 16) >>> 2;
-  h.bank.u32[gate] = (0x10 << 16) | (handler & 0xffff);
-  h.bank.u32[gate + 1] = (handler & 0xffff_0000) | 0x8e00;
+  writeGate(h, vector, handler);
   h.write("GUEST_IDTR_BASE", IDT);
-  h.write("GUEST_IDTR_LIMIT", 0xfff);
-  const gdt = 0x5000;
-  h.bank.view.setBigUint64(h.guestMemory + gdt + 0x10, 0x00af_9b00_0000_ffffn, true);
-  h.bank.view.setBigUint64(h.guestMemory + gdt + 0x18, 0x00cf_9300_0000_ffffn, true);
-  h.write("GUEST_GDTR_BASE", gdt);
-  h.write("GUEST_GDTR_LIMIT", 0x1f);
+  h.write("GUEST_IDTR_LIMIT", IDT_LIMIT);
+  h.write("GUEST_GDTR_BASE", GDT);
+  h.write("GUEST_GDTR_LIMIT", GDT_LIMIT);
 }
 
 describe.each(["real", "long"] as const)("a guest in %s mode", (mode) => {
@@ -223,40 +216,6 @@ describe("events", () => {
     expect(h.run()).toMatchObject({ reason: ExitReason.eptViolation, rip: CODE });
     expect(h.read("VECTORING_INFO")).toBe(0x8000_0030);
     expect(h.read("GUEST_RSP")).toBe(0x7000);
-  });
-
-  it.each([
-    ["INT3", 3, [0xcc]],
-    ["INT n", 0x40, [0xcd, 0x40]],
-  ] as const)("gives %s the time of one instruction, whether its delivery exits on the way or not", (_, vector, code) => {
-    const [straight, injected] = [0, 1].map(() => {
-      const h = guest("long", code);
-      h.load(HLT, HANDLER);
-      setGate(h, vector);
-      return h;
-    }) as [VmxHarness, VmxHarness];
-    const entry = injected.eptEntry(IDT);
-    const mapped = injected.bank.u32[entry >>> 2] as number;
-    injected.setEntry(entry, 0);
-    expect(injected.run()).toMatchObject({ reason: ExitReason.eptViolation, rip: CODE });
-    expect(injected.cpu.retiredInstructions()).toBe(0);
-    injected.setEntry(entry, mapped);
-    injected.write("ENTRY_INTERRUPTION_INFO", injected.read("VECTORING_INFO"));
-    injected.write("ENTRY_INSTRUCTION_LENGTH", injected.read("EXIT_INSTRUCTION_LENGTH"));
-    for (const h of [straight, injected]) expect(h.run()).toMatchObject({ reason: ExitReason.hlt, rip: HANDLER });
-    expect(injected.guestU32(0x7000 - 40)).toBe(CODE + code.length);
-    expect(injected.cpu.retiredInstructions()).toBe(straight.cpu.retiredInstructions());
-    expect(injected.cpu.rdtsc()).toBe(straight.cpu.rdtsc());
-  });
-
-  it("gives an injected interrupt no time", () => {
-    const h = guest("long", HLT);
-    h.load(HLT, HANDLER);
-    setGate(h, 0x40);
-    h.write("GUEST_RFLAGS", 0x202);
-    h.write("ENTRY_INTERRUPTION_INFO", 0x8000_0040);
-    expect(h.run()).toMatchObject({ reason: ExitReason.hlt, rip: HANDLER });
-    expect(h.cpu.retiredInstructions()).toBe(0);
   });
 
   it("opens the interrupt window after the instruction behind STI", () => {

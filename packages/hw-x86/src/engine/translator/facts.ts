@@ -1,6 +1,6 @@
 /**
  * What is known at a place of a region without asking again: something that the code before it found out, where the region would
- * have been left otherwise.
+ * have been left otherwise, or what it wrote to a register.
  */
 import type { Size } from "../emitter.ts";
 

@@ -8,7 +8,7 @@
  */
 import { MOST_PLACES, PLACE_BYTES, state } from "../cpu-state.ts";
 
-/** Pairs of locals. */
+/** Two words of the state block, by their offsets. */
 export interface Place {
   /** i64: linear address of the page, or NO_PAGE. */
   readonly page: number;

@@ -17,8 +17,7 @@ import {
   type Statement,
 } from "../interpreter/schedule.ts";
 import { withOperand } from "../node-emitter.ts";
-import { asBool, asInt, constant32, constant64, integerSize, LOAD64, maskOf, nodeOf, STORE64 } from "../node-values.ts";
-import type { Code } from "../wasm/code.ts";
+import { asBool, asInt, constant32, integerSize, LOAD64, maskOf, nodeOf, STORE64 } from "../node-values.ts";
 import { isInRange } from "./code-range.ts";
 import type { GeneralFact } from "./facts.ts";
 import type { FlagState } from "./flag-state.ts";
@@ -182,11 +181,8 @@ export class RegionEmitter extends RegionVectors implements Emitter {
     const spread = this.#spread.get(nodeOf(mask));
     const { bits } = nodeOf(kept);
     if (spread === undefined || bits > spread.size) return undefined;
-    const select = (c: Code): void => {
-      c.op("select");
-    };
-    if (bits > 32) return asInt(this.value("i64", [nodeOf(kept), constant64(0n), spread.bit], select, NOTHING, bits));
-    const low = this.value("i32", [this.low(kept), constant32(0), spread.bit], select);
+    if (bits > 32) return this.select(asBool(spread.bit), kept, this.int(0));
+    const low = this.value("i32", [this.low(kept), constant32(0), spread.bit], (c) => c.op("select"));
     return asInt(this.operation("i64.extend_i32_u", [low], bits));
   }
 
