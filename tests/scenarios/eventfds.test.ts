@@ -2,28 +2,9 @@
 import { mkdir, mkdtemp, rm, symlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createHost, type ProcessHandle } from "@mkvm/host";
+import { createHost } from "@mkvm/host";
 import { expect, test } from "vitest";
-
-/** Waits for lines of a process's console, each once. */
-class Console {
-  readonly #output: AsyncIterator<Uint8Array>;
-  #said = "";
-
-  constructor(process: ProcessHandle) {
-    this.#output = process.output[Symbol.asyncIterator]();
-  }
-  async line(): Promise<string> {
-    while (!this.#said.includes("\n")) {
-      const { done, value } = await this.#output.next();
-      if (done) return `the program ended after "${this.#said}"`;
-      this.#said += new TextDecoder().decode(value);
-    }
-    const [line] = this.#said.split("\n", 1);
-    this.#said = this.#said.slice(line.length + 1);
-    return line;
-  }
-}
+import { ConsoleLines } from "./console-lines.ts";
 
 const program = join(import.meta.dirname, "eventfd-program");
 
@@ -36,13 +17,13 @@ test.each(["intel", "amd"] as const)("modules, CPUs and a file find the same eve
     await host.ln("/dev/kvm1", "/dev/kvm");
     const process = await host.run({ program, args: [], cpu: 0 });
     const { pid } = process;
-    const console = new Console(process);
-    expect(await console.line()).toBe("as they were");
+    const console = new ConsoleLines(process);
+    expect(await console.next()).toBe("as they were");
     expect((await host.upgrade({ pid, to: "kvm2" })).map(({ moved, failed }) => failed?.reason ?? moved)).toEqual([true]);
     process.write("\n");
-    expect(await console.line()).toBe("still so");
+    expect(await console.next()).toBe("still so");
     expect(await host.migrate({ pid, cpu: 1 })).toMatchObject({ moved: true });
-    expect(await console.line()).toBe("as they were");
+    expect(await console.next()).toBe("as they were");
     const path = join(folder, "saved");
     await host.save({ pid, path, stop: true });
     // The program's package is looked for by name
@@ -50,7 +31,7 @@ test.each(["intel", "amd"] as const)("modules, CPUs and a file find the same eve
     await mkdir(packages, { recursive: true });
     await symlink(program, join(packages, "eventfd-program"));
     const again = await host.restore({ path, module: "kvm1", directory: folder });
-    expect(await new Console(again).line()).toBe("as they were");
+    expect(await new ConsoleLines(again).next()).toBe("as they were");
     again.endInput();
     expect(await again.exited).toMatchObject({ status: 0 });
   } finally {

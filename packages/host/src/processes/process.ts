@@ -1,7 +1,7 @@
 /** A process on one CPU: its bank, descriptors, threads, console; standing still for a move, and its end. */
 
 import type { ProgramState, Section, WaitQueue } from "@mkvm/kvm-abi";
-import { Errno, type Eventfd, type File, type NewFile, type Process } from "@mkvm/kvm-abi";
+import { Errno, type Eventfd, type File, Ioctl, type NewFile, type Process } from "@mkvm/kvm-abi";
 import type { ExitStatus, TimePart, VmStatistics } from "../control/types.ts";
 import type { MountNamespace } from "../devices/device-tree.ts";
 import { ConsoleFile, EventfdFile, ModuleFile, type OpenFile, RegularFile } from "../devices/open-file.ts";
@@ -59,7 +59,7 @@ export class KernelProcess implements Process {
   #onProgramState: () => void = () => {};
   /** Of the program that this one takes up. */
   restoredSections: readonly Section[] | undefined;
-  /** Results of calls that threads had made when the process was saved. */
+  /** Results of KVM_RUN that threads had not got when the process was saved. */
   #undelivered: UndeliveredResult[];
   /** The order of its threads when it stood still. */
   #savedTurns: readonly SavedTurn[] | undefined;
@@ -209,10 +209,13 @@ export class KernelProcess implements Process {
     this.input.close();
   }
 
-  /** The result of a call that the process had made when it was saved, once; undefined where there is none. */
-  takeUndelivered(fd: number, request: number): number | undefined {
+  /**
+   * The result of the KVM_RUN that a thread had made when the process was saved, once; undefined where there is none. That call is made
+   * again; others the program does not repeat, and their results would be taken for those of later calls that are not made then.
+   */
+  takeUndelivered(fd: number): number | undefined {
     if (this.#undelivered.length === 0) return undefined;
-    const at = this.#undelivered.findIndex((each) => each.fd === fd && each.request === request);
+    const at = this.#undelivered.findIndex((each) => each.fd === fd && each.request === Ioctl.KVM_RUN);
     return at < 0 ? undefined : this.#undelivered.splice(at, 1)[0]!.result;
   }
   /** Results that no thread has got yet. */

@@ -100,7 +100,7 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       }
       const restart = result === -Errno.ERESTARTSYS;
       const wanted = task.workPending();
-      if (!restart) task.undelivered = { fd, request, result };
+      if (!restart && request === Ioctl.KVM_RUN) task.undelivered = { fd, request, result };
       leave();
       if (process.ending) return never();
       if (process.frozen) await process.thawed(task);
@@ -199,9 +199,11 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       const file = process.files.get(fd);
       if (!file) return -Errno.EBADF;
       if (!(file instanceof ModuleFile) || !file.operations.ioctl) return -Errno.ENOTTY;
-      if (process.resumption && request === Ioctl.KVM_RUN) return takeUpRun(process.resumption, fd, argument);
-      const undelivered = process.takeUndelivered(fd, request);
-      if (undelivered !== undefined) return backToUser(undelivered);
+      if (request === Ioctl.KVM_RUN) {
+        if (process.resumption) return takeUpRun(process.resumption, fd, argument);
+        const undelivered = process.takeUndelivered(fd);
+        if (undelivered !== undefined) return backToUser(undelivered);
+      }
       // While the VM moves nobody enters a module: the call is made after the thaw, as a restarted one.
       if (process.frozen) return finish(fd, file, request, argument, -Errno.ERESTARTSYS);
       const result = enter(file, request, argument);

@@ -15,7 +15,7 @@ export class KernelTask implements Waiter {
   interruptWait: (() => void) | undefined;
   /** The file whose module the task is inside of, between the call and its result. */
   insideOf: { readonly owner: string } | undefined;
-  /** A call that has its result, which the task has not got yet: it waits for its turn, or for a thaw. */
+  /** A KVM_RUN that has its result, which the task has not got yet: it waits for its turn, or for a thaw. */
   undelivered: UndeliveredResult | undefined;
   /** Descriptor of the KVM_RUN that the task is in, from when it waits or is made again to when its result is there to be taken. */
   running: number | undefined;
