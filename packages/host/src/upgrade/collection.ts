@@ -11,13 +11,12 @@ const roomBytes = 4 << 20;
 type Collect = (options: { type: "minor" }) => void;
 let collect: Collect | undefined;
 
-/** Makes sure of room for a move's objects: true when it had to collect for that. */
-export function makeRoom(): boolean {
+/** Makes sure of room for a move's objects. */
+export function makeRoom(): void {
   const nursery = getHeapSpaceStatistics().find(({ space_name }) => space_name === "new_space");
-  if (nursery === undefined || nursery.space_available_size >= roomBytes) return false;
+  if (nursery === undefined || nursery.space_available_size >= roomBytes) return;
   collect ??= exposedCollector();
   collect({ type: "minor" });
-  return true;
 }
 
 /** V8 gives it to new contexts while its flag is set. */

@@ -218,8 +218,10 @@ class Move {
   async #rehearsedFreeze(): Promise<void> {
     try {
       const began = performance.now();
-      // As long as between two pieces of many moves, which wait for this turn
-      if (makeRoom()) await leaveCpuToVms(performance.now() - began, 1);
+      makeRoom();
+      // As long as between two pieces of many moves, which wait for this turn. What the move before this one has told goes out meanwhile: the
+      // main thread, which it wakes, would take the processor from a VM that stands still
+      await leaveCpuToVms(performance.now() - began, 1);
       if (this.#process.ending) throw new MoveFailure("the process ended");
       for (const { file, spare } of this.#vms) {
         const outcome = spare && this.#rehearseOnce(file, spare);
