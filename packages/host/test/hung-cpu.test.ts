@@ -9,7 +9,7 @@ import type { MoveLimits, ResourceUsage } from "../src/control/types.ts";
 import { comesBack, createTestHost, printed, run, textOf, threadHangs } from "./fixtures/test-host.ts";
 
 let host: Host;
-afterEach(() => host.close());
+afterEach(() => host?.close());
 
 /** Longer than a thread that does not hang needs. */
 const answerMs = 1500;
@@ -56,6 +56,14 @@ const states = async () => (await host.cpus()).map(({ state }) => state);
 const pids = async () => (await host.ps()).map(({ pid }) => pid);
 const messages = async () => (await host.dmesg()).map(({ message }) => message).join("\n");
 const modules = async () => (await host.lsmod()).map(({ name }) => name);
+
+it("a host whose CPU never starts is refused by name, and does not wait for it", async () => {
+  const cpuEntry = new URL("data:text/javascript,setInterval(() => {}, 1000)");
+  await expect(createTestHost(1, { cpuEntry, answerMs: 10 })).rejects.toMatchObject({
+    code: "ETIMEDOUT",
+    message: "cpu0 did not start within 10 ms: give it longer, or the host fewer CPUs",
+  });
+});
 
 describe("what goes over all CPUs", () => {
   it("lists tell of the others, and the CPU is named until it answers", async () => {

@@ -1,6 +1,8 @@
 /** The machine's logical CPUs as the control plane has them: a thread each, and the processes that are on it. */
+import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { HostError, messageOf } from "../errors.ts";
+import { within } from "../patience.ts";
 import { leastUsed, offlineText, type PoweredCpu } from "./machine-power.ts";
 import type { CpuBoot, CpuEvent } from "./protocol.ts";
 import { CpuClient, NoAnswer, progressBytes } from "./requests.ts";
@@ -42,9 +44,11 @@ export class CpuSet {
     this.#answerMs = answerMs;
   }
 
-  /** Starts the thread of a CPU; resolves when it serves requests. */
+  /** Starts the thread of a CPU; resolves when it serves requests. @throws HostError when it ends before, or is not there within the limit */
   start(id: number, boot: Omit<CpuBoot, "cpu" | "progress">, entry: URL): Promise<void> {
-    return new Promise((resolve, reject) => {
+    // All start at once, and share the processors
+    const limitMs = this.#answerMs * Math.ceil(boot.machine.cpus / availableParallelism());
+    const started = new Promise<void>((resolve, reject) => {
       const progress = new SharedArrayBuffer(progressBytes);
       const worker = new Worker(entry, {
         workerData: { cpu: id, progress, ...boot } satisfies CpuBoot,
@@ -87,6 +91,9 @@ export class CpuSet {
       };
       worker.on("error", (error) => gone(messageOf(error)));
       worker.on("exit", (status) => gone(`its thread ended with status ${status}`));
+    });
+    return within(started, limitMs, () => {
+      throw new HostError("ETIMEDOUT", `cpu${id} did not start within ${limitMs} ms: give it longer, or the host fewer CPUs`);
     });
   }
 

@@ -259,7 +259,10 @@ export interface HostOptions {
   directory?: string;
   /** Default: 30 s to prepare, 2 s to stand still. */
   moveLimits?: Partial<MoveLimits>;
-  /** How long the thread of a CPU may take to answer before it counts as one that hangs, milliseconds; default 20 s. */
+  /**
+   * How long the thread of a CPU may take to answer before it counts as one that hangs, milliseconds; default 20 s. To start it may take as
+   * many times as long as CPUs share a processor.
+   */
   answerMs?: number;
   /** The machine itself, instead of one made from the options above. */
   machine?: MachineDescription;
