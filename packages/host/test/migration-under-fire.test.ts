@@ -5,7 +5,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { Host } from "../src/control/host.ts";
 import type { ProcessHandle } from "../src/control/process-handle.ts";
-import { createTestHost, printed, run, textOf } from "./fixtures/test-host.ts";
+import { noTakeOverAt } from "./fixtures/fake-hardware.ts";
+import { createTestHost, letGo, printed, run, textOf, threadHangs } from "./fixtures/test-host.ts";
 
 let host: Host;
 
@@ -137,6 +138,19 @@ describe("what never ends", () => {
     expect((await moving).failed).toMatchObject({ step: "prepare", reason: `process ${process.pid} ended` });
   });
 
+  it("it does not take the VM's memory over: the VM stays", async () => {
+    const process = await start("none");
+    const before = await usage();
+    Atomics.store(new Int32Array(host.machine.devices), noTakeOverAt, 1);
+    const report = await host.migrate({ pid: process.pid, cpu: 1 });
+    expect(report).toMatchObject({ moved: false, failed: { step: "thaw" } });
+    expect(report.failed!.reason).toMatch(/bank \d+ cannot be taken over/);
+    expect(await host.ps()).toMatchObject([{ pid: process.pid, cpu: 0, vms: 1 }]);
+    expect(await usage()).toEqual(before);
+    await goesOn(process);
+    await endsWell(process);
+  });
+
   it("a process comes whose vCPU does not run", async () => {
     const process = await start("none", patientMs, ["migrant", "idle"]);
     for (const cpu of [1, 0, 1])
@@ -183,6 +197,18 @@ describe("a CPU's thread that dies in a move", () => {
     const { modulePages } = before.processes[0]!;
     expect((await usage()).processes).toMatchObject([{ pid, modulePages: modulePages + tables }]);
     expect(await host.ps()).toMatchObject([{ pid, cpu: 1, modules: ["kvma"], vms: 1 }]);
+    await goesOn(process);
+    await endsWell(process);
+  });
+
+  it("the one that a VM leaves, in the middle of thaw: the VM runs on the other", async () => {
+    const process = await start("run-hangs");
+    const moving = host.migrate({ pid: process.pid, cpu: 1 });
+    await threadHangs(host);
+    await host.killCpu(0);
+    letGo(host);
+    expect(await moving).toMatchObject({ moved: true, toCpu: 1, notReleased: expect.stringContaining("cpu0 stopped") });
+    expect(await host.ps()).toMatchObject([{ pid: process.pid, cpu: 1, modules: ["kvma"], vms: 1 }]);
     await goesOn(process);
     await endsWell(process);
   });

@@ -11,7 +11,7 @@
  *   once thaw has begun          the new CPU's, whether the old one lets go, dies or hangs, and for better or worse
  *
  * A CPU that hangs is given up where it is asked. What undoes its part is asked for all the same, behind it: when it comes back it
- * does both, one after the other. A thaw that never begins leaves the VM to the old CPU, which still has all of it.
+ * does both, one after the other. A thaw that never begins, or answers why it cannot, leaves the VM to the old CPU, which still has all of it.
  */
 import { HostError, messageOf } from "../errors.ts";
 import { within } from "../patience.ts";
@@ -119,7 +119,8 @@ export async function migrate(
     if (notReleased !== undefined) report.notReleased = notReleased;
   } catch (thrown) {
     const reason = messageOf(thrown);
-    const hasBegun = current === "thaw" && !(thrown instanceof NoAnswer && !thrown.begun);
+    // One that answers has not: from when the process can run there nothing throws
+    const hasBegun = current === "thaw" && thrown instanceof NoAnswer && thrown.begun;
     report.failed = { step: current, reason };
     if (current === "thaw") {
       to.processes.delete(pid);
