@@ -2,6 +2,7 @@ export { bankOf, type Gpa, type Gva, type Hpa, hpa, offsetOf } from "./addresses
 export { createLogicalCpu } from "./create-logical-cpu.ts";
 export type { BlockStatistics } from "./engine/blocks.ts";
 export { type EnginePart, type EngineStatistics, enginePartOfFrame } from "./engine/engine-statistics.ts";
+export { prepareInterpreter } from "./engine/interpreter/instance.ts";
 export { CPU_MODELS, type CpuFeature, type CpuModelName, featuresBeyond } from "./engine/system/cpu-levels.ts";
 export {
   type RegionAnswer,

@@ -9,6 +9,7 @@ import { type Cpu, CpuSet } from "./cpu-set.ts";
 import { machineOf } from "./machine.ts";
 import { MachinePower } from "./machine-power.ts";
 import { ModuleTable } from "./module-table.ts";
+import { beginInterpreter } from "./prepared-interpreter.ts";
 import type { ProcessHandle } from "./process-handle.ts";
 import { ProcessTable } from "./process-table.ts";
 import type { CpuEvent } from "./protocol.ts";
@@ -354,13 +355,15 @@ class ControlPlane {
       };
       return this.#cpus.start(id, boot, cpuEntry);
     });
+    // What guests want first is made while the CPUs start, on the other cores
+    if (this.machine.engine === "hot") this.#translation.start();
+    beginInterpreter();
     try {
       await Promise.all(starts);
     } catch (thrown) {
       await this.close();
       throw thrown;
     }
-    if (this.machine.engine === "hot") this.#translation.start();
     this.#log.write(
       "info",
       `${this.machine.cpus} ${this.machine.vendor} CPU(s) of model ${this.machine.cpuModel}, ${this.machine.clock} clock`,

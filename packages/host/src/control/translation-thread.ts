@@ -24,7 +24,7 @@ export class TranslationThread {
     return { port: port2, sent };
   }
 
-  /** Once, when CPUs run: they do not wait for it. */
+  /** Once, after the channels are made. CPUs do not wait for it. */
   start(): void {
     const worker = new Worker(regionEntry(), {
       name: "translator",

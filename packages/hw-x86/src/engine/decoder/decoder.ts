@@ -575,5 +575,10 @@ export function createDecoder(variants: readonly Variant[]): Decode {
 /** All variants of the table, by handler number. */
 export const variants: readonly Variant[] = expandTable(instructions);
 
-/** The decoder for the whole table. */
-export const decode: Decode = createDecoder(variants);
+let whole: Decode | undefined;
+
+/** The decoder for the whole table. Made when it is first needed: a thread that only translates needs none. */
+export const decode: Decode = (code, offset, available, size, into) => {
+  whole ??= createDecoder(variants);
+  return whole(code, offset, available, size, into);
+};

@@ -1,4 +1,4 @@
-/** The generated interpreter at run time: compiled once a thread, instantiated once a bank. */
+/** The generated interpreter at run time: compiled once a process, instantiated once a bank. */
 import { base64, endsBlock, flat, flatNoIndex, general, variantCount } from "../../generated/interpreter.ts";
 import type { HandlerNumbers } from "../block-builder.ts";
 import type { GranulesEqual } from "../code-pages.ts";
@@ -16,6 +16,7 @@ export interface InterpreterInstance {
   readonly exports: WebAssembly.Exports;
 }
 
+/** This thread's. V8 keeps one compiled module for equal bytes in a process, so threads share what has been optimised. */
 let compiled: WebAssembly.Module | undefined;
 
 function bytesOf(text: string): Uint8Array<ArrayBuffer> {
@@ -35,6 +36,14 @@ export function interpreterTables(): HandlerNumbers & { variantCount: number } {
     endsBlock: bytesOf(endsBlock),
     variantCount,
   };
+}
+
+/**
+ * Compiles the interpreter on V8's own threads, for CPUs of this process that start meanwhile or later. Needed by none: a CPU that
+ * finds no compiled interpreter makes it.
+ */
+export async function prepareInterpreter(): Promise<void> {
+  compiled ??= await WebAssembly.compile(bytesOf(base64));
 }
 
 export function instantiateInterpreter(

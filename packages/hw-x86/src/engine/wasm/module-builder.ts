@@ -103,6 +103,7 @@ export class ModuleBuilder {
   readonly #functions: FunctionBuilder[] = [];
   readonly #exports: { name: string; kind: number; index: number }[] = [];
   readonly #names: { index: number; name: string }[] = [];
+  readonly #urgent: number[] = [];
   #tableEntries: readonly number[] = [];
 
   typeIndex(type: Signature): number {
@@ -142,6 +143,10 @@ export class ModuleBuilder {
   name(index: number, name: string): void {
     this.#names.push({ index, name });
   }
+  /** Asks for the function's optimised code as soon as the module is compiled, before it has run. */
+  optimizeAtOnce(index: number): void {
+    this.#urgent.push(index);
+  }
   /** Exports the table under that name; it can grow. */
   exportTable(name: string): void {
     this.#exports.push({ name, kind: TABLE, index: 0 });
@@ -180,6 +185,7 @@ export class ModuleBuilder {
     }
     const hinted = this.#functions.map((made, index) => ({ index, at: made.unlikely() })).filter(({ at }) => at.length > 0);
     if (hinted.length > 0) this.#section(module, Section.custom, (section) => this.#encodeHints(section, hinted));
+    if (this.#urgent.length > 0) this.#section(module, Section.custom, (section) => this.#encodePriorities(section));
     this.#section(module, Section.code, (section) => {
       list(section, this.#functions, (made) => {
         const body = made.encode();
@@ -236,6 +242,15 @@ export class ModuleBuilder {
         // One byte follows: 0 is unlikely
         section.append([1, 0]);
       });
+    });
+  }
+  /** Source: WebAssembly Compilation Hints proposal. */
+  #encodePriorities(section: Bytes): void {
+    section.text("metadata.code.compilation_priority");
+    list(section, this.#urgent, (index) => {
+      section.unsigned(index);
+      // Of the whole function, two bytes: first to be compiled, first to be optimised
+      section.append([0, 2, 0, 0]);
     });
   }
   #encodeNames(section: Bytes): void {
