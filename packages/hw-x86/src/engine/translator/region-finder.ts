@@ -191,12 +191,13 @@ function targets(ending: Ending): number[] {
 
 /**
  * Blocks that are entered from elsewhere: that ran more often than what leads to them in the region. They are functions that others call
- * too, and what is behind calls that leave the region.
+ * too, and what is behind calls that leave the region. What is behind the entry of another region is not among them: runs in there are not counted.
  */
 function furtherEntries(all: readonly RegionBlock[], candidates: readonly RegionBlock[], heat: Heat): RegionBlock[] {
   const arrivals = new Map<RegionBlock, number>();
   for (const { header, successors } of all) {
-    for (const to of successors) arrivals.set(to, (arrivals.get(to) ?? 0) + heat.entriesOf(header));
+    const count = heat.mayBeEntry(header) ? heat.entriesOf(header) : Number.POSITIVE_INFINITY;
+    for (const to of successors) arrivals.set(to, (arrivals.get(to) ?? 0) + count);
   }
   const fromElsewhere = (found: RegionBlock): number => heat.entriesOf(found.header) - (arrivals.get(found) ?? 0);
   return candidates

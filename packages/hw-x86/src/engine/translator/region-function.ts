@@ -21,11 +21,12 @@ import {
   meetFlags,
   mixedFlags,
   SETTLED,
+  UNKNOWN_FLAGS,
   WORDS,
 } from "./flag-state.ts";
 import type { Flow } from "./flow.ts";
 import { NO_PAGE } from "./place-cache.ts";
-import { pageOf, type Region, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
+import { type Ending, pageOf, type Region, type RegionBlock, type RegionFrame, Untranslatable } from "./region.ts";
 import { type EmittedOperation, RegionEmitter } from "./region-emitter.ts";
 import { createFrame } from "./region-frame.ts";
 import type { RegionLayout } from "./region-layout.ts";
@@ -56,6 +57,8 @@ export class RegionFunction {
   readonly #crossing: { readonly found: number; readonly rest: number; readonly entry: number };
   /** Pages known to lie where the region expects them, by bit, see `#pageBit`. */
   readonly #pagesMet: number;
+  /** Blocks that are entered with flags which nobody looks at any more. */
+  readonly #flagsDead = new Set<RegionBlock>();
   /** Distances of pages from the head's; the index is the bit. */
   readonly #pageDistances: number[] = [];
   readonly #checks: ReadonlyMap<RegionBlock, number>;
@@ -77,6 +80,7 @@ export class RegionFunction {
     const frame = this.#frame;
     const c = this.#code;
     this.#buildAll();
+    this.#findDeadFlags();
     frame.places.choose();
     frame.exit = c.block();
     frame.bail = c.block();
@@ -182,7 +186,9 @@ export class RegionFunction {
       this.#exit(this.#behind(from));
       return;
     }
-    emitTransition(this.#code, this.#frame, this.#behind(from), (this.#built.get(to) as BuiltBlock).flagsBefore);
+    if (!this.#flagsDead.has(to)) {
+      emitTransition(this.#code, this.#frame, this.#behind(from), (this.#built.get(to) as BuiltBlock).flagsBefore);
+    }
     const isBack = (this.#flow.order.get(to) as number) <= (this.#flow.order.get(from) as number);
     if (isBack || this.#flow.merges.has(to)) this.#code.br(this.#labels.get(to) as Label);
     else this.#tree(to);
@@ -262,17 +268,19 @@ export class RegionFunction {
     const isDispatched = new Set(root.ending.kind === "dispatch" ? [root, ...entries] : []);
     const { facts } = this.#frame;
     const factsBehind = new Map<RegionBlock, () => void>();
-    for (const isFirst of [true, false]) {
-      if (!isFirst && loopHeaders.size === 0) break;
+    /** Loops whose rounds turned out to leave other flags than the way in does. */
+    const mixed = new Set<RegionBlock>();
+    const buildFrom = (isFirst: boolean): void => {
       for (const block of blocks) {
         const before = predecessors.get(block) as RegionBlock[];
         const isLoop = loopHeaders.has(block);
         let flags = SETTLED;
         if (!isDispatched.has(block) && !(isLoop && isFirst)) {
+          const arriving = before.map((from) => this.#behind(from));
+          if (block === root) arriving.unshift(WORDS);
           const isBack = (from: RegionBlock): boolean => (order.get(from) as number) >= (order.get(block) as number);
-          const arriving = (isLoop ? before.filter(isBack) : before).map((from) => this.#behind(from));
-          if (isLoop) flags = mixedFlags(arriving);
-          else flags = meetFlags(block === root ? [WORDS, ...arriving] : arriving);
+          flags = meetFlags(arriving);
+          if (isLoop && (flags.isMixed || mixed.has(block))) flags = mixedFlags(before.filter(isBack).map((from) => this.#behind(from)));
         }
         const known = this.#built.get(block);
         if (known !== undefined && isSameState(known.flagsBefore, flags)) continue;
@@ -281,10 +289,41 @@ export class RegionFunction {
         this.#built.set(block, this.#build(block, flags));
         factsBehind.set(block, facts.save());
       }
+    };
+    buildFrom(true);
+    for (let isStable = loopHeaders.size === 0; !isStable; ) {
+      buildFrom(false);
+      isStable = true;
+      for (const header of loopHeaders) {
+        const { flagsBefore } = this.#built.get(header) as BuiltBlock;
+        if (flagsBefore.isMixed || flagsBefore.kind === UNKNOWN_FLAGS) continue;
+        if ((predecessors.get(header) as RegionBlock[]).every((from) => isSameState(this.#behind(from), flagsBefore))) continue;
+        mixed.add(header);
+        isStable = false;
+      }
     }
     for (const { operations } of this.#built.values()) {
       for (const { places, loopDepth } of operations) for (const key of places) this.#frame.places.note(key, loopDepth);
     }
+  }
+  /** A block that asks for the budget may be left at its start, with the flags that it found. Loops begin with one. */
+  #findDeadFlags(): void {
+    for (const block of [...this.#flow.order.keys()].reverse()) {
+      const { operations } = this.#built.get(block) as BuiltBlock;
+      if (this.#checks.has(block) || block === this.#flow.root) continue;
+      if (!withoutDeadFlags(operations, this.#leavesFlags(block)).isLive) this.#flagsDead.add(block);
+    }
+  }
+  /** Someone may look at the flags behind the block. */
+  #leavesFlags(block: RegionBlock): boolean {
+    const { ending, successors } = block;
+    if ((this.#built.get(block) as BuiltBlock).stopped > 0) return true;
+    const targets = targetsOf(ending);
+    if (targets === undefined) return true;
+    return targets.some((offset) => {
+      const to = successors.find((next) => next.offset === offset);
+      return to === undefined || pageOf(to) !== pageOf(block) || !this.#flagsDead.has(to);
+    });
   }
   #behind(block: RegionBlock): FlagState {
     return (this.#built.get(block) as BuiltBlock).flagsBehind;
@@ -310,7 +349,8 @@ export class RegionFunction {
   #block(block: RegionBlock): void {
     if (block.count > 0) this.#charge(block);
     const { operations, stopped, flagsBehind } = this.#built.get(block) as BuiltBlock;
-    for (const statements of withoutDeadFlags(operations)) schedule(statements, this.#frame.fn);
+    const { statements } = withoutDeadFlags(operations, this.#leavesFlags(block));
+    for (const some of statements) schedule(some, this.#frame.fn);
     if (stopped > 0) {
       emitSettle(this.#code, this.#frame, flagsBehind);
       const { next, header, exit, layout } = this.#frame;
@@ -368,10 +408,21 @@ export class RegionFunction {
   }
 }
 
+/** Where a block goes by itself; undefined: elsewhere too. */
+function targetsOf(ending: Ending): readonly number[] | undefined {
+  if (ending.kind === "jump" || ending.kind === "call") return [ending.target];
+  return ending.kind === "branch" ? [ending.taken, ending.next] : undefined;
+}
+
 const NONE: readonly Statement[] = [];
-/** The operations' statements, less the flags that nothing reads before they are all written again. */
-function withoutDeadFlags(operations: readonly EmittedOperation[]): (readonly EmittedOperation["statements"][number][])[] {
-  let isLive = true;
+/**
+ * The operations' statements, less the flags that nothing reads before they are all written again. `isLive`: behind them someone may
+ * read the flags; in the answer, before them.
+ */
+function withoutDeadFlags(
+  operations: readonly EmittedOperation[],
+  isLive: boolean,
+): { statements: (readonly Statement[])[]; isLive: boolean } {
   const result = operations.map(({ statements }) => statements);
   for (let i = operations.length - 1; i >= 0; i--) {
     const { statements, flagWrites, releases, writesAllFlags, readsFlags, mayLeave } = operations[i] as EmittedOperation;
@@ -380,5 +431,5 @@ function withoutDeadFlags(operations: readonly EmittedOperation[]): (readonly Em
     if (writesAllFlags) isLive = false;
     if (readsFlags || mayLeave) isLive = true;
   }
-  return result;
+  return { statements: result, isLive };
 }

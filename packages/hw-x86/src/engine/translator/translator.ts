@@ -27,6 +27,8 @@ const RARE = 40;
 const FEW_ENTRIES = 8;
 /** A block that a region has inside is translated as the first of another after so many times more entries. */
 const MEMBER_PATIENCE = 4;
+/** Entries a run of a block inside of a region that are no more than what is left when runs end there. */
+const MOST_BEHIND_RUNS = 32;
 /** Regions kept; when there are more, all are dropped and what is still hot is translated anew. */
 const MOST_REGIONS = 6000;
 /** Regions of a page that changes more often than this stay with the interpreter. */
@@ -50,6 +52,14 @@ export interface TranslatorStatistics {
   flushes: number;
   /** Host milliseconds spent translating, on whatever thread. */
   milliseconds: number;
+}
+
+/** A block that is not to be translated yet. */
+interface Member {
+  /** That has it inside. */
+  readonly region: LiveRegion;
+  /** Runs of the engine when it was last made to wait. */
+  since: number;
 }
 
 interface LiveRegion {
@@ -85,8 +95,10 @@ export class Translator {
   /** Code that came for regions, to be had from the next run on. */
   #arrived: (() => void)[] = [];
   #waiting = 0;
-  /** By the header of a block that is not to be translated yet: the region that has it inside. */
-  readonly #members = new Map<number, LiveRegion>();
+  /** By header. */
+  readonly #members = new Map<number, Member>();
+  /** Times that the engine began to run. */
+  #runs = 0;
   readonly #statistics: TranslatorStatistics = {
     regionsMade: 0,
     regionsInUse: 0,
@@ -130,13 +142,7 @@ export class Translator {
     const { u32 } = this.#cpu;
     const pageOf = (at: number): number => u32[(at + block.physical) >>> 2] >>> 12;
     if (this.mode === "hot" && this.#page(pageOf(header)).changes > MOST_CHANGES) return;
-    const inside = this.mode === "hot" ? this.#members.get(header) : undefined;
-    if (inside !== undefined) {
-      // Reached from the inside of a region that was left in the middle, most likely; or its code is still to come
-      u32[(header + block.entries) >>> 2] = this.#hotEntries * MEMBER_PATIENCE;
-      if (inside.index !== 0) this.#members.delete(header);
-      return;
-    }
+    if (this.mode === "hot" && this.#waitsFurther(header)) return;
     if (this.#waiting >= MOST_WAITING) {
       u32[(header + block.entries) >>> 2] = this.#hotEntries >>> 1;
       return;
@@ -166,8 +172,25 @@ export class Translator {
     });
   }
 
-  /** Takes in what has been translated since the last time. */
+  /**
+   * Whether a block that has been entered often enough is still to wait since a region has it inside. Its code may be to come. Or the
+   * region is left in the middle at the ends of runs, and the interpreter goes on until it meets an entry: that is little, and a region that begins
+   * in the middle of others' loops is worse than one that begins where they do. It is translated when a run enters it often.
+   */
+  #waitsFurther(header: number): boolean {
+    const member = this.#members.get(header);
+    if (member === undefined) return false;
+    const entries = this.#hotEntries * MEMBER_PATIENCE;
+    this.#cpu.u32[(header + block.entries) >>> 2] = entries;
+    const runs = this.#runs - member.since;
+    member.since = this.#runs;
+    if (member.region.index !== 0 && entries > runs * MOST_BEHIND_RUNS) this.#members.delete(header);
+    return true;
+  }
+
+  /** Call when the engine begins to run: takes in what has been translated since the last time. */
   takeArrived(): void {
+    this.#runs++;
     this.#thread?.poll();
     if (this.#arrived.length === 0) return;
     const arrived = this.#arrived;
@@ -186,7 +209,7 @@ export class Translator {
       pages: new Set(headers.map(pageOf)),
     };
     this.#regions.add(live);
-    for (const member of live.members) this.#members.set(member, live);
+    for (const member of live.members) this.#members.set(member, { region: live, since: this.#runs });
     for (const page of live.pages) this.#page(page).regions.add(live);
     return live;
   }
@@ -288,7 +311,7 @@ export class Translator {
   }
   #forget(region: LiveRegion): void {
     for (const header of region.members) {
-      if (this.#members.get(header) === region) this.#members.delete(header);
+      if (this.#members.get(header)?.region === region) this.#members.delete(header);
     }
     for (const page of region.pages) this.#pages.get(page)?.regions.delete(region);
     this.#regions.delete(region);
