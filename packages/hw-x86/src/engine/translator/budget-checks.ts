@@ -9,7 +9,7 @@ import type { RegionBlock } from "./region.ts";
  * Most instructions that a block without a check may have behind the last check. What the check finds too little for is
  * interpreted, at every end of a budget, so this must not be many.
  */
-const MOST_UNCHECKED = 64;
+export const MOST_UNCHECKED = 64;
 
 /** Of the blocks that check: the budget that they need, so that none runs out before the next check. */
 export function planBudgetChecks({ root, entries, order, loopHeaders }: Flow): ReadonlyMap<RegionBlock, number> {

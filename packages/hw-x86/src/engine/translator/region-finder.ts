@@ -30,8 +30,8 @@ export interface Heat {
   /** Whether a block other than the first is to be part of the region. */
   isWorth(header: number): boolean;
   entriesOf(header: number): number;
-  /** No other region is entered at the block. */
-  mayBeEntry(header: number): boolean;
+  /** No region has the block, so that `entriesOf` is how often it ran. */
+  isCounted(header: number): boolean;
   /** A block is worth an entry of its own that ran so much more often than what leads to it. */
   readonly leastFromElsewhere: number;
 }
@@ -83,7 +83,7 @@ export class RegionFinder {
         blocks.set(offset, found);
         queue.push(found);
         const isEarly = blocks.size * 2 <= MOST_BLOCKS && operations * 2 <= MOST_OPERATIONS;
-        if (isEarly && heat.mayBeEntry(at)) mayBeEntries.push(found);
+        if (isEarly && heat.isCounted(at)) mayBeEntries.push(found);
       }
     }
     const all = [...blocks.values()];
@@ -191,12 +191,12 @@ function targets(ending: Ending): number[] {
 
 /**
  * Blocks that are entered from elsewhere: that ran more often than what leads to them in the region. They are functions that others call
- * too, and what is behind calls that leave the region. What is behind the entry of another region is not among them: runs in there are not counted.
+ * too, and what is behind calls that leave the region. Where blocks are in other regions already, their counts do not tell.
  */
 function furtherEntries(all: readonly RegionBlock[], candidates: readonly RegionBlock[], heat: Heat): RegionBlock[] {
   const arrivals = new Map<RegionBlock, number>();
   for (const { header, successors } of all) {
-    const count = heat.mayBeEntry(header) ? heat.entriesOf(header) : Number.POSITIVE_INFINITY;
+    const count = heat.isCounted(header) ? heat.entriesOf(header) : Number.POSITIVE_INFINITY;
     for (const to of successors) arrivals.set(to, (arrivals.get(to) ?? 0) + count);
   }
   const fromElsewhere = (found: RegionBlock): number => heat.entriesOf(found.header) - (arrivals.get(found) ?? 0);

@@ -280,7 +280,8 @@ export class RegionFunction {
           if (block === root) arriving.unshift(WORDS);
           const isBack = (from: RegionBlock): boolean => (order.get(from) as number) >= (order.get(block) as number);
           flags = meetFlags(arriving);
-          if (isLoop && (flags.isMixed || mixed.has(block))) flags = mixedFlags(before.filter(isBack).map((from) => this.#behind(from)));
+          if (isLoop && (flags.isMixed || mixed.has(block)))
+            flags = mixedFlags(before.filter(isBack).map((from) => this.#behind(from)));
         }
         const known = this.#built.get(block);
         if (known !== undefined && isSameState(known.flagsBefore, flags)) continue;

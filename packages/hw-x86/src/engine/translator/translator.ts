@@ -155,7 +155,7 @@ export class Translator {
         return this.#heatOf(other) >= least;
       },
       entriesOf: (other) => this.#heatOf(other),
-      mayBeEntry: (other) => u32[(other + block.region) >>> 2] === 0,
+      isCounted: (other) => this.#isCounted(other),
       leastFromElsewhere: this.#hotEntries / FEW_ENTRIES,
     });
     this.#statistics.linked += region.blocks.reduce((sum, { successors }) => sum + successors.length, 0);
@@ -180,12 +180,15 @@ export class Translator {
   #waitsFurther(header: number): boolean {
     const member = this.#members.get(header);
     if (member === undefined) return false;
-    const entries = this.#hotEntries * MEMBER_PATIENCE;
-    this.#cpu.u32[(header + block.entries) >>> 2] = entries;
     const runs = this.#runs - member.since;
-    member.since = this.#runs;
-    if (member.region.index !== 0 && entries > runs * MOST_BEHIND_RUNS) this.#members.delete(header);
+    const isSeldom = this.#hotEntries * MEMBER_PATIENCE <= runs * MOST_BEHIND_RUNS;
+    this.#letWait(header, member);
+    if (member.region.index !== 0 && !isSeldom) this.#members.delete(header);
     return true;
+  }
+  #letWait(header: number, member: Member): void {
+    this.#cpu.u32[(header + block.entries) >>> 2] = this.#hotEntries * MEMBER_PATIENCE;
+    member.since = this.#runs;
   }
 
   /** Call when the engine begins to run: takes in what has been translated since the last time. */
@@ -239,6 +242,10 @@ export class Translator {
     live.index = index;
     live.entries = entries;
     live.members = live.members.filter((member) => !entries.includes(member));
+    for (const header of live.members) {
+      const member = this.#members.get(header);
+      if (member?.region === live) this.#letWait(header, member);
+    }
     const statistics = this.#statistics;
     statistics.regionsMade++;
     statistics.regionsInUse++;
@@ -249,11 +256,13 @@ export class Translator {
 
   /** Times that the interpreter entered the block, as far as it counts. */
   #heatOf(header: number): number {
+    if (!this.#isCounted(header)) return this.#hotEntries * MEMBER_PATIENCE;
+    return this.#hotEntries - (this.#cpu.u32[(header + block.entries) >>> 2] | 0);
+  }
+  /** What has a region is not counted any more, and what is inside of one was counted, then made to wait. */
+  #isCounted(header: number): boolean {
     const { u32 } = this.#cpu;
-    const left = u32[(header + block.entries) >>> 2] | 0;
-    // What has a region is not counted any more, and what is inside of one was counted, then made to wait
-    if (u32[(header + block.region) >>> 2] !== 0 || left > this.#hotEntries) return this.#hotEntries * MEMBER_PATIENCE;
-    return this.#hotEntries - left;
+    return u32[(header + block.region) >>> 2] === 0 && (u32[(header + block.entries) >>> 2] | 0) <= this.#hotEntries;
   }
 
   #page(number: number): PageRegions {
