@@ -2,6 +2,7 @@
 import { BroadcastChannel } from "node:worker_threads";
 import { createHost, type Host, type HostOptions } from "@mkvm/host";
 import { expect, test } from "vitest";
+import { ConsoleLines } from "./console-lines.ts";
 import { linuxGuest, RunningGuest, tinyGuest } from "./running-guest.ts";
 
 const vendors = ["intel", "amd"] as const;
@@ -75,6 +76,30 @@ test.each(vendors)(
       // The workload looks at the first CPU's timer alone, which stops while that CPU has nothing to do
       expect(guest.report.problems.filter((problem) => !problem.includes("no timer interrupt"))).toEqual([]);
     }),
+);
+
+test.each(vendors)("a CPU keeps its own registers when a VM leaves with the memory in which they lay (%s)", (vendor) =>
+  withHost(vendor, async (host) => {
+    // Its loop has the other CPU in guest mode, with registers that tell themselves from the kernel's, when this one lets go
+    const args = await linuxGuest("check", "256M", 1);
+    if (!args) return console.log("no Linux here: run on Debian, or fill the cache folder");
+    // Its calls return to user code, at which the sanitizer looks
+    const bystander = await host.run({ program: "./eventfd-program", args: [], cpu: 0 });
+    const lines = new ConsoleLines(bystander);
+    expect(await lines.next()).toBe("as they were");
+    const guest = await RunningGuest.start(host, args, { cpu: 0 });
+    await guest.rounds(1);
+    for (let round = 0; round < 3; round++) {
+      await move(host, guest.pid, 1);
+      bystander.write("\n");
+      expect(await lines.next()).toBe("still so");
+      await guest.rounds(1);
+      await move(host, guest.pid, 0);
+      await guest.rounds(1);
+    }
+    expect((await host.dmesg()).filter(({ message }) => message.includes("sanitizer"))).toEqual([]);
+    expect(guest.report.problems).toEqual([]);
+  }),
 );
 
 test("what cannot move is refused before anything has changed", () =>
