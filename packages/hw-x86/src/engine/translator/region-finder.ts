@@ -191,13 +191,14 @@ function targets(ending: Ending): number[] {
 
 /**
  * Blocks that are entered from elsewhere: that ran more often than what leads to them in the region. They are functions that others call
- * too, and what is behind calls that leave the region. Where blocks are in other regions already, their counts do not tell.
+ * too, and what is behind calls that leave the region, and behind the blocks of other regions that end there. Blocks that are in other regions
+ * already are none: their counts do not tell.
  */
 function furtherEntries(all: readonly RegionBlock[], candidates: readonly RegionBlock[], heat: Heat): RegionBlock[] {
   const arrivals = new Map<RegionBlock, number>();
   for (const { header, successors } of all) {
-    const count = heat.isCounted(header) ? heat.entriesOf(header) : Number.POSITIVE_INFINITY;
-    for (const to of successors) arrivals.set(to, (arrivals.get(to) ?? 0) + count);
+    if (!heat.isCounted(header)) continue;
+    for (const to of successors) arrivals.set(to, (arrivals.get(to) ?? 0) + heat.entriesOf(header));
   }
   const fromElsewhere = (found: RegionBlock): number => heat.entriesOf(found.header) - (arrivals.get(found) ?? 0);
   return candidates

@@ -28,7 +28,7 @@ const FEW_ENTRIES = 8;
 /** A block that a region has inside is translated as the first of another after so many times more entries. */
 const MEMBER_PATIENCE = 4;
 /** Entries a run of a block inside of a region that are no more than what is left when runs end there. */
-const MOST_BEHIND_RUNS = 32;
+const MOST_BEHIND_RUNS = 16;
 /** Regions kept; when there are more, all are dropped and what is still hot is translated anew. */
 const MOST_REGIONS = 6000;
 /** Regions of a page that changes more often than this stay with the interpreter. */
