@@ -63,6 +63,29 @@ describe.each<TranslateMode>(["off", "always"])("repeated strings, engine %s", (
     }
   });
 
+  it("counts and points with all 64 bits", () => {
+    const m = createFlatMachine(64, 16 << 20, mode);
+    const { engine } = m;
+    m.ram.set([0xf3, 0xa4, 0xf4], CODE);
+    // Linear 3 to 5 GiB are RAM, again and again, and so is the first GiB
+    const directory = 16 * 2 ** 20 - 2 * 4096;
+    const view = new DataView(m.ram.buffer, m.ram.byteOffset);
+    for (const gib of [3, 4]) view.setBigUint64(directory + 8 * gib, BigInt(directory + 4096 + 7), true);
+    for (let i = 0; i < 512; i++) view.setBigUint64(directory + 4096 + 8 * i, BigInt((i % 8) * 0x20_0000 + 0x87), true);
+    engine.flushTlb(true);
+    const end = 2n ** 32n;
+    engine.set64(state.rip, BigInt(CODE));
+    engine.setReg(RSI, end - 0x1000n);
+    engine.setReg(RDI, end + BigInt(DATA) - 0x800n);
+    engine.setReg(RCX, end + 0x800n);
+    expect(engine.run(1)).toBe("budget");
+    // Up to the end of the destination's page
+    expect([RSI, RDI, RCX].map((register) => engine.reg(register))).toEqual([end - 0x800n, end + BigInt(DATA), end]);
+    expect(engine.run(1)).toBe("budget");
+    // And of the source's, by which the pointer passes 4 GiB and the count falls below
+    expect([RSI, RDI, RCX].map((register) => engine.reg(register))).toEqual([end, end + BigInt(DATA) + 0x800n, end - 0x800n]);
+  });
+
   it("counts what remains of a page as one instruction, and stops between pages", () => {
     const m = createFlatMachine(64, 16 << 20, mode);
     m.ram.set([0xf3, 0xaa, 0xf4], CODE);

@@ -83,8 +83,12 @@ function move(cpu: Cpu, register: number, by: number): void {
       cpu.u32[at >>> 2] += by;
       cpu.u32[(at + 4) >>> 2] = 0;
       break;
-    default:
-      cpu.u64[at >>> 3] += BigInt(by);
+    default: {
+      const sum = cpu.u32[at >>> 2] + by;
+      cpu.u32[at >>> 2] = sum;
+      if (sum < 0) cpu.u32[(at + 4) >>> 2]--;
+      else if (sum >= TWO32) cpu.u32[(at + 4) >>> 2]++;
+    }
   }
 }
 

@@ -27,8 +27,8 @@ const RARE = 40;
 const FEW_ENTRIES = 8;
 /** A block that a region has inside is translated as the first of another after so many times more entries. */
 const MEMBER_PATIENCE = 4;
-/** Entries a run of a block inside of a region that are no more than what is left when runs end there. */
-const MOST_BEHIND_RUNS = 16;
+/** Instructions a run, at the most, that may go on in the interpreter behind the places where runs leave a region. */
+const MOST_BEHIND_RUNS = 2000;
 /** Regions kept; when there are more, all are dropped and what is still hot is translated anew. */
 const MOST_REGIONS = 6000;
 /** Regions of a page that changes more often than this stay with the interpreter. */
@@ -71,6 +71,8 @@ interface LiveRegion {
   members: readonly number[];
   /** Numbers of the pages that its code lies in. */
   readonly pages: ReadonlySet<number>;
+  /** In all of its blocks. */
+  readonly instructions: number;
 }
 
 /** A page of the bank that code was translated from. */
@@ -174,16 +176,17 @@ export class Translator {
 
   /**
    * Whether a block that has been entered often enough is still to wait since a region has it inside. Its code may be to come. Or the
-   * region is left in the middle at the ends of runs, and the interpreter goes on until it meets an entry: that is little, and a region that begins
-   * in the middle of others' loops is worse than one that begins where they do. It is translated when a run enters it often.
+   * region is left in the middle at the ends of runs, and the interpreter goes on until it meets an entry: a region that begins
+   * in the middle of others' loops is worse than one that begins where they do. It is translated when that is much: from one entry of the block to
+   * the next, it may be all of the region.
    */
   #waitsFurther(header: number): boolean {
     const member = this.#members.get(header);
     if (member === undefined) return false;
     const runs = this.#runs - member.since;
-    const isSeldom = this.#hotEntries * MEMBER_PATIENCE <= runs * MOST_BEHIND_RUNS;
+    const isLittle = this.#hotEntries * MEMBER_PATIENCE * member.region.instructions <= runs * MOST_BEHIND_RUNS;
     this.#letWait(header, member);
-    if (member.region.index !== 0 && !isSeldom) this.#members.delete(header);
+    if (member.region.index !== 0 && !isLittle) this.#members.delete(header);
     return true;
   }
   #letWait(header: number, member: Member): void {
@@ -210,6 +213,7 @@ export class Translator {
       entries: [head.header],
       members: headers.filter((header) => header !== head.header && this.#cpu.u32[(header + block.region) >>> 2] === 0),
       pages: new Set(headers.map(pageOf)),
+      instructions: blocks.reduce((sum, { count }) => sum + count, 0),
     };
     this.#regions.add(live);
     for (const member of live.members) this.#members.set(member, { region: live, since: this.#runs });
