@@ -23,6 +23,8 @@ async function blackout(context: PartContext): Promise<Row[]> {
     await host.insmod("@mkvm/kvm-v2");
     await host.ln("/dev/kvm1", "/dev/kvm");
     const run = await host.run({ args: ["--kernel", image, "--format", "flat64", "--memory", "512M"] });
+    // The guest runs once it has said something
+    for await (const _ of run.output) break;
     for (let move = 0; move < MOVES; move++) {
       if (move % 20 === 0) context.progress(`blackout: move ${move} of ${MOVES}`);
       const [report] = await host.upgrade({ pid: run.pid, to: move % 2 ? "kvm1" : "kvm2" });
