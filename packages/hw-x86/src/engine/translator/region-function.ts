@@ -57,6 +57,8 @@ export class RegionFunction {
   readonly #crossing: { readonly found: number; readonly rest: number; readonly entry: number };
   /** Pages known to lie where the region expects them, by bit, see `#pageBit`. */
   readonly #pagesMet: number;
+  /** Of each block, by operation, less the flags that nobody reads. */
+  readonly #statements = new Map<RegionBlock, readonly (readonly Statement[])[]>();
   /** Blocks that are entered with flags which nobody looks at any more. */
   readonly #flagsDead = new Set<RegionBlock>();
   /** Distances of pages from the head's; the index is the bit. */
@@ -80,7 +82,7 @@ export class RegionFunction {
     const frame = this.#frame;
     const c = this.#code;
     this.#buildAll();
-    this.#findDeadFlags();
+    this.#dropDeadFlags();
     frame.places.choose();
     frame.exit = c.block();
     frame.bail = c.block();
@@ -307,12 +309,14 @@ export class RegionFunction {
       for (const { places, loopDepth } of operations) for (const key of places) this.#frame.places.note(key, loopDepth);
     }
   }
-  /** A block that asks for the budget may be left at its start, with the flags that it found. Loops begin with one. */
-  #findDeadFlags(): void {
+  /** From behind, so that it is known of each block whether the next one needs its flags. */
+  #dropDeadFlags(): void {
     for (const block of [...this.#flow.order.keys()].reverse()) {
       const { operations } = this.#built.get(block) as BuiltBlock;
-      if (this.#checks.has(block) || block === this.#flow.root) continue;
-      if (!withoutDeadFlags(operations, this.#leavesFlags(block)).isLive) this.#flagsDead.add(block);
+      const { statements, isLive } = withoutDeadFlags(operations, this.#leavesFlags(block));
+      this.#statements.set(block, statements);
+      // One that asks for the budget may be left at its start, with the flags that it found; loops begin with one that does
+      if (!isLive && !this.#checks.has(block)) this.#flagsDead.add(block);
     }
   }
   /** Someone may look at the flags behind the block. */
@@ -349,9 +353,8 @@ export class RegionFunction {
 
   #block(block: RegionBlock): void {
     if (block.count > 0) this.#charge(block);
-    const { operations, stopped, flagsBehind } = this.#built.get(block) as BuiltBlock;
-    const { statements } = withoutDeadFlags(operations, this.#leavesFlags(block));
-    for (const some of statements) schedule(some, this.#frame.fn);
+    const { stopped, flagsBehind } = this.#built.get(block) as BuiltBlock;
+    for (const statements of this.#statements.get(block) ?? []) schedule(statements, this.#frame.fn);
     if (stopped > 0) {
       emitSettle(this.#code, this.#frame, flagsBehind);
       const { next, header, exit, layout } = this.#frame;
