@@ -1,7 +1,7 @@
 /** Measures moves against the figures to reach. Prints a table, writes docs/benchmarks-upgrade.md and .json. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { restartWithV8Pool } from "@mkvm/host";
+import { becomeHostProcess } from "@mkvm/host";
 import { machineFacts } from "./bench/machine.ts";
 import { upgradeParts } from "./bench/upgrade-parts.ts";
 import {
@@ -54,7 +54,7 @@ function options() {
 
 const values = options();
 // As the command does for its hosts
-restartWithV8Pool();
+becomeHostProcess();
 if (values.help) {
   console.log(HELP);
   process.exit(0);

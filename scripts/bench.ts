@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { restartWithV8Pool } from "@mkvm/host";
+import { becomeHostProcess } from "@mkvm/host";
 import { machineFacts } from "./bench/machine.ts";
 import type { Part, PartContext } from "./bench/part.ts";
 import { chooseParts, isSubpart, parts } from "./bench/parts.ts";
@@ -85,7 +85,7 @@ async function measure(chosen: readonly Part[], rounds: number): Promise<Report>
 
 const { rounds, chosen, isWhole, json: asJson, write } = options();
 // As the command does for its hosts
-restartWithV8Pool();
+becomeHostProcess();
 const report = await measure(chosen, rounds);
 console.log(asJson ? json(report) : terminalTable(report));
 if (write ?? isWhole) {

@@ -34,7 +34,7 @@ export type {
   VmStatistics,
 } from "./control/types.ts";
 export { HostError } from "./errors.ts";
+export { becomeHostProcess } from "./host-process.ts";
 export { formatLogEntry } from "./log/kernel-log.ts";
 export type { ReadAt, StatisticsFileContent } from "./statistics/binary-statistics.ts";
 export { readBinaryStatistics } from "./statistics/binary-statistics.ts";
-export { restartWithV8Pool } from "./v8-pool.ts";

@@ -15,10 +15,7 @@ export function v8PoolWords(): string[] {
   return [`${option}=${Math.max(2, availableParallelism() >> 1)}`];
 }
 
-/**
- * Starts this process anew with as many background threads as serve a host best, at the beginning of a program that makes one; all else of
- * the process stays. Does nothing where `--v8-pool-size` was given already, and where Node cannot (process.execve: Node 22.15, not on Windows).
- */
+/** Starts this process anew with that option, where it needs it; all else of the process stays. */
 export function restartWithV8Pool(): void {
   const words = v8PoolWords();
   if (words.length === 0 || !isMainThread || process.platform === "win32" || process.execve === undefined) return;

@@ -5,8 +5,9 @@ import type { CpuModelName } from "@mkvm/hw-x86";
 import { type Command, Option } from "commander";
 import type { HostOptions } from "../control/types.ts";
 import { HostError } from "../errors.ts";
+import { becomeHostProcess } from "../host-process.ts";
 import { formatLogEntry } from "../log/kernel-log.ts";
-import { restartWithV8Pool, v8PoolWords } from "../v8-pool.ts";
+import { v8PoolWords } from "../v8-pool.ts";
 import { connectDaemon, tryConnect } from "./client.ts";
 import { findEndpoint } from "./endpoint.ts";
 
@@ -62,7 +63,7 @@ export function addDaemonCommands(program: Command): void {
 }
 
 async function serveHere(options: HostOptions): Promise<void> {
-  restartWithV8Pool();
+  becomeHostProcess();
   const endpoint = findEndpoint();
   if (process.platform !== "win32") rmSync(endpoint.socket, { force: true });
   // The engine takes longer to load than most commands to answer

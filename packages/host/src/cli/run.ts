@@ -4,8 +4,8 @@ import { resolve } from "node:path";
 import { parseSize } from "../control/sizes.ts";
 import type { EngineReport, ExitStatus, RunOptions } from "../control/types.ts";
 import { HostError, messageOf } from "../errors.ts";
+import { becomeHostProcess } from "../host-process.ts";
 import { parseParameterWords } from "../loader/parameters.ts";
-import { restartWithV8Pool } from "../v8-pool.ts";
 import { type DaemonClient, tryConnect } from "./client.ts";
 import { printEngineReport } from "./engine-tables.ts";
 import { cpuOf } from "./power-commands.ts";
@@ -120,7 +120,7 @@ function readableFile(option: string, path: string): string {
 }
 
 async function runOneShot(options: RunOptions, flags: RunFlags): Promise<number> {
-  restartWithV8Pool();
+  becomeHostProcess();
   const { createHost } = await import("../control/host.ts");
   const host = await createHost({
     cpus: 1,

@@ -11,12 +11,13 @@ const roomBytes = 4 << 20;
 type Collect = (options: { type: "minor" }) => void;
 let collect: Collect | undefined;
 
-/** Makes sure of room for a move's objects. */
-export function makeRoom(): void {
+/** Makes sure of room for a move's objects: true when it had to collect for that. */
+export function makeRoom(): boolean {
   const nursery = getHeapSpaceStatistics().find(({ space_name }) => space_name === "new_space");
-  if (nursery === undefined || nursery.space_available_size >= roomBytes) return;
+  if (nursery === undefined || nursery.space_available_size >= roomBytes) return false;
   collect ??= exposedCollector();
   collect({ type: "minor" });
+  return true;
 }
 
 /** V8 gives it to new contexts while its flag is set. */

@@ -14,11 +14,22 @@ import type { LoadedInstance } from "../loader/module-instances.ts";
 import { alarm } from "../patience.ts";
 import type { KernelProcess } from "../processes/process.ts";
 import { commitProblem, describeProblem, restoreProblem, sectionsProblem } from "./answers.ts";
+import { waitForCalm } from "./calm.ts";
 import { makeRoom } from "./collection.ts";
 import { prepareWithin } from "./prepare.ts";
 import { isWarm, leaveCpuToVms, type RehearsalProblem, rehearseOnce, wantsAnotherRound } from "./rehearsal.ts";
 import { featureLevel, firstDifference, firstUnknownSection, totalBytes } from "./sections.ts";
 import { StepRecorder } from "./step-recorder.ts";
+
+/** When a VM of this thread's CPU last came to the end of its turn. */
+let lastMoveMs = Number.NEGATIVE_INFINITY;
+/** After this long its report is out. */
+const reportMs = 2;
+
+/** Many VMs move, one after the other. */
+function hasJustMoved(): boolean {
+  return performance.now() - lastMoveMs < reportMs;
+}
 
 class MoveFailure extends Error {
   /** The step that it is of, when that is not the one in which it came up. */
@@ -218,10 +229,11 @@ class Move {
   async #rehearsedFreeze(): Promise<void> {
     try {
       const began = performance.now();
-      makeRoom();
-      // As long as between two pieces of many moves, which wait for this turn. What the move before this one has told goes out meanwhile: the
+      const collected = makeRoom();
+      // As long as between two pieces of many moves, which wait for this turn. What a move just before this one has told goes out meanwhile: the
       // main thread, which it wakes, would take the processor from a VM that stands still
-      await leaveCpuToVms(performance.now() - began, 1);
+      if (collected || hasJustMoved()) await leaveCpuToVms(performance.now() - began, 1);
+      waitForCalm();
       if (this.#process.ending) throw new MoveFailure("the process ended");
       for (const { file, spare } of this.#vms) {
         const outcome = spare && this.#rehearseOnce(file, spare);
@@ -229,6 +241,7 @@ class Move {
       }
       await this.#freeze(() => this.#switch());
     } finally {
+      lastMoveMs = performance.now();
       this.#clearAway();
     }
   }
