@@ -1,4 +1,4 @@
-/** Where regions begin: not in the middle of others that only the ends of runs leave there. */
+/** Where regions are entered: in the middle too where code comes there often, but not where only the ends of runs leave them. */
 import { expect, it } from "vitest";
 import { RAX, RCX, RDX, state } from "../src/engine/cpu-state.ts";
 import { HOT_ENTRIES_IN_TESTS } from "./engine-mode.ts";
@@ -8,7 +8,7 @@ const CODE = 0x1000;
 const INNER = CODE + 10;
 /** again: inc eax; test al, 7; jnz skip; mov dl, 4; inner: dec edx; jnz inner; skip: dec ecx; jnz again; hlt */
 const LOOPS = [0xff, 0xc0, 0xa8, 7, 0x75, 8, 0xb2, 4, 0x66, 0x90, 0xff, 0xca, 0x75, 0xfc, 0xff, 0xc9, 0x75, 0xee, 0xf4];
-/** Of the outer loop, that the region with both is there behind. */
+/** Rounds of the outer loop after which the region with both is there. */
 const WARM = 4 * HOT_ENTRIES_IN_TESTS;
 
 function warmMachine(): FlatMachine {
@@ -27,14 +27,36 @@ function warmMachine(): FlatMachine {
 const enterInner = ({ engine }: FlatMachine, rounds: number): void => {
   engine.set64(state.rip, BigInt(INNER));
   engine.setReg(RDX, BigInt(rounds));
-  engine.setReg(RCX, 0n);
+  engine.setReg(RCX, 1n);
 };
 
-it("a loop inside of a region is translated by itself when a run enters it often", () => {
+it("a region is made anew when the interpreter runs much inside of it, and is then entered there", () => {
   const made = warmMachine();
+  const { engine } = made;
+  const rounds = 100 * HOT_ENTRIES_IN_TESTS;
+  for (let time = 0; time < 2; time++) {
+    enterInner(made, rounds);
+    expect(engine.run(20 * rounds)).toBe("halted");
+    engine.set32(state.activity, 0);
+    expect(engine.reg(RDX)).toBe(0n);
+    // The second time has nothing left to ask for
+    expect(engine.counts().translator).toMatchObject({ regionsMade: 2, regionsRemade: 1, regionsInUse: 1 });
+  }
+});
+
+it("what such a region is made from may change like any other's", () => {
+  const made = warmMachine();
+  const { engine } = made;
   enterInner(made, 100 * HOT_ENTRIES_IN_TESTS);
-  made.engine.run(100 * HOT_ENTRIES_IN_TESTS);
-  expect(made.engine.counts().translator.regionsMade).toBe(2);
+  engine.run(2000 * HOT_ENTRIES_IN_TESTS);
+  engine.set32(state.activity, 0);
+  // inner: dec edx becomes dec eax, whose flags the loop then ends by
+  engine.writeLinear(BigInt(INNER + 1) as never, 1, 0xc8n, true);
+  expect(engine.counts().translator.regionsInUse).toBe(0);
+  enterInner(made, 5);
+  engine.setReg(RAX, 7n);
+  expect(engine.run(1000)).toBe("halted");
+  expect([engine.reg(RAX), engine.reg(RDX)]).toEqual([0n, 5n]);
 });
 
 it("but not when many runs enter it a few times each", () => {

@@ -1,5 +1,5 @@
 /** Regions over pages: the way into another page is checked, whatever happened to its mapping or its bytes. And ways into a region. */
-import { expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { RAX, RBX, RCX, state } from "../src/engine/cpu-state.ts";
 import type { TranslateMode } from "../src/engine/translator/translator.ts";
 import { bytes32, CODE, ROUNDS, runLoop, writeLoop } from "./calling-loop.ts";
@@ -99,4 +99,47 @@ it("drops a region once, whichever of its pages changes, and makes it anew", () 
   expect(m.engine.counts().translator.regionsInUse).toBe(0);
   expect(run()).toBe(2n * BigInt(ROUNDS));
   expect(m.engine.counts().translator.regionsInUse).toBeGreaterThan(0);
+});
+
+describe.each<TranslateMode>(["off", "hot", "always"])("a call by way of a jump through a pointer (%s)", (mode) => {
+  const POINTER = CODE + 0x2000;
+  const STUB = CODE + 0x40;
+  /** The loop calls a stub, jmp [rip + ...], which goes to the function; call [rip + ...] where it `isDirect`. */
+  function machineWithStub(isDirect: boolean): ReturnType<typeof machineWithCalls> & { point: (to: number) => void } {
+    const made = machineWithCalls(mode);
+    const { m } = made;
+    const point = (to: number): void => m.engine.writeLinear(BigInt(POINTER) as never, 8, BigInt(to), true);
+    point(CALLEE);
+    if (isDirect) m.ram.set([0xff, 0x15, ...bytes32(POINTER - CODE - 6), 0xff, 0xc9, 0x75, 0xf6, 0xf4], CODE);
+    else {
+      m.ram.set([0xe8, ...bytes32(STUB - CODE - 5)], CODE);
+      m.ram.set([0xff, 0x25, ...bytes32(POINTER - STUB - 6)], STUB);
+    }
+    return { ...made, point };
+  }
+  const run = ({ engine }: FlatMachine, instructions: number): bigint => {
+    engine.set64(state.rip, BigInt(CODE));
+    engine.set32(state.activity, 0);
+    engine.setReg(4, BigInt(CODE + 0x10_0000));
+    engine.setReg(RAX, 0n);
+    engine.setReg(RCX, BigInt(ROUNDS));
+    const before = engine.retired();
+    expect(engine.run(10 * ROUNDS)).toBe("halted");
+    expect(engine.retired() - before).toBe(instructions * ROUNDS + 1);
+    return engine.reg(RAX);
+  };
+
+  it.each([
+    ["a jump", false, 6],
+    ["a call", true, 5],
+  ])("goes where the pointer leads: %s", (_, isDirect, instructions) => {
+    const { m, point } = machineWithStub(isDirect);
+    expect(run(m, instructions)).toBe(BigInt(ROUNDS));
+    // One region has the loop and the function
+    if (mode === "hot") expect(m.engine.counts().translator).toMatchObject({ regionsMade: 1, regionsInUse: 1 });
+    point(OTHER);
+    expect(run(m, instructions)).toBe(3n * BigInt(ROUNDS));
+    point(CALLEE);
+    expect(run(m, instructions)).toBe(BigInt(ROUNDS));
+  });
 });

@@ -28,7 +28,8 @@ const partTexts: Readonly<Record<TimePart, string>> = {
 type Count = keyof EngineReport["translator"];
 const countTexts: Readonly<Record<Count, string>> = {
   regionsMade: "regions translated",
-  regionsInUse: "of them in use",
+  regionsRemade: "of them anew, with more entries",
+  regionsInUse: "regions in use",
   instructions: "guest instructions in them",
   bytes: "bytes of WebAssembly",
   linked: "jumps within regions",

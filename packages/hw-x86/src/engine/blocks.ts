@@ -15,7 +15,7 @@ import { block, OP_BYTES } from "./operation.ts";
 import { OperationArena, recordsOf } from "./operation-arena.ts";
 import { StraddlingBlocks } from "./straddling-blocks.ts";
 import { Vector } from "./system/bits.ts";
-import { protectCodePage, translateFetchHalves } from "./system/paging.ts";
+import { protectCodePage, readableAt, translateFetchHalves } from "./system/paging.ts";
 import { isInRange, reachOf } from "./translator/code-range.ts";
 import type { CodeSize } from "./translator/region.ts";
 import type { Translator } from "./translator/translator.ts";
@@ -31,6 +31,8 @@ const SCRATCH_BLOCK = OP_ARENA + OP_ARENA_BYTES - LONGEST_RECORDS * OP_BYTES;
 const SWEEP_BYTES = 5.5 * (1 << 20);
 /** What a block ran fewer times than, to be dropped: the next of these, as long as too much is left. Of what ran more, the count is worth keeping. */
 const COLD_ENTRIES = [8, 64];
+/** Distance in bytes to which a jump through a pointer is followed: that of a relative jump. */
+const FAR = 0x8000_0000;
 /** A charge that no budget covers: entering such a block returns to the engine, which looks for a fresh one. */
 const DEAD = 0x7fff_ffff;
 
@@ -155,7 +157,7 @@ export class Blocks {
     return this.#builder.decoded;
   }
 
-  /** The block at that header has been entered so often that it is to be translated. */
+  /** The interpreter asks whether the block at that header, which it enters, is to be translated. */
   hot(header: number): void {
     const { u32 } = this.#cpu;
     const codeSize = u32[CODE_SIZE] as CodeSize;
@@ -170,7 +172,7 @@ export class Blocks {
     const limit = u32[(segmentOffset(CS) + SEG_LIMIT) >>> 2];
     const pageRip = u32[state.blockRip >>> 2] - (first & (PAGE_BYTES - 1));
     const reach = isFlat(this.#cpu) ? undefined : reachOf(pageRip, codeSize, limit);
-    this.translator.translate(
+    this.translator.ask(
       header,
       {
         mode: { codeSize, stackMask: this.#cpu.u64[state.stackMask >>> 3] },
@@ -182,6 +184,7 @@ export class Blocks {
           const found = there?.blocks.get(this.#key(offset));
           return found === undefined || this.#straddling.has(found) ? undefined : found;
         },
+        pointerAt: (offset) => (reach === undefined && codeSize === 64 ? this.#pointerAt(low, high, offset) : undefined),
       },
       this.#allocateHere,
     );
@@ -192,6 +195,16 @@ export class Blocks {
     const carried = Math.floor(sum / 0x1_0000_0000);
     const offset = codePageAt(this.#cpu, sum >>> 0, high + carried);
     return offset === undefined ? undefined : this.#pages.get(offset >>> 12);
+  }
+
+  /** Where a pointer of 64 bits, read at a distance from a linear page (halves), leads, as such a distance. */
+  #pointerAt(low: number, high: number, distance: number): number | undefined {
+    const { u32 } = this.#cpu;
+    const sum = (low >>> 0) + distance;
+    const at = readableAt(this.#cpu, sum >>> 0, high + Math.floor(sum / 0x1_0000_0000));
+    if (at === undefined || at % 8 !== 0) return undefined;
+    const target = (u32[(at >>> 2) + 1] - (high >>> 0)) * 0x1_0000_0000 + u32[at >>> 2] - (low >>> 0);
+    return Math.abs(target) < FAR ? target : undefined;
   }
 
   /** `bytes` at bank offset `start`, in one page, were written. `running`: the operation that is running, or 0. */
@@ -264,7 +277,7 @@ export class Blocks {
   #dropCold(page: CodePage, entries: number, kept: ReadonlySet<number>): void {
     let dropped = 0;
     page.blocks.forEach((header, key) => {
-      if (this.translator.entriesOf(header) >= entries || kept.has(header) || this.#straddling.has(header)) return;
+      if (this.translator.counts.since(header) >= entries || kept.has(header) || this.#straddling.has(header)) return;
       page.blocks.delete(key);
       this.#giveBack(header);
       dropped++;
@@ -419,7 +432,7 @@ export class Blocks {
     let header = isScratch ? SCRATCH_BLOCK : this.#arena.room(LONGEST_RECORDS);
     builder.build(header, physical, lo, hi, most);
     if (!isScratch) {
-      u32[(header + block.entries) >>> 2] = this.translator.initialEntries;
+      u32[(header + block.entries) >>> 2] = this.translator.counts.initial;
       header = this.#settle(header, builder.count + FRAME_RECORDS);
     }
     const inPage = PAGE_BYTES - (physical & (PAGE_BYTES - 1));

@@ -137,7 +137,7 @@ export class Engine implements Cpu, EngineControl {
     control.begin(instructions, isExact);
     this.#shadow.begin();
     this.#blocks.distrust();
-    this.#translator.takeArrived();
+    this.#translator.beginRun();
     this.debugStateChanged();
     try {
       for (;;) {

@@ -35,6 +35,11 @@ export const op = {
 /** In `op.prefixes`: the instruction pushes or pops, so that not all of its accesses are to the memory operand's segment. */
 export const USES_STACK = 8;
 
+/** A power of two: see `block.entries`. */
+export const ENTRIES_PER_QUESTION = 1024;
+/** In `block.entries`: the engine is not asked. */
+export const NEVER_ASKED = 0x8000_0000;
+
 /** Header of a block. */
 export const block = {
   /** u32: instructions in the block. */
@@ -47,8 +52,8 @@ export const block = {
   taken: 12,
   next: 16,
   /**
-   * u32: counts down with every entry by the interpreter; at zero the engine is told that the block is hot. Where there is a region, the
-   * number of the block among its entries.
+   * u32: counts every entry by the interpreter; at each multiple of ENTRIES_PER_QUESTION the engine is asked whether the block is to be
+   * translated (entry-counts.ts). Where there is a region, the number of the block among its entries.
    */
   entries: 20,
   /** i32: what entering the block costs of the budget: `count`, or more than any budget when the block was dropped. */

@@ -5,7 +5,7 @@
 import { buildGranulesEqual } from "../code-pages.ts";
 import { state } from "../cpu-state.ts";
 import type { Variant } from "../decoder/variant.ts";
-import { block, OP_BYTES, op } from "../operation.ts";
+import { block, ENTRIES_PER_QUESTION, NEVER_ASKED, OP_BYTES, op } from "../operation.ts";
 import { Vector } from "../system/bits.ts";
 import type { Code, Label } from "../wasm/code.ts";
 import { FunctionBuilder, ModuleBuilder, signature } from "../wasm/module-builder.ts";
@@ -166,9 +166,13 @@ function buildMain(
       {
         // A translated region, or one more entry towards it.
         c.get(header).memory("i32.load", block.region).tee(scratch).op("i32.eqz").if();
-        c.get(header).get(header).memory("i32.load", block.entries).i32(1).op("i32.sub").tee(scratch);
+        c.get(header).get(header).memory("i32.load", block.entries).i32(1).op("i32.add").tee(scratch);
         c.memory("i32.store", block.entries);
-        c.get(scratch).op("i32.eqz").if();
+        c.get(scratch)
+          .i32((ENTRIES_PER_QUESTION - 1) | NEVER_ASKED)
+          .op("i32.and")
+          .op("i32.eqz")
+          .if();
         c.get(header).call(common.imports.hot).end();
         c.get(header).memory("i32.load", block.region).set(scratch).end();
         c.get(scratch).if();

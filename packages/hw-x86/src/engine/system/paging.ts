@@ -287,6 +287,14 @@ function fillTlb(
   i32[entry + 4] = offset - page;
 }
 
+/** Bank offset of what the running code can read at a linear address (halves), as far as the data TLB knows; else undefined. */
+export function readableAt(cpu: Cpu, low: number, high: number): number | undefined {
+  const { u32 } = cpu;
+  const entry = (TLB + ((low >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;
+  const isKnown = u32[entry] === ((low & ~0xfff) | u32[state.tlbTag >>> 2]) >>> 0 && u32[entry + 1] === high >>> 0;
+  return isKnown ? (low + u32[entry + 4]) >>> 0 : undefined;
+}
+
 /**
  * Bank offset of the byte at a linear address (halves as signed 32-bit numbers), for an access (READ, WRITE, FETCH) with user
  * or supervisor rights. Raises #PF, or exits for the second level. The address must be canonical.

@@ -195,6 +195,15 @@ export class RegionFunction {
     if (isBack || this.#flow.merges.has(to)) this.#code.br(this.#labels.get(to) as Label);
     else this.#tree(to);
   }
+  /** Goes on there if that is where `rip` leads. */
+  #edgeIf(from: RegionBlock, offset: number): void {
+    const c = this.#code;
+    c.get(this.#frame.rip);
+    this.#pushRip(offset);
+    c.op("i64.eq").if();
+    this.#edge(from, offset);
+    c.end();
+  }
   /** Bit of the page that the block lies in. */
   #pageBit(block: RegionBlock): number {
     const known = this.#pageDistances.indexOf(pageOf(block));
@@ -389,16 +398,11 @@ export class RegionFunction {
         return;
       case "return":
         // Calls within the region return to it
-        for (const site of this.#returnSites) {
-          c.get(this.#frame.rip);
-          this.#pushRip(site.offset);
-          c.op("i64.eq").if();
-          this.#edge(block, site.offset);
-          c.end();
-        }
+        for (const site of this.#returnSites) this.#edgeIf(block, site.offset);
         this.#exit(this.#behind(block));
         return;
       case "indirect":
+        if (ending.expected !== undefined && block.successors.length > 0) this.#edgeIf(block, ending.expected);
         this.#exit(this.#behind(block));
         return;
       case "dispatch": {

@@ -38,8 +38,8 @@ export type Ending =
   | { kind: "branch"; taken: number; next: number }
   | { kind: "call"; target: number; returnsTo: number }
   | { kind: "return" }
-  /** `returnsTo`: behind a call. */
-  | { kind: "indirect"; returnsTo?: number }
+  /** `returnsTo`: behind a call. `expected`: where it probably goes. */
+  | { kind: "indirect"; returnsTo: number | undefined; expected: number | undefined }
   /** The rest is the interpreter's, from that operation on. */
   | { kind: "interpreter"; at: number }
   /** Goes to the successor whose number is in the local `entry`. */

@@ -8,8 +8,9 @@ import type { Variant } from "../decoder/variant.ts";
 import type { InterpreterInstance } from "../interpreter/instance.ts";
 import { REGION_SUPPORT } from "../interpreter/region-support.ts";
 import { block } from "../operation.ts";
-import type { Region } from "./region.ts";
-import { type NearBlocks, RegionFinder } from "./region-finder.ts";
+import { EntryCounts } from "./entry-counts.ts";
+import { createLiveRegion, type LiveBlock, type LiveRegion } from "./live-region.ts";
+import { enteredFromElsewhere, type Heat, type NearBlocks, type PlacedBlock, RegionFinder, seenFrom } from "./region-finder.ts";
 import { LAYOUT_IMPORT } from "./region-layout.ts";
 import { codeOf, type RegionAnswer, type RegionThread, requestOf } from "./region-thread.ts";
 
@@ -17,30 +18,33 @@ import { codeOf, type RegionAnswer, type RegionThread, requestOf } from "./regio
 export type TranslateMode = "off" | "hot" | "always";
 
 /**
- * Entries of a block after which it is translated. A region costs the compilers milliseconds: with 2,000 a Linux kernel's boot, and then
- * 300 starts of a program, each take 1.7 times the CPU time.
+ * Entries of a block after which it is translated. A region costs the compilers milliseconds: with 2,000 a Linux kernel's boot takes 1.7
+ * times the CPU time, with 8,000 a fifth more wall time; with 20,000 a shell's loop of 3 s takes 6 % more.
  */
-const HOT_ENTRIES = 20_000;
+const HOT_ENTRIES = 14_000;
 /** A block belongs to its neighbour's region when it ran at least once in so many of the neighbour's entries. */
-const RARE = 40;
+const RARE = 20;
 /** A block that a region has inside is an entry as well if it was entered from elsewhere a hot block's entries by so many. */
 const FEW_ENTRIES = 8;
-/** A block that a region has inside is translated as the first of another after so many times more entries. */
-const MEMBER_PATIENCE = 4;
-/** Instructions a run, at the most, that may go on in the interpreter behind the places where runs leave a region. */
-const MOST_BEHIND_RUNS = 2000;
+/** Times that a region is made anew with further entries. */
+const MOST_GENERATIONS = 3;
+/**
+ * A region is made anew when the interpreter has run so many instructions inside of it, for each of a hot block's entries; and on the average more
+ * than so many in a run of the engine, since each end of a run may leave the region in the middle.
+ */
+const INSTRUCTIONS_INSIDE = 50;
+const INSTRUCTIONS_BEHIND_RUNS = 100;
 /** Regions kept; when there are more, all are dropped and what is still hot is translated anew. */
 const MOST_REGIONS = 6000;
 /** Regions of a page that changes more often than this stay with the interpreter. */
 const MOST_CHANGES = 20;
-/** Regions that wait for their code. A block that is hot while there are more waits for half as many entries again. */
+/** Regions that wait for their code. A block that is hot while there are more is asked about later. */
 const MOST_WAITING = 100;
-/** Never reached by counting down. */
-const NEVER = 0xffff_ffff;
 
 export interface TranslatorStatistics {
-  /** Regions made since the start, and those that are in use. */
+  /** Regions made since the start, how many of them replaced one with fewer entries, and those that are in use. */
   regionsMade: number;
+  regionsRemade: number;
   regionsInUse: number;
   /** Guest instructions and bytes of WebAssembly in the regions made. */
   instructions: number;
@@ -54,25 +58,11 @@ export interface TranslatorStatistics {
   milliseconds: number;
 }
 
-/** A block that is not to be translated yet. */
+/** A block at which no region is entered, but which one has inside. */
 interface Member {
-  /** That has it inside. */
   readonly region: LiveRegion;
-  /** Runs of the engine when it was last made to wait. */
+  /** Its count of entries when that region came to have it, or into use. */
   since: number;
-}
-
-interface LiveRegion {
-  /** Table index of its function; 0 as long as it waits for its code. */
-  index: number;
-  /** Headers of its blocks; of those that lead to it; and of those that lead to no region, but are inside of this one. */
-  readonly headers: readonly number[];
-  entries: readonly number[];
-  members: readonly number[];
-  /** Numbers of the pages that its code lies in. */
-  readonly pages: ReadonlySet<number>;
-  /** In all of its blocks. */
-  readonly instructions: number;
 }
 
 /** A page of the bank that code was translated from. */
@@ -83,8 +73,9 @@ interface PageRegions {
 
 export class Translator {
   readonly mode: TranslateMode;
-  /** What a new block's `entries` begins at. */
-  readonly initialEntries: number;
+  /** Of the blocks that no region is entered at. */
+  readonly counts: EntryCounts;
+  readonly #heat: Heat;
   readonly #hotEntries: number;
   readonly #cpu: Cpu;
   readonly #finder: RegionFinder;
@@ -103,6 +94,7 @@ export class Translator {
   #runs = 0;
   readonly #statistics: TranslatorStatistics = {
     regionsMade: 0,
+    regionsRemade: 0,
     regionsInUse: 0,
     instructions: 0,
     bytes: 0,
@@ -126,8 +118,14 @@ export class Translator {
     // "always" means before it runs
     this.#thread = mode === "hot" ? thread : undefined;
     this.#hotEntries = hotEntries;
-    this.initialEntries = mode === "off" ? NEVER : mode === "always" ? 1 : hotEntries;
+    this.counts = new EntryCounts(cpu, mode === "off" ? undefined : mode === "always" ? 1 : hotEntries);
     this.#cpu = cpu;
+    this.#heat = {
+      isWorth: (header) => this.#isWorth(header),
+      entriesOf: (header) => this.#entriesOf(header),
+      isCounted: (header) => this.#isCounted(header),
+      leastFromElsewhere: hotEntries / FEW_ENTRIES,
+    };
     this.#finder = new RegionFinder(cpu, variants, numbers);
     this.#handlers = interpreter.handlers;
     const support: Record<string, WebAssembly.ImportValue> = {};
@@ -139,63 +137,74 @@ export class Translator {
     return { ...this.#statistics };
   }
 
-  /** The block at that header is to be translated, with what is near it. `allocate`: room beside the operations; 0 when there is none. */
-  translate(header: number, near: NearBlocks, allocate: (bytes: number) => number): void {
-    const { u32 } = this.#cpu;
-    const pageOf = (at: number): number => u32[(at + block.physical) >>> 2] >>> 12;
-    if (this.mode === "hot" && this.#page(pageOf(header)).changes > MOST_CHANGES) return;
-    if (this.mode === "hot" && this.#waitsFurther(header)) return;
-    if (this.#waiting >= MOST_WAITING) {
-      u32[(header + block.entries) >>> 2] = this.#hotEntries >>> 1;
-      return;
+  /**
+   * The interpreter has come to ask whether the block that it enters is to be translated, with what is near it. `allocate`: room beside the
+   * operations; 0 when there is none.
+   */
+  ask(header: number, near: NearBlocks, allocate: (bytes: number) => number): void {
+    const entry = { header, offset: this.#cpu.u32[(header + block.physical) >>> 2] & 4095 };
+    if (this.mode === "hot") {
+      if (this.#waiting >= MOST_WAITING || this.#changesOften(header)) return;
+      const member = this.#members.get(header);
+      if (member !== undefined && this.#remake(member.region, header, near, allocate)) return;
+      if (this.#entriesOf(header) < this.#hotEntries) return;
     }
-    const least = this.mode === "always" ? 0 : this.#hotEntries / RARE;
-    const region = this.#finder.find(header, near, {
-      isWorth: (other) => {
-        if (u32[(other + block.charge) >>> 2] !== u32[(other + block.count) >>> 2]) return false;
-        if (this.mode === "hot" && this.#page(pageOf(other)).changes > MOST_CHANGES) return false;
-        return this.#heatOf(other) >= least;
-      },
-      entriesOf: (other) => this.#heatOf(other),
-      isCounted: (other) => this.#isCounted(other),
-      leastFromElsewhere: this.#hotEntries / FEW_ENTRIES,
-    });
+    this.#make([entry], near, allocate);
+  }
+
+  /**
+   * Makes the region anew, with an entry more wherever the interpreter came into it, if that happens much. False: it cannot be, and a
+   * block that is entered often inside of it is to have its own.
+   */
+  #remake(live: LiveRegion, header: number, near: NearBlocks, allocate: (bytes: number) => number): boolean {
+    const isToCome = live.successor !== undefined && this.#regions.has(live.successor);
+    if (live.index === 0 || isToCome) return true;
+    const inside = live.blocks.reduce((sum, own) => sum + this.#instructionsInside(live, own), 0);
+    if (inside < this.#hotEntries * INSTRUCTIONS_INSIDE) return true;
+    if (inside < (this.#runs - live.since) * INSTRUCTIONS_BEHIND_RUNS) return true;
+    if (live.generation === MOST_GENERATIONS) return false;
+    const { head } = live;
+    const asking = live.blocks.find((own) => own.header === header) as LiveBlock;
+    const nearHead = seenFrom(near, -(asking.offset & ~4095));
+    if (nearHead.at(head.offset) !== head.header) return false;
+    const known = live.blocks.filter((own) => own !== head && live.entries.includes(own.header));
+    const found = enteredFromElsewhere(live.blocks, live.blocks, this.#heat);
+    // In a loop each block is led to by another: the interpreter comes to any of them
+    this.#make([head, ...known, ...(found.length > 0 ? found : [asking])], nearHead, allocate, live);
+    return true;
+  }
+  /** That the interpreter ran in the block since the region is in use. */
+  #instructionsInside(live: LiveRegion, { header }: LiveBlock): number {
+    const member = this.#members.get(header);
+    if (member?.region !== live) return 0;
+    return this.counts.since(header, member.since) * this.#cpu.u32[(header + block.count) >>> 2];
+  }
+
+  #make(
+    entries: readonly [PlacedBlock, ...PlacedBlock[]],
+    near: NearBlocks,
+    allocate: (bytes: number) => number,
+    replaced?: LiveRegion,
+  ): void {
+    const region = this.#finder.find(entries, near, this.#heat);
     this.#statistics.linked += region.blocks.reduce((sum, { successors }) => sum + successors.length, 0);
-    const live = this.#await(region, pageOf);
+    const live = createLiveRegion(region, this.#cpu.u32, replaced === undefined ? 0 : replaced.generation + 1);
+    if (replaced !== undefined) replaced.successor = live;
+    this.#await(live);
     if (this.#thread === undefined) {
-      this.#install(live, codeOf(region), allocate);
+      this.#install(live, codeOf(region), allocate, replaced);
       return;
     }
     this.#waiting++;
     this.#thread.request(requestOf(region), (code) => {
       this.#waiting--;
       // Another engine may be about to run, and another CPU may have this one's bank by now
-      this.#arrived.push(() => this.#install(live, code, allocate));
+      this.#arrived.push(() => this.#install(live, code, allocate, replaced));
     });
   }
 
-  /**
-   * Whether a block that has been entered often enough is still to wait since a region has it inside. Its code may be to come. Or the
-   * region is left in the middle at the ends of runs, and the interpreter goes on until it meets an entry: a region that begins
-   * in the middle of others' loops is worse than one that begins where they do. It is translated when that is much: from one entry of the block to
-   * the next, it may be all of the region.
-   */
-  #waitsFurther(header: number): boolean {
-    const member = this.#members.get(header);
-    if (member === undefined) return false;
-    const runs = this.#runs - member.since;
-    const isLittle = this.#hotEntries * MEMBER_PATIENCE * member.region.instructions <= runs * MOST_BEHIND_RUNS;
-    this.#letWait(header, member);
-    if (member.region.index !== 0 && !isLittle) this.#members.delete(header);
-    return true;
-  }
-  #letWait(header: number, member: Member): void {
-    this.#cpu.u32[(header + block.entries) >>> 2] = this.#hotEntries * MEMBER_PATIENCE;
-    member.since = this.#runs;
-  }
-
   /** Call when the engine begins to run: takes in what has been translated since the last time. */
-  takeArrived(): void {
+  beginRun(): void {
     this.#runs++;
     this.#thread?.poll();
     if (this.#arrived.length === 0) return;
@@ -205,31 +214,25 @@ export class Translator {
   }
 
   /** A region whose code is to come. What changes its pages meanwhile drops it. */
-  #await({ head, blocks }: Region, pageOf: (header: number) => number): LiveRegion {
-    const headers = blocks.map(({ header }) => header);
-    const live: LiveRegion = {
-      index: 0,
-      headers,
-      entries: [head.header],
-      members: headers.filter((header) => header !== head.header && this.#cpu.u32[(header + block.region) >>> 2] === 0),
-      pages: new Set(headers.map(pageOf)),
-      instructions: blocks.reduce((sum, { count }) => sum + count, 0),
-    };
+  #await(live: LiveRegion): void {
     this.#regions.add(live);
-    for (const member of live.members) this.#members.set(member, { region: live, since: this.#runs });
+    for (const { header } of live.blocks) {
+      if (this.#isCounted(header)) this.#members.set(header, { region: live, since: this.counts.now(header) });
+    }
     for (const page of live.pages) this.#page(page).regions.add(live);
-    return live;
   }
 
-  #install(live: LiveRegion, code: RegionAnswer, allocate: (bytes: number) => number): void {
+  #install(live: LiveRegion, code: RegionAnswer, allocate: (bytes: number) => number, replaced: LiveRegion | undefined): void {
     if (!this.#regions.has(live)) return;
     if (this.#statistics.regionsInUse >= MOST_REGIONS) this.#dropAll(({ index }) => index !== 0);
     const { u32 } = this.#cpu;
     const layout = code === undefined ? 0 : allocate(code.layout.length * u32.BYTES_PER_ELEMENT);
     if (code === undefined || layout === 0) {
       this.#forget(live);
+      this.counts.silence(live.head.header);
       return;
     }
+    if (replaced !== undefined && this.#regions.has(replaced)) this.#drop(replaced);
     u32.set(code.layout, layout >>> 2);
     const imports = { ...this.#imports, [LAYOUT_IMPORT.module]: { [LAYOUT_IMPORT.name]: layout } };
     const instance = new WebAssembly.Instance(code.module, imports);
@@ -245,28 +248,36 @@ export class Translator {
     });
     live.index = index;
     live.entries = entries;
-    live.members = live.members.filter((member) => !entries.includes(member));
-    for (const header of live.members) {
+    live.since = this.#runs;
+    for (const { header } of live.blocks) {
       const member = this.#members.get(header);
-      if (member?.region === live) this.#letWait(header, member);
+      if (member?.region === live) member.since = this.counts.now(header);
     }
     const statistics = this.#statistics;
     statistics.regionsMade++;
+    if (replaced !== undefined) statistics.regionsRemade++;
     statistics.regionsInUse++;
     statistics.instructions += code.instructions;
     statistics.bytes += code.bytes;
     statistics.milliseconds += code.milliseconds;
   }
 
-  /** Times that the interpreter entered the block, as far as it counts. */
-  #heatOf(header: number): number {
-    if (!this.#isCounted(header)) return this.#hotEntries * MEMBER_PATIENCE;
-    return this.#hotEntries - (this.#cpu.u32[(header + block.entries) >>> 2] | 0);
+  /** Times that the interpreter entered the block since it was decoded or a region has it inside; enough where a region is entered. */
+  #entriesOf(header: number): number {
+    return this.#isCounted(header) ? this.counts.since(header, this.#members.get(header)?.since) : this.#hotEntries;
   }
-  /** What has a region is not counted any more, and what is inside of one was counted, then made to wait. */
   #isCounted(header: number): boolean {
+    return this.#cpu.u32[(header + block.region) >>> 2] === 0;
+  }
+  /** Whether the block belongs to the regions of those that lead to it. */
+  #isWorth(header: number): boolean {
     const { u32 } = this.#cpu;
-    return u32[(header + block.region) >>> 2] === 0 && (u32[(header + block.entries) >>> 2] | 0) <= this.#hotEntries;
+    if (u32[(header + block.charge) >>> 2] !== u32[(header + block.count) >>> 2]) return false;
+    if (this.mode === "always") return true;
+    return !this.#changesOften(header) && (this.#members.has(header) || this.#entriesOf(header) >= this.#hotEntries / RARE);
+  }
+  #changesOften(header: number): boolean {
+    return this.#page(this.#cpu.u32[(header + block.physical) >>> 2] >>> 12).changes > MOST_CHANGES;
   }
 
   #page(number: number): PageRegions {
@@ -281,12 +292,8 @@ export class Translator {
   /** Headers of all blocks that regions have. */
   headers(): Set<number> {
     const all = new Set<number>();
-    for (const { headers } of this.#regions) for (const header of headers) all.add(header);
+    for (const { blocks } of this.#regions) for (const { header } of blocks) all.add(header);
     return all;
-  }
-  /** How often the interpreter has entered the block; more than any number that one compares with where it was made to wait. */
-  entriesOf(header: number): number {
-    return (this.initialEntries - this.#cpu.u32[(header + block.entries) >>> 2]) >>> 0;
   }
 
   /** Blocks of the page were dropped: no region of it may run again. */
@@ -313,7 +320,7 @@ export class Translator {
     const { u32 } = this.#cpu;
     for (const header of region.entries) {
       u32[(header + block.region) >>> 2] = 0;
-      u32[(header + block.entries) >>> 2] = this.initialEntries;
+      this.counts.restart(header);
     }
     if (region.index !== 0) {
       this.#handlers.set(region.index, null);
@@ -323,7 +330,7 @@ export class Translator {
     this.#forget(region);
   }
   #forget(region: LiveRegion): void {
-    for (const header of region.members) {
+    for (const { header } of region.blocks) {
       if (this.#members.get(header)?.region === region) this.#members.delete(header);
     }
     for (const page of region.pages) this.#pages.get(page)?.regions.delete(region);
