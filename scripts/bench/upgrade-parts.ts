@@ -30,6 +30,9 @@ export interface UpgradePart {
 /** Moves before those that count: code that has not run yet is slow, and the first move of a fresh daemon has a row of its own. */
 const warmUpMoves = 40;
 
+/** What a guest runs on a CPU before it moves to the next. */
+const betweenCpuMovesMs = 100;
+
 /** A guest takes a command in its next round, a tenth of a second, and powers off: one that has not ended by then never will. */
 const endWithinSeconds = 30;
 
@@ -214,6 +217,31 @@ async function manyVms({ vms, progress }: UpgradeContext): Promise<UpgradeRow[]>
   });
 }
 
+/** Moves to and fro between two logical CPUs, of a guest that works; the other CPU has one that works as well. */
+async function betweenCpus({ moves, progress }: UpgradeContext): Promise<UpgradeRow[]> {
+  return withHost(2, async (host) => {
+    const guest = await RunningGuest.start(host, await linux("512M", 1), { cpu: 0 });
+    const other = await RunningGuest.start(host, tinyGuest(), { cpu: 1 });
+    await guest.rounds(2);
+    await other.rounds(1);
+    const times: number[] = [];
+    const count = Math.max(20, Math.round(moves / 10));
+    for (let move = 0; move < warmUpMoves + count; move++) {
+      if (move === warmUpMoves) progress(`cpus: ${count} moves`);
+      const report = await host.migrate({ pid: guest.pid, cpu: (move + 1) % 2 });
+      if (!report.moved) throw new Error(`move ${move} failed at ${report.failed?.step}: ${report.failed?.reason}`);
+      if (move >= warmUpMoves) times.push(report.blackoutUs / 1000);
+      // So that there is translated code to lose
+      await new Promise((resolve) => setTimeout(resolve, betweenCpuMovesMs));
+    }
+    await end(guest);
+    return [
+      below(`blackout of a move to another CPU, both busy, 1 vCPU, 512 MiB, ${count} moves: median`, median(times), 5, "ms"),
+      { what: "the same, 99th percentile", unit: "ms", value: quantile(times, 0.99) },
+    ];
+  });
+}
+
 /** Guest instructions per second around a move, against those just before it. */
 async function afterwards({ moves, progress }: UpgradeContext): Promise<UpgradeRow[]> {
   return withHost(1, async (host) => {
@@ -258,5 +286,6 @@ export const upgradeParts: readonly UpgradePart[] = [
   { name: "ram", about: "blackout against RAM", measure: againstRam },
   { name: "vcpus", about: "blackout with 16 vCPUs", measure: manyVcpus },
   { name: "vms", about: "many VMs by one command", measure: manyVms },
+  { name: "cpus", about: "moves between logical CPUs", measure: betweenCpus },
   { name: "after", about: "how fast a VM is after a move", measure: afterwards },
 ];

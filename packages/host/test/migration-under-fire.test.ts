@@ -5,7 +5,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { Host } from "../src/control/host.ts";
 import type { ProcessHandle } from "../src/control/process-handle.ts";
-import { noTakeOverAt } from "./fixtures/fake-hardware.ts";
+import { noEngineAt, noTakeOverAt } from "./fixtures/fake-hardware.ts";
+import { lateMs } from "./fixtures/fake-module.ts";
 import { createTestHost, letGo, printed, run, textOf, threadHangs } from "./fixtures/test-host.ts";
 
 let host: Host;
@@ -148,6 +149,29 @@ describe("what never ends", () => {
     expect(await host.ps()).toMatchObject([{ pid: process.pid, cpu: 0, vms: 1 }]);
     expect(await usage()).toEqual(before);
     await goesOn(process);
+    await endsWell(process);
+  });
+
+  it("no engine can be made for its guest: it never stood still, and comes when one can", async () => {
+    const process = await start("none");
+    const before = await usage();
+    const devices = new Int32Array(host.machine.devices);
+    Atomics.store(devices, noEngineAt, 1);
+    const report = await host.migrate({ pid: process.pid, cpu: 1 });
+    expect(report).toMatchObject({ moved: false, blackoutUs: 0, failed: { step: "prepare" } });
+    expect(report.failed!.reason).toMatch(/no engine can be made for bank \d+/);
+    expect(await usage()).toEqual(before);
+    Atomics.store(devices, noEngineAt, 0);
+    expect(await host.migrate({ pid: process.pid, cpu: 1 })).toMatchObject({ moved: true, toCpu: 1 });
+    await goesOn(process);
+    await endsWell(process);
+  });
+
+  it("the VM stands still until its guest is entered, and no shorter is the blackout that is told", async () => {
+    const process = await start("run-late");
+    const { moved, blackoutUs } = await host.migrate({ pid: process.pid, cpu: 1 });
+    expect(moved).toBe(true);
+    expect(blackoutUs).toBeGreaterThanOrEqual(lateMs * 1000);
     await endsWell(process);
   });
 

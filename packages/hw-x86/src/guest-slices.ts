@@ -47,6 +47,7 @@ export abstract class GuestSlices {
     counters.enterGuest(engine);
     try {
       enter();
+      this.cpu.atGuestEntry?.();
       this.#slices(engine);
     } catch (error) {
       if (error !== VM_EXIT) throw engineFailure(engine, error);

@@ -50,6 +50,7 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   readonly devices: HostBus;
   abstract readonly counters: CounterUnit;
   nmiHandler: (() => void) | undefined;
+  atGuestEntry: (() => void) | undefined;
   timerDeadline = Number.POSITIVE_INFINITY;
   readonly #block = new StateBlock();
   readonly #makeEngine: EngineFactory;
@@ -75,6 +76,7 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
     this.memory = new MemoryBanks(
       (bank) => this.#bankReleased(bank),
       (bank) => this.#bankLeft(bank),
+      (bank) => void this.#engineOf(bank),
     );
     this.clock = new Clock(machine);
     this.tscKhz = machine.tscKhz;
@@ -114,22 +116,30 @@ export abstract class LogicalCpuCore implements LogicalCpu, RootCpu {
   turnTo(bank: MemoryBank): BankEngine {
     const before = this.#current;
     if (before?.bank === bank) return before;
-    let next = this.#engines.get(bank.id);
-    if (next === undefined) {
-      const engine = this.#makeEngine({
-        memory: bank.memory,
-        model: this.model,
-        guest: this.guestMode,
-        log: (line) => this.log(line),
-      });
-      next = { bank, engine, tags: new TranslationTags(this.#tags) };
-      this.#engines.set(bank.id, next);
-    }
+    const next = this.#engineOf(bank);
     next.engine.adoptState(this.#block.bytes());
     this.#block.moveTo(bank.memory.buffer);
     this.#retiredElsewhere += (before?.engine.retired() ?? 0) - next.engine.retired();
     this.#current = next;
     return next;
+  }
+
+  /**
+   * Made when a guest of the bank is entered first; of one that is attached, at once: its guest runs elsewhere, and is not to wait for that
+   * when it comes. What making one writes to the bank is the same on every CPU of the machine.
+   */
+  #engineOf(bank: MemoryBank): BankEngine {
+    const there = this.#engines.get(bank.id);
+    if (there !== undefined) return there;
+    const engine = this.#makeEngine({
+      memory: bank.memory,
+      model: this.model,
+      guest: this.guestMode,
+      log: (line) => this.log(line),
+    });
+    const made = { bank, engine, tags: new TranslationTags(this.#tags) };
+    this.#engines.set(bank.id, made);
+    return made;
   }
 
   #bankReleased(id: number): void {

@@ -140,6 +140,8 @@ export interface LogicalCpu {
   takeNmi(): boolean;
   /** What vector 2 of root mode's IDT leads to. */
   nmiHandler: (() => void) | undefined;
+  /** Called at each VM entry, when nothing but the guest's instructions is left to do. */
+  atGuestEntry: (() => void) | undefined;
   /**
    * A register of the local APIC by its offset in the APIC's page: id (20h), version (30h), interrupt command (300h, 310h), LVT performance
    * counter entry (340h). One that the machine has not reads as 0, and the log says so.
@@ -156,6 +158,6 @@ export interface LogicalCpu {
   losePower(): void;
   /** Guest instructions retired on this CPU since power-on. */
   retiredInstructions(): number;
-  /** What the engine of that bank has done; undefined before a guest of the bank ran. */
+  /** What the engine of that bank has done; undefined before there is one. */
   engineStatistics(bank: number): EngineStatistics | undefined;
 }

@@ -33,11 +33,13 @@ export class MemoryBanks implements PhysicalMemory {
   readonly #banks = new Map<number, MemoryBank>();
   readonly #released: (id: number) => void;
   readonly #left: (id: number) => void;
+  readonly #attached: (bank: MemoryBank) => void;
 
-  /** `released` is told before a bank is forgotten, `left` when another CPU may have it. */
-  constructor(released: (id: number) => void, left: (id: number) => void) {
+  /** `released` is told before a bank is forgotten, `left` when another CPU may have it, `attached` of one that another CPU has made. */
+  constructor(released: (id: number) => void, left: (id: number) => void, attached: (bank: MemoryBank) => void) {
     this.#released = released;
     this.#left = left;
+    this.#attached = attached;
   }
 
   createBank(id: number, sizeBytes: number): MemoryBank {
@@ -47,10 +49,21 @@ export class MemoryBanks implements PhysicalMemory {
       );
     const pages = sizeBytes / WASM_PAGE;
     // Initial and maximum are equal: a bank never grows, so views over it stay valid
-    return this.attachBank(id, new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true }));
+    return this.#add(id, new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true }));
   }
 
   attachBank(id: number, memory: WebAssembly.Memory): MemoryBank {
+    const bank = this.#add(id, memory);
+    try {
+      this.#attached(bank);
+    } catch (thrown) {
+      this.#banks.delete(id);
+      throw thrown;
+    }
+    return bank;
+  }
+
+  #add(id: number, memory: WebAssembly.Memory): MemoryBank {
     if (!Number.isInteger(id) || id < 0 || id > MAXIMUM_BANK)
       throw new RangeError(`bank number ${id} is not in 0..${MAXIMUM_BANK}`);
     if (this.#banks.has(id)) throw new Error(`bank ${id} exists already`);

@@ -18,7 +18,7 @@ export interface MemoryBank {
 export interface PhysicalMemory {
   /** A new bank; bytes, a multiple of 64 KiB, at most 4 GiB. Throws RangeError when out of address space. */
   createBank(id: number, sizeBytes: number): MemoryBank;
-  /** Makes a bank of another thread known here. */
+  /** Makes a bank of another thread known here, and the engine that is to run its guests. Throws when there is no room for one. */
   attachBank(id: number, memory: WebAssembly.Memory): MemoryBank;
   /** Forgets a bank and every cached translation and block in it. */
   releaseBank(id: number): void;

@@ -29,6 +29,7 @@ export interface RootCpu {
   readonly msrs: RootMsrs;
   readonly counters: CounterUnit;
   readonly timerDeadline: number;
+  readonly atGuestEntry: (() => void) | undefined;
   readonly freedPages: FreedPages;
   /** Vector of the most urgent interrupt that waits at TSC `now`, -1 when there is none. */
   waitingInterrupt(now: number): number;

@@ -173,7 +173,7 @@ export interface MigrationReport {
   moved: boolean;
   /** Steps that were begun, in order, microseconds of real time. `freeze` includes save, `restore` includes verify and commit. */
   steps: { step: MigrationStep; durationUs: number }[];
-  /** From the request that stops the vCPUs to the first KVM_RUN on the other CPU; 0 when nothing was stopped. */
+  /** From the request that stops the vCPUs to the first entry of a guest on the other CPU; 0 when nothing was stopped. */
   blackoutUs: number;
   /** Bytes of all sections. */
   stateBytes: number;

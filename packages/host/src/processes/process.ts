@@ -68,8 +68,6 @@ export class KernelProcess implements Process {
   arrivesOn: string | undefined;
   /** Calls of a module's `prepare` for it that have not come back, also those that were given up. */
   readonly preparing = new Set<Promise<unknown>>();
-  /** Called once, when a thread of it makes KVM_RUN. */
-  atFirstRun: (() => void) | undefined;
   readonly tasks = new Set<KernelTask>();
   readonly files = new Map<number, OpenFile>();
   readonly eventfds = new ProcessEventfds(this);

@@ -39,10 +39,6 @@ export function createSystemCalls(process: KernelProcess, task: KernelTask): Sys
       if (!process.frozen) task.workDone();
       return resultOnFailedVm(file, request, memory.bank.view);
     }
-    if (process.atFirstRun !== undefined && request === Ioctl.KVM_RUN) {
-      process.atFirstRun();
-      process.atFirstRun = undefined;
-    }
     kernel.current = process;
     scheduler.runningTask = task;
     task.insideOf = file.operations;

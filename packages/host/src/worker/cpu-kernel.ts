@@ -26,6 +26,7 @@ import { leaveCpuToVms } from "../upgrade/rehearsal.ts";
 import { atInstruction } from "./at-instruction.ts";
 import { CpuSleep } from "./cpu-sleep.ts";
 import { EngineAccounts } from "./engine-accounts.ts";
+import { GuestEntries } from "./guest-entries.ts";
 import { ModuleMoves } from "./module-moves.ts";
 import { RegionPort } from "./region-port.ts";
 
@@ -53,6 +54,7 @@ export class CpuKernel {
   readonly #migrations: Migrations;
   readonly #moves = new ModuleMoves((report) => this.#send({ event: "moved", report }));
   readonly #sleep = new CpuSleep(this);
+  readonly #entries = new GuestEntries(this);
 
   constructor(boot: CpuBoot, hardware: Hardware, send: (event: CpuEvent) => void) {
     this.id = boot.cpu;
@@ -243,8 +245,11 @@ export class CpuKernel {
     "arrive.go": ({ pid }) =>
       new Promise((resolve) => {
         const { process, main } = this.#migrations.arrive(pid);
-        const runs = () => resolve(performance.timeOrigin + performance.now());
-        process.atFirstRun = runs;
+        const runs = () => {
+          this.#entries.forget(process);
+          resolve(performance.timeOrigin + performance.now());
+        };
+        this.#entries.first(process, runs);
         process.atEnd.add(runs);
         this.#run(process, main, undefined);
         // A VM whose vCPUs do not run has come too: its threads wait for something else
