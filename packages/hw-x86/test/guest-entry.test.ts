@@ -39,10 +39,12 @@ it("atGuestEntry is not called for an entry that fails", () => {
   expect(entries).toBe(0);
 });
 
+const cpu = (machine: ReturnType<typeof createMachine>, id: number) => createLogicalCpu(machine, id, () => undefined);
+
 describe.each(["intel", "amd"] as const)("the engine of a bank (%s)", (vendor) => {
   it("is there as soon as a bank of another CPU's is attached, and of a bank of its own when a guest needs it", () => {
     const machine = createMachine({ vendor, cpus: 2, clock: "icount" });
-    const [first, second] = [createLogicalCpu(machine, 0), createLogicalCpu(machine, 1)];
+    const [first, second] = [cpu(machine, 0), cpu(machine, 1)];
     const bank = first.memory.createBank(70, 32 << 20);
     expect(first.engineStatistics(70)).toBeUndefined();
     second.memory.attachBank(70, bank.memory);
@@ -53,8 +55,8 @@ describe.each(["intel", "amd"] as const)("the engine of a bank (%s)", (vendor) =
 
   it("leaves a bank alone in which another CPU's guest is", () => {
     const machine = createMachine({ vendor, cpus: 2, clock: "icount" });
-    const bank = createLogicalCpu(machine, 0).memory.createBank(70, 32 << 20);
-    const other = createLogicalCpu(machine, 1);
+    const bank = cpu(machine, 0).memory.createBank(70, 32 << 20);
+    const other = cpu(machine, 1);
     other.memory.attachBank(70, bank.memory);
     other.memory.releaseBank(70);
     const before = bank.u8.slice();
