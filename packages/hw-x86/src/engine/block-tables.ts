@@ -86,18 +86,6 @@ export function codePageAt(cpu: Cpu, low: number, high: number): number | undefi
   return isKnown ? u32[page + 3] : undefined;
 }
 
-interface FindLocals {
-  /** i64. */
-  readonly rip: number;
-  readonly key: number;
-  readonly found: number;
-  readonly rest: number;
-  /** i32. */
-  readonly slot: number;
-  readonly entry: number;
-  readonly physical: number;
-}
-
 /*
  * The words of an entry are loaded once, into locals: V8 loads twice what a comparison alone uses (see emitTagUse), so where there is no
  * other use of a key, a miss stores it.
@@ -135,12 +123,31 @@ export function emitUnlessInPage(c: Code, { rip, found, rest, entry }: PageLocal
   emitTagUse(c, rest);
 }
 
-/** Returns the header of the block at `rip` from the tables, or falls through. */
-export function emitFind(c: Code, { rip, key, found, rest, slot, entry, physical }: FindLocals): void {
-  /** The lower half of `rest` is the present tag. */
-  const isPresent = (): Code => c.get(rest).op("i32.wrap_i64").loadAt("i32.load", state.blockTag).op("i32.eq");
-  const upperHalf = (): Code => c.get(rest).i64(32n).op("i64.shr_u").op("i32.wrap_i64");
+interface ByRipLocals {
+  /** i64. */
+  readonly rip: number;
+  readonly key: number;
+  readonly found: number;
+  readonly rest: number;
+  /** i32. */
+  readonly slot: number;
+}
 
+interface FindLocals extends ByRipLocals {
+  readonly entry: number;
+  readonly physical: number;
+}
+
+/** The lower half of `rest` is the present tag. */
+function emitIsPresent(c: Code, rest: number): void {
+  c.get(rest).op("i32.wrap_i64").loadAt("i32.load", state.blockTag).op("i32.eq");
+}
+function emitUpperHalf(c: Code, rest: number): void {
+  c.get(rest).i64(32n).op("i64.shr_u").op("i32.wrap_i64");
+}
+
+/** Pushes whether the table by RIP has the block at `rip`; its header is the upper half of `rest` then. */
+function emitIsByRip(c: Code, { rip, key, found, rest, slot }: ByRipLocals): void {
   c.get(rip).loadAt("i64.load", state.lookupBase).op("i64.add").tee(key);
   c.get(key).i64(BigInt(BY_RIP_LOG2)).op("i64.shr_u").op("i64.xor").op("i32.wrap_i64");
   c.i32((1 << BY_RIP_LOG2) - 1)
@@ -152,8 +159,30 @@ export function emitFind(c: Code, { rip, key, found, rest, slot, entry, physical
   c.get(slot)
     .memory("i64.load", BLOCK_TABLE + 8)
     .set(rest);
-  isPresent().op("i32.and").if();
-  upperHalf().return();
+  emitIsPresent(c, rest);
+  c.op("i32.and");
+}
+
+/** Pushes the header of the block at `rip`, or 0: `find` is called for what the table by RIP does not have. */
+export function emitFindQuickly(c: Code, locals: ByRipLocals, find: number): void {
+  emitIsByRip(c, locals);
+  c.if("i32");
+  emitUpperHalf(c, locals.rest);
+  c.else();
+  emitTagUse(c, locals.found);
+  c.get(locals.rip).call(find).end();
+}
+
+/** Returns the header of the block at `rip` from the tables, or falls through. */
+export function emitFind(c: Code, { entry, physical, ...byRip }: FindLocals): void {
+  const { rip, key, found, rest, slot } = byRip;
+  const isPresent = (): void => emitIsPresent(c, rest);
+  const upperHalf = (): void => emitUpperHalf(c, rest);
+
+  emitIsByRip(c, byRip);
+  c.if();
+  upperHalf();
+  c.return();
   c.end();
   emitTagUse(c, found);
 
@@ -162,8 +191,10 @@ export function emitFind(c: Code, { rip, key, found, rest, slot, entry, physical
   c.get(entry)
     .memory("i64.load", CODE_TLB + 8)
     .set(rest);
-  isPresent().op("i32.and").if();
-  upperHalf().get(rip).op("i32.wrap_i64").i32(4095).op("i32.and").op("i32.or").tee(physical);
+  isPresent();
+  c.op("i32.and").if();
+  upperHalf();
+  c.get(rip).op("i32.wrap_i64").i32(4095).op("i32.and").op("i32.or").tee(physical);
   c.get(physical).i32(12).op("i32.shr_u").op("i32.xor");
   c.i32((1 << PHYSICAL_LOG2) - 1)
     .op("i32.and")
@@ -174,7 +205,8 @@ export function emitFind(c: Code, { rip, key, found, rest, slot, entry, physical
   c.get(slot);
   c.get(rest).i64(-0x1_0000_0000n).op("i64.and").loadAt("i64.load32_u", state.blockTag).op("i64.or");
   c.memory("i64.store", BLOCK_TABLE + 8);
-  upperHalf().return();
+  upperHalf();
+  c.return();
   c.end();
   c.end();
   emitTagUse(c, found);

@@ -1,4 +1,5 @@
 /** Functions that the interpreter module exports to translated regions. */
+import { emitFindQuickly } from "../block-tables.ts";
 import { gprOffset, RSP, state } from "../cpu-state.ts";
 import { block, OP_BYTES } from "../operation.ts";
 import { emitBitsAbove, FlagSource, kindOf, OWN_CARRY, OWN_OVERFLOW } from "../translator/flag-kinds.ts";
@@ -70,7 +71,9 @@ export function buildRegionSupport(module: ModuleBuilder, common: CommonFunction
     const header = f.allocate("i32");
     const region = f.allocate("i32");
     const budget = f.allocate("i32");
-    c.get(0).call(common.find).tee(header).if();
+    const wide = (): number => f.allocate("i64");
+    emitFindQuickly(c, { rip: 0, key: wide(), found: wide(), rest: wide(), slot: f.allocate("i32") }, common.find);
+    c.tee(header).if();
     c.get(header).memory("i32.load", block.region).tee(region).if();
     c.loadAt("i32.load", state.budget).get(header).memory("i32.load", block.charge).op("i32.sub").tee(budget);
     c.i32(0).op("i32.ge_s").if();
