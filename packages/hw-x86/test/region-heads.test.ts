@@ -33,7 +33,7 @@ const enterInner = ({ engine }: FlatMachine, rounds: number): void => {
 it("a region is made anew when the interpreter runs much inside of it, and is then entered there", () => {
   const made = warmMachine();
   const { engine } = made;
-  const rounds = 100 * HOT_ENTRIES_IN_TESTS;
+  const rounds = 500 * HOT_ENTRIES_IN_TESTS;
   for (let time = 0; time < 2; time++) {
     enterInner(made, rounds);
     expect(engine.run(20 * rounds)).toBe("halted");
@@ -47,7 +47,7 @@ it("a region is made anew when the interpreter runs much inside of it, and is th
 it("what such a region is made from may change like any other's", () => {
   const made = warmMachine();
   const { engine } = made;
-  enterInner(made, 100 * HOT_ENTRIES_IN_TESTS);
+  enterInner(made, 500 * HOT_ENTRIES_IN_TESTS);
   engine.run(2000 * HOT_ENTRIES_IN_TESTS);
   engine.set32(state.activity, 0);
   // inner: dec edx becomes dec eax, whose flags the loop then ends by

@@ -32,7 +32,7 @@ const MOST_GENERATIONS = 3;
  * A region is made anew when the interpreter has run so many instructions inside of it, for each of a hot block's entries; and on the average more
  * than so many in a run of the engine, since each end of a run may leave the region in the middle.
  */
-const INSTRUCTIONS_INSIDE = 50;
+const INSTRUCTIONS_INSIDE = 200;
 const INSTRUCTIONS_BEHIND_RUNS = 100;
 /** Regions kept; when there are more, all are dropped and what is still hot is translated anew. */
 const MOST_REGIONS = 6000;
