@@ -31,8 +31,6 @@ const SCRATCH_BLOCK = OP_ARENA + OP_ARENA_BYTES - LONGEST_RECORDS * OP_BYTES;
 const SWEEP_BYTES = 5.5 * (1 << 20);
 /** What a block ran fewer times than, to be dropped: the next of these, as long as too much is left. Of what ran more, the count is worth keeping. */
 const COLD_ENTRIES = [8, 64];
-/** Distance in bytes to which a jump through a pointer is followed: that of a relative jump. */
-const FAR = 0x8000_0000;
 /** A charge that no budget covers: entering such a block returns to the engine, which looks for a fresh one. */
 const DEAD = 0x7fff_ffff;
 
@@ -197,14 +195,13 @@ export class Blocks {
     return offset === undefined ? undefined : this.#pages.get(offset >>> 12);
   }
 
-  /** Where a pointer of 64 bits, read at a distance from a linear page (halves), leads, as such a distance. */
+  /** Where a pointer of 64 bits, read at a distance from a linear page (halves), leads, as such a distance; rounded when that is far. */
   #pointerAt(low: number, high: number, distance: number): number | undefined {
     const { u32 } = this.#cpu;
     const sum = (low >>> 0) + distance;
     const at = readableAt(this.#cpu, sum >>> 0, high + Math.floor(sum / 0x1_0000_0000));
     if (at === undefined || at % 8 !== 0) return undefined;
-    const target = (u32[(at >>> 2) + 1] - (high >>> 0)) * 0x1_0000_0000 + u32[at >>> 2] - (low >>> 0);
-    return Math.abs(target) < FAR ? target : undefined;
+    return (u32[(at >>> 2) + 1] - (high >>> 0)) * 0x1_0000_0000 + u32[at >>> 2] - (low >>> 0);
   }
 
   /** `bytes` at bank offset `start`, in one page, were written. `running`: the operation that is running, or 0. */

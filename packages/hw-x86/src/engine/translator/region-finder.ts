@@ -17,6 +17,9 @@ const MOST_FURTHER_ENTRIES = 15;
 /** Pages of a region. When one of them changes, the region is dropped. */
 const MOST_PAGES = 12;
 
+/** Bytes from the head's page to any other: distances are taken apart as 32-bit numbers. */
+const FAR = 0x7fff_0000;
+
 /** Blocks that a region may consist of, by their distance from its first page. */
 export interface NearBlocks {
   readonly mode: RegionMode;
@@ -24,7 +27,7 @@ export interface NearBlocks {
   readonly reach: CodeRange | undefined;
   /** Header of the block at that distance from the start of the page; undefined when it has not been decoded, or is out of reach. */
   at(offset: number): number | undefined;
-  /** Where the pointer that lies at that distance leads, as such a distance; undefined when it cannot be read now, or leads far away. */
+  /** Where the pointer that lies at that distance leads, as such a distance; undefined when it cannot be read now. */
   pointerAt(offset: number): number | undefined;
 }
 
@@ -103,7 +106,8 @@ export class RegionFinder {
     const queue = [first, ...begins];
     for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
       for (const offset of [...targets(next.ending), behindCall(next.ending)]) {
-        if (offset === undefined || blocks.has(offset) || blocks.size >= MOST_BLOCKS || operations >= MOST_OPERATIONS) continue;
+        if (offset === undefined || blocks.has(offset) || Math.abs(offset) > FAR) continue;
+        if (blocks.size >= MOST_BLOCKS || operations >= MOST_OPERATIONS) break;
         const header = near.at(offset);
         // A block that is mapped at two addresses is in a region once, since it is entered by its header
         if (header === undefined || headers.has(header) || !heat.isWorth(header)) continue;

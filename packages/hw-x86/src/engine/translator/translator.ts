@@ -229,7 +229,7 @@ export class Translator {
     const layout = code === undefined ? 0 : allocate(code.layout.length * u32.BYTES_PER_ELEMENT);
     if (code === undefined || layout === 0) {
       this.#forget(live);
-      this.counts.silence(live.head.header);
+      if (replaced === undefined) this.counts.silence(live.head.header);
       return;
     }
     if (replaced !== undefined && this.#regions.has(replaced)) this.#drop(replaced);
