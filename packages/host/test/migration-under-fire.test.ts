@@ -175,6 +175,22 @@ describe("what never ends", () => {
     await endsWell(process);
   });
 
+  it("a VM that does not come for long keeps those that wait for it from running for a moment alone", async () => {
+    const process = await start("save-hangs");
+    const there = await run(host, ["migrant"], { cpu: 1 });
+    await printed(there, "ready");
+    const moving = host.migrate({ pid: process.pid, cpu: 1 });
+    await threadHangs(host);
+    await goesOn(there);
+    letGo(host);
+    expect(await moving).toMatchObject({ moved: true, toCpu: 1 });
+    await goesOn(process);
+    process.write("stop\n");
+    expect((await process.exited).status).toBe(0);
+    await goesOn(there);
+    await endsWell(there);
+  });
+
   it("a process comes whose vCPU does not run", async () => {
     const process = await start("none", patientMs, ["migrant", "idle"]);
     for (const cpu of [1, 0, 1])

@@ -95,7 +95,10 @@ export async function migrate(
   };
   let stoppedMs: number | undefined;
   try {
-    await step("prepare", () => unlessEnded(to.client.request("arrive.prepare", { ...offer, program: process.entry })));
+    await step("prepare", async () => {
+      await unlessEnded(to.client.request("arrive.prepare", { ...offer, program: process.entry }));
+      await unlessEnded(to.client.request("arrive.await", { pid }));
+    });
     input.holdInput();
     const still = await step("freeze", () => from.client.request("leave.still", { pid }));
     process.outlivesCpu = true;

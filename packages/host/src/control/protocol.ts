@@ -151,9 +151,11 @@ export interface CpuRequests {
   /** True when the process begins to end before it has gone, false when it has gone or stays. */
   "leave.ends": Call<{ pid: number }, boolean>;
   "arrive.prepare": Call<MigrationOffer & { program: string }, null>;
+  /** The process stands still from about now on: the CPU is to have its thread free for it. */
+  "arrive.await": Call<{ pid: number }, null>;
   "leave.still": Call<{ pid: number }, MigrationImage>;
   "arrive.restore": Call<{ pid: number; image: ProcessImage }, null>;
-  /** Resolves when a vCPU runs again, or when no thread wants to, with the time in milliseconds since the epoch. */
+  /** Resolves when a vCPU's guest is entered, or when no thread wants to, with the time in milliseconds since the epoch. */
   "arrive.go": Call<{ pid: number }, number>;
   /** The CPU lets go of everything. `ending`: the process was to end there. */
   "leave.go": Call<{ pid: number }, { ending: boolean }>;

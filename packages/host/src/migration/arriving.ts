@@ -5,7 +5,7 @@ import { HostError, stackOf } from "../errors.ts";
 import type { LoadedInstance } from "../loader/module-instances.ts";
 import { PageAllocator, pageBytes } from "../memory/page-allocator.ts";
 import { BankUserMemory } from "../memory/user-memory.ts";
-import { within } from "../patience.ts";
+import { alarm, within } from "../patience.ts";
 import { ConsoleInput } from "../processes/console.ts";
 import { KernelProcess } from "../processes/process.ts";
 import type { ProcessImage } from "../saved/process-image.ts";
@@ -17,6 +17,8 @@ import type { CpuKernel } from "../worker/cpu-kernel.ts";
 
 /** For the program to be imported, milliseconds. */
 const importMs = 30_000;
+/** The longest that this CPU's VMs wait for one that comes: what is not there by then comes among their turns. */
+const awaitMs = 20;
 
 export class Arriving {
   readonly process: KernelProcess;
@@ -28,6 +30,8 @@ export class Arriving {
   #image: ProcessImage | undefined;
   /** Under icount no idle time may pass once timers are armed and nobody is there yet to run. */
   #releaseIdle: () => void = () => {};
+  /** Lets this CPU's VMs go on, which wait for the one that comes. */
+  #letOthersRun: () => void = () => {};
   /** The process does not come; its module may still be preparing for it. */
   givenUp = false;
 
@@ -72,6 +76,22 @@ export class Arriving {
       if (typeof incoming === "string") throw new HostError("EINVAL", incoming);
       this.#incoming.push(incoming);
     }
+  }
+
+  /**
+   * The process is about to stand still elsewhere, until it runs here. VMs of this CPU have no turns meanwhile: a thread that runs guests hears
+   * of the state after the slice of one, and each step of the program's start would wait for another; a processor is free as well for the main
+   * thread, over which the state comes.
+   */
+  awaitState(): void {
+    const { scheduler } = this.#kernel;
+    const inTime = alarm(awaitMs, () => this.#letOthersRun());
+    this.#letOthersRun = () => {
+      inTime();
+      this.#letOthersRun = () => {};
+      scheduler.unpause();
+    };
+    scheduler.pause();
   }
 
   /** Takes the state of a process that stands still elsewhere. @throws when it does not come back byte for byte */
@@ -121,12 +141,14 @@ export class Arriving {
     process.input.push(image.input.bytes);
     if (image.input.ended) process.input.end();
     this.#releaseIdle();
+    this.#letOthersRun();
     return { process, main, left };
   }
 
   /** Gives the attempt up; resolves when nothing of it is left, which is not before the module has come back from preparing. */
   async abort(): Promise<void> {
     this.givenUp = true;
+    this.#letOthersRun();
     this.#releaseIdle();
     for (const tell of this.process.atEnding) tell();
     for (const incoming of this.#incoming.splice(0)) {

@@ -79,6 +79,11 @@ export class Migrations {
     return null;
   }
 
+  awaitState(pid: number): null {
+    this.#come(pid).awaitState();
+    return null;
+  }
+
   restore(pid: number, image: ProcessImage): null {
     this.#come(pid).restore(image);
     return null;

@@ -62,6 +62,8 @@ export class CpuScheduler {
   readonly timers: TimerQueue;
   /** Whose turn it is: the process of the task that runs. */
   running: object | undefined;
+  /** Whose tasks have their turns before all others': a process that stands still until they have had some. */
+  favoured: object | undefined;
   /** The task that runs, or ran last. */
   runningTask: Task | undefined;
   readonly #cpu: LogicalCpu;
@@ -272,7 +274,7 @@ export class CpuScheduler {
     if (this.#stopped || this.#paused) return;
     this.timers.runDue(this.clock.monotonicNs());
     if (this.#restWatches.length > 0) this.#lookForRest();
-    const next = this.#runnable.shift();
+    const next = this.#takeNext();
     this.running = next?.owner;
     this.runningTask = next?.task;
     if (!next) {
@@ -287,6 +289,12 @@ export class CpuScheduler {
     // The task's own steps run as microtasks after this; the next turn finds out what came of them.
     this.#requestDispatch();
   };
+
+  #takeNext(): Runnable | undefined {
+    const { favoured } = this;
+    const first = favoured === undefined ? -1 : this.#runnable.findIndex(({ owner }) => owner === favoured);
+    return first > 0 ? this.#runnable.splice(first, 1)[0] : this.#runnable.shift();
+  }
 
   #lookForRest(): void {
     const watches = this.#restWatches;

@@ -239,6 +239,7 @@ export class CpuKernel {
       this.#accounts.programs.add(program);
       return this.#migrations.prepare(offer, this.#import(program, offer.name));
     },
+    "arrive.await": ({ pid }) => this.#migrations.awaitState(pid),
     "arrive.restore": ({ pid, image }) => this.#migrations.restore(pid, image),
     "arrive.abort": ({ pid }) => this.#migrations.abort(pid),
     "arrive.left": ({ pid, left }) => this.#migrations.left(pid, left),
@@ -247,9 +248,11 @@ export class CpuKernel {
         const { process, main } = this.#migrations.arrive(pid);
         const runs = () => {
           this.#entries.forget(process);
+          if (this.scheduler.favoured === process) this.scheduler.favoured = undefined;
           resolve(performance.timeOrigin + performance.now());
         };
         this.#entries.first(process, runs);
+        this.scheduler.favoured = process;
         process.atEnd.add(runs);
         this.#run(process, main, undefined);
         // A VM whose vCPUs do not run has come too: its threads wait for something else
