@@ -7,15 +7,18 @@
 /** Longest time between two looks, in milliseconds. */
 const LONGEST_MS = 0.5;
 const SHORTEST = 256;
+/** Guest instructions a millisecond: interpreted code, which is assumed at first. */
+const FIRST_PER_MS = 100_000;
+/** Code that does little but read the TSC, and the like. A slice in which other threads had the processor is taken for no slower. */
+const SLOWEST_PER_MS = 20_000;
 /**
- * Guest instructions a millisecond: interpreted code, which is also assumed at first, and as fast as a guest is believed to be. Loops
- * are faster, but a guest that falls from such a loop into interpreted code would hold its CPU for a slice of the loop's length.
+ * As fast as a guest is believed to be. Loops are faster, but a guest that falls from such a loop into interpreted code would hold its
+ * CPU for a slice of the loop's length.
  */
-const SLOWEST_PER_MS = 100_000;
 const FASTEST_PER_MS = 400_000;
 
 export class SliceLength {
-  #perMs = SLOWEST_PER_MS;
+  #perMs = FIRST_PER_MS;
 
   /** Instructions to run when something is due in so many milliseconds; Infinity: nothing is. */
   until(ms: number): number {

@@ -10,7 +10,7 @@ import { TimerQueue } from "./timers.ts";
 
 const wallSliceUs = 2000;
 /** Where many tasks want to run their slices are shorter, down to a least, so that each has had its turn after this long. */
-const wallRoundUs = 30_000;
+const wallRoundUs = 24_000;
 const wallLeastSliceUs = 750;
 /** A task that becomes runnable gets the CPU once the running one had this long. */
 const wallGranularityUs = 500;
