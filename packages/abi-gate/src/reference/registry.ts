@@ -65,6 +65,9 @@ export class Registry {
       preferOnline: true,
       fetchRetries: 1,
       fetchRetryMintimeout: 100,
+      // The library multiplies and bounds by these, and has no defaults for them
+      fetchRetryMaxtimeout: 1000,
+      fetchRetryFactor: 2,
       ...(token === undefined ? {} : { "//token": token, forceAuth: { token } }),
     };
   }
