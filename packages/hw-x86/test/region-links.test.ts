@@ -117,29 +117,17 @@ describe.each<TranslateMode>(["off", "hot", "always"])("a call by way of a jump 
     }
     return { ...made, point };
   }
-  const run = ({ engine }: FlatMachine, instructions: number): bigint => {
-    engine.set64(state.rip, BigInt(CODE));
-    engine.set32(state.activity, 0);
-    engine.setReg(4, BigInt(CODE + 0x10_0000));
-    engine.setReg(RAX, 0n);
-    engine.setReg(RCX, BigInt(ROUNDS));
-    const before = engine.retired();
-    expect(engine.run(10 * ROUNDS)).toBe("halted");
-    expect(engine.retired() - before).toBe(instructions * ROUNDS + 1);
-    return engine.reg(RAX);
-  };
-
   it.each([
     ["a jump", false, 6],
     ["a call", true, 5],
   ])("goes where the pointer leads: %s", (_, isDirect, instructions) => {
     const { m, point } = machineWithStub(isDirect);
-    expect(run(m, instructions)).toBe(BigInt(ROUNDS));
+    expect(runLoop(m, instructions)).toBe(BigInt(ROUNDS));
     // One region has the loop and the function
     if (mode === "hot") expect(m.engine.counts().translator).toMatchObject({ regionsMade: 1, regionsInUse: 1 });
     point(OTHER);
-    expect(run(m, instructions)).toBe(3n * BigInt(ROUNDS));
+    expect(runLoop(m, instructions)).toBe(3n * BigInt(ROUNDS));
     point(CALLEE);
-    expect(run(m, instructions)).toBe(BigInt(ROUNDS));
+    expect(runLoop(m, instructions)).toBe(BigInt(ROUNDS));
   });
 });

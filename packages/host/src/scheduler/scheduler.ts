@@ -86,7 +86,8 @@ export class CpuScheduler {
   #sleep: NodeJS.Timeout | undefined;
   #idleHolds = 0;
   #stopped = false;
-  #paused = false;
+  /** Callers of `pause` that have not called `unpause`. */
+  #pauses = 0;
 
   constructor(cpu: LogicalCpu, machine: MachineDescription) {
     this.#cpu = cpu;
@@ -177,7 +178,7 @@ export class CpuScheduler {
   putFirstSoon(entries: readonly Runnable[]): void {
     this.#runnable.unshift(...entries);
     this.#soon = entries.length;
-    if (entries.length === 0 || this.#stopped || this.#paused) return;
+    if (entries.length === 0 || this.#stopped || this.#pauses > 0) return;
     if (typeof this.#dispatchPending === "object") clearImmediate(this.#dispatchPending);
     this.#dispatchPending = undefined;
     this.#requestDispatch();
@@ -236,15 +237,15 @@ export class CpuScheduler {
     this.#programTimer();
   }
 
-  /** Nothing runs, and no timer expires, until `unpause`. */
+  /** Nothing runs, and no timer expires, until as many calls of `unpause`. */
   pause(): void {
-    this.#paused = true;
+    this.#pauses++;
     clearTimeout(this.#sleep);
     this.#sleep = undefined;
   }
 
   unpause(): void {
-    this.#paused = false;
+    this.#pauses--;
     this.#requestDispatch();
   }
 
@@ -254,7 +255,7 @@ export class CpuScheduler {
   }
 
   #requestDispatch(): void {
-    if (this.#dispatchPending !== undefined || this.#stopped || this.#paused) return;
+    if (this.#dispatchPending !== undefined || this.#stopped || this.#pauses > 0) return;
     if (this.#sleep) {
       clearTimeout(this.#sleep);
       this.#sleep = undefined;
@@ -271,7 +272,7 @@ export class CpuScheduler {
 
   readonly #dispatch = (): void => {
     this.#dispatchPending = undefined;
-    if (this.#stopped || this.#paused) return;
+    if (this.#stopped || this.#pauses > 0) return;
     this.timers.runDue(this.clock.monotonicNs());
     if (this.#restWatches.length > 0) this.#lookForRest();
     const next = this.#takeNext();

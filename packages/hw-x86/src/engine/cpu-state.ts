@@ -231,6 +231,8 @@ export const segmentOffset = (index: number): number => state.segments + index *
  */
 export const TLB_ENTRIES = 4096;
 export const TLB_ENTRY_BYTES = 32;
+/** Number of the 32-bit word of the bank at which the entry begins for the page of a linear address, of which this is the lower half. */
+export const tlbEntryWord = (low: number): number => (TLB + ((low >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;
 export const TLB_READ_TAG = 0,
   TLB_WRITE_TAG = 8,
   TLB_ADDEND = 16;

@@ -5,7 +5,7 @@
 import type { Gpa, Gva } from "../../addresses.ts";
 import { offsetOf } from "../../addresses.ts";
 import type { Cpu } from "../cpu.ts";
-import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
+import { state, tlbEntryWord } from "../cpu-state.ts";
 import { Cr0, Cr4, Efer, Flag, Vector } from "./bits.ts";
 import { isCanonicalHigh } from "./linear-address.ts";
 import { cachesOf, FRAME_ENTRIES, noteFetch, PAGE_ENTRIES, TranslationCaches } from "./translation-caches.ts";
@@ -270,7 +270,7 @@ function fillTlb(
   if (cpu.breakpoints.hasData && cpu.breakpoints.isDataPage(lo, hi)) return;
   const page = lo & ~0xfff;
   const tag = page | (user ? caches.userTag : caches.supervisorTag);
-  const entry = (TLB + ((lo >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;
+  const entry = tlbEntryWord(lo);
   const i32 = cpu.i32;
   if (!user && (flags & PageFlag.user) !== 0 && (cpu.u32[state.cr4 >>> 2] & Cr4.SMAP) !== 0) caches.noteOpened(entry);
   else if (!user && (flags & PageFlag.global) === 0) caches.systemDataIsPrivate = true;
@@ -290,7 +290,7 @@ function fillTlb(
 /** Bank offset of what the running code can read at a linear address (halves), as far as the data TLB knows; else undefined. */
 export function readableAt(cpu: Cpu, low: number, high: number): number | undefined {
   const { u32 } = cpu;
-  const entry = (TLB + ((low >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;
+  const entry = tlbEntryWord(low);
   const isKnown = u32[entry] === ((low & ~0xfff) | u32[state.tlbTag >>> 2]) >>> 0 && u32[entry + 1] === high >>> 0;
   return isKnown ? (low + u32[entry + 4]) >>> 0 : undefined;
 }

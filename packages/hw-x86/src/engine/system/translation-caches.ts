@@ -17,7 +17,7 @@
  */
 import { clearBlockTables } from "../block-tables.ts";
 import type { Cpu } from "../cpu.ts";
-import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES } from "../cpu-state.ts";
+import { state, TLB, TLB_ENTRIES, TLB_ENTRY_BYTES, tlbEntryWord } from "../cpu-state.ts";
 import { Cr0, Cr4, Efer, Flag } from "./bits.ts";
 import { KeptContexts } from "./kept-contexts.ts";
 
@@ -315,7 +315,7 @@ export function switchTags(cpu: Cpu): void {
 
 function dropEntry(cpu: Cpu, caches: TranslationCaches, low: number, high: number): void {
   const page = low & ~0xfff;
-  const entry = (TLB + ((low >>> 12) % TLB_ENTRIES) * TLB_ENTRY_BYTES) >>> 2;
+  const entry = tlbEntryWord(low);
   const i32 = cpu.i32;
   if ((i32[entry] & ~0xfff) === page && i32[entry + 1] === high) {
     i32[entry] = i32[entry + 1] = i32[entry + 2] = i32[entry + 3] = -1;

@@ -22,6 +22,8 @@ export interface LiveRegion {
   successor: LiveRegion | undefined;
   /** Runs of the engine when it came into use. */
   since: number;
+  /** Instructions that the interpreter has run inside of it, as its questions tell. */
+  inside: number;
 }
 
 export function createLiveRegion({ head, blocks }: Region, u32: Uint32Array, generation: number): LiveRegion {
@@ -36,5 +38,6 @@ export function createLiveRegion({ head, blocks }: Region, u32: Uint32Array, gen
     generation,
     successor: undefined,
     since: 0,
+    inside: 0,
   };
 }

@@ -7,7 +7,7 @@ import type { Cpu } from "../cpu.ts";
 import type { Variant } from "../decoder/variant.ts";
 import type { InterpreterInstance } from "../interpreter/instance.ts";
 import { REGION_SUPPORT } from "../interpreter/region-support.ts";
-import { block } from "../operation.ts";
+import { block, ENTRIES_PER_QUESTION } from "../operation.ts";
 import { EntryCounts } from "./entry-counts.ts";
 import { createLiveRegion, type LiveBlock, type LiveRegion } from "./live-region.ts";
 import { enteredFromElsewhere, type Heat, type NearBlocks, type PlacedBlock, RegionFinder, seenFrom } from "./region-finder.ts";
@@ -19,8 +19,8 @@ export type TranslateMode = "off" | "hot" | "always";
 
 /**
  * Entries of a block after which it is translated. A region costs the compilers milliseconds: with 2,000 a Linux kernel's boot takes 1.7
- * times the CPU time, with 8,000 a fifth more wall time; with 14,000 an md5sum of 64 MiB, which is 16,384 pages, translates at its end what
- * runs once a page, and takes a fifth more.
+ * times the CPU time, with 8,000 an eighth more wall time; with 14,000 an md5sum of 64 MiB takes a fifth more, probably since it translates
+ * what runs once a page when most of its 16,384 pages are behind it.
  */
 const HOT_ENTRIES = 18_000;
 /** A block belongs to its neighbour's region when it ran at least once in so many of the neighbour's entries. */
@@ -160,9 +160,9 @@ export class Translator {
   #remake(live: LiveRegion, header: number, near: NearBlocks, allocate: (bytes: number) => number): boolean {
     const isToCome = live.successor !== undefined && this.#regions.has(live.successor);
     if (live.index === 0 || isToCome) return true;
-    const inside = live.blocks.reduce((sum, own) => sum + this.#instructionsInside(live, own), 0);
-    if (inside < this.#hotEntries * INSTRUCTIONS_INSIDE) return true;
-    if (inside < (this.#runs - live.since) * INSTRUCTIONS_BEHIND_RUNS) return true;
+    live.inside += ENTRIES_PER_QUESTION * this.#cpu.u32[(header + block.count) >>> 2];
+    if (live.inside < this.#hotEntries * INSTRUCTIONS_INSIDE) return true;
+    if (live.inside < (this.#runs - live.since) * INSTRUCTIONS_BEHIND_RUNS) return true;
     if (live.generation === MOST_GENERATIONS) return false;
     const { head } = live;
     const asking = live.blocks.find((own) => own.header === header) as LiveBlock;
@@ -173,12 +173,6 @@ export class Translator {
     // In a loop each block is led to by another: the interpreter comes to any of them
     this.#make([head, ...known, ...(found.length > 0 ? found : [asking])], nearHead, allocate, live);
     return true;
-  }
-  /** That the interpreter ran in the block since the region is in use. */
-  #instructionsInside(live: LiveRegion, { header }: LiveBlock): number {
-    const member = this.#members.get(header);
-    if (member?.region !== live) return 0;
-    return this.counts.since(header, member.since) * this.#cpu.u32[(header + block.count) >>> 2];
   }
 
   #make(
